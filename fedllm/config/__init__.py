@@ -1,0 +1,42 @@
+"""What a user may set: the federation file, the site file, and where fedllm keeps its own."""
+
+from fedllm.config.federation import (
+    AdapterConfig,
+    AggregationConfig,
+    EvaluationConfig,
+    FederationConfig,
+    LocalConfig,
+    ModelConfig,
+    PartitionConfig,
+    PrivacyConfig,
+    RoundsConfig,
+    SimulationConfig,
+    StoreConfig,
+    TaskConfig,
+    TrackingConfig,
+)
+from fedllm.config.home import cache_dir, fedllm_home
+from fedllm.config.load import load_federation, load_site
+from fedllm.config.site import PolicyConfig, SiteConfig
+
+__all__ = [
+    "AdapterConfig",
+    "AggregationConfig",
+    "EvaluationConfig",
+    "FederationConfig",
+    "LocalConfig",
+    "ModelConfig",
+    "PartitionConfig",
+    "PolicyConfig",
+    "PrivacyConfig",
+    "RoundsConfig",
+    "SimulationConfig",
+    "SiteConfig",
+    "StoreConfig",
+    "TaskConfig",
+    "TrackingConfig",
+    "cache_dir",
+    "fedllm_home",
+    "load_federation",
+    "load_site",
+]

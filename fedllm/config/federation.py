@@ -1,0 +1,227 @@
+"""The federation file: what every party of a training has in common."""
+
+import re
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+NAME = r"^[a-z0-9][a-z0-9-]{0,62}$"  # literal in keys, IAM policies and MLflow names
+
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def _seconds(value: object) -> object:
+    """Read `15m`, `90s`, `1.5h` as seconds; numbers are seconds already."""
+    if isinstance(value, str):
+        match = re.fullmatch(r"\s*([0-9.]+)\s*(ms|s|m|h|d)?\s*", value)
+        if match is None:
+            raise ValueError(f"{value!r} is no duration: write 90s, 15m or 2h")
+        return float(match[1]) * _SECONDS[match[2] or "s"]
+    return value
+
+
+Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0)]
+Name = Annotated[str, Field(pattern=NAME)]
+
+
+class Frozen(BaseModel):
+    """A part of a configuration: immutable, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class AdapterConfig(Frozen):
+    """What is trained on top of the frozen base model."""
+
+    method: Literal["ffa-lora", "lora"] = "ffa-lora"
+    average: Literal["naive"] = "naive"  # `lora` alone: A and B averaged apart, which is not exact
+    rank: int = Field(default=8, ge=1, le=256)
+    alpha: float = Field(default=16, gt=0)
+    targets: tuple[str, ...] = ("q_proj", "v_proj")
+    layers: Literal["all"] | tuple[int, ...] = "all"
+
+
+class ModelConfig(Frozen):
+    """The base model: a hub id[@revision], a folder, a .gguf file, or a name that fedllm knows."""
+
+    base: str = "smollm2-135m"
+    adapter: AdapterConfig = AdapterConfig()
+
+
+class TaskConfig(Frozen):
+    """How a record becomes a prompt and the words that should follow it."""
+
+    kind: Literal["classification", "chat", "summarization", "text"] = "classification"
+    fields: dict[str, str] = {"text": "text", "label": "label"}
+    labels: dict[str, str] = {}
+    template: str = "{text}"
+    max_length: int = Field(default=128, ge=8, le=8192)  # tokens of prompt and answer
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.kind == "classification":
+            if len(self.labels) < 2:  # noqa: PLR2004 - a choice needs two
+                raise ValueError("task.labels needs at least two labels for a classification")
+            if "label" not in self.fields:
+                raise ValueError("task.fields needs `label` for a classification")
+        if self.kind in {"chat", "summarization"} and "answer" not in self.fields:
+            raise ValueError(f"task.fields needs `answer` for {self.kind}: the words to learn")
+        wanted = set(re.findall(r"\{(\w+)\}", self.template))
+        if unknown := wanted - set(self.fields):
+            raise ValueError(f"task.template names {sorted(unknown)}, which task.fields does not")
+        return self
+
+
+class EvaluationConfig(Frozen):
+    """The coordinator's own public set: a JSON-lines file, or `auto` for the corpus' held-out part."""
+
+    public: str = "auto"
+    limit: int | None = Field(default=None, ge=1)  # records a group, for quick looks
+
+
+class RoundsConfig(Frozen):
+    """How many rounds, with whom, for how long."""
+
+    max: int = Field(default=3, ge=1, le=10_000)
+    patience: int | None = Field(default=2, ge=1)  # rounds without improvement
+    target: float | None = None  # stop at this metric: accuracy for classification, else loss
+    drift: float | None = Field(default=None, gt=0)  # stop when ||update|| / ||model|| falls below
+    cohort: float = Field(default=1.0, gt=0, le=1)  # share of the live sites
+    min_sites: int = Field(default=2, ge=1)
+    deadline: Seconds = 900.0  # s, a round
+    join: Seconds = 60.0  # s, how long dispatch waits for sites that are not live yet
+    mode: Literal["sync"] = "sync"
+
+
+class LocalConfig(Frozen):
+    """What a site does in one round."""
+
+    algorithm: Literal["fedavg", "fedprox"] = "fedavg"
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    lr: float = Field(default=1e-3, gt=0)
+    schedule: Literal["constant", "cosine", "linear"] = "constant"  # over the federation, not a round
+    warmup: int = Field(default=0, ge=0)  # steps, over the federation
+    steps: int = Field(default=15, ge=1, le=100_000)
+    batch_size: int = Field(default=16, ge=1, le=4096)
+    prox_mu: float = Field(default=0.0, ge=0)  # FedProx, Li et al. 2020, eq. 2
+    weight_decay: float = Field(default=0.0, ge=0)
+    momentum: float = Field(default=0.0, ge=0, lt=1)  # sgd
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.algorithm == "fedprox" and self.prox_mu == 0:
+            raise ValueError("local.prox_mu must be above 0 for fedprox: 0 is fedavg")
+        if self.algorithm == "fedavg" and self.prox_mu > 0:
+            raise ValueError("local.prox_mu has no meaning for fedavg: set local.algorithm to fedprox")
+        return self
+
+
+class AggregationConfig(Frozen):
+    """How the updates become the next model (Reddi et al. 2021 for the adaptive ones)."""
+
+    strategy: Literal["fedavg", "fedavgm", "fedadagrad", "fedadam", "fedyogi"] = "fedavg"
+    weighting: Literal["auto", "examples", "work", "equal"] = "auto"
+    lr: float = Field(default=1.0, gt=0)  # the server's
+    momentum: float = Field(default=0.9, ge=0, lt=1)  # fedavgm
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    beta2: float = Field(default=0.99, ge=0, lt=1)
+    tau: float = Field(default=1e-3, gt=0)  # degree of adaptivity
+
+
+class PrivacyConfig(Frozen):
+    """Differential privacy; `none` is said as such wherever a result is shown."""
+
+    unit: Literal["none"] = "none"
+
+
+class StoreConfig(Frozen):
+    """Where the parties meet: `auto` (the local MinIO), `s3://bucket` with an endpoint, `file://folder`."""
+
+    url: str = "auto"
+    endpoint: str | None = None  # https://host:port
+    region: str = "us-east-1"
+
+    @field_validator("url")
+    @classmethod
+    def _known(cls, url: str) -> str:
+        if url != "auto" and not url.startswith(("s3://", "file://")):
+            raise ValueError(f"store.url {url!r}: use auto, s3://bucket or file:///folder")
+        return url
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.url.startswith("s3://") and self.endpoint is None:
+            raise ValueError("store.endpoint is needed with an s3:// store, such as https://minio.example:9000")
+        return self
+
+
+class TrackingConfig(Frozen):
+    """MLflow's tracking and registry server; `auto` is the local stack's."""
+
+    uri: str = "auto"
+
+
+class PartitionConfig(Frozen):
+    """How one machine's data is dealt to simulated sites."""
+
+    by: Literal["silo", "iid", "dirichlet", "shards"] = "silo"
+    alpha: float = Field(default=0.3, gt=0)  # dirichlet: small is uneven
+    shards: int = Field(default=2, ge=1)  # shards of one label a site
+
+
+def _partition(value: object) -> object:
+    """Read `iid`, `{dirichlet: 0.3}` and `{shards: 2}` as the long form."""
+    if isinstance(value, str):
+        return {"by": value}
+    if isinstance(value, dict) and "by" not in value:
+        if "dirichlet" in value:
+            return {"by": "dirichlet", "alpha": value["dirichlet"]}
+        if "shards" in value:
+            return {"by": "shards", "shards": value["shards"]}
+    return value
+
+
+class SimulationConfig(Frozen):
+    """Who would hold what when one machine plays every site."""
+
+    source: str = "sentiment"  # a corpus fedllm knows, or a JSON-lines file
+    sites: tuple[Name, ...] | int = ("amazon", "movies", "nyt", "tweets")
+    partition: Annotated[PartitionConfig, BeforeValidator(_partition)] = PartitionConfig()
+    threads: int = Field(default=1, ge=1)  # torch threads an agent
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The sites' names; a count gives site-1, site-2, …"""
+        if isinstance(self.sites, int):
+            return tuple(f"site-{i + 1}" for i in range(self.sites))
+        return self.sites
+
+
+class FederationConfig(Frozen):
+    """One training of one federation. These keys are public: others rely on them."""
+
+    name: Name
+    seed: int = Field(default=7, ge=0, lt=2**32)
+    model: ModelConfig = ModelConfig()
+    task: TaskConfig
+    evaluation: EvaluationConfig = EvaluationConfig()
+    rounds: RoundsConfig = RoundsConfig()
+    local: LocalConfig = LocalConfig()
+    aggregation: AggregationConfig = AggregationConfig()
+    privacy: PrivacyConfig = PrivacyConfig()
+    confidentiality: Literal["plain"] = "plain"
+    store: StoreConfig = StoreConfig()
+    tracking: TrackingConfig = TrackingConfig()
+    simulation: SimulationConfig | None = None
+
+    @property
+    def weighting(self) -> Literal["examples", "work", "equal"]:
+        """`auto` resolved: by examples without DP; counts are private with it."""
+        chosen = self.aggregation.weighting
+        return "examples" if chosen == "auto" else chosen
+
+    def public_json(self) -> dict[str, Any]:
+        """The configuration as JSON, for MLflow and for reports; it holds no secrets."""
+        return self.model_dump(mode="json")

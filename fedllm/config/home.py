@@ -1,0 +1,21 @@
+"""Where fedllm keeps what is its own: one folder, as Prefect and Hugging Face do."""
+
+import os
+from pathlib import Path
+
+
+def fedllm_home() -> Path:
+    """Folder of keys, journals and the local stack: `$FEDLLM_HOME`, else `~/.fedllm`."""
+    return Path(os.environ.get("FEDLLM_HOME", "~/.fedllm")).expanduser().resolve()
+
+
+def cache_dir() -> Path:
+    """Folder of what can be fetched or computed again: `$FEDLLM_CACHE`, else `cache` in the home."""
+    given = os.environ.get("FEDLLM_CACHE")
+    return Path(given).expanduser().resolve() if given else fedllm_home() / "cache"
+
+
+def private_dir(path: Path) -> Path:
+    """Create `path` readable by its owner alone."""
+    path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return path

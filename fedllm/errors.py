@@ -1,0 +1,65 @@
+"""The one error tree: every failure a user can meet is a `FedllmError` that says what to do."""
+
+
+class FedllmError(Exception):
+    """Root of every error that fedllm raises on purpose. Its text is one line for the user."""
+
+    exit_code = 1
+
+
+class ConfigError(FedllmError):
+    """A configuration that cannot mean anything, or two settings that do not fit together."""
+
+    exit_code = 2
+
+
+class DataError(FedllmError):
+    """Data that is absent, changed, or not what its description says."""
+
+
+class ModelError(FedllmError):
+    """A base model or an adapter that is absent or not the one that was asked for."""
+
+
+class TrainingError(FedllmError):
+    """Local training that went wrong: a loss that is not finite, an adapter that did not move."""
+
+
+class IdentityError(FedllmError):
+    """A key, card or invitation that is absent, unreadable or not for this party."""
+
+
+class ExchangeError(FedllmError):
+    """The store did not do what was asked of it."""
+
+
+class ObjectNotFoundError(ExchangeError):
+    """There is no object under the key."""
+
+
+class AccessDeniedError(ExchangeError):
+    """The store refused: this party may not touch the key."""
+
+
+class RefusedError(FedllmError):
+    """A message or a payload that was not accepted; the text is the reason that goes on record."""
+
+
+class RoundError(FedllmError):
+    """A round that cannot be completed, such as one with fewer sites than `min_sites`."""
+
+
+class LeaseError(FedllmError):
+    """Another coordinator leads this federation."""
+
+
+class CancelledError(FedllmError):
+    """The run was cancelled."""
+
+
+class StackError(FedllmError):
+    """A server of the local stack did not start, answer or stop."""
+
+
+class TrackingError(FedllmError):
+    """MLflow did not answer or holds no such version."""

@@ -1,0 +1,209 @@
+"""What parties say to each other: signed, versioned, and naming run, round, sender and receiver.
+
+Every message is refused whole when a field is unknown, missing, of another type or out of its range:
+there is no partial reading. None carries code, a path or a command.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from fedllm.config.federation import AdapterConfig, LocalConfig, Name, TaskConfig
+
+COORDINATOR = "coordinator"
+EVERYONE = "everyone"
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+RunId = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+Text = Annotated[str, Field(max_length=2000)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=0, lt=2**53)]
+
+
+class Message(BaseModel):
+    """The head of every message; `schema_` is fixed by each kind."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, populate_by_name=True)
+    largest: ClassVar[int] = 256 * 1024  # bytes of the envelope
+
+    federation: Name
+    sender: Name  # a site, or `coordinator`
+    receiver: Name  # a site, `coordinator`, or `everyone`
+    run: RunId | None = None
+    round: Count = 0
+    roster_version: Count
+
+
+class Sealed(BaseModel):
+    """A reference to a sealed object: key, and the hashes of what is stored and of what is inside."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    key: Annotated[str, Field(max_length=512)]
+    sealed_sha256: Sha256
+    sealed_bytes: Count
+    sha256: Sha256
+    bytes: Count
+
+
+class PublicKeys(BaseModel):
+    """One party's public keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    name: Name
+    verify: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]  # Ed25519, hex
+    recipient: Annotated[str, Field(pattern=r"^age1[0-9a-z]{58}$")]  # age X25519
+
+
+class Roster(Message):
+    """Who takes part. Its version only rises."""
+
+    schema_: Literal["fedllm.roster/1"] = Field(default="fedllm.roster/1", alias="schema")
+    coordinator: PublicKeys
+    sites: Annotated[tuple[PublicKeys, ...], Field(max_length=10_000, strict=False)]
+
+
+class Head(Message):
+    """Where to look. Its counter only rises, over all runs of a federation."""
+
+    schema_: Literal["fedllm.head/1"] = Field(default="fedllm.head/1", alias="schema")
+    counter: Count
+    epoch: Count  # the lease's fencing epoch
+    state: Literal["idle", "training"]
+    plan_sha256: Sha256 | None = None  # of the plan's envelope
+
+
+class Plan(Message):
+    """What is asked of whom in one round, until when."""
+
+    schema_: Literal["fedllm.plan/1"] = Field(default="fedllm.plan/1", alias="schema")
+    largest: ClassVar[int] = 4 * 1024 * 1024
+
+    epoch: Count
+    rounds: Annotated[int, Field(ge=1, le=10_000)]  # the federation's length, for schedules that span it
+    follows: Sha256 | None = None  # the report of the round before
+    deadline: Finite  # s since 1970 by the store's clock
+    seed: Count
+    sites: Annotated[tuple[Name, ...], Field(max_length=10_000, strict=False)]
+    weights: Mapping[Name, Count]  # unnormalised, public, fixed here (`work`: batch size, times steps done)
+    weighting: Literal["examples", "work", "equal"]
+    base_sha256: Sha256
+    adapter: AdapterConfig
+    layout_sha256: Sha256  # of the flat tensor's names and shapes
+    frozen_sha256: Sha256  # of A as expanded from the seed
+    model: Sealed
+    task: TaskConfig
+    local: LocalConfig
+    most_bytes: Count  # of a sealed update
+    confidentiality: Literal["plain"]
+
+
+class Card(Message):
+    """A site's heartbeat: advisory, never trusted for weight or privacy."""
+
+    schema_: Literal["fedllm.card/1"] = Field(default="fedllm.card/1", alias="schema")
+    counter: Count
+    state: Literal["starting", "idle", "training", "stopped"]
+    base_sha256: Sha256 | None = None
+    examples: Count | None = None  # None: the site keeps its count to itself
+    cpus: Count
+    fedllm: Annotated[str, Field(max_length=40)]
+    progress: "Progress | None" = None
+
+
+class Progress(BaseModel):
+    """How far a site's training is."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    run: RunId
+    round: Count
+    step: Count
+    steps: Count
+
+
+class Answer(Message):
+    """What a site will do about a plan."""
+
+    schema_: Literal["fedllm.answer/1"] = Field(default="fedllm.answer/1", alias="schema")
+    plan_sha256: Sha256
+    decision: Literal["accept", "less", "decline"]
+    steps: Count = 0
+    reason: Text = ""
+
+
+class Update(Message):
+    """What a site did. `failed` says that it tried and why it could not."""
+
+    schema_: Literal["fedllm.update/1"] = Field(default="fedllm.update/1", alias="schema")
+    plan_sha256: Sha256
+    failed: Text | None = None
+    payload: Sealed | None = None
+    steps: Count = 0
+    examples: Count | None = None  # records trained on, repeats counted
+    loss: Finite | None = None  # mean over the round; absent under DP
+    seconds: Finite | None = None  # absent under DP
+
+
+class Verdict(BaseModel):
+    """What dp-audit found about one site's update."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    site: Name
+    accepted: bool
+    reason: Text = ""  # why not
+    checks: Mapping[str, Literal["pass", "fail", "not observable"]]
+    privacy: Text  # `no DP configured`
+    norm: Finite | None = None  # L2 of the update
+
+
+class Counted(BaseModel):
+    """One update that counts, and for how much."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    site: Name
+    weight: Annotated[int, Field(ge=1)]
+    payload: Sealed
+
+
+class Closed(Message):
+    """Which updates count, in order: from here on the aggregate is the same whoever computes it."""
+
+    schema_: Literal["fedllm.closed/1"] = Field(default="fedllm.closed/1", alias="schema")
+    largest: ClassVar[int] = 16 * 1024 * 1024
+
+    plan_sha256: Sha256
+    counted: Annotated[tuple[Counted, ...], Field(strict=False)]
+    verdicts: Annotated[tuple[Verdict, ...], Field(strict=False)]
+
+
+class Report(Message):
+    """What a round came to, as all may know it."""
+
+    schema_: Literal["fedllm.report/1"] = Field(default="fedllm.report/1", alias="schema")
+    closed_sha256: Sha256
+    model: Sealed
+    metrics: Mapping[str, Finite]
+
+
+class Cancel(Message):
+    """The run is over."""
+
+    schema_: Literal["fedllm.cancel/1"] = Field(default="fedllm.cancel/1", alias="schema")
+    reason: Text = ""
+
+
+class Invitation(Message):
+    """What a site needs to join; sealed for it and handed over outside the exchange."""
+
+    schema_: Literal["fedllm.invitation/1"] = Field(default="fedllm.invitation/1", alias="schema")
+    coordinator: PublicKeys
+    store_url: Text
+    endpoint: Text | None = None
+    region: Text
+    access_key: Text | None = None
+    secret_key: Text | None = None
