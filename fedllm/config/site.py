@@ -28,6 +28,7 @@ class SiteConfig(Frozen):
     name: Name
     data: Path  # JSON lines, beside this file or absolute
     dataset_id: str | None = None  # the owner's name for the data; default: the site's name
+    base: str = "smollm2-135m"  # the base model that this site holds
     threads: int | None = Field(default=None, ge=1)  # torch threads; default: torch's own choice
     policy: PolicyConfig = PolicyConfig()
     heartbeat: Seconds = 10.0  # s between cards while idle

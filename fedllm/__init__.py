@@ -1,0 +1,20 @@
+"""fedllm: organisations that may not share data fine-tune one language model together."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fedllm.cli.run import run
+    from fedllm.simulation import simulate
+
+__all__ = ["run", "simulate"]
+
+_HOMES = {"run": "fedllm.cli.run", "simulate": "fedllm.simulation"}
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name stands for
+    """Import what is asked for on first use: `import fedllm` stays quick."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'fedllm' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,0 +1,118 @@
+"""Joining: keys made at the site, a public card to the coordinator, a sealed invitation back."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from pydantic import ValidationError
+
+from fedllm.config import SiteConfig, fedllm_home, load_site
+from fedllm.config.home import private_dir
+from fedllm.errors import IdentityError, RefusedError
+from fedllm.exchange.keys import Layout
+from fedllm.exchange.messages import Invitation, PublicKeys
+from fedllm.exchange.store import ObjectStore
+from fedllm.secure.envelope import open_envelope
+from fedllm.secure.identity import Identity, create_identity, load_identity
+from fedllm.secure.sealing import unseal
+
+
+def default_site_home(name: str) -> Path:
+    """Where a site keeps its keys and memory unless it is told otherwise."""
+    return fedllm_home() / "sites" / name
+
+
+def init_site(name: str, data: Path, home: Path, **settings: object) -> Path:
+    """Make a site's keys and its file; returns the card for the coordinator (public keys alone).
+
+    Running it again keeps the keys. `settings` are further keys of the site file.
+    """
+    private_dir(home)
+    keys = home / "keys"
+    identity = load_identity(keys) if keys.exists() else create_identity(keys, name)
+    if identity.public.name != name:
+        raise IdentityError(f"{home} holds the keys of {identity.public.name}: choose another --home")
+    site_file = home / "site.yaml"
+    if not site_file.exists():
+        chosen = {"name": name, "data": str(data.resolve()), **settings}
+        SiteConfig.model_validate(chosen)
+        site_file.write_text(yaml.safe_dump(chosen, sort_keys=False), encoding="utf-8")
+    card = home / "card.json"
+    card.write_text(identity.public.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    return card
+
+
+def read_card(path: Path) -> PublicKeys:
+    """Read what `site init` wrote. Raises `IdentityError`."""
+    try:
+        return PublicKeys.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise IdentityError(f"{path}: cannot be read: {error.strerror}") from None
+    except ValidationError:
+        raise IdentityError(f"{path}: no site card; make one at the site with `fedllm site init`") from None
+
+
+@dataclass(frozen=True)
+class Membership:
+    """A site that was invited: everything it needs to take part."""
+
+    site: SiteConfig
+    home: Path
+    identity: Identity
+    invitation: Invitation
+
+    @property
+    def layout(self) -> Layout:
+        """The federation's keys in the store."""
+        return Layout(self.invitation.federation)
+
+    def connect(self) -> ObjectStore:
+        """The store, as this site may use it."""
+        from fedllm.exchange.connect import connect
+
+        told = self.invitation
+        return connect(told.store_url, told.endpoint, told.region, told.access_key, told.secret_key)
+
+
+def accept_invitation(path: Path, home: Path) -> Membership:
+    """Open a sealed invitation with the site's own key, and pin the coordinator's keys.
+
+    The invitation comes outside the exchange; whoever hands it over is trusted for the first contact
+    alone: later invitations must name the same coordinator.
+
+    Raises:
+        IdentityError: not for this site, not readable, or from another coordinator than before.
+    """
+    site = load_site(home / "site.yaml")
+    identity = load_identity(home / "keys")
+    try:
+        sealed = path.read_bytes()
+    except OSError as error:
+        raise IdentityError(f"{path}: cannot be read: {error.strerror}") from None
+    try:
+        outer = json.loads(unseal(sealed, identity))
+        coordinator = PublicKeys.model_validate_json(json.dumps(outer["coordinator"]))
+        invitation = open_envelope(
+            outer["envelope"].encode(),
+            Invitation,
+            coordinator,
+            federation=outer["federation"],
+            sender="coordinator",
+            receiver=site.name,
+        )
+    except (RefusedError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = str(error) if isinstance(error, RefusedError) else "not an invitation"
+        raise IdentityError(f"{path}: {reason}; ask the coordinator for a new invitation") from None
+    _pin(home / f"coordinator-{invitation.federation}.json", coordinator)
+    return Membership(site, home, identity, invitation)
+
+
+def _pin(path: Path, coordinator: PublicKeys) -> None:
+    if not path.exists():
+        path.write_text(coordinator.model_dump_json(), encoding="utf-8")
+    elif read_card(path) != coordinator:
+        raise IdentityError(
+            f"the invitation names another coordinator than {path.name} remembers: compare fingerprints with "
+            "the coordinator over the telephone, then remove that file"
+        )

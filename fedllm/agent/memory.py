@@ -1,0 +1,138 @@
+"""What a site must never forget: what it accepted, reserved, committed and released.
+
+Work moves reserved → committed → released, and only forwards. Before `committed` a crash means training
+again; from `committed` on, the identical bytes are sent again and nothing is ever made twice.
+"""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from sqlalchemy import LargeBinary, String, create_engine, event, select
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+
+from fedllm.errors import RefusedError
+
+State = Literal["declined", "reserved", "committed", "released"]
+
+
+class _Table(DeclarativeBase):
+    pass
+
+
+class _HighWater(_Table):
+    """Numbers that only rise: an older message is a replay or a zombie's."""
+
+    __tablename__ = "high_water"
+    name: Mapped[str] = mapped_column(String(40), primary_key=True)
+    value: Mapped[int]
+
+
+class _Work(_Table):
+    __tablename__ = "work"
+    run: Mapped[str] = mapped_column(String(63), primary_key=True)
+    round: Mapped[int] = mapped_column(primary_key=True)
+    plan_sha256: Mapped[str] = mapped_column(String(64))
+    state: Mapped[str] = mapped_column(String(10))
+    answer: Mapped[bytes] = mapped_column(LargeBinary)  # envelope
+    update: Mapped[bytes | None] = mapped_column(LargeBinary)  # envelope
+    payload: Mapped[str | None]  # JSON of the sealed payload's description
+    at: Mapped[float]  # s since 1970
+
+
+@dataclass(frozen=True)
+class Work:
+    """A round's work as the site remembers it."""
+
+    run: str
+    round: int
+    plan_sha256: str
+    state: State
+    answer: bytes
+    update: bytes | None
+    payload: str | None
+
+
+class Memory:
+    """The site's own database, one SQLite file."""
+
+    def __init__(self, path: Path) -> None:
+        self._engine = create_engine(f"sqlite:///{path}")
+        event.listen(self._engine, "connect", _pragmas)
+        _Table.metadata.create_all(self._engine)
+
+    def close(self) -> None:
+        """Give the file back."""
+        self._engine.dispose()
+
+    def value(self, name: str) -> int:
+        """The highest value seen under `name`, 0 at first."""
+        with Session(self._engine) as session:
+            row = session.get(_HighWater, name)
+            return row.value if row else 0
+
+    def rise(self, name: str, value: int) -> None:
+        """Raise a high-water mark. Raises `RefusedError` when it would fall."""
+        with Session(self._engine) as session, session.begin():
+            row = session.get(_HighWater, name)
+            if row is None:
+                session.add(_HighWater(name=name, value=value))
+            elif value < row.value:
+                raise RefusedError(f"{name} {value} is below {row.value}, which was seen before")
+            else:
+                row.value = value
+
+    def work(self, run: str, number: int) -> Work | None:
+        """What is remembered of a round."""
+        with Session(self._engine) as session:
+            row = session.get(_Work, (run, number))
+            return _as_work(row) if row else None
+
+    def committed(self) -> list[Work]:
+        """Work whose bytes are on disk but perhaps not in the store."""
+        with Session(self._engine) as session:
+            rows = session.scalars(select(_Work).where(_Work.state == "committed").order_by(_Work.at))
+            return [_as_work(row) for row in rows]
+
+    def reserve(self, run: str, number: int, plan_sha256: str, answer: bytes, *, declined: bool) -> None:
+        """Note the answer before it is sent."""
+        state: State = "declined" if declined else "reserved"
+        row = _Work(
+            run=run,
+            round=number,
+            plan_sha256=plan_sha256,
+            state=state,
+            answer=answer,
+            at=time.time(),
+        )
+        with Session(self._engine) as session, session.begin():
+            session.add(row)
+
+    def commit(self, run: str, number: int, update: bytes, payload: str | None) -> None:
+        """Note the update; its payload is on disk already."""
+        with Session(self._engine) as session, session.begin():
+            row = session.get_one(_Work, (run, number))
+            if row.state != "reserved":
+                raise RefusedError(f"round {number} of {run} is {row.state}: its update is made already")
+            row.state, row.update, row.payload = "committed", update, payload
+
+    def release(self, run: str, number: int) -> None:
+        """Note that the store has the update."""
+        with Session(self._engine) as session, session.begin():
+            row = session.get_one(_Work, (run, number))
+            if row.state in {"committed", "released"}:
+                row.state = "released"
+            else:
+                raise RefusedError(f"round {number} of {run} is {row.state}: there is no update to release")
+
+
+def _as_work(row: _Work) -> Work:
+    return Work(row.run, row.round, row.plan_sha256, row.state, row.answer, row.update, row.payload)  # type: ignore[arg-type]  # written by this module alone
+
+
+def _pragmas(connection: object, _record: object) -> None:
+    cursor = connection.cursor()  # type: ignore[attr-defined]  # a DBAPI connection has no type
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=FULL")
+    cursor.close()

@@ -1,0 +1,236 @@
+"""Training in a process of its own: it may die alone, and keeps the base model warm between rounds."""
+
+import contextlib
+import hashlib
+import multiprocessing
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from fedllm.config import AdapterConfig, LocalConfig, TaskConfig
+from fedllm.errors import FedllmError, TrainingError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from fedllm.models.adapter import AdaptedModel
+
+
+@dataclass(frozen=True)
+class Job:
+    """One round's training. Everything in it is the site's own or was checked by it."""
+
+    base: Path  # folder of the base model
+    data: Path  # JSON lines
+    model: Path  # the global adapter's flat tensor
+    output: Path  # where the update's flat tensor goes
+    adapter: AdapterConfig
+    adapter_seed: int
+    layout_sha256: str
+    frozen_sha256: str
+    task: TaskConfig
+    local: LocalConfig
+    steps: int
+    round: int
+    rounds: int
+    seed: int  # the site's, for batches
+    threads: int | None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A step was done."""
+
+    step: int
+    steps: int
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The update is in the job's output file."""
+
+    steps: int
+    examples: int
+    loss: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Failed:
+    """Training ended without an update. `died`: the process did, and may be tried again."""
+
+    reason: str
+    died: bool = False
+
+
+Event = Progress | Finished | Failed
+
+
+class Trainer(Protocol):
+    """Where jobs run: one at a time."""
+
+    def start(self, job: Job) -> None:
+        """Begin a job."""
+
+    def poll(self) -> Event | None:
+        """The next event of the job under way, or None when there is nothing new."""
+
+    def cancel(self) -> None:
+        """Stop the job under way at once; its output does not matter any more."""
+
+
+class Workbench:
+    """What stays warm from job to job: the base model with its adapter, and the tokenizer."""
+
+    def __init__(self) -> None:
+        self._key: tuple[object, ...] | None = None
+        self._adapted: AdaptedModel | None = None
+        self._tokenizer: PreTrainedTokenizerBase | None = None
+
+    def perform(self, job: Job, progress: Callable[[int, int], None]) -> Finished:
+        """Train from the global adapter and write the difference to the job's output."""
+        import torch
+
+        from fedllm.data.records import read_records
+        from fedllm.models.adapter import decode_flat, encode_flat
+        from fedllm.training.local import train
+
+        if job.threads is not None:
+            torch.set_num_threads(job.threads)
+        adapted, tokenizer = self._warm(job)
+        if adapted.layout.sha256 != job.layout_sha256:
+            raise TrainingError("the adapter's names and shapes here are not the plan's")
+        if adapted.frozen_sha256 != job.frozen_sha256:
+            raise TrainingError("A as expanded here is not the plan's")
+        before = decode_flat(job.model.read_bytes(), adapted.layout.size)
+        adapted.write(before)
+        done = train(
+            adapted,
+            tokenizer,
+            read_records(job.data),
+            job.task,
+            job.local,
+            steps=job.steps,
+            round_number=job.round,
+            rounds=job.rounds,
+            seed=job.seed,
+            progress=progress,
+        )
+        job.output.write_bytes(encode_flat(adapted.read() - before))
+        return Finished(done.steps, done.examples, done.loss, done.seconds)
+
+    def _warm(self, job: Job) -> "tuple[AdaptedModel, PreTrainedTokenizerBase]":
+        from fedllm.models.adapter import attach
+        from fedllm.models.base import load_base
+
+        key = (job.base, job.adapter, job.adapter_seed)
+        if self._key != key or self._adapted is None or self._tokenizer is None:
+            model, self._tokenizer = load_base(job.base)
+            self._adapted = attach(model, job.adapter, job.adapter_seed)
+            self._key = key
+        return self._adapted, self._tokenizer
+
+
+def site_seed(seed: int, site: str) -> int:
+    """A site's own seed for its batches, from the plan's: SHA-256 of both, its first 32 bits."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{site}".encode()).digest()[:4], "big")
+
+
+def _reason(error: Exception) -> str:
+    """What a coordinator may know of a failure: our own words, or the bare kind of the error."""
+    return str(error) if isinstance(error, FedllmError) else f"training failed: {type(error).__name__}"
+
+
+def _serve(pipe: "Connection[Any, Any]") -> None:
+    """The child: jobs in, events out, until the parent is gone."""
+    bench = Workbench()
+    # A parent that was killed closes the pipe: the next send or receive ends this process.
+    with contextlib.suppress(EOFError, BrokenPipeError, KeyboardInterrupt):
+        while True:
+            job = pipe.recv()
+            try:
+                done = bench.perform(job, lambda step, steps: pipe.send(Progress(step, steps)))
+            except BrokenPipeError:
+                return
+            except Exception as error:  # noqa: BLE001 - any fault of a job is the job's result
+                import traceback
+
+                traceback.print_exc()  # for the site's own log; the coordinator hears the reason alone
+                pipe.send(Failed(_reason(error)))
+            else:
+                pipe.send(done)
+
+
+class ChildTrainer:
+    """Jobs in a child process, started when first needed and again after it died."""
+
+    def __init__(self) -> None:
+        self._context = multiprocessing.get_context("spawn")
+        self._process: multiprocessing.process.BaseProcess | None = None
+        self._pipe: Connection[Any, Any] | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The child's process id, while there is one."""
+        return self._process.pid if self._process else None
+
+    def start(self, job: Job) -> None:
+        """Hand the job to the child."""
+        if self._process is None or not self._process.is_alive():
+            self._pipe, theirs = self._context.Pipe()
+            self._process = self._context.Process(target=_serve, args=(theirs,), name="training", daemon=True)
+            self._process.start()
+            theirs.close()
+        assert self._pipe is not None  # noqa: S101 - set together with the process
+        self._pipe.send(job)
+
+    def poll(self) -> Event | None:
+        """What the child says; `Failed(died=True)` when it is gone."""
+        if self._pipe is None:
+            return None
+        try:
+            if self._pipe.poll():
+                event: Event = self._pipe.recv()
+                return event
+        except (EOFError, OSError):
+            self.cancel()
+            return Failed("the training process died", died=True)
+        return None
+
+    def cancel(self) -> None:
+        """Kill the child: a step cannot be interrupted otherwise."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.join(5)
+        if self._pipe is not None:
+            self._pipe.close()
+        self._process = self._pipe = None
+
+
+class InlineTrainer:
+    """Jobs in this process, one at a time over all sites: for simulation, where nothing is isolated."""
+
+    def __init__(self, bench: Workbench, lock: threading.Lock) -> None:
+        self._bench = bench
+        self._lock = lock
+        self._event: Event | None = None
+
+    def start(self, job: Job) -> None:
+        """Do the job now."""
+        with self._lock:
+            try:
+                self._event = self._bench.perform(job, lambda _step, _steps: None)
+            except FedllmError as error:
+                self._event = Failed(str(error))
+
+    def poll(self) -> Event | None:
+        """The job's end, once."""
+        event, self._event = self._event, None
+        return event
+
+    def cancel(self) -> None:
+        """Nothing is under way between two calls."""
+        self._event = None

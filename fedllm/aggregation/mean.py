@@ -1,0 +1,58 @@
+"""The weighted mean of updates, streamed: one update in memory at a time."""
+
+from collections.abc import Iterable
+
+import torch
+
+from fedllm.errors import RefusedError
+
+LARGEST_WEIGHT = 2**53  # above it an integer may not be exact in float64
+
+
+def weighted_mean(updates: Iterable[tuple[int, torch.Tensor]]) -> torch.Tensor:
+    """Average updates by integer weights, as federated averaging does (McMahan et al. 2017, Algorithm 1).
+
+    The sum runs in float64 in the order given and is divided once, at the end. Floating-point sums depend
+    on their order, so the caller passes the order that `closed.json` fixes, whatever order the updates
+    arrived in: then the result is the same to the bit, whoever computes it. Multiplication and addition are
+    two operations on purpose: a fused one rounds once instead of twice, and not every processor has it.
+
+    Args:
+        updates: pairs of a weight, an unnormalised integer >= 0, and a flat float32 tensor, shape (n,).
+            It is read once; each tensor may be freed as soon as the next one is asked for.
+
+    Returns:
+        sum(weight * update) / sum(weight), float32, shape (n,).
+
+    Raises:
+        RefusedError: there is no update, a weight is no such integer, the weights sum to zero, or a
+            tensor is not flat float32 of the first one's size.
+    """
+    total = 0
+    accumulator: torch.Tensor | None = None
+    for number, (weight, update) in enumerate(updates):
+        _check(number, weight, update)
+        if accumulator is None:
+            accumulator = torch.zeros(update.shape, dtype=torch.float64)  # (n,)
+        elif update.shape != accumulator.shape:
+            raise RefusedError(
+                f"update {number} has {update.numel()} values, the first one {accumulator.numel()}: "
+                "updates of one round share one layout"
+            )
+        accumulator.add_(update.to(torch.float64).mul_(weight))
+        total += weight
+        del update  # the generator may free it before it reads the next one
+    if accumulator is None:
+        raise RefusedError("there is no update to average")
+    if total == 0:
+        raise RefusedError("the weights sum to zero: at least one counted update needs a weight above 0")
+    return accumulator.div_(total).to(torch.float32)
+
+
+def _check(number: int, weight: int, update: torch.Tensor) -> None:
+    if isinstance(weight, bool) or not isinstance(weight, int) or not 0 <= weight <= LARGEST_WEIGHT:
+        raise RefusedError(f"update {number} has the weight {weight!r}: weights are integers from 0 to 2**53")
+    if update.ndim != 1 or update.dtype != torch.float32:
+        raise RefusedError(
+            f"update {number} is {update.dtype} of shape {tuple(update.shape)}: expected flat float32"
+        )

@@ -1,0 +1,60 @@
+"""`fedllm agent`: a site takes part until it is told to stop."""
+
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedllm.config import fedllm_home
+from fedllm.errors import IdentityError
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb to the command line."""
+    app.command()(agent)
+
+
+def agent(
+    *,
+    invitation: Annotated[Path, typer.Option(help="The file that the coordinator made for this site.")],
+    home: Annotated[
+        Path | None, typer.Option(help="The site's folder, from `site init`. Default: the only one there is.")
+    ] = None,
+    log: Annotated[Path | None, typer.Option(help="Log to this file instead of stderr.")] = None,
+    with_parent: Annotated[bool, typer.Option(hidden=True, help="Stop when the parent process does.")] = False,
+) -> None:
+    """Take part in a federation: answer plans by this site's policy, train, send sealed updates."""
+    from fedllm.agent.agent import Agent, log_to
+    from fedllm.agent.join import accept_invitation
+    from fedllm.agent.worker import ChildTrainer
+
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    if with_parent:
+        threading.Thread(target=_watch_parent, args=(os.getppid(), stop), daemon=True).start()
+    log_to(log)
+    member = accept_invitation(invitation, home or _only_home())
+    here = Agent(member, ChildTrainer())
+    try:
+        here.run(stop)
+    finally:
+        here.close()
+
+
+def _only_home() -> Path:
+    homes = sorted((fedllm_home() / "sites").glob("*/site.yaml"))
+    if len(homes) != 1:
+        found = ", ".join(home.parent.name for home in homes) or "none"
+        raise IdentityError(f"which site is this? Give its --home (found: {found}); `fedllm site init` makes one")
+    return homes[0].parent
+
+
+def _watch_parent(parent: int, stop: threading.Event) -> None:
+    """A simulated site ends with whoever started it, however that ended."""
+    while not stop.wait(1.0):
+        if os.getppid() != parent:
+            stop.set()

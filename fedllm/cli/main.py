@@ -1,0 +1,51 @@
+"""The command line: every verb, true exit codes, and one clear line for every error."""
+
+import os
+import sys
+from typing import Annotated, NoReturn
+
+import typer
+
+from fedllm.cli import agent, data, doctor, model, run, site, stack
+from fedllm.errors import FedllmError
+
+app = typer.Typer(
+    name="fedllm",
+    help="Organisations that may not share data fine-tune one language model together.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+
+@app.callback()
+def options(
+    *, debug: Annotated[bool, typer.Option("--debug", help="Show a traceback with every error.")] = False
+) -> None:
+    """Options of every verb."""
+    if debug:
+        os.environ["FEDLLM_DEBUG"] = "1"
+
+
+run.register(app)
+stack.register(app)
+agent.register(app)
+model.register(app)
+doctor.register(app)
+app.add_typer(site.app, name="site", help="Joining: keys at the site, cards, invitations.")
+app.add_typer(data.app, name="data", help="Fetch, deal and describe the data of simulated sites.")
+
+
+def main() -> NoReturn:
+    """Run the command line; errors of our own are one line on stderr."""
+    try:
+        app()
+    except FedllmError as error:
+        if os.environ.get("FEDLLM_DEBUG"):
+            raise
+        sys.stderr.write(f"fedllm: {error}\n")
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.stderr.write("fedllm: interrupted\n")
+        sys.exit(130)
+    sys.exit(0)

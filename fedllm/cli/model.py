@@ -1,0 +1,158 @@
+"""`fedllm evaluate` and `fedllm chat`: how good a model is, and what it says."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fedllm.cli.output import console, emit
+from fedllm.config import FederationConfig, cache_dir, load_federation
+from fedllm.errors import ConfigError, FedllmError
+
+if TYPE_CHECKING:
+    from fedllm.data.records import Record
+    from fedllm.tracking.fetch import OpenedModel
+    from fedllm.training.evaluate import Evaluation
+
+DEFAULT = Path("params.yaml")
+
+Config = Annotated[Path, typer.Option("--config", help="Federation file.", show_default=True)]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting, such as a.b=c.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout's last line.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs to the command line."""
+    app.command()(evaluate)
+    app.command()(chat)
+
+
+def evaluate(
+    model: Annotated[
+        str | None,
+        typer.Argument(help="models:/NAME@ALIAS, models:/NAME/VERSION, a peft folder or zero-shot."),
+    ] = None,
+    config: Config = DEFAULT,
+    overrides: Overrides = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Records a group, for a quick look.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a model on the public set, by group; default: the federation's challenger."""
+    settings = load_federation(config, _with_limit(overrides, limit))
+    # The set first: it fails fast, and without loading a model.
+    records = public_records(settings)
+    opened = _open(model, settings)
+    console().print(f"Evaluating {opened.name} on {len(records)} public records …")
+    from fedllm.training.evaluate import evaluate as measure
+
+    result = measure(opened.model, opened.tokenizer, records, opened.task)
+    payload: dict[str, object] = {
+        "schema": "fedllm.evaluate/1",
+        "model": opened.name,
+        "count": result.count,
+        "eval": _numbers(result.loss, result.accuracy),
+        "by_group": {
+            name: {**_numbers(group.loss, group.accuracy), "count": group.count}
+            for name, group in sorted(result.by_group.items())
+        },
+    }
+    emit(as_json, payload, "" if as_json else table(result))
+
+
+def chat(
+    model: Annotated[
+        str | None,
+        typer.Argument(help="models:/NAME@ALIAS, models:/NAME/VERSION, a peft folder or zero-shot."),
+    ] = None,
+    prompt: Annotated[str | None, typer.Option(help="Answer this text and end.")] = None,
+    config: Config = DEFAULT,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Type a text and see what the model makes of it; default: the federation's challenger."""
+    if as_json and prompt is None:
+        raise ConfigError("--json answers one text: give it with --prompt")
+    settings = load_federation(config, overrides or ())
+    opened = _open(model, settings)
+    from fedllm.tracking.answer import answer
+
+    if prompt is not None:
+        reply = answer(opened.model, opened.tokenizer, prompt, opened.task)
+        payload: dict[str, object] = {
+            "schema": "fedllm.chat/1",
+            "model": opened.name,
+            "prompt": prompt,
+            "answer": reply.text,
+            "probabilities": reply.probabilities,
+        }
+        emit(as_json, payload, reply.words)
+        return
+    console().print(f"{opened.name} is ready. An empty line or Ctrl-D ends.")
+    while text := _ask():
+        reply = answer(opened.model, opened.tokenizer, text, opened.task)
+        emit(as_json, {}, reply.words)
+
+
+def public_records(config: FederationConfig) -> "list[Record]":
+    """The records that the configuration evaluates on, fetched when they are a known corpus' part."""
+    from fedllm.data.prepare import load_public, prepare
+
+    if config.evaluation.public != "auto":
+        return load_public(config, Path(config.evaluation.public))
+    return load_public(config, prepare(config, cache_dir() / "data" / config.name).public)
+
+
+def tracking_uri(config: FederationConfig) -> str:
+    """MLflow's address: the configured one, or the running stack's.
+
+    Raises:
+        FedllmError: the configuration says `auto` and no stack is up.
+    """
+    if config.tracking.uri != "auto":
+        return config.tracking.uri
+    from fedllm.stack import endpoints
+
+    found = endpoints()
+    if found is None:
+        raise FedllmError("the local stack is not up, and the model is in its MLflow: run fedllm up")
+    return found.mlflow_url
+
+
+def table(result: "Evaluation") -> str:
+    """A table by group, with the mean last."""
+    rows = [
+        (name, group.count, group.loss, group.accuracy) for name, group in sorted(result.by_group.items())
+    ]
+    rows.append(("all", result.count, result.loss, result.accuracy))
+    wide = max(len(name) for name, *_ in rows)
+    lines = [f"{'group':<{wide}}  records    loss  accuracy"]
+    for name, count, loss, accuracy in rows:
+        shown = "-" if accuracy is None else f"{100 * accuracy:.1f} %"
+        lines.append(f"{name:<{wide}}  {count:>7}  {loss:>6.4f}  {shown:>8}")
+    return "\n".join(lines)
+
+
+def _open(wanted: str | None, config: FederationConfig) -> "OpenedModel":
+    from fedllm.tracking.fetch import is_registered, open_model
+
+    chosen = wanted or f"models:/{config.name}@challenger"
+    uri = tracking_uri(config) if is_registered(chosen) else None
+    console().print(f"Loading {chosen} …")
+    return open_model(chosen, config, uri)
+
+
+def _with_limit(overrides: list[str] | None, limit: int | None) -> list[str]:
+    return [*(overrides or []), *([] if limit is None else [f"evaluation.limit={limit}"])]
+
+
+def _numbers(loss: float, accuracy: float | None) -> dict[str, float]:
+    return {"loss": loss} if accuracy is None else {"loss": loss, "accuracy": accuracy}
+
+
+def _ask() -> str:
+    try:
+        return input("> ").strip()
+    except (EOFError, KeyboardInterrupt):
+        return ""

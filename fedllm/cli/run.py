@@ -1,0 +1,203 @@
+"""`fedllm run` and `fedllm demo`: a federated training from this terminal, as a Prefect flow."""
+
+import hashlib
+import logging
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+import yaml
+
+from fedllm.cli.output import console, emit
+from fedllm.config import FederationConfig, load_federation
+from fedllm.errors import ConfigError, FedllmError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout's last line.")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", help="Such as rounds.max=5; may be repeated.")]
+Resume = Annotated[str | None, typer.Option(metavar="RUN", help="Go on with a run that stopped.")]
+Dirty = Annotated[bool, typer.Option(help="Use managed data that differ from dvc.lock.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs to the command line."""
+    app.command("run")(run_verb)
+    app.command()(demo)
+
+
+def run_verb(
+    file: Annotated[Path, typer.Argument(help="The federation file.")],
+    *,
+    overrides: Overrides = None,
+    agents: Annotated[
+        Literal["local", "external"] | None,
+        typer.Option(help="Who plays the sites. Default: local when the file has a `simulation`."),
+    ] = None,
+    resume: Resume = None,
+    allow_dirty: Dirty = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train one model across a federation's sites."""
+    config = load_federation(file, overrides or ())
+    if agents == "local" and config.simulation is None:
+        raise ConfigError(f"{file} has no `simulation`: it does not say who would hold what on this machine")
+    told = run(
+        config, source=file if not overrides else None, agents=agents, resume=resume, allow_dirty=allow_dirty
+    )
+    emit(as_json, told, _text(told))
+
+
+def demo(
+    *,
+    config: Annotated[Path, typer.Option(help="The federation file.")] = Path("params.yaml"),
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """A real federated fine-tune on this machine: MinIO, Prefect, MLflow, and an agent process a site."""
+    told = run(load_federation(config, overrides or ()), source=config if not overrides else None)
+    emit(as_json, told, _text(told))
+    from fedllm.stack import endpoints
+
+    here = endpoints()
+    if here is not None and not as_json:
+        console().print(
+            f"\nThe rounds      {here.prefect_ui_url}\nThe versions    {here.mlflow_url}/#/models/{told['model']['name']}"
+            "\nAgain later     fedllm up\nStop it all     fedllm down"
+        )
+
+
+def run(
+    config: FederationConfig,
+    *,
+    source: Path | None = None,
+    agents: Literal["local", "external"] | None = None,
+    resume: str | None = None,
+    allow_dirty: bool = False,
+) -> dict[str, Any]:
+    """Train one model across a federation's sites, as a flow of the Prefect at hand.
+
+    Args:
+        config: the federation.
+        source: the file that `config` was read from, when nothing was changed since.
+        agents: `external` when the sites' agents run elsewhere although the file has a `simulation`.
+        resume: the id of a run to go on with.
+        allow_dirty: use managed data that differ from `dvc.lock`.
+
+    Returns:
+        The `fedllm.run/1` object.
+
+    Raises:
+        FedllmError: with what to do.
+    """
+    _servers(config)
+    if resume is not None:
+        _check_resumable(config, resume)
+    if agents == "external" and config.simulation is not None:
+        config, source = _without_simulation(config), None
+    _quiet_expected_errors()
+    from flows.federated_training import federated_training
+
+    path = source or _written(config)
+    done: dict[str, Any] = federated_training(
+        config_uri=str(path.resolve()), run_id=resume, allow_dirty=allow_dirty
+    )
+    return done
+
+
+def _servers(config: FederationConfig) -> None:
+    """Start the local stack when the configuration leans on it, and use its servers from here."""
+    from fedllm.stack import endpoints, up
+
+    leans = config.store.url == "auto" or config.tracking.uri == "auto"
+    here = endpoints()
+    if here is None and leans:
+        here = up(progress=console().print)
+    if here is not None:
+        os.environ.update({k: v for k, v in here.environment().items() if k not in os.environ})
+
+
+def _check_resumable(config: FederationConfig, run_id: str) -> None:
+    from fedllm.coordinator.training import stored_config
+
+    if stored_config(config.name, run_id) is None:
+        raise ConfigError(f"{config.name} has no run {run_id} to resume")
+
+
+def _without_simulation(config: FederationConfig) -> FederationConfig:
+    """The same federation with its sites elsewhere; its public set stays the corpus' held-out part."""
+    from fedllm.simulation import cached_data
+
+    public = config.evaluation.public
+    if public == "auto":
+        public = str(cached_data(config).public)
+    evaluation = config.evaluation.model_copy(update={"public": public})
+    return config.model_copy(update={"simulation": None, "evaluation": evaluation})
+
+
+def _written(config: FederationConfig) -> Path:
+    """The configuration as a file of the coordinator's, named after its content."""
+    from fedllm.coordinator.journal import coordinator_folder
+
+    text = yaml.safe_dump(config.public_json(), sort_keys=False)
+    name = hashlib.sha256(text.encode()).hexdigest()[:16]
+    path = coordinator_folder(config.name) / f"config-{name}.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+class _OneLine(logging.Filter):
+    """Prefect logs a traceback with every failure; ours are told in one line."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Drop the traceback of a `FedllmError`; keep the line."""
+        error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, FedllmError):
+            record.exc_info, record.msg, record.args = None, str(error), ()
+        return True
+
+
+def _quiet_expected_errors() -> None:
+    if not os.environ.get("FEDLLM_DEBUG"):
+        for name in ("prefect.flow_runs", "prefect.task_runs"):
+            logging.getLogger(name).addFilter(_OneLine())
+
+
+def _text(told: dict[str, Any]) -> str:
+    from io import StringIO
+
+    from rich.console import Console
+
+    out = Console(file=StringIO(), width=100, highlight=False)
+    out.print(_table(told))
+    version = told["model"]["uri"] or "waits for MLflow"
+    out.print(
+        f"run {told['run_id']}: {told['status']} ({told['stop_reason']}), {told['rounds']} rounds in "
+        f"{told['seconds']['total']:.0f} s, {told['seconds']['per_round_overhead']:.1f} s a round beside "
+        f"training and evaluation"
+    )
+    out.print(f"best model: {version}, SHA-256 {told['model']['sha256']}")
+    out.print("privacy: no DP configured")
+    text: str = out.file.getvalue()  # type: ignore[attr-defined]  # a StringIO
+    return text.rstrip()
+
+
+def _table(told: dict[str, Any]) -> "Table":
+    """Quality by silo (rows) and round (columns)."""
+    from rich.table import Table
+
+    by_round: dict[str, dict[str, float]] = told["by_round"]
+    metric = "accuracy" if "accuracy" in by_round["0"] else "loss"
+    show = (lambda x: f"{100 * x:.1f} %") if metric == "accuracy" else (lambda x: f"{x:.3f}")
+    table = Table(title=f"{metric} on the public set")
+    table.add_column("silo")
+    for number in by_round:
+        table.add_column("zero-shot" if number == "0" else f"round {number}", justify="right")
+    groups = [name.partition("/")[2] for name in by_round["0"] if name.startswith(f"{metric}/")]
+    for group in groups:
+        table.add_row(group, *[show(metrics[f"{metric}/{group}"]) for metrics in by_round.values()])
+    table.add_section()
+    table.add_row("all", *[show(metrics[metric]) for metrics in by_round.values()])
+    return table

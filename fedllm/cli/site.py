@@ -1,0 +1,105 @@
+"""`fedllm site`: keys at the site, the roster and invitations at the coordinator."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedllm.cli.output import emit
+from fedllm.config import load_federation
+
+app = typer.Typer(no_args_is_help=True)
+
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout's last line.")]
+Config = Annotated[Path, typer.Option(help="The federation file.")]
+
+
+@app.command()
+def init(
+    name: Annotated[str, typer.Argument(help="The site's name in the federation.")],
+    data: Annotated[Path, typer.Option(help="JSON lines; they never leave this machine.")],
+    *,
+    home: Annotated[Path | None, typer.Option(help="The site's folder. Default: in fedllm's home.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """At the site: make its keys and its file, and a card for the coordinator."""
+    from fedllm.agent.join import default_site_home, init_site, read_card
+    from fedllm.data.records import read_records
+    from fedllm.secure.identity import fingerprint
+
+    examples = len(read_records(data))
+    folder = (home or default_site_home(name)).resolve()
+    card = init_site(name, data, folder)
+    mark = fingerprint(read_card(card))
+    payload: dict[str, object] = {
+        "schema": "fedllm.site-init/1",
+        "site": name,
+        "home": str(folder),
+        "card": str(card),
+        "examples": examples,
+        "fingerprint": mark,
+    }
+    emit(
+        as_json,
+        payload,
+        f"{name} holds {examples} examples; keys and policy are in {folder}\n"
+        f"send the coordinator  {card}\n"
+        f"and tell them over the telephone: {mark}",
+    )
+
+
+@app.command()
+def add(
+    card: Annotated[Path, typer.Argument(help="The card that `site init` made.")],
+    *,
+    config: Config = Path("params.yaml"),
+    out: Annotated[Path | None, typer.Option(help="Where the invitation goes. Default: SITE.invitation")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """At the coordinator: take a site into the roster, make its store user, seal its invitation."""
+    from fedllm.agent.join import read_card
+    from fedllm.coordinator.members import add_site, coordinator_identity
+    from fedllm.secure.identity import fingerprint
+
+    keys = read_card(card)
+    federation = load_federation(config)
+    path = out or Path(f"{keys.name}.invitation")
+    path.write_bytes(add_site(federation, keys))
+    mine = fingerprint(coordinator_identity(federation.name).public)
+    payload: dict[str, object] = {
+        "schema": "fedllm.site-add/1",
+        "site": keys.name,
+        "fingerprint": fingerprint(keys),
+        "coordinator_fingerprint": mine,
+        "invitation": str(path),
+    }
+    emit(
+        as_json,
+        payload,
+        f"{keys.name} is in the roster; compare its fingerprint: {fingerprint(keys)}\n"
+        f"send it  {path}  (sealed for it alone); ours is {mine}\n"
+        f"the site runs  fedllm agent --invitation {path.name}",
+    )
+
+
+@app.command("list")
+def list_sites(*, config: Config = Path("params.yaml"), as_json: AsJson = False) -> None:
+    """At the coordinator: the roster."""
+    from fedllm.coordinator.journal import Journal
+    from fedllm.coordinator.members import coordinator_identity, roster_of
+    from fedllm.secure.identity import fingerprint
+
+    federation = load_federation(config)
+    journal = Journal(federation.name)
+    roster = roster_of(journal, coordinator_identity(federation.name))
+    journal.close()
+    sites = [{"site": keys.name, "fingerprint": fingerprint(keys)} for keys in roster.sites]
+    payload: dict[str, object] = {
+        "schema": "fedllm.site-list/1",
+        "federation": federation.name,
+        "roster_version": roster.roster_version,
+        "sites": sites,
+    }
+    lines = [f"{federation.name}, roster {roster.roster_version}"]
+    lines += [f"  {entry['site']:20} {entry['fingerprint']}" for entry in sites]
+    emit(as_json, payload, "\n".join(lines))

@@ -1,0 +1,120 @@
+"""`fedllm up`, `fedllm down`, `fedllm deploy`: the servers of this machine."""
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedllm.cli.output import console, emit
+from fedllm.errors import ConfigError, StackError
+
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout's last line.")]
+Port = Annotated[int | None, typer.Option(min=1, max=65535, help="Default: the usual port, or a free one.")]
+DEFAULT = Path("params.yaml")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs to the command line."""
+    app.command()(up)
+    app.command()(down)
+    app.command()(deploy)
+
+
+def up(
+    *,
+    config: Annotated[
+        Path, typer.Option(help="Federation file that the deployments read.", show_default=True)
+    ] = DEFAULT,
+    deployments: Annotated[
+        bool, typer.Option("--deploy/--no-deploy", help="Register infra/prefect.yaml as well.")
+    ] = True,
+    minio_port: Port = None,
+    prefect_port: Port = None,
+    mlflow_port: Port = None,
+    as_json: AsJson = False,
+) -> None:
+    """Start MinIO, Prefect with its UI, a worker and MLflow on this machine; nothing but loopback listens."""
+    from fedllm.stack import endpoints
+    from fedllm.stack import up as start
+
+    begun = time.monotonic()
+    asked = {"minio": minio_port, "prefect": prefect_port, "mlflow": mlflow_port}
+    already = endpoints() is not None
+    chosen = _config_to_deploy(config) if deployments else None
+    found = start(
+        ports={name: port for name, port in asked.items() if port is not None},
+        config=chosen,
+        progress=(lambda _: None) if already else console().print,
+    )
+    seconds = time.monotonic() - begun
+    command = f"PREFECT_API_URL={found.prefect_api_url} prefect deployment run federated-training/sentiment"
+    payload: dict[str, object] = {
+        "schema": "fedllm.up/1",
+        "status": "already up" if already else "up",
+        "minio_url": found.minio_url,
+        "prefect_api_url": found.prefect_api_url,
+        "prefect_ui_url": found.prefect_ui_url,
+        "mlflow_url": found.mlflow_url,
+        "home": str(found.home),
+        "run_command": command if chosen else None,
+        "seconds": round(seconds, 2),
+    }
+    lines = [
+        "already up" if already else f"up after {seconds:.0f} s",
+        f"  Prefect  {found.prefect_ui_url}",
+        f"  MLflow   {found.mlflow_url}",
+        f"  MinIO    {found.minio_url}",
+    ]
+    if chosen:
+        lines += ["Start a training from any Prefect client:", f"  {command}"]
+    emit(as_json, payload, "\n".join(lines))
+
+
+def _config_to_deploy(config: Path) -> Path | None:
+    """The file to deploy for; the default one may be absent, a named one may not."""
+    if config.is_file():
+        return config
+    if config != DEFAULT:
+        raise ConfigError(f"{config}: no such file")
+    console().print("no params.yaml here, so nothing is deployed; later: `fedllm deploy --config FILE`")
+    return None
+
+
+def down(*, as_json: AsJson = False) -> None:
+    """Stop every server of this machine's stack; runs, models and buckets stay."""
+    from fedllm.stack import down as stop
+
+    ran = stop()
+    status = "down" if ran else "was not up"
+    emit(as_json, {"schema": "fedllm.down/1", "status": status}, status)
+
+
+def deploy(
+    *,
+    config: Annotated[
+        Path, typer.Option(help="Federation file that the deployments read.", show_default=True)
+    ] = DEFAULT,
+    activate: Annotated[bool, typer.Option("--activate", help="Resume the schedules as well.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Register infra/prefect.yaml's deployments with the Prefect that `fedllm up` started or found."""
+    from fedllm.stack import endpoints
+    from fedllm.stack.deploy import register_deployments
+
+    if not config.is_file():
+        raise ConfigError(f"{config}: no such file: name the federation file with --config")
+    found = endpoints()
+    if found is None:
+        raise StackError("the stack is not up: `fedllm up` first")
+    names = register_deployments(config, found, activate=activate)
+    payload: dict[str, object] = {
+        "schema": "fedllm.deploy/1",
+        "status": "deployed",
+        "deployments": names,
+        "prefect_api_url": found.prefect_api_url,
+        "config_uri": str(config.resolve()),
+        "activated": activate,
+    }
+    prefix = f"PREFECT_API_URL={found.prefect_api_url} prefect deployment run"
+    emit(as_json, payload, "\n".join(f"{prefix} {name}" for name in names))

@@ -1,0 +1,57 @@
+"""Step 4, aggregate: stream the counted updates into the next global adapter."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from fedllm.aggregation import apply_strategy, decode_state, encode_state, weighted_mean
+from fedllm.coordinator.dispatch import previous_model, read_model, read_plan, seal_model
+from fedllm.coordinator.outcomes import Aggregated, Audited
+from fedllm.coordinator.training import Training
+from fedllm.exchange.mailbox import seal_to_file
+from fedllm.exchange.messages import Sealed
+from fedllm.models.adapter import decode_flat, encode_flat
+
+if TYPE_CHECKING:
+    import torch
+
+
+def aggregate(training: Training, number: int) -> Aggregated:
+    """Compute the next adapter from `closed.json` alone: bit-identical whoever does it, and when."""
+    audited = training.journal.require(training.run, number, "dp-audit", Audited)
+    plan = read_plan(training, number)
+    size = training.adapted()[0].layout.size
+    before = decode_flat(read_model(training, plan.model), size)  # (n,)
+
+    def updates() -> "Iterator[tuple[int, torch.Tensor]]":
+        for counted in audited.counted:
+            payload = training.mailbox.fetch_payload(counted.payload, limit=plan.most_bytes)
+            yield counted.weight, decode_flat(payload, size)
+
+    earlier = previous_model(training, number)
+    state = _optimizer(training, earlier, size)
+    after, state = apply_strategy(training.config.aggregation, before, weighted_mean(updates()), state)
+    members = tuple(site.name for site in training.roster.sites)
+    return Aggregated(
+        model=seal_model(training, encode_flat(after), members),
+        sealed_for=members,
+        optimizer=_keep_optimizer(training, number, state),
+        drift=float((after - before).double().norm() / after.double().norm().clamp_min(1e-12)),
+    )
+
+
+def _optimizer(training: Training, earlier: Aggregated | None, size: int) -> "dict[str, torch.Tensor]":
+    """The server optimiser's state as the newest aggregated round left it."""
+    if earlier is None or earlier.optimizer is None:
+        return {}
+    return decode_state(training.mailbox.fetch_payload(earlier.optimizer), size)
+
+
+def _keep_optimizer(training: Training, number: int, state: "dict[str, torch.Tensor]") -> Sealed | None:
+    if not state:
+        return None
+    key = training.layout.optimizer(training.run, number)
+    path = training.folder / f"optimizer-{number}.sealed"
+    recipients = [training.mailbox.me.public.recipient]
+    sealed = seal_to_file(encode_state(state), recipients, key, path)
+    training.mailbox.send_payload(path, sealed)
+    return sealed

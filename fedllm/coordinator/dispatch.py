@@ -1,0 +1,177 @@
+"""Step 1, dispatch: choose live sites, publish the signed plan and the global adapter."""
+
+import hashlib
+import math
+import time
+
+from fedllm.coordinator.outcomes import Aggregated, Dispatched, FailedRound
+from fedllm.coordinator.training import Training
+from fedllm.errors import ObjectNotFoundError, RefusedError, RoundError
+from fedllm.exchange.mailbox import seal_to_file
+from fedllm.exchange.messages import COORDINATOR, EVERYONE, Card, Plan, PublicKeys, Report, Sealed
+
+FRESH = 35.0  # s: a site whose card is older (three heartbeats missed) is not live
+_ANSWER_ROOM = 64 * 1024  # bytes that sealing and the safetensors header may add
+
+
+def dispatch(training: Training, number: int) -> Dispatched:
+    """Publish a round's plan, or after a crash the same plan again.
+
+    Raises:
+        RoundError: fewer live sites than `min_sites`.
+    """
+    key = training.layout.plan(training.run, number)
+    envelope = training.publish(key, lambda: _plan(training, number))
+    plan_sha256 = hashlib.sha256(envelope).hexdigest()
+    training.point_head(number, plan_sha256)
+    plan = read_plan(training, number)
+    return Dispatched(plan_sha256=plan_sha256, sites=plan.sites)
+
+
+def read_plan(training: Training, number: int) -> Plan:
+    """The plan that this coordinator signed for a round."""
+    key = training.layout.plan(training.run, number)
+    mine = training.mailbox.me.public
+    return training.mailbox.read(key, Plan, mine, run=training.run, number=number).message
+
+
+def previous_model(training: Training, number: int) -> Aggregated | None:
+    """The newest aggregate before a round; None before the first one."""
+    for earlier in range(number - 1, 0, -1):
+        done = training.journal.outcome(training.run, earlier, "aggregate", Aggregated)
+        if done is not None:
+            return done
+    return None
+
+
+def _plan(training: Training, number: int) -> Plan:
+    config = training.config
+    cards = _live(training)
+    chosen = _cohort(training, sorted(cards), number)
+    adapted, _ = training.adapted()
+    weighting = config.weighting
+    follows = previous_report(training, number)
+    return Plan(
+        federation=config.name,
+        sender=COORDINATOR,
+        receiver=EVERYONE,
+        run=training.run,
+        round=number,
+        roster_version=training.roster.roster_version,
+        epoch=training.epoch,
+        rounds=max(config.rounds.max, number),
+        follows=follows,
+        deadline=training.now() + config.rounds.deadline,
+        seed=config.seed,
+        sites=chosen,
+        weights={site: _weight(training, cards[site]) for site in chosen},
+        weighting=weighting,
+        base_sha256=training.base[1],
+        adapter=config.model.adapter,
+        layout_sha256=adapted.layout.sha256,
+        frozen_sha256=adapted.frozen_sha256,
+        model=_model_for(training, number, chosen),
+        task=config.task,
+        local=config.local,
+        most_bytes=adapted.layout.size * 4 + _ANSWER_ROOM,
+        confidentiality=config.confidentiality,
+    )
+
+
+def _weight(training: Training, card: Card) -> int:
+    """A site's public integer: examples told, batch size (times steps later), or 1."""
+    weighting = training.config.weighting
+    if weighting == "examples":
+        if not card.examples:
+            raise RoundError(
+                f"{card.sender} does not tell how many examples it has: set aggregation.weighting to equal"
+            )
+        return card.examples
+    return training.config.local.batch_size if weighting == "work" else 1
+
+
+def _live(training: Training) -> dict[str, Card]:
+    """Cards of the live sites; waits `rounds.join` for those that are not there yet."""
+    asked = [s for s in training.roster.sites if training.sites is None or s.name in training.sites]
+    until = time.monotonic() + training.config.rounds.join
+    while True:
+        training.check()
+        cards = {site.name: card for site in asked if (card := _card(training, site)) is not None}
+        if len(cards) == len(asked) or time.monotonic() >= until:
+            break
+        training.stopping.wait(0.3)
+    if len(cards) < training.config.rounds.min_sites:
+        missing = ", ".join(sorted({site.name for site in asked} - set(cards)))
+        raise RoundError(
+            f"{len(cards)} of {len(asked)} sites are live, rounds.min_sites is "
+            f"{training.config.rounds.min_sites}: start the agents of {missing}"
+        )
+    return cards
+
+
+def _card(training: Training, site: PublicKeys) -> Card | None:
+    """A site's card when it is fresh by the store's clock."""
+    key = training.layout.card(site.name)
+    try:
+        if training.now() - training.mailbox.store.stat(key).modified > FRESH:
+            return None
+        card = training.mailbox.read(key, Card, site).message
+    except (ObjectNotFoundError, RefusedError):
+        return None
+    return None if card.state == "stopped" else card
+
+
+def _cohort(training: Training, live: list[str], number: int) -> tuple[str, ...]:
+    """The round's share of the live sites, drawn by seed and round, in the order of their names."""
+    rounds = training.config.rounds
+    size = min(len(live), max(rounds.min_sites, math.ceil(rounds.cohort * len(live))))
+
+    def draw(site: str) -> bytes:
+        return hashlib.sha256(f"{training.config.seed}/{number}/{site}".encode()).digest()
+
+    return tuple(sorted(sorted(live, key=draw)[:size]))
+
+
+def _model_for(training: Training, number: int, chosen: tuple[str, ...]) -> Sealed:
+    """The global adapter that the round starts from, sealed for every chosen site."""
+    from fedllm.models.adapter import encode_flat
+
+    before = previous_model(training, number)
+    if before is not None and set(chosen) <= set(before.sealed_for):
+        return before.model
+    if before is None:
+        data = encode_flat(training.initial())
+    else:  # a site joined since the aggregate was sealed
+        data = read_model(training, before.model)
+    return seal_model(training, data, chosen)
+
+
+def read_model(training: Training, model: Sealed) -> bytes:
+    """A global adapter's bytes: from this coordinator's disk, else from the store."""
+    local = training.folder / f"{model.sha256}.model"
+    if local.exists() and hashlib.sha256(data := local.read_bytes()).hexdigest() == model.sha256:
+        return data
+    return training.mailbox.fetch_payload(model)
+
+
+def seal_model(training: Training, data: bytes, sites: tuple[str, ...]) -> Sealed:
+    """Keep a global adapter on disk and publish it, sealed for `sites` and the coordinator."""
+    sha256 = hashlib.sha256(data).hexdigest()
+    (training.folder / f"{sha256}.model").write_bytes(data)
+    recipients = [site.recipient for site in training.roster.sites if site.name in sites]
+    recipients.append(training.mailbox.me.public.recipient)
+    path = training.folder / f"{sha256}.sealed"
+    sealed = seal_to_file(data, recipients, training.layout.model(training.run, sha256), path)
+    training.mailbox.send_payload(path, sealed)
+    return sealed
+
+
+def previous_report(training: Training, number: int) -> str | None:
+    """Hash of the newest report before a round; failed rounds have none."""
+    for earlier in range(number - 1, 0, -1):
+        if training.journal.outcome(training.run, earlier, "failed", FailedRound):
+            continue
+        key = training.layout.report(training.run, earlier)
+        mine = training.mailbox.me.public
+        return training.mailbox.read(key, Report, mine, run=training.run, number=earlier).sha256
+    return None

@@ -1,0 +1,88 @@
+"""Step 3, dp-audit: check every update, then fix in closed.json which of them count."""
+
+import hashlib
+from collections.abc import Sequence
+
+from fedllm.aggregation.weights import weight
+from fedllm.coordinator.dispatch import read_model, read_plan
+from fedllm.coordinator.outcomes import Audited, Dispatched, SiteOutcome
+from fedllm.coordinator.training import Training
+from fedllm.errors import ObjectNotFoundError, RefusedError, RoundError
+from fedllm.exchange.messages import COORDINATOR, EVERYONE, Closed, Counted, Plan, Verdict
+from fedllm.models.adapter import decode_flat
+from fedllm.privacy.update_audit import audit_update, refuse
+
+
+def dp_audit(training: Training, number: int, outcomes: Sequence[SiteOutcome]) -> Audited:
+    """Close a round. From here on its aggregate is the same whoever computes it.
+
+    Raises:
+        RoundError: fewer updates may count than `min_sites`.
+    """
+    key = training.layout.closed(training.run, number)
+    envelope = training.publish(key, lambda: _close(training, number, outcomes))
+    mine = training.mailbox.me.public
+    closed = training.mailbox.open(envelope, Closed, mine, run=training.run, number=number).message
+    return Audited(
+        closed_sha256=hashlib.sha256(envelope).hexdigest(),
+        counted=closed.counted,
+        verdicts=closed.verdicts,
+    )
+
+
+def _close(training: Training, number: int, outcomes: Sequence[SiteOutcome]) -> Closed:
+    plan = read_plan(training, number)
+    size = training.adapted()[0].layout.size
+    model_norm = float(decode_flat(read_model(training, plan.model), size).double().norm())
+    verdicts: list[Verdict] = []
+    counted: list[Counted] = []
+    # Sorted by name: the order of arrival must not show in the sum's rounding.
+    for outcome in sorted(outcomes, key=lambda done: done.site):
+        verdict = _verdict(training, plan, outcome, size, model_norm)
+        verdicts.append(verdict)
+        if verdict.accepted and outcome.payload is not None:
+            planned = plan.weights[outcome.site]
+            share = weight(plan.weighting, planned, outcome.steps)
+            counted.append(Counted(site=outcome.site, weight=share, payload=outcome.payload))
+    if len(counted) < training.config.rounds.min_sites:
+        reasons = "; ".join(f"{v.site}: {v.reason}" for v in verdicts if not v.accepted)
+        raise RoundError(
+            f"round {number}: {len(counted)} updates may count, rounds.min_sites is "
+            f"{training.config.rounds.min_sites} ({reasons})"
+        )
+    dispatched = training.journal.require(training.run, number, "dispatch", Dispatched)
+    return Closed(
+        federation=plan.federation,
+        sender=COORDINATOR,
+        receiver=EVERYONE,
+        run=plan.run,
+        round=number,
+        roster_version=plan.roster_version,
+        plan_sha256=dispatched.plan_sha256,
+        counted=tuple(counted),
+        verdicts=tuple(verdicts),
+    )
+
+
+def _verdict(
+    training: Training, plan: Plan, outcome: SiteOutcome, size: int, model_norm: float
+) -> Verdict:
+    site = outcome.site
+    if outcome.status != "updated" or outcome.payload is None:
+        failed = "signature" if outcome.status == "refused" else "schema"
+        verdict = refuse(site, f"{outcome.status}: {outcome.reason}", {}, failed).verdict
+        if outcome.status == "refused":
+            return verdict
+        # Nothing came that could be checked: nothing failed either.
+        return verdict.model_copy(update={"checks": dict.fromkeys(verdict.checks, "not observable")})
+    if outcome.payload.sealed_bytes > plan.most_bytes:
+        reason = f"{outcome.payload.sealed_bytes} bytes, the plan allows {plan.most_bytes}"
+        return refuse(site, reason, {"signature": "pass"}, "size").verdict
+    try:
+        payload = training.mailbox.fetch_payload(outcome.payload, limit=plan.most_bytes)
+    except (RefusedError, ObjectNotFoundError) as error:
+        return refuse(site, str(error), {"signature": "pass", "size": "pass"}, "hash").verdict
+    audited = audit_update(
+        site, payload, steps=outcome.steps, size=size, local=plan.local, model_norm=model_norm
+    )
+    return audited.verdict

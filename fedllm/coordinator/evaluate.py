@@ -1,0 +1,72 @@
+"""Step 5, evaluate: the coordinator's own public set, against zero-shot and the champion."""
+
+from fedllm.coordinator.dispatch import read_model
+from fedllm.coordinator.outcomes import Aggregated, Audited, Evaluated
+from fedllm.coordinator.training import Training
+from fedllm.data.prepare import load_public
+from fedllm.errors import TrackingError
+from fedllm.exchange.messages import COORDINATOR, EVERYONE, Report, Sealed
+from fedllm.models.adapter import decode_flat
+
+
+def evaluate(training: Training, number: int) -> Evaluated:
+    """Measure a round's model and publish the round's report."""
+    journal, run = training.journal, training.run
+    model = journal.require(run, number, "aggregate", Aggregated).model
+    metrics = _measure(training, model)
+    closed = journal.require(run, number, "dp-audit", Audited)
+
+    def report() -> Report:
+        return Report(
+            federation=training.config.name,
+            sender=COORDINATOR,
+            receiver=EVERYONE,
+            run=run,
+            round=number,
+            roster_version=training.roster.roster_version,
+            closed_sha256=closed.closed_sha256,
+            model=model,
+            metrics=metrics,
+        )
+
+    training.publish(training.layout.report(run, number), report)
+    return Evaluated(metrics=metrics, champion=_champion(training))
+
+
+def baseline(training: Training) -> Evaluated:
+    """Zero-shot: the base model with the adapter as it is before the first round."""
+    return training.journal.once(
+        training.run, 0, "baseline", Evaluated, lambda: Evaluated(metrics=_measure(training, None))
+    )
+
+
+def _measure(training: Training, model: Sealed | None) -> dict[str, float]:
+    from fedllm.training.evaluate import evaluate as measure
+
+    adapted, tokenizer = training.adapted()
+    if model is None:
+        adapted.write(training.initial())
+    else:
+        adapted.write(decode_flat(read_model(training, model), adapted.layout.size))
+    public = load_public(training.config, training.public)
+    found = measure(adapted, tokenizer, public, training.config.task)
+    metrics = {"loss": found.loss}
+    if found.accuracy is not None:
+        metrics["accuracy"] = found.accuracy
+    for group, part in sorted(found.by_group.items()):
+        metrics[f"loss/{group}"] = part.loss
+        if part.accuracy is not None:
+            metrics[f"accuracy/{group}"] = part.accuracy
+    return metrics
+
+
+def _champion(training: Training) -> dict[str, float] | None:
+    """The champion's metrics, when MLflow is there and has one."""
+    if training.tracking_uri is None:
+        return None
+    from fedllm.tracking import Tracker
+
+    try:
+        return Tracker(training.tracking_uri).champion_metrics(training.config.name)
+    except TrackingError:
+        return None  # MLflow being away never stops a round

@@ -1,0 +1,282 @@
+"""The coordinator's journal: who leads, which step is done, what is still to be published.
+
+SQLite beside the coordinator's keys, or any database that SQLAlchemy knows under `FEDLLM_JOURNAL_URL`
+(Postgres where two machines may have to take over from each other). Every write of a leader is made in
+the transaction that checks its epoch, so that a zombie cannot overwrite its successor's word.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
+from sqlalchemy import Connection, Engine, LargeBinary, String, create_engine, event, select
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+
+from fedllm.config import fedllm_home
+from fedllm.config.home import private_dir
+from fedllm.errors import LeaseError, RoundError
+
+Outcome = TypeVar("Outcome", bound=BaseModel)
+
+
+class _Table(DeclarativeBase):
+    pass
+
+
+class LeaseRow(_Table):
+    """Who leads a federation. The epoch rises with every change of leader."""
+
+    __tablename__ = "lease"
+    federation: Mapped[str] = mapped_column(String(63), primary_key=True)
+    epoch: Mapped[int]
+    holder: Mapped[str | None] = mapped_column(String(200))
+    run: Mapped[str | None] = mapped_column(String(63))
+    expires: Mapped[float]  # s since 1970
+
+
+class FederationRow(_Table):
+    """What only ever rises: the roster's version and the head's counter."""
+
+    __tablename__ = "federation"
+    federation: Mapped[str] = mapped_column(String(63), primary_key=True)
+    roster: Mapped[str]  # JSON of the newest roster
+    head_counter: Mapped[int] = mapped_column(default=0)
+
+
+class RunRow(_Table):
+    """One training."""
+
+    __tablename__ = "run"
+    run: Mapped[str] = mapped_column(String(63), primary_key=True)
+    federation: Mapped[str] = mapped_column(String(63), index=True)
+    config: Mapped[str]  # JSON
+    status: Mapped[str] = mapped_column(String(20))  # running, completed, failed, cancelled
+    reason: Mapped[str] = mapped_column(default="")
+    started: Mapped[float]
+    finished: Mapped[float | None]
+
+
+class OutcomeRow(_Table):
+    """What a step came to: once written, never changed."""
+
+    __tablename__ = "outcome"
+    run: Mapped[str] = mapped_column(String(63), primary_key=True)
+    round: Mapped[int] = mapped_column(primary_key=True)
+    step: Mapped[str] = mapped_column(String(100), primary_key=True)
+    body: Mapped[str]  # JSON
+    at: Mapped[float]  # s since 1970
+
+
+class OutboxRow(_Table):
+    """Signed bytes, committed here before they are shown to anyone: sent again, never made again."""
+
+    __tablename__ = "outbox"
+    key: Mapped[str] = mapped_column(String(512), primary_key=True)
+    body: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class ReleaseRow(_Table):
+    """A model version that MLflow has (`version`) or still has to get."""
+
+    __tablename__ = "release"
+    run: Mapped[str] = mapped_column(String(63), primary_key=True)
+    round: Mapped[int] = mapped_column(primary_key=True)
+    body: Mapped[str]  # JSON
+    version: Mapped[str | None]  # JSON of what MLflow answered
+
+
+def journal_url(federation: str) -> str:
+    """`FEDLLM_JOURNAL_URL`, else a SQLite file in the coordinator's folder."""
+    given = os.environ.get("FEDLLM_JOURNAL_URL")
+    return given or f"sqlite:///{coordinator_folder(federation) / 'journal.db'}"
+
+
+def coordinator_folder(federation: str) -> Path:
+    """The coordinator's own folder for a federation: keys, journal, model files."""
+    return private_dir(fedllm_home() / "coordinator" / federation)
+
+
+def _pragmas(connection: Any, _record: object) -> None:  # noqa: ANN401 - a DBAPI connection has no type
+    connection.isolation_level = None  # transactions begin where `_begin` says, not at the first write
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=FULL")  # an outcome that was told must survive a power cut
+    cursor.execute("PRAGMA busy_timeout=10000")
+    cursor.close()
+
+
+def _begin(connection: Connection) -> None:
+    # A transaction that reads before it writes must hold the write lock from its start, or SQLite
+    # refuses the write when another one came between.
+    writes = connection.get_execution_options().get("writes")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+class Journal:
+    """The journal of one federation."""
+
+    def __init__(self, federation: str, url: str | None = None) -> None:
+        self.federation = federation
+        self._engine: Engine = create_engine(url or journal_url(federation))
+        if self._engine.dialect.name == "sqlite":
+            event.listen(self._engine, "connect", _pragmas)
+            event.listen(self._engine, "begin", _begin)
+        self._writes = self._engine.execution_options(writes=True)
+        _Table.metadata.create_all(self._engine)
+        self.epoch: int | None = None  # set by the lease
+
+    def close(self) -> None:
+        """Give the database's connections back."""
+        self._engine.dispose()
+
+    @contextmanager
+    def write(self) -> Iterator[Session]:
+        """A transaction that fails with `LeaseError` when this coordinator no longer leads."""
+        with Session(self._writes) as session, session.begin():
+            if self.epoch is not None:
+                lease = session.get(LeaseRow, self.federation, with_for_update=True)
+                if lease is None or lease.epoch != self.epoch:
+                    raise LeaseError(f"{self.federation}: another coordinator took over; this one stops")
+            yield session
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """A session for reading."""
+        with Session(self._engine) as session:
+            yield session
+
+    # what steps came to
+
+    def outcome(self, run: str, number: int, step: str, kind: type[Outcome]) -> Outcome | None:
+        """What a step came to, or None when it has not been done."""
+        with self.read() as session:
+            row = session.get(OutcomeRow, (run, number, step))
+            return kind.model_validate_json(row.body) if row else None
+
+    def once(
+        self, run: str, number: int, step: str, kind: type[Outcome], compute: Callable[[], Outcome]
+    ) -> Outcome:
+        """Do a step unless it has been done; either way, say what it came to."""
+        done = self.outcome(run, number, step, kind)
+        if done is not None:
+            return done
+        made = compute()
+        with self.write() as session:
+            body = made.model_dump_json(by_alias=True)
+            session.add(OutcomeRow(run=run, round=number, step=step, body=body, at=time.time()))
+        return made
+
+    def require(self, run: str, number: int, step: str, kind: type[Outcome]) -> Outcome:
+        """What a step came to. Raises `RoundError` when it has not been done."""
+        done = self.outcome(run, number, step, kind)
+        if done is None:
+            raise RoundError(f"round {number} of {run} has no {step} yet: resume with --resume {run}")
+        return done
+
+    def times(self, run: str) -> dict[tuple[int, str], float]:
+        """When each step of a run was done, s since 1970, by round and step."""
+        with self.read() as session:
+            rows = session.scalars(select(OutcomeRow).where(OutcomeRow.run == run))
+            return {(row.round, row.step): row.at for row in rows}
+
+    # what was signed
+
+    def commit_bytes(self, key: str, make: Callable[[], bytes]) -> bytes:
+        """The bytes meant for `key`: those committed earlier, else those made now, committed."""
+        with self.read() as session:
+            row = session.get(OutboxRow, key)
+            if row is not None:
+                return row.body
+        body = make()
+        with self.write() as session:
+            session.add(OutboxRow(key=key, body=body))
+        return body
+
+    # trainings
+
+    def begin_run(self, run: str, config: str) -> None:
+        """Note a training as running; a resumed one keeps its configuration."""
+        with self.write() as session:
+            row = session.get(RunRow, run)
+            if row is None:
+                session.add(
+                    RunRow(
+                        run=run,
+                        federation=self.federation,
+                        config=config,
+                        status="running",
+                        reason="",
+                        started=time.time(),
+                    )
+                )
+            else:
+                row.status, row.reason, row.finished = "running", "", None
+
+    def end_run(self, run: str, status: str, reason: str) -> None:
+        """Note how a training ended."""
+        with self.write() as session:
+            row = session.get_one(RunRow, run)
+            row.status, row.reason, row.finished = status, reason, time.time()
+
+    def run(self, run: str) -> RunRow | None:
+        """A training, or None."""
+        with self.read() as session:
+            return session.get(RunRow, run)
+
+    # the roster and the head
+
+    def roster(self) -> str | None:
+        """The newest roster as JSON, or None before the first site."""
+        with self.read() as session:
+            row = session.get(FederationRow, self.federation)
+            return row.roster if row else None
+
+    def save_roster(self, roster: str) -> None:
+        """Keep the newest roster."""
+        with self.write() as session:
+            row = session.get(FederationRow, self.federation)
+            if row is None:
+                session.add(FederationRow(federation=self.federation, roster=roster, head_counter=0))
+            else:
+                row.roster = roster
+
+    def next_head(self) -> int:
+        """A head counter that was never used."""
+        with self.write() as session:
+            row = session.get_one(FederationRow, self.federation)
+            row.head_counter += 1
+            return row.head_counter
+
+    # releases
+
+    def queue_release(self, run: str, number: int, body: str) -> None:
+        """Keep a release until MLflow has it."""
+        with self.write() as session:
+            if session.get(ReleaseRow, (run, number)) is None:
+                session.add(ReleaseRow(run=run, round=number, body=body, version=None))
+
+    def waiting_releases(self) -> list[tuple[str, int, str]]:
+        """Releases that MLflow does not have yet, oldest first: (run, round, body)."""
+        with self.read() as session:
+            rows = session.scalars(
+                select(ReleaseRow)
+                .join(RunRow, RunRow.run == ReleaseRow.run)
+                .where(ReleaseRow.version.is_(None))
+                .order_by(RunRow.started, ReleaseRow.round)
+            )
+            return [(row.run, row.round, row.body) for row in rows]
+
+    def mark_released(self, run: str, number: int, version: str) -> None:
+        """MLflow has the version."""
+        with self.write() as session:
+            session.get_one(ReleaseRow, (run, number)).version = version
+
+    def released(self, run: str, number: int) -> str | None:
+        """What MLflow answered, or None while the release waits."""
+        with self.read() as session:
+            row = session.get(ReleaseRow, (run, number))
+            return row.version if row else None

@@ -1,0 +1,73 @@
+"""What each step came to: small, JSON, kept in the journal; tensors are referred to, never held."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from fedllm.exchange.messages import Counted, Sealed, Verdict
+
+
+class Outcome(BaseModel):
+    """What a step came to."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class Dispatched(Outcome):
+    """A round was planned and the plan is out."""
+
+    plan_sha256: str
+    sites: tuple[str, ...]
+
+
+class SiteOutcome(Outcome):
+    """What one site did about a plan."""
+
+    site: str
+    status: Literal["updated", "declined", "failed", "silent", "refused"]
+    reason: str = ""
+    payload: Sealed | None = None
+    steps: int = 0
+    examples: int | None = None
+    loss: float | None = None
+    seconds: float | None = None
+
+
+class Audited(Outcome):
+    """The round is closed: which updates count, and why others do not."""
+
+    closed_sha256: str
+    counted: tuple[Counted, ...]
+    verdicts: tuple[Verdict, ...]
+
+
+class Aggregated(Outcome):
+    """The next global adapter."""
+
+    model: Sealed
+    sealed_for: tuple[str, ...]  # sites
+    optimizer: Sealed | None = None
+    drift: float  # ||new - old|| / ||new||
+
+
+class Evaluated(Outcome):
+    """Quality on the coordinator's public set: `loss`, `accuracy`, and both by group as `accuracy/movies`."""
+
+    metrics: Mapping[str, float]
+    champion: Mapping[str, float] | None = None
+
+
+class Released(Outcome):
+    """The version is in MLflow, or waits in the queue."""
+
+    queued: bool
+    name: str | None = None
+    version: str | None = None
+    uri: str | None = None
+
+
+class FailedRound(Outcome):
+    """The round could not be completed; the next one starts from the same model."""
+
+    reason: str

@@ -1,0 +1,113 @@
+"""Step 6, release: an MLflow version with its card and tags. MLflow being away queues it, no more."""
+
+import json
+import logging
+from typing import TYPE_CHECKING, Any
+
+from fedllm.coordinator.dispatch import read_model
+from fedllm.coordinator.evaluate import baseline
+from fedllm.coordinator.outcomes import Aggregated, Audited, Evaluated, Released, SiteOutcome
+from fedllm.coordinator.training import Training
+from fedllm.errors import TrackingError
+from fedllm.models.adapter import decode_flat
+
+if TYPE_CHECKING:
+    from fedllm.tracking import RoundRelease
+
+log = logging.getLogger(__name__)
+
+NOT_CONFIGURED = "not configured"
+DP_TAGS = ("epsilon", "delta", "unit", "adjacency", "trust_model", "accountant")
+
+
+def release(training: Training, number: int) -> Released:
+    """Queue the round's version and publish everything that waits, this one last."""
+    from fedllm.tracking import RoundRelease
+
+    if training.tracking_uri is None:
+        return Released(queued=False)
+    made = _describe(training, number, RoundRelease)
+    training.journal.queue_release(training.run, number, made.to_json())
+    publish_waiting(training)
+    return released(training, number)
+
+
+def released(training: Training, number: int) -> Released:
+    """Where a round's version is now."""
+    told = training.journal.released(training.run, number)
+    if told is None:
+        return Released(queued=training.tracking_uri is not None)
+    version = json.loads(told)
+    return Released(queued=False, name=version["name"], version=version["version"], uri=version["uri"])
+
+
+def publish_waiting(training: Training) -> None:
+    """Publish queued releases in order; stop at the first that MLflow does not take."""
+    from fedllm.tracking import RoundRelease, Tracker
+
+    if training.tracking_uri is None:
+        return
+    tracker = Tracker(training.tracking_uri)
+    for run, number, body in training.journal.waiting_releases():
+        try:
+            version = tracker.publish(RoundRelease.from_json(body))
+        except TrackingError as error:
+            log.warning("MLflow does not take round %d of %s, it stays queued: %s", number, run, error)
+            return
+        told = {"name": version.name, "version": version.version, "uri": version.uri}
+        training.journal.mark_released(run, number, json.dumps(told))
+
+
+def _describe(training: Training, number: int, kind: "type[RoundRelease]") -> "RoundRelease":
+    journal, run, config = training.journal, training.run, training.config
+    aggregated = journal.require(run, number, "aggregate", Aggregated)
+    evaluated = journal.require(run, number, "evaluate", Evaluated)
+    audited = journal.require(run, number, "dp-audit", Audited)
+    adapted, _ = training.adapted()
+    adapted.write(decode_flat(read_model(training, aggregated.model), adapted.layout.size))
+    folder = training.folder / f"round-{number}"
+    adapted.save_peft(folder)
+    return kind(
+        federation=config.name,
+        run=run,
+        round=number,
+        sites=tuple(counted.site for counted in audited.counted),
+        model_sha256=aggregated.model.sha256,
+        base_name=config.model.base,
+        base_sha256=training.base[1],
+        adapter_folder=str(folder),
+        task=config.task.model_dump(mode="json"),
+        config=config.public_json(),
+        metrics=dict(evaluated.metrics),
+        baseline=dict(baseline(training).metrics),
+        champion=dict(evaluated.champion) if evaluated.champion else None,
+        site_rows=site_rows(training, number, audited),
+        privacy={f"dp.{name}": NOT_CONFIGURED for name in DP_TAGS},
+        prefect_flow_run=training.prefect_flow_run,
+        dvc_lock_sha256=training.dvc_lock_sha256,
+    )
+
+
+def site_rows(training: Training, number: int, audited: Audited) -> list[dict[str, Any]]:
+    """One row a site: what it did, and what dp-audit found."""
+    weights = {counted.site: counted.weight for counted in audited.counted}
+    rows = []
+    for verdict in audited.verdicts:
+        step = f"remote-local-train {verdict.site}"
+        did = training.journal.require(training.run, number, step, SiteOutcome)
+        rows.append(
+            {
+                "site": verdict.site,
+                "status": did.status,
+                "weight": weights.get(verdict.site),
+                "steps": did.steps,
+                "examples": did.examples,
+                "loss": did.loss,
+                "norm": verdict.norm,
+                "seconds": did.seconds,
+                "bytes": did.payload.sealed_bytes if did.payload else 0,
+                "verdict": "accepted" if verdict.accepted else verdict.reason,
+                "privacy": verdict.privacy,
+            }
+        )
+    return rows

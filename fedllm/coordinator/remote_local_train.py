@@ -1,0 +1,124 @@
+"""Step 2, remote local-train: wait for one site's signed answer and update, until the deadline."""
+
+from collections.abc import Callable
+
+from fedllm.coordinator.dispatch import read_plan
+from fedllm.coordinator.outcomes import Dispatched, SiteOutcome
+from fedllm.coordinator.training import Training
+from fedllm.errors import ExchangeError, ObjectNotFoundError, RefusedError
+from fedllm.exchange.messages import Answer, Card, Plan, PublicKeys, Update
+
+POLL = 0.25  # s between looks
+GRACE = 2.0  # s after the deadline in which an upload that began in time may end
+
+
+def remote_local_train(
+    training: Training, number: int, site: str, say: Callable[[str], None]
+) -> SiteOutcome:
+    """Wait for one site. A site that stays silent costs the round its deadline and no more.
+
+    Args:
+        training: the training.
+        number: the round, from 1.
+        site: whom to wait for.
+        say: shows progress to whoever watches this task.
+    """
+    plan = read_plan(training, number)
+    keys = next((entry for entry in training.roster.sites if entry.name == site), None)
+    if keys is None:
+        return SiteOutcome(site=site, status="refused", reason="left the roster")
+    watch = _Watch(training, plan, keys, number, say)
+    while True:
+        training.check()
+        try:
+            done = watch.look()
+        except RefusedError as error:
+            return SiteOutcome(site=site, status="refused", reason=str(error))
+        except ExchangeError as error:
+            say(f"the store does not answer: {error}")
+            done = None
+        if done is not None:
+            say(f"{site}: {done.status} {done.reason}".rstrip())
+            return done
+        if training.now() > plan.deadline + GRACE:
+            return SiteOutcome(site=site, status="silent", reason="nothing came before the deadline")
+        training.stopping.wait(POLL)
+
+
+class _Watch:
+    """Looks at one site's keys for one round."""
+
+    def __init__(
+        self, training: Training, plan: Plan, keys: PublicKeys, number: int, say: Callable[[str], None]
+    ) -> None:
+        self._training, self._plan, self._keys, self._number, self._say = training, plan, keys, number, say
+        self._answer: Answer | None = None
+        self._told = -1
+        self._card_etag: str | None = None
+
+    def look(self) -> SiteOutcome | None:
+        """What the site did, or None while it is still at it."""
+        mail, layout, run = self._training.mailbox, self._training.layout, self._training.run
+        site, number = self._keys.name, self._number
+        if self._answer is None:
+            found = mail.find(layout.answer(site, run, number), Answer, self._keys, run=run, number=number)
+            if found is None:
+                return None
+            self._answer = found.message
+            self._of_this_plan(found.message.plan_sha256)
+            if found.message.decision == "decline":
+                return SiteOutcome(site=site, status="declined", reason=found.message.reason)
+            self._say(f"{site}: {found.message.decision}, {found.message.steps} steps {found.message.reason}")
+        key = layout.update(site, run, number)
+        update = mail.find(key, Update, self._keys, run=run, number=number)
+        if update is None:
+            self._show_progress()
+            return None
+        self._of_this_plan(update.message.plan_sha256)
+        if mail.store.stat(key).modified > self._plan.deadline + GRACE:
+            return SiteOutcome(site=site, status="silent", reason="the update came after the deadline")
+        return self._outcome(update.message)
+
+    def _of_this_plan(self, plan_sha256: str) -> None:
+        journal, run = self._training.journal, self._training.run
+        mine = journal.require(run, self._number, "dispatch", Dispatched)
+        if plan_sha256 != mine.plan_sha256:
+            raise RefusedError("answers another plan than the one of this round")
+
+    def _outcome(self, update: Update) -> SiteOutcome:
+        site = self._keys.name
+        assert self._answer is not None  # noqa: S101 - read before the update
+        if update.failed is not None or update.payload is None:
+            return SiteOutcome(site=site, status="failed", reason=update.failed or "no payload")
+        expected = self._training.layout.payload(site, self._training.run, self._number)
+        if update.payload.key != expected:
+            raise RefusedError("the payload is not under the site's own key of this round")
+        if update.steps > min(self._answer.steps, self._plan.local.steps):
+            raise RefusedError(f"claims {update.steps} steps, promised were {self._answer.steps}")
+        return SiteOutcome(
+            site=site,
+            status="updated",
+            payload=update.payload,
+            steps=update.steps,
+            examples=update.examples,
+            loss=update.loss,
+            seconds=update.seconds,
+        )
+
+    def _show_progress(self) -> None:
+        """Tell how far the site is; its card is advisory, so faults in it are passed over."""
+        mail, layout = self._training.mailbox, self._training.layout
+        try:
+            changed = mail.store.get_if_changed(
+                layout.card(self._keys.name), self._card_etag, limit=Card.largest
+            )
+            if changed is None:
+                return
+            self._card_etag = changed[1]
+            card = mail.open(changed[0], Card, self._keys).message
+        except (ObjectNotFoundError, RefusedError):
+            return
+        at = card.progress
+        if at and (at.run, at.round) == (self._training.run, self._number) and at.step > self._told:
+            self._told = at.step
+            self._say(f"{self._keys.name}: step {at.step} of {at.steps}")

@@ -1,0 +1,204 @@
+"""A round is six steps, a training is rounds; who runs a step (Prefect or nobody) is passed in."""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol, TypeVar
+
+from fedllm.coordinator.aggregate import aggregate
+from fedllm.coordinator.dispatch import dispatch
+from fedllm.coordinator.dp_audit import dp_audit
+from fedllm.coordinator.evaluate import baseline, evaluate
+from fedllm.coordinator.journal import Journal
+from fedllm.coordinator.outcomes import (
+    Aggregated,
+    Audited,
+    Dispatched,
+    Evaluated,
+    FailedRound,
+    Outcome,
+    Released,
+    SiteOutcome,
+)
+from fedllm.coordinator.release import publish_waiting, release
+from fedllm.coordinator.remote_local_train import remote_local_train
+from fedllm.coordinator.training import Training
+from fedllm.errors import FedllmError, LeaseError, RoundError
+
+Say = Callable[[str], None]
+Made = TypeVar("Made", bound=Outcome)
+
+
+class Steps(Protocol):
+    """How the six steps are run. Every one does nothing twice: the journal knows what is done."""
+
+    def dispatch(self, number: int) -> Dispatched:
+        """Choose sites and publish the plan."""
+
+    def remote_local_train(self, number: int, sites: Sequence[str]) -> list[SiteOutcome]:
+        """Wait for all sites at once."""
+
+    def dp_audit(self, number: int, outcomes: Sequence[SiteOutcome]) -> Audited:
+        """Check the updates and close the round."""
+
+    def aggregate(self, number: int) -> Aggregated:
+        """Compute the next model."""
+
+    def evaluate(self, number: int) -> Evaluated:
+        """Measure it."""
+
+    def release(self, number: int) -> Released:
+        """Register it."""
+
+
+class JournaledSteps:
+    """The steps as plain calls, each done once: the ones that Prefect's tasks wrap."""
+
+    def __init__(self, training: Training) -> None:
+        self.training = training
+
+    def dispatch(self, number: int) -> Dispatched:
+        """Choose sites and publish the plan; a plan under way is pointed at again after a crash."""
+        training, run = self.training, self.training.run
+        known = training.journal.outcome(run, number, "dispatch", Dispatched)
+        if known is None:
+            return self._once(number, "dispatch", Dispatched, lambda: dispatch(training, number))
+        if training.journal.outcome(run, number, "dp-audit", Audited) is None:
+            training.point_head(number, known.plan_sha256)
+        return known
+
+    def wait_for(self, number: int, site: str, say: Say) -> SiteOutcome:
+        """Wait for one site."""
+        step = f"remote-local-train {site}"
+        return self.training.journal.once(
+            self.training.run,
+            number,
+            step,
+            SiteOutcome,
+            lambda: remote_local_train(self.training, number, site, say),
+        )
+
+    def remote_local_train(self, number: int, sites: Sequence[str]) -> list[SiteOutcome]:
+        """Wait for all sites at once, a thread each."""
+        with ThreadPoolExecutor(max_workers=max(1, len(sites))) as pool:
+            return list(pool.map(lambda site: self.wait_for(number, site, lambda _text: None), sites))
+
+    def dp_audit(self, number: int, outcomes: Sequence[SiteOutcome]) -> Audited:
+        """Check the updates and close the round."""
+        return self._once(number, "dp-audit", Audited, lambda: dp_audit(self.training, number, outcomes))
+
+    def aggregate(self, number: int) -> Aggregated:
+        """Compute the next model."""
+        return self._once(number, "aggregate", Aggregated, lambda: aggregate(self.training, number))
+
+    def evaluate(self, number: int) -> Evaluated:
+        """Measure it."""
+        return self._once(number, "evaluate", Evaluated, lambda: evaluate(self.training, number))
+
+    def release(self, number: int) -> Released:
+        """Register it."""
+        return self._once(number, "release", Released, lambda: release(self.training, number))
+
+    def _once(self, number: int, step: str, kind: type[Made], compute: Callable[[], Made]) -> Made:
+        self.training.check()
+        return self.training.journal.once(self.training.run, number, step, kind, compute)
+
+
+def play_round(training: Training, number: int, steps: Steps) -> Evaluated:
+    """Play one round through its six steps.
+
+    Raises:
+        RoundError: the round failed; that is on record, and a resumed training goes on with the next.
+    """
+    try:
+        plan = steps.dispatch(number)
+        outcomes = steps.remote_local_train(number, plan.sites)
+        steps.dp_audit(number, outcomes)
+    except RoundError as error:
+        failed = FailedRound(reason=str(error))
+        training.journal.once(training.run, number, "failed", FailedRound, lambda: failed)
+        raise
+    steps.aggregate(number)
+    evaluated = steps.evaluate(number)
+    steps.release(number)
+    return evaluated
+
+
+def play(training: Training, steps: Steps) -> str:
+    """Play rounds until the training should stop; returns why it did."""
+    reason = "round limit"
+    try:
+        baseline(training)
+        for number in remaining(training):
+            play_round(training, number, steps)
+            if early := stop_reason(training):
+                reason = early
+                break
+    except LeaseError:
+        raise  # nothing more may be written: another coordinator leads
+    except FedllmError as error:
+        close(training, "cancelled" if training.stopping.is_set() else "failed", str(error))
+        raise
+    close(training, "completed", reason)
+    return reason
+
+
+def close(training: Training, status: str, reason: str) -> None:
+    """End a training: the sites stop looking, what waits for MLflow is tried once more."""
+    training.point_head(0, None)
+    publish_waiting(training)
+    training.journal.end_run(training.run, status, reason)
+
+
+def remaining(training: Training) -> Iterator[int]:
+    """Numbers of the rounds still to play: failed ones are passed over and made up for."""
+    journal, run = training.journal, training.run
+    number = done = 0
+    while done < training.config.rounds.max:
+        number += 1
+        if journal.outcome(run, number, "failed", FailedRound) is not None:
+            continue
+        done += 1
+        if journal.outcome(run, number, "release", Released) is None:
+            yield number
+
+
+def played(journal: Journal, run: str) -> int:
+    """How many rounds of a run were completed."""
+    return sum(step == "release" for _, step in journal.times(run))
+
+
+def evaluations(training: Training) -> dict[int, Evaluated]:
+    """What was measured, by round in order; round 0 is zero-shot."""
+    journal, run = training.journal, training.run
+    done = sorted((n, step) for n, step in journal.times(run) if step in {"baseline", "evaluate"})
+    return {number: journal.require(run, number, step, Evaluated) for number, step in done}
+
+
+def score(training: Training, metrics: Evaluated) -> float:
+    """One number that is better when it is higher: accuracy, else minus the loss."""
+    return metrics.metrics.get("accuracy", -metrics.metrics["loss"])
+
+
+def stop_reason(training: Training) -> str | None:
+    """Why the training should stop before its round limit, or None."""
+    rounds = training.config.rounds
+    measured = evaluations(training)
+    newest = max(measured)
+    if newest == 0:
+        return None
+    latest = measured[newest]
+    told = latest.metrics.get("accuracy", latest.metrics["loss"])
+    if rounds.target is not None:
+        reached = told >= rounds.target if "accuracy" in latest.metrics else told <= rounds.target
+        if reached:
+            return "target reached"
+    if rounds.patience is not None:
+        best = max(sorted(measured), key=lambda number: score(training, measured[number]))
+        since = sum(1 for number in measured if number > best)
+        if since >= rounds.patience:
+            return "no improvement"
+    if rounds.drift is not None:
+        moved = training.journal.require(training.run, newest, "aggregate", Aggregated).drift
+        if moved < rounds.drift:
+            return "the updates no longer move the model"
+    return None

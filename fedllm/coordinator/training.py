@@ -1,0 +1,201 @@
+"""One training as its coordinator holds it: what every step needs, opened once."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from fedllm.config import FederationConfig
+from fedllm.config.home import private_dir
+from fedllm.coordinator.journal import Journal, coordinator_folder
+from fedllm.coordinator.lease import Lease
+from fedllm.coordinator.members import coordinator_identity, publish_roster, roster_of, store_access
+from fedllm.errors import CancelledError, ConfigError, FedllmError, LeaseError
+from fedllm.exchange.keys import Layout
+from fedllm.exchange.mailbox import Mailbox
+from fedllm.exchange.messages import COORDINATOR, EVERYONE, Head, Message, Roster
+from fedllm.exchange.store import ObjectStore
+from fedllm.models.base import fingerprint, resolve_base
+from fedllm.secure.envelope import sign
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
+
+    from fedllm.models.adapter import AdaptedModel
+
+log = logging.getLogger(__name__)
+M = TypeVar("M", bound=Message)
+
+
+@dataclass
+class Training:
+    """A training under this coordinator's lease."""
+
+    config: FederationConfig
+    run: str
+    journal: Journal
+    mailbox: Mailbox
+    epoch: int
+    public: Path  # the public evaluation set
+    sites: tuple[str, ...] | None  # those to ask; None: the whole roster
+    tracking_uri: str | None  # None: nothing is published
+    prefect_flow_run: str | None = None
+    dvc_lock_sha256: str | None = None
+    stopping: threading.Event = field(default_factory=threading.Event)
+    stop_cause: FedllmError | None = None
+    _adapted: "tuple[AdaptedModel, PreTrainedTokenizerBase] | None" = None
+    _initial: "torch.Tensor | None" = None
+    _clock_offset: float | None = None
+    _base: tuple[Path, str] | None = None
+
+    @property
+    def layout(self) -> Layout:
+        """The federation's keys in the store."""
+        return self.mailbox.layout
+
+    @property
+    def folder(self) -> Path:
+        """The run's own files on the coordinator's disk."""
+        return private_dir(coordinator_folder(self.config.name) / "runs" / self.run)
+
+    @property
+    def base(self) -> tuple[Path, str]:
+        """The base model's folder and fingerprint."""
+        if self._base is None:
+            folder = resolve_base(self.config.model.base)
+            self._base = folder, fingerprint(folder)
+        return self._base
+
+    @property
+    def roster(self) -> Roster:
+        """The newest roster: sites may join while a training runs."""
+        return roster_of(self.journal, self.mailbox.me)
+
+    def adapted(self) -> "tuple[AdaptedModel, PreTrainedTokenizerBase]":
+        """The base model with the federation's adapter, loaded on first use and kept."""
+        if self._adapted is None:
+            from fedllm.models.adapter import attach
+            from fedllm.models.base import load_base
+
+            model, tokenizer = load_base(self.base[0])
+            adapted = attach(model, self.config.model.adapter, self.config.seed)
+            self._initial = adapted.read()
+            self._adapted = adapted, tokenizer
+        return self._adapted
+
+    def initial(self) -> "torch.Tensor":
+        """The shared part of the adapter before the first round, flat: (n,) fp32."""
+        self.adapted()
+        assert self._initial is not None  # noqa: S101 - set with the adapter
+        return self._initial
+
+    def now(self) -> float:
+        """The store's clock, s since 1970: asked once, then carried on by our own."""
+        if self._clock_offset is None:
+            self._clock_offset = self.mailbox.store.now() - time.time()
+        return time.time() + self._clock_offset
+
+    def check(self) -> None:
+        """Raise what stops this training: a cancel, or a lost lease."""
+        if self.stopping.is_set():
+            raise self.stop_cause or CancelledError(f"{self.run} was cancelled")
+
+    def stop(self, cause: FedllmError) -> None:
+        """Let every wait end with `cause`."""
+        self.stop_cause = self.stop_cause or cause
+        self.stopping.set()
+
+    def publish(self, key: str, make: Callable[[], Message]) -> bytes:
+        """Sign a message once, commit it, and show it; after a crash the same bytes are shown."""
+        envelope = self.journal.commit_bytes(key, lambda: sign(make(), self.mailbox.me))
+        self.mailbox.store.put(key, envelope)
+        return envelope
+
+    def point_head(self, number: int, plan_sha256: str | None) -> None:
+        """Tell the sites where to look: at a round's plan, or (None) nowhere."""
+        head = Head(
+            federation=self.config.name,
+            sender=COORDINATOR,
+            receiver=EVERYONE,
+            run=self.run,
+            round=number,
+            roster_version=self.roster.roster_version,
+            counter=self.journal.next_head(),
+            epoch=self.epoch,
+            state="training" if plan_sha256 else "idle",
+            plan_sha256=plan_sha256,
+        )
+        self.mailbox.store.put(self.layout.head, sign(head, self.mailbox.me))
+
+
+def stored_config(federation: str, run: str) -> FederationConfig | None:
+    """The configuration that a run was started with; None when there is no such run."""
+    journal = Journal(federation)
+    try:
+        row = journal.run(run)
+        return FederationConfig.model_validate_json(row.config) if row else None
+    finally:
+        journal.close()
+
+
+@contextmanager
+def open_training(
+    config: FederationConfig,
+    run: str,
+    public: Path,
+    *,
+    store: ObjectStore | None = None,
+    sites: tuple[str, ...] | None = None,
+    tracking_uri: str | None = None,
+    prefect_flow_run: str | None = None,
+    dvc_lock_sha256: str | None = None,
+) -> Iterator[Training]:
+    """Take the lease and hold everything a training needs until the block ends.
+
+    Raises:
+        LeaseError: another coordinator leads this federation.
+        ConfigError: `sites` names one that is not in the roster.
+    """
+    identity = coordinator_identity(config.name)
+    journal = Journal(config.name)
+    box: list[Training] = []
+
+    def lost() -> None:
+        for training in box:
+            training.stop(LeaseError(f"{config.name}: another coordinator took over; this one stops"))
+
+    try:
+        with Lease(journal, run, on_lost=lost):
+            roster = roster_of(journal, identity)
+            unknown = sorted(set(sites or ()) - {site.name for site in roster.sites})
+            if unknown:
+                raise ConfigError(
+                    f"not in the roster of {config.name}: {', '.join(unknown)}; add with `fedllm site add CARD`"
+                )
+            connected = store or store_access(config).connect()
+            if not roster.sites:
+                raise ConfigError(f"the roster of {config.name} is empty: add sites with `fedllm site add CARD`")
+            publish_roster(connected, roster, identity)
+            journal.begin_run(run, config.model_dump_json())
+            assert journal.epoch is not None  # noqa: S101 - set by the lease
+            training = Training(
+                config=config,
+                run=run,
+                journal=journal,
+                mailbox=Mailbox(connected, Layout(config.name), identity),
+                epoch=journal.epoch,
+                public=public,
+                sites=sites,
+                tracking_uri=tracking_uri,
+                prefect_flow_run=prefect_flow_run,
+                dvc_lock_sha256=dvc_lock_sha256,
+            )
+            box.append(training)
+            yield training
+    finally:
+        journal.close()

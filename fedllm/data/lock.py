@@ -1,0 +1,66 @@
+"""Data that DVC manages: a run uses them as `dvc.lock` has them, or says that they differ."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from fedllm.config import FederationConfig, load_federation
+from fedllm.data.prepare import PreparedData, layout
+from fedllm.errors import ConfigError, DataError
+
+
+@dataclass(frozen=True)
+class ManagedData:
+    """A DVC project whose `params.yaml` means the same data as the configuration at hand."""
+
+    folder: Path  # `data` of the project
+    lock: Path
+    sha256: str  # of dvc.lock: the tag `data.dvc_lock_sha256`
+
+
+def managed_data(config: FederationConfig, project: Path) -> ManagedData | None:
+    """The project's managed data when `config` means exactly them, else None."""
+    lock, params = project / "dvc.lock", project / "params.yaml"
+    if not (lock.is_file() and params.is_file()):
+        return None
+    try:
+        managed = load_federation(params)
+    except ConfigError:
+        return None
+    if (managed.seed, managed.simulation, managed.evaluation.public) != (
+        config.seed,
+        config.simulation,
+        config.evaluation.public,
+    ):
+        return None
+    return ManagedData(project / "data", lock, hashlib.sha256(lock.read_bytes()).hexdigest())
+
+
+def check_lock(managed: ManagedData, config: FederationConfig) -> PreparedData:
+    """The managed files, when every one is as `dvc.lock` has it.
+
+    Raises:
+        DataError: a file differs from the lock.
+    """
+    prepared = layout(config, managed.folder)
+    locked = _locked(managed.lock)
+    for path in (*prepared.sites.values(), prepared.public):
+        name = path.relative_to(managed.folder.parent).as_posix()
+        # DVC's own content hash, not a defence
+        found = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+        if locked.get(name) != found:
+            raise DataError(
+                f"{name} is not as dvc.lock has it: `dvc repro` makes it anew, --allow-dirty uses it as it is"
+            )
+    return prepared
+
+
+def _locked(lock: Path) -> dict[str, str]:
+    """md5 by path of every output in a dvc.lock."""
+    try:
+        stages = yaml.safe_load(lock.read_text(encoding="utf-8"))["stages"]
+        return {out["path"]: out["md5"] for stage in stages.values() for out in stage.get("outs", ())}
+    except (yaml.YAMLError, KeyError, TypeError, AttributeError):
+        raise DataError(f"{lock} cannot be read: restore it from git") from None

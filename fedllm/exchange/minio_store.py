@@ -1,0 +1,265 @@
+"""An S3 bucket as a store, through the `minio` SDK: MinIO, or whatever speaks the portable part of S3."""
+
+import io
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import BinaryIO, TypeVar
+from urllib.parse import urlsplit
+
+import certifi
+import stamina
+import urllib3
+from minio import Minio
+from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
+from urllib3.response import BaseHTTPResponse
+
+from fedllm.errors import AccessDeniedError, ConfigError, ExchangeError, ObjectNotFoundError, RefusedError
+from fedllm.exchange.directory_store import CHUNK, write_stream
+from fedllm.exchange.key_rules import checked_key, checked_prefix
+from fedllm.exchange.store import ObjectInfo
+
+CONNECT, READ = 5.0, 30.0  # s, per try
+ATTEMPTS, PATIENCE = 5, 60.0  # tries, s over all of them
+PART = 16 << 20  # bytes of a file that are in memory at once
+
+_NOT_MODIFIED = 304
+_DENIED = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "AllAccessDisabled"}
+_BUSY = {"SlowDown", "SlowDownRead", "SlowDownWrite", "RequestTimeout", "InternalError", "ServiceUnavailable"}
+_FAILURES = (MinioException, urllib3.exceptions.HTTPError, OSError, ValueError)
+
+# Retries are told by whoever set up logging; they do not write on a terminal by themselves.
+logging.getLogger("stamina").addHandler(logging.NullHandler())
+
+T = TypeVar("T")
+
+
+class MinioStore:
+    """A bucket at `endpoint` (`http[s]://host:port`), which must be there already."""
+
+    def __init__(  # noqa: PLR0913 - what it takes to name and enter a bucket
+        self,
+        endpoint: str,
+        bucket: str,
+        *,
+        region: str = "us-east-1",
+        access_key: str | None = None,
+        secret_key: str | None = None,
+        attempts: int = ATTEMPTS,
+    ) -> None:
+        self.endpoint = endpoint.rstrip("/")
+        self.bucket = bucket
+        self._attempts = attempts
+        self._http = http_pool()
+        self._client = minio_client(self.endpoint, region, access_key, secret_key, self._http)
+
+    def __repr__(self) -> str:
+        return f"MinioStore({self.endpoint!r}, {self.bucket!r})"
+
+    def put(self, key: str, data: bytes) -> ObjectInfo:
+        """Write a small object, replacing what is there."""
+        return self._write(key, lambda: io.BytesIO(data), len(data))
+
+    def put_file(self, key: str, path: Path) -> ObjectInfo:
+        """Write an object from a file, streamed in parts."""
+        try:
+            return self._write(key, lambda: path.open("rb"), path.stat().st_size)
+        except OSError as error:
+            raise ExchangeError(f"{key}: cannot read {path}: {error.strerror}") from None
+
+    def get(self, key: str, *, limit: int) -> bytes:
+        """Read a small object. Raises `RefusedError` when it is larger than `limit` bytes."""
+        return self._try(key, lambda: self._read(key, {}, limit)[0])
+
+    def get_if_changed(self, key: str, etag: str | None, *, limit: int) -> tuple[bytes, str] | None:
+        """Read an object with its etag, or None when its etag is still `etag`: a conditional GET."""
+        headers = {} if etag is None else {"If-None-Match": f'"{etag}"'}
+
+        def changed() -> tuple[bytes, str] | None:
+            try:
+                return self._read(key, headers, limit)
+            except (ServerError, InvalidResponseError, S3Error) as error:
+                if _status(error) == _NOT_MODIFIED:
+                    return None
+                raise
+
+        return self._try(key, changed)
+
+    def get_file(self, key: str, path: Path, *, limit: int) -> str:
+        """Read an object into `path`, streamed, and return the SHA-256 (hex) of its bytes."""
+
+        def read() -> str:
+            with closing(self._open(key, {})) as response:
+                return write_stream(_chunks(response), path, key, limit)
+
+        return self._try(key, read)
+
+    def stat(self, key: str) -> ObjectInfo:
+        """Size, etag and time of an object."""
+        found = self._try(key, lambda: self._client.stat_object(self.bucket, key))
+        return _info(key, found.size, found.etag, found.last_modified)
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """Objects below a literal prefix, in the order of their keys."""
+        checked_prefix(prefix)
+
+        def read() -> list[ObjectInfo]:
+            return [
+                _info(found.object_name, found.size, found.etag, found.last_modified)
+                for found in self._client.list_objects(self.bucket, prefix=prefix, recursive=True)
+                if found.object_name and not found.is_dir and not found.object_name.endswith("/")
+            ]
+
+        # Not every server lists in the order of keys when a folder and a file share a beginning.
+        yield from sorted(self._try(prefix, read, checked=True), key=lambda info: info.key)
+
+    def delete(self, key: str) -> None:
+        """Remove an object; one that is not there is no error."""
+        self._try(key, lambda: self._client.remove_object(self.bucket, key))
+
+    def now(self) -> float:
+        """The store's clock, s since 1970, in whole seconds: the Date of any answer, even of a refusal."""
+
+        def read() -> float:
+            response = self._http.request("HEAD", f"{self.endpoint}/{self.bucket}")
+            return parsedate_to_datetime(response.headers["Date"]).timestamp()
+
+        try:
+            return self._try(self.bucket, read, checked=True)
+        except (KeyError, TypeError):
+            raise ExchangeError(
+                f"{self.endpoint} answers without a Date: lateness cannot be judged"
+            ) from None
+
+    def _write(self, key: str, source: Callable[[], BinaryIO], size: int) -> ObjectInfo:
+        def write() -> ObjectInfo:
+            with source() as data:
+                # One part at a time: sites send from behind narrow links and with little memory.
+                done = self._client.put_object(
+                    self.bucket, key, data, size, part_size=PART, num_parallel_uploads=1
+                )
+            date = done.http_headers.get("Date") if done.http_headers else None
+            return _info(key, size, done.etag, parsedate_to_datetime(date) if date else None)
+
+        return self._try(key, write)
+
+    def _open(self, key: str, headers: dict[str, str]) -> BaseHTTPResponse:
+        return self._client.get_object(self.bucket, key, request_headers=dict(headers))
+
+    def _read(self, key: str, headers: dict[str, str], limit: int) -> tuple[bytes, str]:
+        with closing(self._open(key, headers)) as response:
+            data = bytearray()
+            for chunk in _chunks(response):
+                data += chunk
+                if len(data) > limit:
+                    raise RefusedError(f"{key} is larger than {limit} bytes")
+            return bytes(data), response.headers.get("ETag", "").strip('"')
+
+    def _try(self, key: str, call: Callable[[], T], *, checked: bool = False) -> T:
+        """Call with retries where a retry can help; give every failure its fedllm name."""
+        if not checked:
+            checked_key(key)
+        try:
+            for attempt in stamina.retry_context(
+                on=_passing,
+                attempts=self._attempts,
+                timeout=PATIENCE,
+                wait_initial=0.1,
+                wait_max=5.0,
+                wait_jitter=1.0,
+            ):
+                with attempt:
+                    return call()
+        except _FAILURES as error:
+            raise self._named(key, error) from None
+        raise AssertionError("stamina either returns or raises")  # pragma: no cover
+
+    def _named(self, key: str, error: Exception) -> ExchangeError:
+        if isinstance(error, S3Error):
+            if error.code == "NoSuchBucket":
+                return ExchangeError(f"{self.endpoint} has no bucket {self.bucket!r}: create it")
+            if error.code == "NoSuchKey":
+                return ObjectNotFoundError(f"{key} is not in the store")
+            if error.code in _DENIED:
+                return AccessDeniedError(f"{key}: the store refused ({error.code})")
+            return ExchangeError(f"{key}: the store answered {error.code}: {error.message}")
+        if isinstance(error, urllib3.exceptions.HTTPError):
+            return ExchangeError(
+                f"{self.endpoint} does not answer ({type(error).__name__}): is it up and reachable?"
+            )
+        return ExchangeError(f"{key}: {error}")
+
+
+def http_pool() -> urllib3.PoolManager:
+    """Connections that give up in time and never retry by themselves: stamina decides that in one place."""
+    return urllib3.PoolManager(
+        timeout=urllib3.Timeout(connect=CONNECT, read=READ),
+        retries=False,
+        maxsize=10,
+        cert_reqs="CERT_REQUIRED",
+        ca_certs=os.environ.get("SSL_CERT_FILE") or certifi.where(),
+    )
+
+
+def minio_client(
+    endpoint: str, region: str, access_key: str | None, secret_key: str | None, http: urllib3.PoolManager
+) -> Minio:
+    """The SDK's client for `http[s]://host:port`. Raises `ConfigError` when that is no endpoint."""
+    url = urlsplit(endpoint)
+    if (
+        url.scheme not in {"http", "https"}
+        or not url.netloc
+        or url.path.strip("/")
+        or url.query
+        or url.username
+    ):
+        raise ConfigError(f"store.endpoint {endpoint!r}: use https://host:port")
+    try:
+        return Minio(
+            url.netloc,
+            access_key=access_key,
+            secret_key=secret_key,
+            secure=url.scheme == "https",
+            region=region,  # given: asking the bucket for it would need one more permission
+            http_client=http,
+        )
+    except ValueError as error:
+        raise ConfigError(f"store.endpoint {endpoint!r}: {error}") from None
+
+
+def _chunks(response: BaseHTTPResponse) -> Iterator[bytes]:
+    """The bytes as they are stored: a content encoding is never undone, so nothing swells."""
+    try:
+        while chunk := response.read(CHUNK, decode_content=False):
+            yield chunk
+    finally:
+        response.release_conn()
+
+
+def _status(error: Exception) -> int | None:
+    if isinstance(error, S3Error):
+        return error.response.status
+    if isinstance(error, ServerError):
+        return error.status_code
+    return error._code if isinstance(error, InvalidResponseError) else None  # noqa: SLF001 - has no other access
+
+
+def _passing(error: Exception) -> bool:
+    """Whether the same call may succeed a moment later."""
+    if isinstance(error, S3Error) and error.code in _BUSY:
+        return True
+    if isinstance(error, (ServerError, InvalidResponseError, S3Error)):
+        return (_status(error) or 0) >= 500  # noqa: PLR2004 - HTTP's server errors
+    return isinstance(error, urllib3.exceptions.HTTPError) and not isinstance(
+        error, (urllib3.exceptions.LocationValueError, urllib3.exceptions.SSLError)
+    )
+
+
+def _info(key: str | None, size: int | None, etag: str | None, modified: datetime | None) -> ObjectInfo:
+    if key is None or size is None or etag is None or modified is None:
+        raise ExchangeError(f"{key}: the store does not say its size, etag and time")
+    return ObjectInfo(key, size, etag.strip('"'), modified.timestamp())

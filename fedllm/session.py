@@ -1,0 +1,103 @@
+"""A training from its configuration to its open lease: data, agents where one machine plays them, servers."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedllm.config import FederationConfig
+from fedllm.coordinator.journal import Journal
+from fedllm.coordinator.rounds import played
+from fedllm.coordinator.training import Training, open_training, stored_config
+from fedllm.data.lock import ManagedData, check_lock, managed_data
+from fedllm.data.prepare import PreparedData, layout, prepare
+from fedllm.errors import ConfigError
+from fedllm.simulation import agent_processes, cached_data, new_run_id
+from fedllm.stack import endpoints
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user asks of a training beyond its configuration."""
+
+    run_id: str | None = None  # resume this run, or give a new one its name
+    rounds: int | None = None
+    sites: tuple[str, ...] | None = None
+    more: int | None = None  # so many rounds more, whatever the round limit was
+    allow_dirty: bool = False
+    projects: tuple[Path, ...] = ()  # folders that may hold the dvc.lock of the data
+    prefect_flow_run: str | None = None
+
+
+@contextmanager
+def session(config: FederationConfig, request: Request) -> Iterator[Training]:
+    """Open a new training, or one that stopped, and close everything again.
+
+    A resumed run keeps the configuration that it was started with; only the number of rounds may rise.
+    """
+    run, config = _settle(config, request)
+    managed = next((m for p in request.projects if (m := managed_data(config, p)) is not None), None)
+    data = _data(config, managed, allow_dirty=request.allow_dirty)
+    public = data.public if data else Path(config.evaluation.public)
+    if not public.is_file():
+        raise ConfigError(f"evaluation.public: no file {public}; name a JSON-lines file that the coordinator owns")
+    with ExitStack() as stack:
+        if data is not None:
+            asked = {n: p for n, p in data.sites.items() if request.sites is None or n in request.sites}
+            stack.enter_context(agent_processes(config, PreparedData(asked, data.public)))
+        yield stack.enter_context(
+            open_training(
+                config,
+                run,
+                public,
+                sites=request.sites or (tuple(data.sites) if data else None),
+                tracking_uri=tracking_uri(config),
+                prefect_flow_run=request.prefect_flow_run,
+                dvc_lock_sha256=managed.sha256 if managed else None,
+            )
+        )
+
+
+def tracking_uri(config: FederationConfig) -> str | None:
+    """MLflow's address; None when `auto` finds no stack, and then nothing is published."""
+    if config.tracking.uri != "auto":
+        return config.tracking.uri
+    here = endpoints()
+    return here.mlflow_url if here else None
+
+
+def _settle(config: FederationConfig, request: Request) -> tuple[str, FederationConfig]:
+    """The run's id, and the configuration that it has."""
+    if request.run_id is None:
+        run = new_run_id()
+    else:
+        run = request.run_id
+        config = stored_config(config.name, run) or config
+    rounds = request.rounds
+    if request.more is not None:
+        journal = Journal(config.name)
+        rounds = played(journal, run) + request.more
+        journal.close()
+    if rounds is not None:
+        config = config.model_copy(update={"rounds": config.rounds.model_copy(update={"max": rounds})})
+    return run, config
+
+
+def _data(
+    config: FederationConfig, managed: ManagedData | None, *, allow_dirty: bool
+) -> PreparedData | None:
+    """What simulated sites hold; None when the sites are elsewhere."""
+    if config.simulation is None:
+        return None
+    if managed is None:
+        return cached_data(config)
+    prepared = _prepare_missing(config, managed.folder)
+    return prepared if allow_dirty else check_lock(managed, config)
+
+
+def _prepare_missing(config: FederationConfig, folder: Path) -> PreparedData:
+    """Managed data that are absent are made; those that are there are never written over."""
+    there = layout(config, folder)
+    if all(path.exists() for path in (*there.sites.values(), there.public)):
+        return there
+    return prepare(config, folder)

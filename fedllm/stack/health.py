@@ -1,0 +1,183 @@
+"""Whether the servers answer, asked over loopback HTTP."""
+
+import base64
+import json
+import os
+import socket
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlsplit
+
+from fedllm.errors import StackError
+
+_INTERVAL = 0.1  # s between looks
+_LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+
+
+def http(url: str, body: object = None, *, method: str | None = None, timeout: float = 10.0) -> bytes:
+    """One HTTP request, JSON in; a proxy is never asked for loopback.
+
+    Raises:
+        OSError: when nothing answers, or with an error status (`urllib.error.HTTPError`).
+    """
+    data = None if body is None else json.dumps(body).encode()
+    headers = {"Content-Type": "application/json"} if data else {}
+    request = urllib.request.Request(url, data=data, headers=headers, method=method)  # noqa: S310 - our own URLs
+    if not _local(url) and (authorization := _prefect_authorization()):
+        request.add_header("Authorization", authorization)
+    with _opener(url).open(request, timeout=timeout) as answer:
+        return bytes(answer.read())
+
+
+def _local(url: str) -> bool:
+    return urlsplit(url).hostname in _LOOPBACK
+
+
+def _opener(url: str) -> urllib.request.OpenerDirector:
+    return urllib.request.build_opener(*([urllib.request.ProxyHandler({})] if _local(url) else []))
+
+
+def _prefect_authorization() -> str | None:
+    """How the user's own Prefect is told who asks: an API key, or the server's shared password."""
+    if key := os.environ.get("PREFECT_API_KEY"):
+        return f"Bearer {key}"
+    if secret := os.environ.get("PREFECT_API_AUTH_STRING"):
+        return f"Basic {base64.b64encode(secret.encode()).decode()}"
+    return None
+
+
+def answers(url: str) -> bool:
+    """Whether a URL answers with success."""
+    try:
+        http(url, timeout=2)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def response_date(url: str) -> str | None:
+    """The `Date` header that a server puts on any answer, an error's too. Raises `OSError`."""
+    request = urllib.request.Request(url)  # noqa: S310 - an http(s) endpoint of the configuration
+    try:
+        with _opener(url).open(request, timeout=5) as answer:
+            return str(answer.headers["Date"]) if answer.headers["Date"] else None
+    except urllib.error.HTTPError as error:
+        return error.headers["Date"]
+
+
+def health_urls(minio_url: str, prefect_api_url: str, mlflow_url: str) -> dict[str, str]:
+    """Each server's own health page."""
+    return {
+        "minio": f"{minio_url}/minio/health/live",
+        "prefect": f"{prefect_api_url.rstrip('/')}/health",
+        "mlflow": f"{mlflow_url}/health",
+    }
+
+
+def wait_until(name: str, ready: Callable[[], bool], check: Callable[[], None], seconds: float) -> None:
+    """Wait for a server.
+
+    Args:
+        name: as the error names it.
+        ready: whether it is there.
+        check: raises as soon as waiting has become pointless.
+        seconds: how long to wait.
+
+    Raises:
+        StackError: when the time is over.
+    """
+    deadline = time.monotonic() + seconds
+    while not ready():
+        check()
+        if time.monotonic() > deadline:
+            raise StackError(f"{name} did not answer within {seconds:.0f} s")
+        time.sleep(_INTERVAL)
+
+
+class PrefectApi:
+    """The few calls of Prefect's REST API that the stack needs, without importing Prefect."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+
+    def call(self, path: str, body: object = None, *, method: str | None = None) -> Any:  # noqa: ANN401 - JSON
+        """One request below the API's root. Raises `StackError` when it is refused or nobody answers."""
+        try:
+            answer = http(f"{self.url}{path}", body, method=method)
+        except urllib.error.HTTPError as error:
+            said = error.read().decode(errors="replace")[:200]
+            raise StackError(f"Prefect refused {path}: {error.code} {said}") from None
+        except OSError as error:
+            raise StackError(f"Prefect at {self.url} does not answer: {error}") from None
+        return json.loads(answer) if answer else None
+
+    def ensure_pool(self, name: str) -> None:
+        """Create a process work pool unless there is one; its worker brings the job template."""
+        body = {"work_pools": {"name": {"any_": [name]}}}
+        if not self.call("/work_pools/filter", body):
+            self.call("/work_pools/", {"name": name, "type": "process"})
+
+    def heartbeat(self, pool: str, worker: str) -> str | None:
+        """When a worker was last heard of, by the server's clock, or None when it is offline."""
+        body = {"workers": {"status": {"any_": ["ONLINE"]}}}
+        for found in self.call(f"/work_pools/{pool}/workers/filter", body):
+            if found["name"] == worker:
+                return str(found["last_heartbeat_time"])
+        return None
+
+    def bury(self, pool: str) -> int:
+        """Mark runs that a dead worker left behind as crashed, so that they hold no slot; say how many."""
+        body = {
+            "work_pools": {"name": {"any_": [pool]}},
+            "flow_runs": {"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}},
+        }
+        runs = self.call("/flow_runs/filter", body)
+        for run in runs:
+            state = {"type": "CRASHED", "message": "The stack went down during this run."}
+            self.call(f"/flow_runs/{run['id']}/set_state", {"state": state, "force": True})
+        return len(runs)
+
+    def deployments(self) -> dict[str, dict[str, Any]]:
+        """Every deployment, by `flow/name`."""
+        flows = {flow["id"]: flow["name"] for flow in self.call("/flows/filter", {})}
+        found = self.call("/deployments/filter", {})
+        return {f"{flows.get(d['flow_id'], '?')}/{d['name']}": d for d in found}
+
+    def set_schedule(self, deployment: str, schedule: str, *, active: bool) -> None:
+        """Resume or pause one schedule; both are named by id."""
+        self.call(f"/deployments/{deployment}/schedules/{schedule}", {"active": active}, method="PATCH")
+
+
+def free_port(wanted: int) -> bool:
+    """Whether a loopback port can be listened on now."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", wanted))
+        except OSError:
+            return False
+    return True
+
+
+def choose_port(name: str, asked: int | None, remembered: int | None, usual: int, taken: set[int]) -> int:
+    """The port asked for, else the one of last time, else the usual one, else any that is free.
+
+    Raises:
+        StackError: when the port asked for is in use.
+    """
+    if asked is not None:
+        if asked in taken or not free_port(asked):
+            raise StackError(f"port {asked} for {name} is in use: choose another with --{name}-port")
+        return asked
+    for port in (remembered, usual):
+        if port is not None and port not in taken and free_port(port):
+            return port
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = int(probe.getsockname()[1])
+        if port not in taken:
+            return port

@@ -1,0 +1,154 @@
+"""The stack on one machine: MinIO, Prefect, a worker and MLflow, from pip packages, under supervisord."""
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+from fedllm.errors import StackError
+from fedllm.stack.addresses import BUCKET, Endpoints, read_endpoints
+from fedllm.stack.deploy import deploy_stamp, register_deployments
+from fedllm.stack.health import PrefectApi, answers, choose_port, health_urls, wait_until
+from fedllm.stack.minio import ensure_bucket, format_volume
+from fedllm.stack.place import Place, StackState
+from fedllm.stack.programs import POOL, WORKER, base_environment, programs
+from fedllm.stack.supervise import Control, start_daemon, sweep, write_conf
+
+_USUAL = {"minio": 9000, "prefect": 4200, "mlflow": 5000}
+_PATIENCE = 180.0  # s until a server must answer; a slow disk's first start takes most of a minute
+_BUCKETS = (BUCKET, "mlflow")
+
+Progress = Callable[[str], None]
+
+
+def _silent(_: str) -> None:
+    """Say nothing."""
+
+
+def up(
+    *,
+    ports: dict[str, int] | None = None,
+    config: Path | None = None,
+    progress: Progress = _silent,
+) -> Endpoints:
+    """Start the stack of `$FEDLLM_HOME`, or heal and return the one that runs.
+
+    Args:
+        ports: wanted ports by server (minio, prefect, mlflow); others are found.
+        config: a federation file to register deployments for; None registers none.
+        progress: hears a line for each server that answers.
+
+    Raises:
+        StackError: which server failed, with its last words and log.
+    """
+    place = Place.here()
+    place.create()
+    with place.lock():
+        state = _launch(place, ports or {}, progress)
+        found = read_endpoints(place, state)
+        _await_servers(place, found, progress)
+        if config is not None:
+            _deploy_once(place, state, config, found, progress)
+    return found
+
+
+def down() -> bool:
+    """Stop every process of the stack; what they stored stays. Return whether anything ran."""
+    place = Place.here()
+    if not place.folder.exists():
+        return False
+    with place.lock():
+        control = Control(place)
+        ran = control.alive()
+        if ran:
+            control.shutdown()
+        return bool(sweep(place)) or ran
+
+
+def _launch(place: Place, asked: dict[str, int], progress: Progress) -> StackState:
+    """Have supervisord running with this stack's processes, and return its state."""
+    state = StackState.load(place)
+    control = Control(place)
+    if control.alive() and state.ports:
+        if moved := [name for name, port in asked.items() if state.ports.get(name) != port]:
+            raise StackError(f"the stack is up with another {moved[0]} port: `fedllm down` first")
+        return state
+    sweep(place)
+    state = replace(state, ports=_ports(asked, state), external_prefect=_external_prefect(state))
+    state.save(place)
+    format_volume(place.minio)
+    env = base_environment(place, own_prefect=state.external_prefect is None)
+    write_conf(place, programs(place, state))
+    progress("starting MinIO, Prefect and MLflow")
+    start_daemon(place, env)
+    return state
+
+
+def _ports(asked: dict[str, int], state: StackState) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for name, usual in _USUAL.items():
+        port = choose_port(name, asked.get(name), state.ports.get(name), usual, set(found.values()))
+        found[name] = port
+    return found
+
+
+def _external_prefect(state: StackState) -> str | None:
+    """The user's own Prefect, unless PREFECT_API_URL names the server that this stack started before."""
+    url = os.environ.get("PREFECT_API_URL", "").rstrip("/")
+    return url if url and url != state.own_prefect_url else None
+
+
+def _await_servers(place: Place, found: Endpoints, progress: Progress) -> None:
+    """Wait for all servers at once; each one's own set-up follows as soon as it answers."""
+    control = Control(place)
+    urls = health_urls(found.minio_url, found.prefect_api_url, found.mlflow_url)
+
+    def ready(name: str) -> None:
+        if name in control.states():  # a Prefect of the user's own is not among them
+            control.start(name)
+        wait_until(name, lambda: answers(urls[name]), control.check, _PATIENCE)
+
+    def minio() -> None:
+        ready("minio")
+        for bucket in _BUCKETS:
+            ensure_bucket(found.minio_url, bucket, found.minio_access_key, found.minio_secret_key)
+        progress(f"MinIO    {found.minio_url}")
+
+    def mlflow() -> None:
+        ready("mlflow")
+        progress(f"MLflow   {found.mlflow_url}")
+
+    def prefect() -> None:
+        ready("prefect")
+        progress(f"Prefect  {found.prefect_ui_url}")
+        _start_worker(control, found)
+        progress(f"worker   in the work pool {POOL}")
+
+    with ThreadPoolExecutor(max_workers=3) as pool:
+        for future in [pool.submit(task) for task in (minio, mlflow, prefect)]:
+            future.result()
+
+
+def _start_worker(control: Control, found: Endpoints) -> None:
+    """Start the worker and wait for its first heartbeat; one that runs already is left alone."""
+    api = PrefectApi(found.prefect_api_url)
+    api.ensure_pool(POOL)
+    before: str | None = None
+    if control.states()["worker"] != "RUNNING":
+        if found.own_prefect:
+            api.bury(POOL)  # nobody else runs this pool's flows
+        before = api.heartbeat(POOL, WORKER)
+        control.start("worker")
+    wait_until("worker", lambda: api.heartbeat(POOL, WORKER) not in {None, before}, control.check, _PATIENCE)
+
+
+def _deploy_once(place: Place, state: StackState, config: Path, found: Endpoints, progress: Progress) -> None:
+    """Register the deployments unless these very ones are registered."""
+    stamp = deploy_stamp(config, found.prefect_api_url)
+    if state.deployed == stamp:
+        return
+    names = register_deployments(config, found)
+    replace(state, deployed=stamp).save(place)
+    for name in names:
+        progress(f"deployed {name}")

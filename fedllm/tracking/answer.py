@@ -1,0 +1,48 @@
+"""What a model makes of one text, with how sure it is."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from fedllm.config import TaskConfig
+from fedllm.tracking.loading import as_records
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A label with its probabilities, or generated text without any."""
+
+    text: str
+    probabilities: dict[str, float] | None = None  # by label; they add up to 1
+
+    @property
+    def words(self) -> str:
+        """As a person reads it: `positive (93.0 %)`."""
+        if self.probabilities is None:
+            return self.text
+        return f"{self.text} ({100 * self.probabilities[self.text]:.1f} %)"
+
+
+def answer(model: Any, tokenizer: Any, text: str, task: TaskConfig) -> Answer:  # noqa: ANN401 - untyped
+    """Answer one text.
+
+    The probability is over the task's labels: the softmax of their first tokens' logits, as the label
+    itself is chosen.
+
+    Raises:
+        ModelError: the task's template needs more than one text.
+    """
+    import torch
+
+    from fedllm.training.evaluate import predict
+    from fedllm.training.examples import encode_prompts, label_tokens
+
+    records = as_records([text], task)
+    if task.kind != "classification":
+        return Answer(predict(model, tokenizer, records, task)[0])
+    labels = {label: tokens[0] for label, tokens in label_tokens(tokenizer, task).items()}
+    prompt = torch.tensor(encode_prompts(tokenizer, records, task), device=model.device)  # (1, seq)
+    with torch.inference_mode():
+        logits = model(input_ids=prompt, logits_to_keep=1, use_cache=False).logits[0, -1]  # (vocabulary,)
+    shares = torch.softmax(logits[list(labels.values())].float(), 0).tolist()  # (labels,)
+    probabilities = dict(zip(labels, shares, strict=True))
+    return Answer(max(probabilities, key=lambda label: probabilities[label]), probabilities)

@@ -1,0 +1,116 @@
+"""The model card: one screen of markdown on a registered version."""
+
+from collections.abc import Mapping
+
+from fedllm.tracking.release import RoundRelease
+
+HIGH = "accuracy"  # higher is better; loss is lower
+ROWS = 20  # groups and sites that fit a screen
+
+
+def render(release: RoundRelease, version_uri: str) -> str:
+    """Write the card: quality, sites, privacy, provenance, how to load.
+
+    Args:
+        release: the round.
+        version_uri: what a user passes to MLflow, such as `models:/sentiment@challenger`.
+    """
+    parts = [
+        (
+            f"**{release.federation}**, round {release.round} of run `{release.run}`: an adapter for "
+            f"`{release.base_name}`, trained at {len(release.sites)} sites whose data stayed with them."
+        ),
+        "### Quality on the coordinator's public set",
+        _quality(release),
+        "### Sites",
+        _sites(release),
+        "### Privacy",
+        _privacy(release.privacy),
+        "### Provenance",
+        _provenance(release),
+        "### Use",
+        (
+            f'```python\nimport mlflow\n\nmodel = mlflow.pyfunc.load_model("{version_uri}")\n'
+            f"model.predict({_example(release)})\n```"
+        ),
+        "The folder `artifacts/adapter` is a plain peft adapter (`PeftModel.from_pretrained`).",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _quality(release: RoundRelease) -> str:
+    columns: list[Mapping[str, float]] = [release.metrics, release.baseline]
+    head = ["", "this version", "zero-shot"]
+    if release.champion is not None:
+        columns.append(release.champion)
+        head.append("champion")
+    names = _by_importance(release.metrics)
+    lines = [_row(head), _row(["---", *["---:"] * len(columns)])]
+    lines += [_row([_cell(name), *[_number(name, c.get(name)) for c in columns]]) for name in names[:ROWS]]
+    if len(names) > ROWS:
+        lines.append(f"\n… and {len(names) - ROWS} more in the run's metrics.")
+    if release.champion is None:
+        lines.append("\nThere is no champion yet to compare with.")
+    return "\n".join(lines)
+
+
+def _by_importance(metrics: Mapping[str, float]) -> list[str]:
+    """Totals first, then accuracy by group, then the rest."""
+    return sorted(metrics, key=lambda name: ("/" in name, not name.startswith(HIGH), name))
+
+
+def _sites(release: RoundRelease) -> str:
+    shown = ("site", "verdict", "weight", "examples", "steps", "seconds", "bytes")
+    columns = [name for name in shown if any(name in row for row in release.site_rows)]
+    if not columns:
+        return ", ".join(release.sites)
+    lines = [_row(columns), _row(["---"] * len(columns))]
+    lines += [_row([_cell(_plain(row.get(name))) for name in columns]) for row in release.site_rows[:ROWS]]
+    if len(release.site_rows) > ROWS:
+        lines.append(f"\n… and {len(release.site_rows) - ROWS} more in `sites.json`.")
+    return "\n".join(lines)
+
+
+def _privacy(tags: Mapping[str, str]) -> str:
+    if tags.get("dp.epsilon", "not configured") == "not configured":
+        return (
+            "**no DP configured**: the model may remember records of its sites. "
+            "Only updates travelled, signed and sealed for the coordinator, who could see each of them."
+        )
+    return "\n".join(f"- {_cell(name.removeprefix('dp.'))}: {_cell(tags[name])}" for name in sorted(tags))
+
+
+def _provenance(release: RoundRelease) -> str:
+    facts = {
+        "adapter SHA-256": f"`{release.model_sha256}`",
+        "base SHA-256": f"`{release.base_sha256}`",
+        "Prefect flow run": f"`{release.prefect_flow_run}`" if release.prefect_flow_run else "none",
+        "dvc.lock SHA-256": f"`{release.dvc_lock_sha256}`" if release.dvc_lock_sha256 else "not tracked",
+    }
+    return "\n".join(f"- {name}: {value}" for name, value in facts.items())
+
+
+def _example(release: RoundRelease) -> str:
+    fields = release.task.get("fields", {})
+    return f'[{{"{fields.get("text", "text")}": "…"}}]'
+
+
+def _row(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _cell(text: str) -> str:
+    """A cell that cannot break the table or become markup."""
+    return " ".join(text.replace("|", "\\|").replace("<", "&lt;").split())
+
+
+def _plain(value: object) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _number(name: str, value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{100 * value:.1f} %" if name.startswith(HIGH) else f"{value:.4f}"

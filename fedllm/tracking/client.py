@@ -1,0 +1,123 @@
+"""The one door to MLflow: publish a round, finish a training, ask for the best.
+
+Nothing here uses MLflow's active run or its global address, so it works from any thread. Every write is
+searched for before it is created and keyed by (run, round, SHA-256): publishing again after a crash, at
+whatever point, ends with one run and one version.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from fedllm.tracking import registry, runs
+from fedllm.tracking.connection import answering, connect
+from fedllm.tracking.package import check_adapter
+from fedllm.tracking.release import PublishedVersion, RoundRelease
+
+if TYPE_CHECKING:
+    from mlflow.entities import LoggedModel
+    from mlflow.entities.model_registry import ModelVersion
+
+STATUS = {"completed": "FINISHED", "cancelled": "KILLED", "failed": "FAILED"}
+
+
+class Tracker:
+    """A record at one MLflow server.
+
+    Args:
+        uri: of a server that tracks and registers, such as `http://127.0.0.1:5000`.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri.rstrip("/")
+        self.client = connect(self.uri)
+
+    def publish(self, release: RoundRelease) -> PublishedVersion:
+        """Record a round and register its model; a second call finds the first one's version.
+
+        Raises:
+            TrackingError: MLflow does not answer or refuses; call again later with the same release.
+            ModelError: the release's adapter folder is incomplete.
+        """
+        check_adapter(release.adapter_folder)
+        with answering(self.uri):
+            experiment_id = runs.experiment(self.client, release.federation)
+            parent = runs.training(self.client, experiment_id, release.run, release.config)
+            run_id = runs.round_run(self.client, experiment_id, parent, release).info.run_id
+            registry.ensure_model(self.client, release.federation)
+            version = registry.find_version(self.client, release, run_id)
+            if version is None:
+                logged = registry.uploaded_model(self.client, experiment_id, release, run_id)
+                version = self._register(release, logged, run_id)
+            self._challenge(release.federation, release.run)
+            self.client.set_terminated(run_id, "FINISHED")
+        return _published(release.federation, version)
+
+    def finish(self, federation: str, run: str, summary: Mapping[str, Any]) -> None:
+        """End a training's parent run.
+
+        Args:
+            federation: its name.
+            run: its id; a training that published nothing gets its parent run here.
+            summary: JSON; `status` is completed, cancelled or failed, `config` the federation's. It is
+                kept as `summary.json`; numbers at its top become metrics named `final.…`.
+
+        Raises:
+            TrackingError: MLflow does not answer or refuses.
+        """
+        with answering(self.uri):
+            experiment_id = runs.experiment(self.client, federation)
+            run_id = runs.training(self.client, experiment_id, run, summary.get("config", {})).info.run_id
+            self.client.log_dict(run_id, dict(summary), "summary.json")
+            runs.log_final(self.client, run_id, summary)
+            status = str(summary.get("status", "completed")).lower()
+            self.client.set_tag(run_id, "fed.status", status)
+            if reason := summary.get("stop_reason"):
+                self.client.set_tag(run_id, "fed.stop_reason", str(reason))
+            self.client.set_terminated(run_id, STATUS.get(status, "FAILED"))
+
+    def best(self, federation: str, run: str) -> PublishedVersion | None:
+        """The best version of one training: highest accuracy, else lowest loss, of equals the first.
+
+        Raises:
+            TrackingError: MLflow does not answer.
+        """
+        with answering(self.uri):
+            found = self._best(federation, run)
+        return _published(federation, found) if found else None
+
+    def champion_metrics(self, name: str) -> dict[str, float] | None:
+        """What the version with the alias `champion` scored, or None when there is none.
+
+        Raises:
+            TrackingError: MLflow does not answer.
+        """
+        from mlflow.exceptions import MlflowException
+
+        with answering(self.uri):
+            try:
+                version = self.client.get_model_version_by_alias(name, registry.CHAMPION)
+            except MlflowException as error:
+                if error.error_code in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
+                    return None
+                raise
+            return registry.eval_metrics(version.tags)
+
+    def _register(self, release: RoundRelease, logged: "LoggedModel", run_id: str) -> "ModelVersion":
+        return registry.create_version(self.client, release, logged, run_id)
+
+    def _best(self, federation: str, run: str) -> "ModelVersion | None":
+        of_run = registry.versions(self.client, federation, f" and tag.`fed.run` = '{run}'")
+        return registry.best_version(of_run)
+
+    def _challenge(self, federation: str, run: str) -> None:
+        best = self._best(federation, run)
+        if best is None:
+            return
+        aliases = self.client.get_registered_model(federation).aliases
+        if str(aliases.get(registry.CHALLENGER)) != str(best.version):
+            self.client.set_registered_model_alias(federation, registry.CHALLENGER, best.version)
+
+
+def _published(name: str, version: "ModelVersion") -> PublishedVersion:
+    number = str(version.version)
+    return PublishedVersion(name, number, f"models:/{name}/{number}", str(version.run_id))

@@ -1,0 +1,135 @@
+"""The registry: one version for a round's model, the tags it carries, and the alias of the best."""
+
+import math
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fedllm.tracking.card import render
+from fedllm.tracking.package import save_package
+from fedllm.tracking.release import NO_DP, RoundRelease
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import LoggedModel
+    from mlflow.entities.model_registry import ModelVersion
+
+CHALLENGER = "challenger"
+CHAMPION = "champion"
+EVAL = "eval."
+
+
+def version_tags(release: RoundRelease) -> dict[str, str]:
+    """Everything a reviewer filters by; the client returns a version's metrics and parameters empty."""
+    tags = {
+        "fed.run": release.run,
+        "fed.round": str(release.round),
+        "fed.sites": release.site_list,
+        "base.model": release.base_name,
+        "base.sha256": release.base_sha256,
+        "model.sha256": release.model_sha256,
+        "prefect.flow_run": release.prefect_flow_run or "none",
+        "data.dvc_lock_sha256": release.dvc_lock_sha256 or "not tracked",
+    }
+    tags |= {f"{EVAL}{name}": repr(float(value)) for name, value in release.metrics.items()}
+    tags |= {f"eval_baseline.{name}": repr(float(value)) for name, value in release.baseline.items()}
+    return tags | NO_DP | release.privacy
+
+
+def ensure_model(client: "MlflowClient", name: str) -> None:
+    """Create the registered model when it is not there."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(
+            name, description="Global adapters of one federation, a version a round."
+        )
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+def versions(client: "MlflowClient", name: str, wanted: str = "") -> "Iterator[ModelVersion]":
+    """All versions of a model, all pages; `wanted` narrows MLflow's filter."""
+    token = None
+    while True:
+        page = client.search_model_versions(f"name = '{name}'{wanted}", page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def find_version(client: "MlflowClient", release: RoundRelease, run_id: str) -> "ModelVersion | None":
+    """The version that holds this round's model, if there is one; the oldest if there are more."""
+    found = [
+        version
+        for version in versions(client, release.federation, f" and run_id = '{run_id}'")
+        if version.tags.get("model.sha256") == release.model_sha256
+    ]
+    return min(found, key=lambda version: int(version.version), default=None)
+
+
+def uploaded_model(
+    client: "MlflowClient", experiment_id: str, release: RoundRelease, run_id: str
+) -> "LoggedModel":
+    """The round's MLflow model with all its files; one whose upload was cut off is uploaded again."""
+    from mlflow.entities import LoggedModelOutput, LoggedModelStatus
+
+    wanted = f"source_run_id = '{run_id}' and tags.`model.sha256` = '{release.model_sha256}'"
+    found = client.search_logged_models([experiment_id], filter_string=wanted, max_results=1)
+    logged = (
+        found[0]
+        if found
+        else client.create_logged_model(
+            experiment_id,
+            name=f"{release.federation}-{release.run}-{release.round}",
+            source_run_id=run_id,
+            tags={"model.sha256": release.model_sha256, "fed.run": release.run},
+            model_type="adapter",
+        )
+    )
+    if logged.status != LoggedModelStatus.READY:
+        with tempfile.TemporaryDirectory(prefix="fedllm-release-") as scratch:
+            folder = Path(scratch) / "model"
+            save_package(release, logged, run_id, folder)
+            client.log_model_artifacts(logged.model_id, str(folder))
+        logged = client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
+    outputs = client.get_run(run_id).outputs
+    if logged.model_id not in {output.model_id for output in (outputs.model_outputs if outputs else [])}:
+        client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=release.round)])
+    return logged
+
+
+def create_version(
+    client: "MlflowClient", release: RoundRelease, logged: "LoggedModel", run_id: str
+) -> "ModelVersion":
+    """Register the model with its tags and card, in one request."""
+    return client.create_model_version(
+        release.federation,
+        source=logged.model_uri,
+        run_id=run_id,
+        model_id=logged.model_id,
+        tags=version_tags(release),
+        description=render(release, f"models:/{release.federation}@{CHALLENGER}"),
+    )
+
+
+def best_version(found: "Iterable[ModelVersion]") -> "ModelVersion | None":
+    """The version of highest accuracy, else of lowest loss; of equals the first."""
+    scored = [
+        (score, version) for version in found if (score := _score(eval_metrics(version.tags))) is not None
+    ]
+    return max(scored, key=lambda pair: (pair[0], -int(pair[1].version)))[1] if scored else None
+
+
+def eval_metrics(tags: Mapping[str, str]) -> dict[str, float]:
+    """The metrics that a version carries as tags."""
+    return {name.removeprefix(EVAL): float(value) for name, value in tags.items() if name.startswith(EVAL)}
+
+
+def _score(metrics: Mapping[str, float]) -> float | None:
+    """Higher is better."""
+    value = metrics["accuracy"] if "accuracy" in metrics else -metrics.get("loss", math.nan)
+    return None if math.isnan(value) else value

@@ -1,0 +1,71 @@
+"""What a round hands to the record: plain data, so that a journal can keep it while MLflow is away."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Any, Self
+
+from fedllm.errors import TrackingError
+
+NO_DP = {
+    "dp.epsilon": "not configured",
+    "dp.delta": "not configured",
+    "dp.unit": "not configured",
+    "dp.accountant": "not configured",
+}
+
+
+@dataclass(frozen=True)
+class RoundRelease:
+    """All that the record learns of one round. Every field is JSON; none holds a secret."""
+
+    federation: str  # also the experiment's and the registered model's name
+    run: str
+    round: int  # from 1
+    sites: tuple[str, ...]  # whose updates count
+    model_sha256: str  # of the flat adapter
+    base_name: str
+    base_sha256: str
+    adapter_folder: str  # plain peft folder on this machine's disk
+    task: dict[str, Any]  # TaskConfig
+    config: dict[str, Any]  # FederationConfig
+    metrics: dict[str, float]  # loss, accuracy, accuracy/{silo}: on the coordinator's public set
+    baseline: dict[str, float]  # the same of the base model, zero-shot
+    champion: dict[str, float] | None = None  # the same of the version now in use
+    site_rows: list[dict[str, Any]] = dataclasses.field(default_factory=list)  # one a site
+    privacy: dict[str, str] = dataclasses.field(default_factory=lambda: dict(NO_DP))
+    prefect_flow_run: str | None = None
+    dvc_lock_sha256: str | None = None
+
+    @property
+    def site_list(self) -> str:
+        """The sites as one tag; MLflow's tags end at 5,000 characters."""
+        return ",".join(self.sites)[:5000]
+
+    def to_json(self) -> str:
+        """Write it as one line of JSON, always the same for the same release."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read what `to_json` wrote.
+
+        Raises:
+            TrackingError: the text is no release of this version of fedllm.
+        """
+        try:
+            raw = json.loads(text)
+            raw["sites"] = tuple(raw["sites"])
+            return cls(**raw)
+        except (ValueError, KeyError, TypeError) as error:
+            raise TrackingError(f"the queued release cannot be read: {error}") from None
+
+
+@dataclass(frozen=True)
+class PublishedVersion:
+    """A model version in the registry."""
+
+    name: str
+    version: str
+    uri: str  # models:/{name}/{version}
+    run_id: str  # of the round's MLflow run

@@ -1,0 +1,146 @@
+"""The runs: a parent a training, a child a round. Each is searched for before it is created.
+
+Runs are named by tags that are set when they are created, in one request: a crash leaves a run that is
+found again, or none. Everything written twice is the same twice: parameters, metrics with the round's own
+time stamp, artifacts under fixed names.
+"""
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from fedllm.tracking.release import RoundRelease
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+TRAINING = "training"
+ROUND = "round"
+SITES_TABLE = "sites.json"
+LONGEST_PARAM = 500  # characters, what every MLflow store takes
+
+
+def experiment(client: "MlflowClient", federation: str) -> str:
+    """Id of the federation's experiment, created when it is not there."""
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(federation)
+    if found is None:
+        try:
+            return str(client.create_experiment(federation))
+        except MlflowException:
+            found = client.get_experiment_by_name(federation)  # another thread was first
+            if found is None:
+                raise
+    if found.lifecycle_stage == "deleted":
+        client.restore_experiment(found.experiment_id)
+    return str(found.experiment_id)
+
+
+def find_training(client: "MlflowClient", experiment_id: str, run: str) -> "Run | None":
+    """The parent run of a training, if there is one."""
+    return _find(client, experiment_id, {"fed.kind": TRAINING, "fed.run": run})
+
+
+def training(client: "MlflowClient", experiment_id: str, run: str, config: Mapping[str, Any]) -> "Run":
+    """The parent run of a training; parameters are the flattened configuration."""
+    tags = {"fed.kind": TRAINING, "fed.run": run}
+    found = _find(client, experiment_id, tags)
+    parent = found or client.create_run(experiment_id, tags=tags, run_name=run)
+    missing = {k: v for k, v in flatten(config) if k not in parent.data.params}
+    if missing:
+        from mlflow.entities import Param
+
+        client.log_batch(parent.info.run_id, params=[Param(k, v) for k, v in missing.items()])
+    return parent
+
+
+def round_run(client: "MlflowClient", experiment_id: str, parent: "Run", release: RoundRelease) -> "Run":
+    """The child run of a round, with its metrics, its parameters and the sites as a table.
+
+    The parent gets the same metrics with the round as step: that is the training's curve.
+    """
+    from mlflow.entities import Metric, Param
+
+    identity = {
+        "fed.kind": ROUND,
+        "fed.run": release.run,
+        "fed.round": str(release.round),
+        "model.sha256": release.model_sha256,
+    }
+    child = _find(client, experiment_id, identity) or client.create_run(
+        experiment_id,
+        tags={**identity, "mlflow.parentRunId": parent.info.run_id, "fed.sites": release.site_list},
+        run_name=f"{release.run} round {release.round}",
+    )
+    # A second publication writes the same rows, which the store keeps once.
+    when = child.info.start_time  # ms since 1970
+    metrics = [
+        Metric(name, value, when, release.round)
+        for name, value in sorted(release.metrics.items())
+        if math.isfinite(value)
+    ]
+    child_id = child.info.run_id
+    params = [Param("round", str(release.round)), Param("base", release.base_name)]
+    client.log_batch(child_id, metrics=metrics, params=params)
+    zero = [Metric(name, value, when, 0) for name, value in sorted(release.baseline.items())]
+    client.log_batch(parent.info.run_id, metrics=[m for m in zero if math.isfinite(m.value)] + metrics)
+    _log_sites(client, child_id, release.site_rows)
+    return child
+
+
+def _log_sites(client: "MlflowClient", run_id: str, rows: list[dict[str, Any]]) -> None:
+    """Write the table that MLflow's UI shows; `log_table` would append to it when publishing again."""
+    if not rows:
+        return
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    table = {"columns": columns, "data": [[row.get(name) for name in columns] for row in rows]}
+    client.log_dict(run_id, table, SITES_TABLE)
+    client.set_tag(run_id, "mlflow.loggedArtifacts", json.dumps([{"path": SITES_TABLE, "type": "table"}]))
+
+
+def _find(client: "MlflowClient", experiment_id: str, tags: Mapping[str, str]) -> "Run | None":
+    """The oldest live run that carries all the tags."""
+    wanted = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
+    found = client.search_runs(
+        [experiment_id], filter_string=wanted, max_results=1, order_by=["attributes.start_time ASC"]
+    )
+    return found[0] if found else None
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield a nested configuration as `local.lr` → `0.001`; lists are JSON, long values are cut."""
+    for key, value in config.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and value:
+            yield from flatten(value, f"{name}.")
+        else:
+            text = value if isinstance(value, str) else json.dumps(value)
+            yield _key(name), text[:LONGEST_PARAM] or "''"
+
+
+def _key(name: str) -> str:
+    """MLflow's names know letters, digits and `_-. :/`; a label may hold anything."""
+    return "".join(c if c.isalnum() or c in "_-. :/" else "_" for c in name)[:250]
+
+
+def log_final(client: "MlflowClient", run_id: str, summary: Mapping[str, Any]) -> None:
+    """Log the numbers at the top of a summary, and below `eval`, as metrics named `final.…`."""
+    from mlflow.entities import Metric
+
+    numbers = {**summary, **_below(summary, "eval")}
+    when = client.get_run(run_id).info.start_time
+    metrics = [
+        Metric(_key(f"final.{name}"), float(value), when, 0)
+        for name, value in sorted(numbers.items())
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    ]
+    if metrics:
+        client.log_batch(run_id, metrics=metrics)
+
+
+def _below(summary: Mapping[str, Any], part: str) -> dict[str, Any]:
+    below = summary.get(part)
+    return {f"{part}.{name}": value for name, value in below.items()} if isinstance(below, Mapping) else {}

@@ -1,0 +1,58 @@
+"""The code of a registered version: MLflow runs this file as it is (models from code, no pickle).
+
+The version's folder holds `base.json` (name and fingerprint of the base model), `task.json` and `adapter/`,
+a plain peft folder. The base itself is not copied: it is resolved by name on the machine that loads, and
+refused when its fingerprint differs.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pandas  # noqa: ICN001 - MLflow reads the annotation
+from mlflow.pyfunc import PythonModel, PythonModelContext
+
+
+class FederatedAdapter(PythonModel):  # type: ignore[misc]
+    """A base model with a federated adapter; answers labels for a classification, text otherwise."""
+
+    def load_context(self, context: PythonModelContext) -> None:
+        """Load base and adapter.
+
+        Raises:
+            ModelError: the base is absent, or not the one that the adapter was trained on.
+        """
+        from fedllm.config import TaskConfig
+        from fedllm.tracking.loading import load_adapter
+
+        artifacts = context.artifacts
+        base = json.loads(Path(artifacts["base"]).read_text(encoding="utf-8"))
+        self.task = TaskConfig.model_validate_json(Path(artifacts["task"]).read_text(encoding="utf-8"))
+        self.model, self.tokenizer = load_adapter(base["name"], base["sha256"], Path(artifacts["adapter"]))
+
+    def predict(
+        self,
+        model_input: pandas.DataFrame,  # or a list or a mapping; this hint alone keeps MLflow from guessing
+        params: Mapping[str, Any] | None = None,  # noqa: ARG002 - MLflow's interface
+    ) -> list[str]:
+        """Answer every row.
+
+        Args:
+            model_input: a DataFrame with the task's columns, a list of texts or of mappings, or a mapping
+                from column to text or texts.
+            params: none are known.
+
+        Raises:
+            ModelError: a column that the template needs is missing.
+        """
+        from fedllm.tracking.loading import as_records
+        from fedllm.training.evaluate import predict
+
+        records = as_records(model_input, self.task)
+        answers: Sequence[str] = predict(self.model, self.tokenizer, records, self.task) if records else []
+        return list(answers)
+
+
+mlflow.models.set_model(FederatedAdapter())

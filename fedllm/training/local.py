@@ -1,0 +1,171 @@
+"""What a site does in one round: some optimizer steps on its own records."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from fedllm.config import LocalConfig, TaskConfig
+from fedllm.data.records import Record
+from fedllm.errors import DataError, TrainingError
+from fedllm.models.adapter import AdaptedModel
+from fedllm.models.base import CausalModel, Tokenizer
+from fedllm.training.batches import draw, split
+from fedllm.training.examples import IGNORED, Example, Padded, collate, encode
+from fedllm.training.precision import accelerator
+
+_ADAM_BETAS = (0.9, 0.999)
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What was done: optimizer steps, records seen with repeats, mean loss over the steps, seconds."""
+
+    steps: int
+    examples: int
+    loss: float
+    seconds: float
+
+
+def _silent(step: int, steps: int) -> None:
+    """Report progress to nobody."""
+
+
+def train(  # noqa: PLR0913 - a plan's terms, each named by the caller
+    adapted: AdaptedModel,
+    tokenizer: Tokenizer,
+    records: Sequence[Record],
+    task: TaskConfig,
+    local: LocalConfig,
+    *,
+    steps: int,
+    round_number: int,
+    rounds: int,
+    seed: int,
+    progress: Callable[[int, int], None] = _silent,
+) -> TrainingResult:
+    """Train the adapter in place, from where it stands.
+
+    The loss is the mean over an example's answer tokens, then over the batch's examples, so that no
+    example weighs more for being long. The same seed, round and number of threads give the same bits.
+
+    Args:
+        adapted: the model; its present values are FedProx's anchor.
+        tokenizer: the base's.
+        records: the site's own.
+        task: how records become prompts and answers.
+        local: optimizer, schedule, batch size.
+        steps: optimizer steps to do, at most `local.steps` where a site accepts less.
+        round_number: from 1; schedules span the federation, so they need it.
+        rounds: of the whole federation.
+        seed: of the batches, with the round.
+        progress: called after every step with (step, steps).
+
+    Raises:
+        DataError: no records, or one that the task cannot read.
+        TrainingError: a loss that is not finite, or an adapter that did not move.
+    """
+    if not records:
+        raise DataError("no records to train on")
+    begun = time.perf_counter()
+    engine = accelerator(local.precision)
+    adapted.model.to(engine.device)
+    examples = encode(tokenizer, records, task)
+    anchor = [parameter.detach().clone() for parameter in adapted.trainable]
+    optimizer = _optimizer(adapted.trainable, local)
+    total = 0.0
+    batches = draw(len(examples), local.batch_size, steps, (seed, round_number))
+    for step, batch in enumerate(batches, start=1):
+        _set_rate(optimizer, local, (round_number - 1) * local.steps + step, rounds * local.steps)
+        optimizer.zero_grad(set_to_none=True)
+        chosen = [examples[i] for i in batch]
+        loss = 0.0
+        for part in split([example.length for example in chosen]):
+            padded = collate([chosen[i] for i in part], tokenizer.pad_token_id)
+            with engine.autocast():
+                share = example_losses(adapted.model, padded).sum() / len(chosen)
+            engine.backward(share)
+            loss += float(share.detach())
+        if not math.isfinite(loss):
+            raise TrainingError(f"the loss is {loss} at step {step}: lower local.lr, or look at the data")
+        if local.prox_mu:
+            _pull(adapted.trainable, anchor, local.prox_mu)
+        torch.nn.utils.clip_grad_norm_(adapted.trainable, local.max_grad_norm, error_if_nonfinite=False)
+        optimizer.step()
+        total += loss
+        progress(step, steps)
+    _assert_moved(adapted.trainable, anchor)
+    return TrainingResult(steps, steps * local.batch_size, total / steps, time.perf_counter() - begun)
+
+
+def example_losses(model: CausalModel, padded: Padded) -> torch.Tensor:
+    """Each example's mean loss over its answer tokens; logits are computed at these positions alone.
+
+    Returns:
+        fp32, (batch,).
+    """
+    logits = answer_logits(model, padded)  # (batch, keep, vocabulary)
+    labels = padded.labels.to(logits.device)  # (batch, keep)
+    losses = torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED, reduction="none"
+    ).view_as(labels)
+    return losses.sum(1) / (labels != IGNORED).sum(1)
+
+
+def answer_logits(model: CausalModel, padded: Padded) -> torch.Tensor:
+    """Logits that predict the answers' tokens; (batch, keep, vocabulary)."""
+    device = next(model.parameters()).device
+    output = model(
+        input_ids=padded.tokens.to(device),
+        attention_mask=padded.mask.to(device),
+        position_ids=padded.positions.to(device),
+        logits_to_keep=padded.keep,
+        use_cache=False,
+    )
+    logits: torch.Tensor = output.logits
+    return logits
+
+
+def rate(local: LocalConfig, step: int, steps: int) -> float:
+    """The share of `local.lr` at a step of the whole federation, both counted from 1."""
+    if step <= local.warmup:
+        return step / local.warmup
+    done = (step - 1 - local.warmup) / max(1, steps - local.warmup)  # from 0 to just below 1
+    if local.schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+    if local.schedule == "linear":
+        return max(0.0, 1 - done)
+    return 1.0
+
+
+def _set_rate(optimizer: torch.optim.Optimizer, local: LocalConfig, step: int, steps: int) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = local.lr * rate(local, step, steps)
+
+
+def _optimizer(parameters: list[torch.nn.Parameter], local: LocalConfig) -> torch.optim.Optimizer:
+    if local.optimizer == "sgd":
+        return torch.optim.SGD(
+            parameters, lr=local.lr, momentum=local.momentum, weight_decay=local.weight_decay
+        )
+    return torch.optim.AdamW(parameters, lr=local.lr, betas=_ADAM_BETAS, weight_decay=local.weight_decay)
+
+
+def _pull(parameters: list[torch.nn.Parameter], anchor: list[torch.Tensor], prox_mu: float) -> None:
+    """Add the gradient of prox_mu/2 · ||w - w_round||² (FedProx, Li et al. 2020, eq. 2)."""
+    for parameter, start in zip(parameters, anchor, strict=True):
+        if parameter.grad is not None:
+            parameter.grad.add_(parameter.detach() - start, alpha=prox_mu)
+
+
+def _assert_moved(parameters: list[torch.nn.Parameter], anchor: list[torch.Tensor]) -> None:
+    # Training that changes nothing can look right in every other respect.
+    if all(torch.equal(parameter.detach(), start) for parameter, start in zip(parameters, anchor, strict=True)):
+        raise TrainingError("training left the adapter as it was: raise local.lr or local.steps")
+    if not all(bool(torch.isfinite(parameter).all()) for parameter in parameters):
+        raise TrainingError("training left numbers in the adapter that are not finite: lower local.lr")
+
+
+__all__ = ["Example", "TrainingResult", "answer_logits", "example_losses", "rate", "train"]

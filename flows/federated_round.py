@@ -1,0 +1,44 @@
+"""One round by the same steps: the next one of a run, or the first of a new one."""
+
+from pathlib import Path
+from typing import Any
+
+from prefect import flow
+from prefect.runtime import flow_run
+
+from fedllm.config import load_federation
+from fedllm.coordinator.result import result
+from fedllm.coordinator.rounds import play
+from fedllm.session import Request, session
+from flows.tasks import PrefectSteps
+
+
+@flow(name="federated-round", persist_result=False, log_prints=True)
+def federated_round(
+    config_uri: str = "params.yaml",
+    rounds: int | None = None,
+    sites: list[str] | None = None,
+    run_id: str | None = None,
+) -> dict[str, Any]:
+    """Play the next round (or `rounds` of them) of a run, whatever its round limit was.
+
+    Args:
+        config_uri: the federation's YAML file.
+        rounds: how many rounds more; 1 when it is not said.
+        sites: ask these alone, instead of the whole roster.
+        run_id: the run to go on with; without it a new one begins.
+
+    Returns:
+        The `fedllm.run/1` object.
+    """
+    config = load_federation(config_uri)
+    request = Request(
+        run_id=run_id,
+        more=rounds or 1,
+        sites=tuple(sites) if sites else None,
+        projects=(Path(config_uri).resolve().parent, Path.cwd()),
+        prefect_flow_run=flow_run.get_id(),
+    )
+    with session(config, request) as training:
+        play(training, PrefectSteps(training))
+        return result(training).public()

@@ -1,0 +1,142 @@
+"""The six steps as Prefect tasks, with what a user of Prefect's UI wants to see as artifacts."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from prefect import get_run_logger, task
+from prefect.artifacts import create_link_artifact, create_table_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas import TaskRun
+from prefect.client.schemas.objects import State
+
+from fedllm.coordinator.outcomes import Aggregated, Audited, Dispatched, Evaluated, Released, SiteOutcome
+from fedllm.coordinator.release import site_rows
+from fedllm.coordinator.rounds import JournaledSteps, evaluations
+from fedllm.coordinator.training import Training
+from fedllm.errors import ExchangeError
+
+log = logging.getLogger(__name__)
+
+
+def _worth_retrying(_task: object, _run: TaskRun, state: State[Any]) -> bool:
+    """A store that does not answer may answer later; every other failure would only be repeated."""
+    try:
+        state.result()
+    except ExchangeError:
+        return True
+    except Exception:  # noqa: BLE001 - whatever else it was, it is not worth a retry
+        return False
+    return False
+
+
+# Nothing is cached or persisted: the journal knows what is done, and tensors never travel through Prefect.
+_STEP: dict[str, Any] = {
+    "persist_result": False,
+    "cache_policy": NO_CACHE,
+    "retries": 3,
+    "retry_delay_seconds": [1, 5, 15],
+    "retry_jitter_factor": 0.5,
+    "retry_condition_fn": _worth_retrying,
+}
+
+
+class PrefectSteps:
+    """The journaled steps, each as a task run with its own name. Use inside a flow run."""
+
+    def __init__(self, training: Training) -> None:
+        steps = JournaledSteps(training)
+        self._training = training
+
+        @task(name="dispatch", task_run_name="round-{number} dispatch", **_STEP)
+        def dispatch(number: int) -> Dispatched:
+            done = steps.dispatch(number)
+            get_run_logger().info("round %d goes to %s", number, ", ".join(done.sites))
+            return done
+
+        @task(name="remote-local-train", task_run_name="round-{number} remote-local-train {site}", **_STEP)
+        def remote_local_train(number: int, site: str) -> SiteOutcome:
+            return steps.wait_for(number, site, get_run_logger().info)
+
+        @task(name="dp-audit", task_run_name="round-{number} dp-audit", **_STEP)
+        def dp_audit(number: int, outcomes: list[SiteOutcome]) -> Audited:
+            done = steps.dp_audit(number, outcomes)
+            self._show_audit(number, done)
+            return done
+
+        @task(name="aggregate", task_run_name="round-{number} aggregate", **_STEP)
+        def aggregate(number: int) -> Aggregated:
+            done = steps.aggregate(number)
+            get_run_logger().info("model %s, drift %.4f", done.model.sha256[:12], done.drift)
+            return done
+
+        @task(name="evaluate", task_run_name="round-{number} evaluate", **_STEP)
+        def evaluate(number: int) -> Evaluated:
+            done = steps.evaluate(number)
+            self._show_metrics()
+            return done
+
+        @task(name="release", task_run_name="round-{number} release", **_STEP)
+        def release(number: int) -> Released:
+            done = steps.release(number)
+            self._show_release(number, done)
+            return done
+
+        self._dispatch, self._remote_local_train, self._dp_audit = dispatch, remote_local_train, dp_audit
+        self._aggregate, self._evaluate, self._release = aggregate, evaluate, release
+
+    def dispatch(self, number: int) -> Dispatched:
+        """Choose sites and publish the plan."""
+        return self._dispatch(number)
+
+    def remote_local_train(self, number: int, sites: Sequence[str]) -> list[SiteOutcome]:
+        """Wait for all sites at once, a task run each."""
+        futures = [self._remote_local_train.submit(number, site) for site in sites]
+        return [future.result() for future in futures]
+
+    def dp_audit(self, number: int, outcomes: Sequence[SiteOutcome]) -> Audited:
+        """Check the updates and close the round."""
+        return self._dp_audit(number, list(outcomes))
+
+    def aggregate(self, number: int) -> Aggregated:
+        """Compute the next model."""
+        return self._aggregate(number)
+
+    def evaluate(self, number: int) -> Evaluated:
+        """Measure it."""
+        return self._evaluate(number)
+
+    def release(self, number: int) -> Released:
+        """Register it."""
+        return self._release(number)
+
+    def _show_audit(self, number: int, audited: Audited) -> None:
+        rows = site_rows(self._training, number, audited)
+        create_table_artifact(
+            key=f"{self._training.config.name}-sites",
+            table=rows,
+            description=f"Round {number} of {self._training.run}: what each site did and what dp-audit found",
+        )
+
+    def _show_metrics(self) -> None:
+        measured = evaluations(self._training)
+        rows = [
+            {"round": number or "zero-shot", **{name: round(value, 4) for name, value in done.metrics.items()}}
+            for number, done in measured.items()
+        ]
+        create_table_artifact(
+            key=f"{self._training.config.name}-quality",
+            table=rows,
+            description=f"{self._training.run}: quality on the public set, by round",
+        )
+
+    def _show_release(self, number: int, done: Released) -> None:
+        if done.uri is None:
+            get_run_logger().warning("round %d waits for MLflow: it is published when MLflow answers", number)
+            return
+        create_link_artifact(
+            key=f"{self._training.config.name}-version",
+            link=f"{self._training.tracking_uri}/#/models/{done.name}/versions/{done.version}",
+            link_text=f"{done.name} version {done.version}",
+            description=f"Round {number} of {self._training.run} in MLflow's registry",
+        )

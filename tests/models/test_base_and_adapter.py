@@ -1,0 +1,243 @@
+import hashlib
+import json
+import math
+import multiprocessing
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fedllm.config import AdapterConfig
+from fedllm.errors import ModelError, RefusedError
+from fedllm.models.adapter import AdaptedModel, attach, decode_flat, encode_flat
+from fedllm.models.base import fingerprint, load_base, resolve_base
+from fedllm.models.expansion import expand
+
+
+@pytest.fixture(scope="module")
+def folder() -> Path:
+    return resolve_base("tiny")
+
+
+def adapted(folder: Path, config: AdapterConfig | None = None, seed: int = 7) -> AdaptedModel:
+    model, _ = load_base(folder)
+    return attach(model, config or AdapterConfig(), seed)
+
+
+def _resolve(cache: str, answers: "multiprocessing.Queue[str]") -> None:
+    import os
+
+    os.environ["FEDLLM_CACHE"] = cache
+    answers.put(str(resolve_base("tiny")))
+
+
+def test_two_processes_that_race_get_the_same_whole_folder(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    answers: multiprocessing.Queue[str] = context.Queue()
+    both = [context.Process(target=_resolve, args=(str(tmp_path), answers)) for _ in range(2)]
+    for process in both:
+        process.start()
+    found = {answers.get(timeout=120) for _ in both}
+    for process in both:
+        process.join()
+    assert len(found) == 1
+    assert (Path(found.pop()) / "model.safetensors").is_file()
+    assert [path.name for path in (tmp_path / "models").iterdir() if path.is_dir()] == ["tiny-1"]
+
+
+def test_the_tiny_model_is_the_same_wherever_it_is_made(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = fingerprint(folder)
+    monkeypatch.setenv("FEDLLM_CACHE", str(tmp_path))
+    assert fingerprint(resolve_base("tiny")) == here
+
+
+def test_the_fingerprint_sees_a_changed_weight_but_not_the_writers_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FEDLLM_CACHE", str(tmp_path))
+    folder = resolve_base("tiny")
+    before = fingerprint(folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"transformers_version": "0"}))
+    assert fingerprint(folder) == before
+    weights = bytearray((folder / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (folder / "model.safetensors").write_bytes(weights)
+    assert fingerprint(folder) != before
+
+
+def test_no_parameter_of_a_loaded_base_is_trainable(folder: Path) -> None:
+    model, tokenizer = load_base(folder)
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    assert not model.training
+    assert tokenizer.padding_side == "left"
+
+
+@pytest.mark.parametrize("name", ["./nowhere", "/nowhere/model.gguf"])
+def test_an_absent_base_is_one_clear_error(name: str) -> None:
+    with pytest.raises(ModelError, match="nowhere"):
+        resolve_base(name)
+
+
+def test_a_hub_id_without_a_network_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ModelError, match="without a network"):
+        resolve_base("fedllm-nobody/nothing@main")
+
+
+def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="safetensors"):
+        resolve_base(str(tmp_path))
+
+
+def test_expansion_follows_its_description() -> None:
+    # Computed here number by number, from the text of fedllm/models/expansion.py alone.
+    stream = hashlib.shake_256(b"fedllm.ffa-lora/1\x00" + struct.pack("<Q", 7) + b"x.lora_A.weight").digest(24)
+    bound = np.float32(math.sqrt(1 / 3))
+    wanted = [np.float32((u >> 8) / 2**23 - 1) * bound for u in struct.unpack("<6I", stream)]
+    assert expand(7, "x.lora_A.weight", (2, 3)).flatten().tolist() == wanted
+
+
+def test_expanded_numbers_fill_their_range_evenly() -> None:
+    drawn = expand(7, "a", (64, 576)) * 24  # sqrt(576): now uniform over [-1, 1)
+    assert drawn.min() >= -1
+    assert drawn.max() < 1
+    assert abs(float(drawn.mean())) < 0.02
+    assert abs(float(drawn.var()) - 1 / 3) < 0.01
+
+
+def test_an_attached_adapter_changes_nothing_yet(folder: Path) -> None:
+    model, tokenizer = load_base(folder)
+    tokens = tokenizer("some text", return_tensors="pt")
+    before = model(**tokens).logits
+    assert torch.equal(attach(model, AdapterConfig(), 7).model(**tokens).logits, before)
+
+
+def test_ffa_lora_shares_b_alone_and_lora_both(folder: Path) -> None:
+    ffa, lora = adapted(folder), adapted(folder, AdapterConfig(method="lora"))
+    assert all(".lora_B." in name for name in ffa.layout.names)
+    # Two layers; q 32 to 32, v 32 to 16; rank 8.
+    assert ffa.layout.size == 2 * 8 * (32 + 16)
+    assert lora.layout.size == ffa.layout.size + 2 * 8 * (32 + 32)
+    assert ffa.frozen_sha256 == lora.frozen_sha256
+    assert ffa.layout.sha256 != lora.layout.sha256
+
+
+def test_the_seed_decides_a(folder: Path) -> None:
+    assert adapted(folder).frozen_sha256 == adapted(folder).frozen_sha256
+    assert adapted(folder).frozen_sha256 != adapted(folder, seed=8).frozen_sha256
+
+
+def test_naive_lora_warns(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    adapted(folder, AdapterConfig(method="lora"))
+    assert "not the average of the models" in caplog.text
+
+
+def test_layers_may_be_chosen(folder: Path) -> None:
+    assert {name.split(".")[4] for name in adapted(folder, AdapterConfig(layers=(1,))).layout.names} == {"1"}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [AdapterConfig(targets=("q_proj", "nothing")), AdapterConfig(layers=(0, 2)), AdapterConfig(layers=())],
+)
+def test_an_adapter_that_matches_nothing_is_refused(folder: Path, config: AdapterConfig) -> None:
+    with pytest.raises(ModelError, match=r"model\.adapter"):
+        adapted(folder, config)
+
+
+def test_what_is_written_is_read_and_nothing_else_is_taken(folder: Path) -> None:
+    model = adapted(folder)
+    flat = torch.randn(model.layout.size)
+    model.write(flat)
+    assert torch.equal(model.read(), flat)
+    with pytest.raises(ModelError, match="numbers"):
+        model.write(flat[:-1])
+
+
+def test_a_detached_base_can_be_adapted_again(folder: Path) -> None:
+    model = adapted(folder)
+    again = attach(model.detach(), AdapterConfig(rank=4), 7)
+    assert again.layout.size == model.layout.size // 2
+
+
+def test_a_mean_of_b_is_the_mean_of_the_models(folder: Path) -> None:
+    model = adapted(folder)
+    first, second = torch.randn(2, model.layout.size)
+
+    def weight(flat: torch.Tensor) -> torch.Tensor:
+        model.write(flat)
+        layer = model.model.base_model.model.model.layers[0].self_attn.q_proj
+        return layer.get_delta_weight("default").detach().clone()
+
+    assert torch.allclose(weight((first + second) / 2), (weight(first) + weight(second)) / 2, atol=1e-6)
+
+
+def test_plain_peft_loads_what_is_saved(folder: Path, tmp_path: Path) -> None:
+    from peft import PeftModel
+
+    model = adapted(folder)
+    model.write(torch.randn(model.layout.size))
+    model.save_peft(tmp_path, base="tiny")
+    base, tokenizer = load_base(folder)
+    tokens = tokenizer("some text", return_tensors="pt")
+    loaded = PeftModel.from_pretrained(base, str(tmp_path))
+    assert torch.equal(loaded(**tokens).logits, model.model(**tokens).logits)
+
+
+def test_the_same_adapter_is_saved_as_the_same_bytes(folder: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        adapted(folder).save_peft(tmp_path / name, base="tiny")
+    for file in ("adapter_config.json", "adapter_model.safetensors"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+    assert str(folder) not in (tmp_path / "a" / "adapter_config.json").read_text()
+
+
+def test_a_flat_vector_survives_the_wire_and_stock_safetensors_reads_it() -> None:
+    from safetensors.torch import load
+
+    flat = torch.randn(1000)
+    data = encode_flat(flat)
+    assert torch.equal(decode_flat(data, 1000), flat)
+    assert torch.equal(load(data)["adapter"], flat)
+    assert encode_flat(flat) == data
+
+
+def _payload(header: dict[str, object], body: bytes) -> bytes:
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text + body
+
+
+BODY = bytes(16)
+GOOD = {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\x00" * 8,
+        struct.pack("<Q", 2**62) + b"{}",
+        _payload({"adapter": GOOD}, BODY + b"x"),
+        _payload({"adapter": GOOD}, BODY[:-4]),
+        _payload({"adapter": GOOD | {"dtype": "I32"}}, BODY),
+        _payload({"adapter": GOOD | {"shape": [2, 2]}}, BODY),
+        _payload({"adapter": GOOD | {"shape": [2**60], "data_offsets": [0, 2**62]}}, BODY),
+        _payload({"updates": GOOD}, BODY),
+        _payload({"adapter": GOOD, "more": GOOD | {"shape": [0], "data_offsets": [16, 16]}}, BODY),
+        _payload({"adapter": GOOD}, struct.pack("<4f", 0, 0, 0, math.nan)),
+        _payload({"adapter": GOOD}, struct.pack("<4f", 0, 0, 0, -math.inf)),
+    ],
+)
+def test_a_payload_that_lies_is_refused(data: bytes) -> None:
+    with pytest.raises(RefusedError):
+        decode_flat(data, 4)
+
+
+def test_the_honest_twin_of_those_payloads_is_accepted() -> None:
+    assert decode_flat(_payload({"adapter": GOOD}, BODY), 4).tolist() == [0, 0, 0, 0]

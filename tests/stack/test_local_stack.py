@@ -1,0 +1,208 @@
+"""One real stack for the whole file: the tests follow each other through its life."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+
+from fedllm.stack import Endpoints, down, endpoints, up
+from fedllm.stack.checkup import checkup
+from fedllm.stack.deploy import register_deployments
+from fedllm.stack.health import PrefectApi, answers, health_urls
+from fedllm.stack.place import Place, StackState
+from fedllm.stack.programs import POOL
+from fedllm.stack.supervise import Control, leftovers
+
+ROOT = Path(__file__).parents[2]
+
+FLOW = """
+import os
+from pathlib import Path
+from prefect import flow
+
+@flow
+def tick(config_uri: str, rounds: int | None = None):
+    Path(config_uri).read_text()
+    Path(os.environ["FEDLLM_HOME"], "ticks").open("a").write(os.environ["MLFLOW_TRACKING_URI"] + "\\n")
+"""
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("a home with spaces") / "h"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FEDLLM_HOME", str(folder))
+        patch.delenv("PREFECT_API_URL", raising=False)
+        yield folder
+        down()
+
+
+@pytest.fixture(scope="module")
+def occupied() -> Iterator[int]:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        yield other.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def stack(home: Path, occupied: int) -> Endpoints:
+    place = Place.here()
+    place.create()
+    StackState(ports={"minio": occupied}).save(place)  # last time's port, taken meanwhile
+    return up()
+
+
+def post(url: str, body: dict[str, Any]) -> dict[str, Any]:
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request) as answer:
+        return dict(json.load(answer))
+
+
+def runs(stack: Endpoints, state: str) -> list[dict[str, Any]]:
+    wanted = {"flow_runs": {"state": {"type": {"any_": [state]}}}}
+    return list(PrefectApi(stack.prefect_api_url).call("/flow_runs/filter", wanted))
+
+
+def test_every_server_answers_and_another_port_was_found_for_the_occupied_one(
+    stack: Endpoints, occupied: int
+) -> None:
+    urls = health_urls(stack.minio_url, stack.prefect_api_url, stack.mlflow_url)
+    assert all(answers(url) for url in urls.values()), urls
+    assert str(occupied) not in stack.minio_url
+    assert endpoints() == stack
+
+
+def test_the_doctor_finds_the_stack_sound(stack: Endpoints) -> None:
+    found = {finding.name: finding.status for finding in checkup()}
+    servers = ("minio", "prefect", "mlflow", "worker", "clock", "juicefs")
+    assert [found[name] for name in servers] == ["ok"] * len(servers)
+
+
+def test_prefects_ui_is_served(stack: Endpoints) -> None:
+    with urllib.request.urlopen(stack.prefect_ui_url) as page:
+        assert b"<html" in page.read().lower()
+
+
+def test_up_again_changes_nothing_and_takes_no_time(stack: Endpoints) -> None:
+    before = Control(Place.here()).pids()
+    begun = time.monotonic()
+    assert up() == stack
+    assert time.monotonic() - begun < 5
+    assert Control(Place.here()).pids() == before
+
+
+def test_files_with_secrets_are_the_owners_alone_and_only_loopback_listens(stack: Endpoints) -> None:
+    place = Place.here()
+    holders = [p for p in place.folder.rglob("*") if p.is_file() and stack.minio_secret_key in read(p)]
+    assert place.conf in holders
+    assert {oct(path.stat().st_mode & 0o777) for path in [*holders, place.state]} == {"0o600"}
+    assert place.folder.stat().st_mode & 0o077 == 0
+    listening = [c for p in leftovers(place) for c in p.net_connections("tcp") if c.status == psutil.CONN_LISTEN]
+    assert {connection.laddr.ip for connection in listening} == {"127.0.0.1"}
+    assert stack.minio_secret_key not in repr(stack)
+
+
+def read(path: Path) -> str:
+    return path.read_bytes().decode(errors="replace")
+
+
+def test_mlflow_keeps_artifacts_in_minio(stack: Endpoints, home: Path) -> None:
+    created = post(f"{stack.mlflow_url}/api/2.0/mlflow/experiments/create", {"name": "kept"})
+    assert created["experiment_id"]
+    url = f"{stack.mlflow_url}/api/2.0/mlflow-artifacts/artifacts/card.md"
+    with urllib.request.urlopen(urllib.request.Request(url, b"# a card", method="PUT")) as answer:
+        assert answer.status == 200
+    from minio import Minio
+
+    host = stack.minio_url.removeprefix("http://")
+    client = Minio(host, stack.minio_access_key, stack.minio_secret_key, secure=False, region="us-east-1")
+    assert [found.object_name for found in client.list_objects("mlflow")] == ["card.md"]
+    assert client.bucket_exists(stack.bucket)
+
+
+def test_a_scheduled_deployment_fires_in_the_worker(stack: Endpoints, home: Path, tmp_path: Path) -> None:
+    (tmp_path / "tick.py").write_text(FLOW)
+    definition = tmp_path / "prefect.yaml"
+    deployment = {
+        "name": "often",
+        "entrypoint": f"{tmp_path}/tick.py:tick",
+        "parameters": {"config_uri": "{{ $FEDLLM_CONFIG }}", "rounds": None},
+        "work_pool": {"name": POOL},
+        "schedules": [{"interval": 3, "slug": "often", "active": False}],
+    }
+    definition.write_text(yaml.safe_dump({"pull": [], "deployments": [deployment]}))
+    config = ROOT / "params.yaml"
+    api = PrefectApi(stack.prefect_api_url)
+
+    assert register_deployments(config, stack, definition=definition) == ["tick/often"]
+    assert api.deployments()["tick/often"]["schedules"][0]["active"] is False
+
+    register_deployments(config, stack, definition=definition, activate=True)
+    deadline = time.monotonic() + 45
+    while not runs(stack, "COMPLETED"):
+        assert time.monotonic() < deadline, (Place.here().logs / "worker.log").read_text()[-2000:]
+        assert not runs(stack, "FAILED") + runs(stack, "CRASHED")
+        time.sleep(0.5)
+    entry = api.deployments()["tick/often"]
+    assert entry["parameters"] == {"config_uri": str(config), "rounds": None}
+    assert (home / "ticks").read_text().splitlines()[0] == stack.mlflow_url
+    api.set_schedule(entry["id"], entry["schedules"][0]["id"], active=False)
+
+
+def test_a_killed_server_is_started_again(stack: Endpoints) -> None:
+    control = Control(Place.here())
+    pid = control.pids()["minio"]
+    psutil.Process(pid).kill()
+    deadline = time.monotonic() + 20
+    while control.pids().get("minio", pid) == pid or not answers(f"{stack.minio_url}/minio/health/live"):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_down_leaves_no_process_and_no_port_even_when_supervisord_was_killed(stack: Endpoints) -> None:
+    place = Place.here()
+    pids = {process.pid for process in leftovers(place)}
+    supervisord = Control(place).pids()["supervisord"]
+    assert supervisord in pids
+    assert len(pids) >= 5
+    psutil.Process(supervisord).kill()
+    assert down() is True
+    assert not [pid for pid in pids if psutil.pid_exists(pid)]
+    for url in (stack.minio_url, stack.prefect_ui_url, stack.mlflow_url):
+        with socket.socket() as probe:
+            assert probe.connect_ex(("127.0.0.1", int(url.rsplit(":", 1)[1]))) != 0
+    assert endpoints() is None
+    assert down() is False
+
+
+def test_after_down_and_up_the_same_records_are_at_the_same_addresses(stack: Endpoints) -> None:
+    assert up() == stack
+    assert runs(stack, "COMPLETED")
+    search = post(f"{stack.mlflow_url}/api/2.0/mlflow/experiments/search", {"max_results": 10})
+    assert "kept" in [experiment["name"] for experiment in search["experiments"]]
+    pids = {process.pid for process in leftovers(Place.here())}
+    assert down() is True
+    assert not [pid for pid in pids if psutil.pid_exists(pid)]
+
+
+def test_help_of_the_verbs_needs_no_server(home: Path) -> None:
+    code = (
+        "import typer, fedllm.cli.stack as s, fedllm.cli.doctor as d; app = typer.Typer();"
+        "s.register(app); d.register(app); app()"
+    )
+    env = os.environ | {"FEDLLM_HOME": str(home)}
+    done = subprocess.run(
+        [sys.executable, "-c", code, "up", "--help"], env=env, capture_output=True, text=True, check=False
+    )
+    assert "--minio-port" in done.stdout
