@@ -1,12 +1,15 @@
 """`fedllm data`: what a simulated federation is made of, a DVC stage a command."""
 
-import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, help="Fetch, deal out and describe the data of a simulated federation.")
+from fedllm.cli.output import emit
+
+app = typer.Typer(
+    no_args_is_help=True, help="Fetch, deal out and describe the data of a simulated federation."
+)
 
 Config = Annotated[Path, typer.Option("--config", help="The federation file.")]
 Out = Annotated[Path, typer.Option("--out", help="The folder of the data.")]
@@ -25,7 +28,7 @@ def fetch(config: Config = _CONFIG, out: Out = _OUT, sets: Sets = None, as_json:
 
     records = prepare.fetch(load_federation(config, sets or ()), out)
     path = out / "raw.jsonl"
-    _say({"path": str(path), "count": len(records)}, f"{path}: {len(records)} records", as_json)
+    emit(as_json, {"path": str(path), "count": len(records)}, f"{path}: {len(records)} records")
 
 
 @app.command()
@@ -37,7 +40,7 @@ def partition(config: Config = _CONFIG, out: Out = _OUT, sets: Sets = None, as_j
     parts = prepare.deal(load_federation(config, sets or ()), out)
     counts = {name: len(records) for name, records in parts.items()}
     lines = "\n".join(f"{out / 'sites' / name}.jsonl: {count} records" for name, count in counts.items())
-    _say({"sites": counts}, lines, as_json)
+    emit(as_json, {"sites": counts}, lines)
 
 
 @app.command()
@@ -48,7 +51,7 @@ def evalset(config: Config = _CONFIG, out: Out = _OUT, sets: Sets = None, as_jso
 
     records = prepare.evalset(load_federation(config, sets or ()), out)
     path = out / "public.jsonl"
-    _say({"path": str(path), "count": len(records)}, f"{path}: {len(records)} records", as_json)
+    emit(as_json, {"path": str(path), "count": len(records)}, f"{path}: {len(records)} records")
 
 
 @app.command()
@@ -67,8 +70,4 @@ def report(
     lines = [f"{name}: {part['count']} records, {part['labels']}" for name, part in found["sites"].items()]
     lines.append(f"public: {found['public']['count']} records, {found['public']['labels']}")
     lines.append(f"written: {reports / 'data.json'}, {reports / 'data.png'}")
-    _say(found, "\n".join(lines), as_json)
-
-
-def _say(result: dict[str, Any], lines: str, as_json: bool) -> None:
-    typer.echo(json.dumps(result, sort_keys=True) if as_json else lines)
+    emit(as_json, found, "\n".join(lines))

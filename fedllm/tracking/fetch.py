@@ -88,9 +88,11 @@ def fetch_version(tracking_uri: str, wanted: str, folder: Path) -> FetchedVersio
             version = client.get_model_version_by_alias(name, match["alias"])
         else:
             version = client.get_model_version(name, match["version"])
-        if not version.model_id:
+        # The client leaves `version.model_id` empty; the source is models:/{model_id} all the same.
+        model_id = str(version.source).removeprefix("models:/")
+        if not model_id.startswith("m-"):
             raise ModelError(f"{wanted} was not published by fedllm: it holds no adapter")
-        location = client.get_logged_model(version.model_id).artifact_location
+        location = client.get_logged_model(model_id).artifact_location
         got = Path(
             download_artifacts(
                 artifact_uri=f"{location}/artifacts", dst_path=str(folder), tracking_uri=tracking_uri

@@ -109,7 +109,9 @@ def predict(
     bare.to(engine.device)
     answers = [""] * len(prompts)
     for rows in _batches([len(prompt) for prompt in prompts]):
-        padded = tokenizer.pad({"input_ids": [prompts[i] for i in rows]}, return_tensors="pt").to(engine.device)
+        padded = tokenizer.pad({"input_ids": [prompts[i] for i in rows]}, return_tensors="pt").to(
+            engine.device
+        )
         with torch.inference_mode(), engine.autocast():
             if labels:
                 positions = (padded["attention_mask"].cumsum(1) - 1).clamp_(min=0)

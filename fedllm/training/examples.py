@@ -150,5 +150,7 @@ def _fill(record: Record, task: TaskConfig) -> str:
 def _field(record: Record, task: TaskConfig, name: str) -> str:
     key = task.fields.get(name, name)
     if key not in record:
-        raise DataError(f"record {record.get('id', '?')}: no field {key!r}; it has {', '.join(sorted(record))}")
+        raise DataError(
+            f"record {record.get('id', '?')}: no field {key!r}; it has {', '.join(sorted(record))}"
+        )
     return record[key]

@@ -13,7 +13,7 @@ from fedllm.errors import DataError, TrainingError
 from fedllm.models.adapter import AdaptedModel
 from fedllm.models.base import CausalModel, Tokenizer
 from fedllm.training.batches import draw, split
-from fedllm.training.examples import IGNORED, Example, Padded, collate, encode
+from fedllm.training.examples import IGNORED, Padded, collate, encode
 from fedllm.training.precision import accelerator
 
 _ADAM_BETAS = (0.9, 0.999)
@@ -162,10 +162,9 @@ def _pull(parameters: list[torch.nn.Parameter], anchor: list[torch.Tensor], prox
 
 def _assert_moved(parameters: list[torch.nn.Parameter], anchor: list[torch.Tensor]) -> None:
     # Training that changes nothing can look right in every other respect.
-    if all(torch.equal(parameter.detach(), start) for parameter, start in zip(parameters, anchor, strict=True)):
+    if all(
+        torch.equal(parameter.detach(), start) for parameter, start in zip(parameters, anchor, strict=True)
+    ):
         raise TrainingError("training left the adapter as it was: raise local.lr or local.steps")
     if not all(bool(torch.isfinite(parameter).all()) for parameter in parameters):
         raise TrainingError("training left numbers in the adapter that are not finite: lower local.lr")
-
-
-__all__ = ["Example", "TrainingResult", "answer_logits", "example_losses", "rate", "train"]

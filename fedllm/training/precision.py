@@ -22,6 +22,6 @@ def accelerator(precision: Literal["auto", "bf16", "fp32"]) -> Any:  # noqa: ANN
 
 def _computes_bf16() -> bool:
     if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     found = torch.cpu.get_capabilities()
     return bool(found.get("avx512_bf16") or found.get("amx_bf16"))

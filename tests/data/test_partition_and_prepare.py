@@ -91,7 +91,9 @@ def test_the_command_line_and_prepare_write_the_same_bytes(config: FederationCon
     prepared = prepare(config, tmp_path / "one")
     two = tmp_path / "two"
     for verb in ("fetch", "partition", "evalset"):
-        done = CliRunner().invoke(app, [verb, "--config", str(tmp_path / "fed.yaml"), "--out", str(two), "--json"])
+        done = CliRunner().invoke(
+            app, [verb, "--config", str(tmp_path / "fed.yaml"), "--out", str(two), "--json"]
+        )
         assert done.exit_code == 0, done.output
     for file in [prepared.public, *prepared.sites.values()]:
         assert file.read_bytes() == (two / file.relative_to(tmp_path / "one")).read_bytes()

@@ -155,7 +155,7 @@ def parties(minio_server: MinioServer, root: MinioStore, iam: MinioIam) -> Itera
 
 @pytest.fixture(autouse=True)
 def nothing_planted_changes(root: MinioStore) -> Iterator[None]:
-    """Whatever a test tried, every planted object is there as it was, and no other lies outside own prefixes."""
+    """Whatever a test tried: the planted objects are as they were, and none is new outside own prefixes."""
     yield
     found = {info.key: info.size for info in root.list("")}
     assert all(found.get(key) == len(b"planted") for key in PLANTED)

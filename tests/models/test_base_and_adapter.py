@@ -96,7 +96,9 @@ def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
 
 def test_expansion_follows_its_description() -> None:
     # Computed here number by number, from the text of fedllm/models/expansion.py alone.
-    stream = hashlib.shake_256(b"fedllm.ffa-lora/1\x00" + struct.pack("<Q", 7) + b"x.lora_A.weight").digest(24)
+    stream = hashlib.shake_256(b"fedllm.ffa-lora/1\x00" + struct.pack("<Q", 7) + b"x.lora_A.weight").digest(
+        24
+    )
     bound = np.float32(math.sqrt(1 / 3))
     wanted = [np.float32((u >> 8) / 2**23 - 1) * bound for u in struct.unpack("<6I", stream)]
     assert expand(7, "x.lora_A.weight", (2, 3)).flatten().tolist() == wanted
@@ -172,7 +174,8 @@ def test_a_mean_of_b_is_the_mean_of_the_models(folder: Path) -> None:
     def weight(flat: torch.Tensor) -> torch.Tensor:
         model.write(flat)
         layer = model.model.base_model.model.model.layers[0].self_attn.q_proj
-        return layer.get_delta_weight("default").detach().clone()
+        found: torch.Tensor = layer.get_delta_weight("default").detach().clone()
+        return found
 
     assert torch.allclose(weight((first + second) / 2), (weight(first) + weight(second)) / 2, atol=1e-6)
 

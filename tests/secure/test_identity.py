@@ -78,7 +78,7 @@ def test_a_creation_that_fails_leaves_no_half(tmp_path: Path) -> None:
     folder = tmp_path / "keys"
     folder.mkdir(mode=0o700)
     (folder / "public.json").write_text("mine")
-    with pytest.raises(IdentityError, match="public.json"):
+    with pytest.raises(IdentityError, match=r"public\.json"):
         create_identity(folder, "amazon")
     assert [path.name for path in folder.iterdir()] == ["public.json"]
 
@@ -143,5 +143,6 @@ def test_a_fingerprint_changes_with_the_name_and_with_each_key() -> None:
     ]
     prints = {fingerprint(found) for found in [keys, *others]}
     assert len(prints) == 4
-    # printf 'fedllm.keys/1\namazon\nab…\nage1q…\n' | sha256sum, 20 bytes, base32
+    # { printf 'fedllm.keys/1\namazon\n'; …; } | openssl dgst -sha256 -binary | head -c 20 | base32
+    assert fingerprint(keys) == "65fn-hhea-ywle-gwrz-h6ot-lapw-7iwq-2uhw"
     assert all(len(found) == 39 and found.count("-") == 7 for found in prints)

@@ -1,6 +1,7 @@
 """What the stack decides before any server starts."""
 
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from fedllm.stack.programs import base_environment
 
 
 @pytest.fixture
-def listening() -> int:
+def listening() -> Iterator[int]:
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         server.listen()

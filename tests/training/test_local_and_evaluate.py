@@ -15,7 +15,9 @@ from fedllm.training.local import TrainingResult, answer_logits, example_losses,
 from fedllm.training.precision import accelerator
 
 TASK = TaskConfig(
-    labels={"positive": " positive", "negative": " negative"}, template="Text: {text}\nSentiment:", max_length=64
+    labels={"positive": " positive", "negative": " negative"},
+    template="Text: {text}\nSentiment:",
+    max_length=64,
 )
 GOOD, BAD = ["lovely", "wonderful day", "great fun", "yay"], ["awful", "a bad day", "no fun at all", "nay"]
 RECORDS = [{"id": f"p{i}", "text": text, "label": "positive", "silo": "a"} for i, text in enumerate(GOOD)] + [
@@ -30,7 +32,12 @@ def tiny() -> tuple[AdaptedModel, Tokenizer]:
     return attach(model, AdapterConfig(), 7), tokenizer
 
 
-def run(model: AdaptedModel, tokenizer: Tokenizer, local: LocalConfig = LOCAL, **terms: Any) -> TrainingResult:
+def run(
+    model: AdaptedModel,
+    tokenizer: Tokenizer,
+    local: LocalConfig = LOCAL,
+    **terms: Any,  # noqa: ANN401 - what `train` takes
+) -> TrainingResult:
     terms = {"steps": local.steps, "round_number": 1, "rounds": 1, "seed": 7} | terms
     records = terms.pop("records", RECORDS)
     return train(model, tokenizer, records, terms.pop("task", TASK), local, **terms)
@@ -199,7 +206,8 @@ def test_a_loss_that_is_not_finite_is_an_error(tiny: tuple[AdaptedModel, Tokeniz
 
 
 def test_labels_that_start_alike_are_refused(tiny: tuple[AdaptedModel, Tokenizer]) -> None:
-    alike = TASK.model_copy(update={"labels": {"a": " good", "b": " bad"}})  # by bytes both start with a blank
+    # In bytes, both start with a blank.
+    alike = TASK.model_copy(update={"labels": {"a": " good", "b": " bad"}})
     with pytest.raises(ModelError, match="different tokens"):
         run(*tiny, task=alike)
 

@@ -1,0 +1,42 @@
+"""`fedllm bench`: numbers that the README states, by the commands that reproduce them."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedllm.cli.output import console, emit
+
+app = typer.Typer(no_args_is_help=True, help="Measure what the README states.")
+
+
+@app.callback()
+def _measure() -> None:
+    """Keep the benchmark's name in the command, also while there is only one."""
+
+
+@app.command()
+def yardsticks(
+    config: Annotated[Path, typer.Option("--config", help="The federation file.")] = Path("params.yaml"),
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="How many, from the file's own on.")] = 3,
+    out: Annotated[Path, typer.Option("--reports", help="The folder of the report.")] = Path("reports"),
+    sets: Annotated[list[str] | None, typer.Option("--set", help="Change a setting: key.part=value.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="End with one JSON object on stdout.")] = False,
+) -> None:
+    """Compare the federation with central training on the same samples, and with each site alone."""
+    from fedllm.config import FederationConfig, cache_dir, load_federation
+    from fedllm.data.records import write_bytes
+    from fedllm.simulation import simulate
+    from fedllm.yardsticks import yardsticks as measure
+
+    settings = load_federation(config, sets or ())
+
+    def federated(seeded: FederationConfig) -> float:
+        return float(simulate(seeded).eval["accuracy"])
+
+    wanted = range(settings.seed, settings.seed + seeds)
+    found = measure(settings, wanted, federated, cache_dir() / "yardsticks", console().print)
+    write_bytes(out / "yardsticks.json", (json.dumps(found, indent=1, sort_keys=True) + "\n").encode())
+    lines = [f"{name:10} {value:.1%}" for name, value in found["mean"].items()]
+    emit(as_json, found, "\n".join([*lines, f"written: {out / 'yardsticks.json'}"]))

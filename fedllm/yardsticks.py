@@ -1,0 +1,121 @@
+"""What the federation is worth: against training on pooled data, and against each site on its own.
+
+A site alone does rounds x steps optimizer steps, as it does in the federation. Central training does as
+many as all sites together, with batches drawn from the pooled data: exactly as many samples as the whole
+federation sees.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from fedllm.config import FederationConfig
+from fedllm.data.prepare import load_public, prepare
+from fedllm.data.records import Record, read_records
+from fedllm.errors import ConfigError
+from fedllm.models.adapter import attach
+from fedllm.models.base import CausalModel, Tokenizer, load_base, resolve_base
+from fedllm.training.evaluate import Evaluation, evaluate
+from fedllm.training.local import train
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """What every measurement of one seed shares."""
+
+    config: FederationConfig
+    model: CausalModel
+    tokenizer: Tokenizer
+    public: list[Record]
+
+    def trained_on(self, records: Sequence[Record], steps: int) -> float:
+        """Accuracy after training a fresh adapter for so many steps on these records alone."""
+        adapted = attach(self.model, self.config.model.adapter, self.config.seed)
+        try:
+            # One round as long as the whole federation, so that a schedule runs its full course.
+            local = self.config.local.model_copy(update={"steps": steps})
+            train(
+                adapted,
+                self.tokenizer,
+                records,
+                self.config.task,
+                local,
+                steps=steps,
+                round_number=1,
+                rounds=1,
+                seed=self.config.seed,
+            )
+            return accuracy(evaluate(adapted, self.tokenizer, self.public, self.config.task))
+        finally:
+            adapted.detach()
+
+
+def yardsticks(
+    config: FederationConfig,
+    seeds: Sequence[int],
+    federated: Callable[[FederationConfig], float],
+    folder: Path,
+    say: Say = lambda _: None,
+) -> dict[str, Any]:
+    """Measure central, alone and federated training on the same public records, for each seed.
+
+    Args:
+        config: of the federation; its seed is replaced by each of `seeds`, which also deals the data
+            and draws the public part anew.
+        seeds: at least one.
+        federated: runs the federation and gives its accuracy.
+        folder: where each seed's data are put, `folder/seed-{seed}`.
+        say: told what was measured, as it is measured.
+
+    Returns:
+        `{"seeds": [{"seed", "zero_shot", "central", "alone": {site: x}, "federated"}],
+        "mean": {"zero_shot", "central", "alone", "federated"}, "deviation": {…}}`, accuracies from 0
+        to 1; the deviation between seeds is None for a single one.
+
+    Raises:
+        ConfigError: the task has no accuracy, or there are no seeds.
+    """
+    if config.task.kind != "classification" or not seeds:
+        raise ConfigError("yardsticks need a classification task and at least one seed")
+    model, tokenizer = load_base(resolve_base(config.model.base))
+    rows = []
+    for seed in seeds:
+        seeded = config.model_copy(update={"seed": seed})
+        data = prepare(seeded, folder / f"seed-{seed}")
+        held = {name: read_records(path) for name, path in data.sites.items()}
+        pooled = [record for records in held.values() for record in records]
+        bench = _Bench(seeded, model, tokenizer, load_public(seeded, data.public))
+        steps = config.rounds.max * config.local.steps
+        row: dict[str, Any] = {"seed": seed}
+        row["zero_shot"] = accuracy(evaluate(model, tokenizer, bench.public, config.task))
+        say(f"seed {seed}: zero-shot {row['zero_shot']:.1%}")
+        row["federated"] = federated(seeded)
+        say(f"seed {seed}: federated {row['federated']:.1%}")
+        row["central"] = bench.trained_on(pooled, steps * len(held))
+        say(f"seed {seed}: central {row['central']:.1%}")
+        row["alone"] = {}
+        for name, records in held.items():
+            row["alone"][name] = bench.trained_on(records, steps)
+            say(f"seed {seed}: {name} alone {row['alone'][name]:.1%}")
+        rows.append(row)
+    return {"seeds": rows, **_over_seeds(rows)}
+
+
+def accuracy(found: Evaluation) -> float:
+    """The share of right labels over all public records."""
+    if found.accuracy is None:
+        raise ConfigError("this task has no accuracy to compare")
+    return found.accuracy
+
+
+def _over_seeds(rows: list[dict[str, Any]]) -> dict[str, dict[str, float | None]]:
+    columns = {name: [row[name] for row in rows] for name in ("zero_shot", "central", "federated")}
+    columns["alone"] = [fmean(row["alone"].values()) for row in rows]
+    return {
+        "mean": {name: fmean(values) for name, values in columns.items()},
+        "deviation": {name: stdev(values) if len(values) > 1 else None for name, values in columns.items()},
+    }

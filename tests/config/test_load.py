@@ -1,0 +1,80 @@
+from pathlib import Path
+
+import pytest
+
+from fedllm.config import load_federation, load_site
+from fedllm.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
+PARAMS = ROOT / "params.yaml"
+
+
+def test_the_default_file_says_what_the_main_job_is() -> None:
+    config = load_federation(PARAMS)
+    assert config.name == "sentiment"
+    assert config.rounds.deadline == 900.0
+    assert config.local.lr == pytest.approx(config.local.lr)
+    assert config.simulation is not None
+    assert config.simulation.names == ("amazon", "movies", "nyt", "tweets")
+    assert config.task.template == "Text: {text}\nSentiment:"
+
+
+@pytest.mark.parametrize(
+    ("override", "read"),
+    [
+        ("rounds.max=5", lambda c: c.rounds.max == 5),
+        ("local.lr=2e-3", lambda c: c.local.lr == 0.002),
+        ("rounds.deadline=90s", lambda c: c.rounds.deadline == 90),
+        ("simulation.sites=3", lambda c: c.simulation.names == ("site-1", "site-2", "site-3")),
+        ("simulation.partition=iid", lambda c: c.simulation.partition.by == "iid"),
+        ("simulation.partition={dirichlet: 0.1}", lambda c: c.simulation.partition.alpha == 0.1),
+        ("simulation.partition={shards: 4}", lambda c: c.simulation.partition.shards == 4),
+        ("model.adapter.layers=[0, 1]", lambda c: c.model.adapter.layers == (0, 1)),
+        ("aggregation.weighting=equal", lambda c: c.weighting == "equal"),
+    ],
+)
+def test_set_changes_one_value(override: str, read) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
+    assert read(load_federation(PARAMS, [override]))
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("rounds.maxx=5", "unknown key 'rounds.maxx', did you mean 'max'?"),
+        ("agregation.strategy=fedavg", "did you mean 'aggregation'?"),
+        ("simulation.partition={by: silo, alpa: 1}", "did you mean 'alpha'?"),
+        ("rounds.max=0", "rounds.max"),
+        ("rounds.deadline=soon", "'soon' is no duration: write 90s, 15m or 2h"),
+        ("local.algorithm=fedprox", "prox_mu must be above 0"),
+        ("local.prox_mu=0.1", "set local.algorithm to fedprox"),
+        ("store.url=s3://bucket", "store.endpoint is needed"),
+        ("store.url=gs://bucket", "use auto, s3://bucket or file:///folder"),
+        ('task.template="{prompt}"', "template names ['prompt']"),
+        ("task.labels={positive: p}", "at least two labels"),
+        ("name=No Spaces", "name"),
+        ("privacy.unit=record", "privacy.unit"),
+        ("confidentiality=secagg", "confidentiality"),
+        ("rounds", "write it as key.part=value"),
+        ("name.x=1", "is a value, not a group"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_with_the_field_and_the_way_out(override: str, said: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        load_federation(PARAMS, [override])
+    assert said in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("text", ["", "- a list", "name: [unclosed", "name: \x00"])
+def test_a_file_that_is_no_configuration_is_refused_in_one_line(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "broken.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match="broken.yaml"):
+        load_federation(path)
+
+
+def test_a_sites_data_are_found_beside_its_file(tmp_path: Path) -> None:
+    (tmp_path / "site.yaml").write_text("{name: movies, data: records.jsonl, policy: {max_steps: 5}}")
+    site = load_site(tmp_path / "site.yaml")
+    assert site.data == tmp_path / "records.jsonl"
+    assert site.policy.max_steps == 5

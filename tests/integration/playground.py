@@ -1,0 +1,39 @@
+"""What the whole-run tests play with: three small organisations, and the command line as a user runs it."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+SITES = ["clinic", "harbour", "mill"]
+GOOD = ["wonderful", "bright", "gentle", "superb", "lovely"]
+BAD = ["dreadful", "broken", "bitter", "awful", "dull"]
+
+
+def write_corpus(path: Path, per_site: int) -> None:
+    """Texts whose label can be learnt from their words, in one silo a site."""
+    rng = random.Random(5)
+    with path.open("w") as out:
+        for silo in SITES:
+            for number in range(per_site):
+                label = rng.choice(["positive", "negative"])
+                words = rng.choices(GOOD if label == "positive" else BAD, k=rng.randint(2, 9))
+                text = " ".join([silo, *words, str(number)])
+                record = {"id": f"{silo}-{number}", "silo": silo, "text": text, "label": label}
+                out.write(json.dumps(record) + "\n")
+
+
+def fedllm(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run the command line as a user does."""
+    done = subprocess.run(
+        [sys.executable, "-m", "fedllm", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+        env=os.environ.copy(),
+    )
+    assert not check or done.returncode == 0, done.stderr[-3000:]
+    return done

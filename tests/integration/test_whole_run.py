@@ -1,0 +1,159 @@
+"""A whole training on real MinIO, Prefect and MLflow: what a user sees of it in each of them."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from playground import SITES, fedllm
+from mlflow import MlflowClient
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import DeploymentScheduleUpdate, DeploymentUpdate
+from prefect.client.schemas.schedules import IntervalSchedule
+
+from fedllm.stack import Endpoints
+
+STEPS = {"dispatch", "remote-local-train", "dp-audit", "aggregate", "evaluate", "release"}
+
+
+def task_runs(stack: Endpoints, flow_run: str) -> list[dict[str, Any]]:
+    asked = {"flow_runs": {"id": {"any_": [flow_run]}}, "limit": 200}
+    found = httpx.post(f"{stack.prefect_api_url}/task_runs/filter", json=asked)
+    runs: list[dict[str, Any]] = found.raise_for_status().json()
+    return runs
+
+
+def newest_flow_run(stack: Endpoints) -> dict[str, Any]:
+    found = httpx.post(f"{stack.prefect_api_url}/flow_runs/filter", json={"sort": "START_TIME_DESC", "limit": 1})
+    run: dict[str, Any] = found.raise_for_status().json()[0]
+    return run
+
+
+def test_a_run_ends_with_the_public_json(undisturbed: dict[str, Any]) -> None:
+    told = undisturbed
+    assert told["schema"] == "fedllm.run/1"
+    assert (told["status"], told["stop_reason"], told["rounds"]) == ("completed", "round limit", 2)
+    assert set(told["model"]) == {"name", "version", "uri", "sha256"}
+    assert told["model"]["uri"].startswith("models:/test/")
+    assert set(told["eval"]["by_group"]) == set(told["baseline"]["zero_shot"]["by_group"]) == set(SITES)
+    assert told["eval"]["loss"] < told["baseline"]["zero_shot"]["loss"]
+    for site in SITES:
+        at = told["sites"][site]
+        assert at["rounds"] == 2
+        assert at["epsilon"] is None
+        assert at["bytes_up"] > 0
+
+
+def test_every_version_says_where_it_came_from_and_what_privacy_it_has(
+    undisturbed: dict[str, Any], stack: Endpoints
+) -> None:
+    client = MlflowClient(stack.mlflow_url)
+    found = client.search_model_versions("name = 'test'")
+    ours = [v for v in found if v.tags["fed.run"] == undisturbed["run_id"]]
+    assert sorted(v.tags["fed.round"] for v in ours) == ["1", "2"]
+    for version in ours:
+        tags = version.tags
+        assert tags["fed.sites"] == ",".join(SITES)
+        assert tags["dp.epsilon"] == "not configured"
+        assert len(tags["base.sha256"]) == len(tags["model.sha256"]) == 64
+        assert {"base.model", "prefect.flow_run", "eval.accuracy", "eval.loss"} <= set(tags)
+        assert "no DP configured" in version.description
+    best = client.get_model_version_by_alias("test", "challenger")
+    assert best.tags["model.sha256"] == undisturbed["model"]["sha256"]
+
+
+def test_the_challenger_predicts_with_pickle_forbidden(
+    undisturbed: dict[str, Any], stack: Endpoints
+) -> None:
+    assert undisturbed["status"] == "completed"
+    code = (
+        "import mlflow; m = mlflow.pyfunc.load_model('models:/test@challenger');"
+        "print(list(m.predict(['lovely bright day', 'awful broken thing'])))"
+    )
+    env = os.environ | {
+        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+        "MLFLOW_TRACKING_URI": stack.mlflow_url,
+    }
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert all(label in {"positive", "negative"} for label in eval(done.stdout.splitlines()[-1]))  # noqa: S307
+
+
+def test_a_stock_prefect_client_triggers_a_training_in_the_worker(
+    undisturbed: dict[str, Any], stack: Endpoints, federation: Path
+) -> None:
+    fedllm("deploy", "--config", str(federation))
+    prefect = str(Path(sys.executable).parent / "prefect")
+    command = [prefect, "deployment", "run", "federated-training/sentiment", "--watch", "--watch-interval", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    run = newest_flow_run(stack)
+    assert run["state"]["type"] == "COMPLETED"
+    names = [task["name"] for task in task_runs(stack, run["id"])]
+    assert {name.split()[1] for name in names} == STEPS
+    assert f"round-2 remote-local-train {SITES[0]}" in names
+    client = MlflowClient(stack.mlflow_url)
+    found = client.search_model_versions("name = 'test'")
+    worked = [v for v in found if v.tags["prefect.flow_run"] == run["id"]]
+    assert len(worked) == 2
+    newest = max(worked, key=lambda v: int(v.tags["fed.round"]))
+    assert undisturbed["model"]["sha256"] in {v.tags["model.sha256"] for v in worked}, newest.tags
+
+
+def test_the_scheduled_deployment_fires(stack: Endpoints, federation: Path) -> None:
+    with get_client(sync_client=True) as client:
+        nightly = client.read_deployment_by_name("federated-training/sentiment-nightly")
+        client.update_deployment(
+            nightly.id,
+            DeploymentUpdate(
+                parameters={"config_uri": str(federation), "rounds": 1},
+                schedules=[
+                    DeploymentScheduleUpdate(
+                        schedule=IntervalSchedule(interval=timedelta(seconds=15)), active=True
+                    )
+                ],
+            ),
+        )
+        deadline = time.monotonic() + 200
+        asked = {"flow_runs": {"deployment_id": {"any_": [str(nightly.id)]}, "state": {"type": {"any_": ["COMPLETED"]}}}}
+        try:
+            while time.monotonic() < deadline:
+                found = httpx.post(f"{stack.prefect_api_url}/flow_runs/filter", json=asked).json()
+                if found:
+                    break
+                time.sleep(1)
+        finally:
+            client.set_deployment_paused_state(nightly.id, paused=True)
+    assert found, "no scheduled run completed"
+    assert found[0]["auto_scheduled"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--set", "rounds.maxx=2"], "did you mean 'max'"),
+        (["--resume", "never-was"], "has no run never-was"),
+        (["--set", "rounds.min_sites=9"], "3 of 3 sites are live, rounds.min_sites is 9"),
+    ],
+)
+def test_what_cannot_work_is_said_in_one_line(
+    arguments: list[str], words: str, federation: Path
+) -> None:
+    done = fedllm("run", str(federation), "--json", *arguments, check=False)
+    assert done.returncode != 0
+    assert words in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_json_alone_is_on_stdout(undisturbed: dict[str, Any], federation: Path) -> None:
+    done = fedllm("site", "list", "--config", str(federation), "--json")
+    told = json.loads(done.stdout)
+    assert [entry["site"] for entry in told["sites"]] == SITES
+    assert undisturbed["run_id"]

@@ -1,0 +1,101 @@
+"""Whole federations in one process, with the tiny model: what the rounds do when sites differ."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import fedllm
+from fedllm.config import FederationConfig, load_federation
+from fedllm.errors import RoundError
+
+SITES = ["east", "north", "west"]
+
+
+@pytest.fixture(scope="module")
+def federation(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("simulated")
+    rng = random.Random(3)
+    for name, count in (("corpus", 90), ("public", 30)):
+        with (folder / f"{name}.jsonl").open("w") as out:
+            for number in range(count):
+                label = rng.choice(["positive", "negative"])
+                words = " ".join(rng.choices(["good", "fine"] if label == "positive" else ["bad", "poor"], k=4))
+                silo = SITES[number % 3]
+                text = f"{silo} {words} {name} {number}"
+                out.write(json.dumps({"id": str(number), "silo": silo, "text": text, "label": label}) + "\n")
+    config = {
+        "name": "small",
+        "model": {"base": "tiny"},
+        "task": {"labels": {"positive": " positive", "negative": " negative"}, "template": "{text} :"},
+        "evaluation": {"public": str(folder / "public.jsonl")},
+        "rounds": {"max": 2, "deadline": "60s"},
+        "local": {"lr": 0.02, "steps": 4, "batch_size": 4},
+        "simulation": {"source": str(folder / "corpus.jsonl"), "sites": SITES},
+    }
+    path = folder / "small.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+def simulated(path: Path, *overrides: str) -> Any:  # noqa: ANN401
+    config: FederationConfig = load_federation(path, overrides)
+    return fedllm.simulate(config)
+
+
+def test_the_same_seed_gives_the_same_model_to_the_bit_and_another_does_not(federation: Path) -> None:
+    first, again = simulated(federation), simulated(federation)
+    other = simulated(federation, "seed=8")
+    assert first.model["sha256"] == again.model["sha256"] != other.model["sha256"]
+    assert first.eval["loss"] < first.baseline["zero_shot"]["loss"]
+
+
+@pytest.mark.parametrize("strategy", ["fedavgm", "fedadagrad", "fedadam", "fedyogi"])
+def test_server_optimisers_carry_their_state_from_round_to_round(federation: Path, strategy: str) -> None:
+    told = simulated(federation, f"aggregation.strategy={strategy}", "aggregation.lr=0.01", "rounds.patience=null")
+    assert told.rounds == 2
+    assert told.model["sha256"]
+
+
+@pytest.mark.parametrize("weighting", ["equal", "work", "examples"])
+def test_every_weighting_completes(federation: Path, weighting: str) -> None:
+    assert simulated(federation, f"aggregation.weighting={weighting}", "rounds.max=1").status == "completed"
+
+
+def test_fedprox_holds_the_sites_nearer_to_the_global_model(federation: Path) -> None:
+    plain = simulated(federation, "rounds.max=1", "local.optimizer=sgd", "local.lr=0.5")
+    held = simulated(
+        federation,
+        "rounds.max=1",
+        "local.optimizer=sgd",
+        "local.lr=0.5",
+        "local.algorithm=fedprox",
+        "local.prox_mu=1.0",
+    )
+    assert plain.model["sha256"] != held.model["sha256"]
+
+
+def test_lora_with_a_naive_average_warns_that_it_is_not_exact(
+    federation: Path, caplog: pytest.LogCaptureFixture, recwarn: pytest.WarningsRecorder
+) -> None:
+    assert simulated(federation, "model.adapter.method=lora", "rounds.max=1").status == "completed"
+    said = " ".join([caplog.text, *(str(warning.message) for warning in recwarn)])
+    assert "not exact" in said or "not the average" in said
+
+
+def test_a_target_that_is_reached_ends_the_training(federation: Path) -> None:
+    told = simulated(federation, "rounds.target=0.0", "rounds.max=5")
+    assert (told.stop_reason, told.rounds) == ("target reached", 1)
+
+
+def test_too_few_sites_fail_truthfully(federation: Path) -> None:
+    with pytest.raises(RoundError, match=r"3 of 3 sites are live, rounds\.min_sites is 4"):
+        simulated(federation, "rounds.min_sites=4", "rounds.join=1s")
+
+
+def test_a_cohort_takes_part_of_the_sites(federation: Path) -> None:
+    told = simulated(federation, "rounds.cohort=0.5", "rounds.max=1")
+    assert sum(site["rounds"] for site in told.sites.values()) == 2
