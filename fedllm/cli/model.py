@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedllm.cli.output import console, emit
-from fedllm.config import FederationConfig, cache_dir, load_federation
+from fedllm.config import FederationConfig, load_federation
 from fedllm.errors import ConfigError, FedllmError
 
 if TYPE_CHECKING:
@@ -97,11 +97,12 @@ def chat(
 
 def public_records(config: FederationConfig) -> "list[Record]":
     """The records that the configuration evaluates on, fetched when they are a known corpus' part."""
-    from fedllm.data.prepare import load_public, prepare
+    from fedllm.data.prepare import load_public
+    from fedllm.simulation import cached_data
 
     if config.evaluation.public != "auto":
         return load_public(config, Path(config.evaluation.public))
-    return load_public(config, prepare(config, cache_dir() / "data" / config.name).public)
+    return load_public(config, cached_data(config).public)
 
 
 def tracking_uri(config: FederationConfig) -> str:

@@ -1,5 +1,6 @@
 """`fedllm up`, `fedllm down`, `fedllm deploy`: the servers of this machine."""
 
+import os
 import time
 from pathlib import Path
 from typing import Annotated
@@ -98,23 +99,24 @@ def deploy(
     activate: Annotated[bool, typer.Option("--activate", help="Resume the schedules as well.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Register infra/prefect.yaml's deployments with the Prefect that `fedllm up` started or found."""
+    """Register infra/prefect.yaml's deployments with the stack's Prefect, else PREFECT_API_URL's."""
     from fedllm.stack import endpoints
     from fedllm.stack.deploy import register_deployments
 
     if not config.is_file():
         raise ConfigError(f"{config}: no such file: name the federation file with --config")
     found = endpoints()
-    if found is None:
-        raise StackError("the stack is not up: `fedllm up` first")
-    names = register_deployments(config, found, activate=activate)
+    url = found.prefect_api_url if found else os.environ.get("PREFECT_API_URL", "")
+    if not url:
+        raise StackError("no Prefect to deploy to: `fedllm up` first, or set PREFECT_API_URL")
+    names = register_deployments(config, url, found.environment() if found else {}, activate=activate)
     payload: dict[str, object] = {
         "schema": "fedllm.deploy/1",
         "status": "deployed",
         "deployments": names,
-        "prefect_api_url": found.prefect_api_url,
+        "prefect_api_url": url,
         "config_uri": str(config.resolve()),
         "activated": activate,
     }
-    prefix = f"PREFECT_API_URL={found.prefect_api_url} prefect deployment run"
+    prefix = f"PREFECT_API_URL={url} prefect deployment run"
     emit(as_json, payload, "\n".join(f"{prefix} {name}" for name in names))

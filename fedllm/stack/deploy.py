@@ -5,13 +5,13 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from fedllm.config import load_federation
 from fedllm.errors import StackError
-from fedllm.stack.addresses import Endpoints
 from fedllm.stack.health import PrefectApi
 from fedllm.stack.programs import POOL
 
@@ -34,7 +34,8 @@ def deploy_stamp(config: Path, api_url: str) -> str:
 
 def register_deployments(
     config: Path,
-    found: Endpoints,
+    api_url: str,
+    environment: Mapping[str, str],
     *,
     activate: bool = False,
     definition: Path | None = None,
@@ -46,7 +47,8 @@ def register_deployments(
 
     Args:
         config: the federation file that the deployments' runs read by default.
-        found: the stack whose Prefect is meant.
+        api_url: the Prefect to register with.
+        environment: of Prefect's command; `Endpoints.environment()` for the stack's own.
         activate: resume every schedule.
         definition: a prefect.yaml other than infra/prefect.yaml.
 
@@ -58,10 +60,12 @@ def register_deployments(
         StackError: with what Prefect said.
     """
     load_federation(config)
-    api = PrefectApi(found.prefect_api_url)
+    api = PrefectApi(api_url)
     api.ensure_pool(POOL)
     before = {name: _activity(entry["schedules"]) for name, entry in api.deployments().items()}
-    said = _prefect_deploy(definition or deployment_file(), config, found)
+    said = _prefect_deploy(
+        definition or deployment_file(), config, {**environment, "PREFECT_API_URL": api_url}
+    )
     names = []
     for name, entry in api.deployments().items():
         if f"'{name}'" not in said:
@@ -76,7 +80,7 @@ def register_deployments(
     return sorted(names)
 
 
-def _prefect_deploy(definition: Path, config: Path, found: Endpoints) -> str:
+def _prefect_deploy(definition: Path, config: Path, environment: Mapping[str, str]) -> str:
     """Run `prefect deploy --all` as a user would; its output on one line."""
     argv = [
         sys.executable,
@@ -88,7 +92,7 @@ def _prefect_deploy(definition: Path, config: Path, found: Endpoints) -> str:
         "--prefect-file",
         str(definition),
     ]
-    env = os.environ | found.environment() | {"FEDLLM_CONFIG": str(config.resolve()), "COLUMNS": "400"}
+    env = os.environ | dict(environment) | {"FEDLLM_CONFIG": str(config.resolve()), "COLUMNS": "400"}
     done = subprocess.run(argv, env=env, capture_output=True, text=True, check=False)
     said = " ".join((done.stdout + done.stderr).split())
     if done.returncode:

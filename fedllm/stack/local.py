@@ -148,7 +148,7 @@ def _deploy_once(place: Place, state: StackState, config: Path, found: Endpoints
     stamp = deploy_stamp(config, found.prefect_api_url)
     if state.deployed == stamp:
         return
-    names = register_deployments(config, found)
+    names = register_deployments(config, found.prefect_api_url, found.environment())
     replace(state, deployed=stamp).save(place)
     for name in names:
         progress(f"deployed {name}")

@@ -142,11 +142,15 @@ def test_a_scheduled_deployment_fires_in_the_worker(stack: Endpoints, home: Path
     config = ROOT / "params.yaml"
     api = PrefectApi(stack.prefect_api_url)
 
-    assert register_deployments(config, stack, definition=definition) == ["tick/often"]
+    assert register_deployments(
+        config, stack.prefect_api_url, stack.environment(), definition=definition
+    ) == ["tick/often"]
     assert api.deployments()["tick/often"]["schedules"][0]["active"] is False
 
-    register_deployments(config, stack, definition=definition, activate=True)
-    deadline = time.monotonic() + 45
+    register_deployments(
+        config, stack.prefect_api_url, stack.environment(), definition=definition, activate=True
+    )
+    deadline = time.monotonic() + 90
     while not runs(stack, "COMPLETED"):
         assert time.monotonic() < deadline, (Place.here().logs / "worker.log").read_text()[-2000:]
         assert not runs(stack, "FAILED") + runs(stack, "CRASHED")

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from fedllm.errors import ConfigError, StackError
-from fedllm.stack import Endpoints, endpoints
+from fedllm.stack import endpoints
 from fedllm.stack.deploy import deploy_stamp, deployment_file, register_deployments
 from fedllm.stack.health import choose_port
 from fedllm.stack.local import _external_prefect
@@ -110,7 +110,5 @@ def test_a_deployment_is_registered_anew_for_another_file_or_server(tmp_path: Pa
 def test_a_broken_federation_file_is_refused_before_prefect_is_asked(tmp_path: Path) -> None:
     config = tmp_path / "params.yaml"
     config.write_text("name: x\nroundz: 3\n")
-    nobody = "http://127.0.0.1:1"
-    found = Endpoints(nobody, "", "", "fedllm", f"{nobody}/api", nobody, nobody, tmp_path)
     with pytest.raises(ConfigError, match="roundz"):
-        register_deployments(config, found)
+        register_deployments(config, "http://127.0.0.1:1/api", {})
