@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fedllm.config import FederationConfig
 from fedllm.coordinator.journal import Journal
-from fedllm.coordinator.rounds import played
+from fedllm.coordinator.progress import played
 from fedllm.coordinator.training import Training, open_training, stored_config
 from fedllm.data.lock import ManagedData, check_lock, managed_data
 from fedllm.data.prepare import PreparedData, layout, prepare
@@ -40,7 +40,9 @@ def session(config: FederationConfig, request: Request) -> Iterator[Training]:
     data = _data(config, managed, allow_dirty=request.allow_dirty)
     public = data.public if data else Path(config.evaluation.public)
     if not public.is_file():
-        raise ConfigError(f"evaluation.public: no file {public}; name a JSON-lines file that the coordinator owns")
+        raise ConfigError(
+            f"evaluation.public: no file {public}; name a JSON-lines file that the coordinator owns"
+        )
     with ExitStack() as stack:
         if data is not None:
             asked = {n: p for n, p in data.sites.items() if request.sites is None or n in request.sites}
@@ -83,9 +85,7 @@ def _settle(config: FederationConfig, request: Request) -> tuple[str, Federation
     return run, config
 
 
-def _data(
-    config: FederationConfig, managed: ManagedData | None, *, allow_dirty: bool
-) -> PreparedData | None:
+def _data(config: FederationConfig, managed: ManagedData | None, *, allow_dirty: bool) -> PreparedData | None:
     """What simulated sites hold; None when the sites are elsewhere."""
     if config.simulation is None:
         return None

@@ -57,7 +57,9 @@ def join(config: FederationConfig, name: str, data: Path, home: Path, **settings
 
 
 @contextmanager
-def agent_processes(config: FederationConfig, data: PreparedData) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
+def agent_processes(
+    config: FederationConfig, data: PreparedData
+) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
     """Run every simulated site's agent as its own process and its own user of the store.
 
     The agents end with the block, or with this process should it be killed.
@@ -68,7 +70,12 @@ def agent_processes(config: FederationConfig, data: PreparedData) -> Iterator[di
             home = fedllm_home() / "simulated" / config.name / name
             join(config, name, records, home)
             command = [sys.executable, "-m", "fedllm", "agent", "--home", str(home), "--with-parent"]
-            command += ["--invitation", str(home / f"{config.name}.invitation"), "--log", str(home / "agent.log")]
+            command += [
+                "--invitation",
+                str(home / f"{config.name}.invitation"),
+                "--log",
+                str(home / "agent.log"),
+            ]
             agents[name] = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         yield agents
     finally:

@@ -11,8 +11,9 @@ from prefect.client.schemas import TaskRun
 from prefect.client.schemas.objects import State
 
 from fedllm.coordinator.outcomes import Aggregated, Audited, Dispatched, Evaluated, Released, SiteOutcome
+from fedllm.coordinator.progress import evaluations
 from fedllm.coordinator.release import site_rows
-from fedllm.coordinator.rounds import JournaledSteps, evaluations
+from fedllm.coordinator.rounds import JournaledSteps
 from fedllm.coordinator.training import Training
 from fedllm.errors import ExchangeError
 
@@ -121,7 +122,10 @@ class PrefectSteps:
     def _show_metrics(self) -> None:
         measured = evaluations(self._training)
         rows = [
-            {"round": number or "zero-shot", **{name: round(value, 4) for name, value in done.metrics.items()}}
+            {
+                "round": number or "zero-shot",
+                **{name: round(value, 4) for name, value in done.metrics.items()},
+            }
             for number, done in measured.items()
         ]
         create_table_artifact(

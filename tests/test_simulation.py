@@ -23,7 +23,9 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Path:
         with (folder / f"{name}.jsonl").open("w") as out:
             for number in range(count):
                 label = rng.choice(["positive", "negative"])
-                words = " ".join(rng.choices(["good", "fine"] if label == "positive" else ["bad", "poor"], k=4))
+                words = " ".join(
+                    rng.choices(["good", "fine"] if label == "positive" else ["bad", "poor"], k=4)
+                )
                 silo = SITES[number % 3]
                 text = f"{silo} {words} {name} {number}"
                 out.write(json.dumps({"id": str(number), "silo": silo, "text": text, "label": label}) + "\n")
@@ -55,7 +57,9 @@ def test_the_same_seed_gives_the_same_model_to_the_bit_and_another_does_not(fede
 
 @pytest.mark.parametrize("strategy", ["fedavgm", "fedadagrad", "fedadam", "fedyogi"])
 def test_server_optimisers_carry_their_state_from_round_to_round(federation: Path, strategy: str) -> None:
-    told = simulated(federation, f"aggregation.strategy={strategy}", "aggregation.lr=0.01", "rounds.patience=null")
+    told = simulated(
+        federation, f"aggregation.strategy={strategy}", "aggregation.lr=0.01", "rounds.patience=null"
+    )
     assert told.rounds == 2
     assert told.model["sha256"]
 

@@ -17,6 +17,7 @@ from fedllm.agent.worker import Trainer
 from fedllm.config.home import private_dir
 from fedllm.data.records import read_records
 from fedllm.errors import ExchangeError, FedllmError, IdentityError, ObjectNotFoundError, RefusedError
+from fedllm.exchange.clock import StoreClock
 from fedllm.exchange.mailbox import Mailbox, Received
 from fedllm.exchange.messages import COORDINATOR, Card, Head, Plan, Roster
 from fedllm.exchange.store import ObjectStore
@@ -45,9 +46,10 @@ class Agent:
             raise IdentityError(f"an agent for {member.home} runs already: stop it first") from None
         self.memory = Memory(member.home / "memory.db")
         self.mailbox = Mailbox(store or member.connect(), member.layout, member.identity)
+        clock = StoreClock(self.mailbox.store)
         self._base_sha256 = fingerprint(resolve_base(member.site.base))
         self._examples = len(read_records(member.site.data))
-        self.duty = Duty(member, self.mailbox, self.memory, trainer, self._base_sha256)
+        self.duty = Duty(member, self.mailbox, self.memory, trainer, self._base_sha256, clock)
         self._head: Head | None = None
         self._etag: str | None = None
         self._plan: Received[Plan] | None = None

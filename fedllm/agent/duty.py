@@ -9,8 +9,9 @@ from fedllm.agent.join import Membership
 from fedllm.agent.memory import Memory
 from fedllm.agent.policy import decide
 from fedllm.agent.worker import Failed, Finished, Job, Progress, Trainer, site_seed
-from fedllm.errors import FedllmError, RefusedError
+from fedllm.errors import ExchangeError, FedllmError, RefusedError
 from fedllm.exchange import messages
+from fedllm.exchange.clock import StoreClock
 from fedllm.exchange.mailbox import Mailbox, Received, seal_to_file
 from fedllm.exchange.messages import Answer, Plan, Sealed, Update
 from fedllm.models.base import resolve_base
@@ -30,6 +31,7 @@ class Duty:
     memory: Memory
     trainer: Trainer
     base_sha256: str
+    clock: StoreClock
     current: Received[Plan] | None = None
     job: Job | None = None
     attempt: int = 0
@@ -45,11 +47,16 @@ class Duty:
         run = asked.run or ""
         known = self.memory.work(run, asked.round)
         if known is not None and known.plan_sha256 != plan.sha256:
-            raise RefusedError(f"security: a second plan for round {asked.round} of {run}; the first one holds")
+            raise RefusedError(
+                f"security: a second plan for round {asked.round} of {run}; the first one holds"
+            )
         if known is None:
-            now = self.mailbox.store.now()
             decision = decide(
-                asked, self.member.site.policy, site=self._name, base_sha256=self.base_sha256, now=now
+                asked,
+                self.member.site.policy,
+                site=self._name,
+                base_sha256=self.base_sha256,
+                now=self.clock.now(),
             )
             answer = Answer(
                 **self._head(asked),
@@ -108,14 +115,18 @@ class Duty:
             )
             self.attempt += 1
             self.trainer.start(self.job)
-        except RefusedError as error:
-            self._commit(Failed(str(error)))
-        except FedllmError:
+        except ExchangeError:
             self.current = None  # the store is away: the plan is taken up again
             raise
+        except FedllmError as error:
+            self._commit(Failed(str(error)))
 
     def poll(self) -> bool:
         """Take in what the trainer says; True while a job is under way."""
+        if self.current is not None and self.clock.now() > self.current.message.deadline:
+            late = self.current.message
+            log.warning("round %d of %s: the deadline has passed, training stopped", late.round, late.run)
+            self.stop()
         while self.current is not None and (event := self.trainer.poll()) is not None:
             asked = self.current.message
             if isinstance(event, Progress):

@@ -6,7 +6,6 @@ import multiprocessing
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -14,6 +13,8 @@ from fedllm.config import AdapterConfig, LocalConfig, TaskConfig
 from fedllm.errors import FedllmError, TrainingError
 
 if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
     from transformers import PreTrainedTokenizerBase
 
     from fedllm.models.adapter import AdaptedModel

@@ -24,7 +24,9 @@ def agent(
         Path | None, typer.Option(help="The site's folder, from `site init`. Default: the only one there is.")
     ] = None,
     log: Annotated[Path | None, typer.Option(help="Log to this file instead of stderr.")] = None,
-    with_parent: Annotated[bool, typer.Option(hidden=True, help="Stop when the parent process does.")] = False,
+    with_parent: Annotated[
+        bool, typer.Option(hidden=True, help="Stop when the parent process does.")
+    ] = False,
 ) -> None:
     """Take part in a federation: answer plans by this site's policy, train, send sealed updates."""
     from fedllm.agent.agent import Agent, log_to
@@ -49,7 +51,9 @@ def _only_home() -> Path:
     homes = sorted((fedllm_home() / "sites").glob("*/site.yaml"))
     if len(homes) != 1:
         found = ", ".join(home.parent.name for home in homes) or "none"
-        raise IdentityError(f"which site is this? Give its --home (found: {found}); `fedllm site init` makes one")
+        raise IdentityError(
+            f"which site is this? Give its --home (found: {found}); `fedllm site init` makes one"
+        )
     return homes[0].parent
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from fedllm.cli import agent, data, doctor, model, run, site, stack
+from fedllm.cli import agent, bench, data, doctor, model, run, site, stack
 from fedllm.errors import FedllmError
 
 app = typer.Typer(
@@ -33,6 +33,7 @@ agent.register(app)
 model.register(app)
 doctor.register(app)
 app.add_typer(site.app, name="site", help="Joining: keys at the site, cards, invitations.")
+app.add_typer(bench.app, name="bench", help="Measure what the README states.")
 app.add_typer(data.app, name="data", help="Fetch, deal and describe the data of simulated sites.")
 
 

@@ -64,7 +64,8 @@ def demo(
     here = endpoints()
     if here is not None and not as_json:
         console().print(
-            f"\nThe rounds      {here.prefect_ui_url}\nThe versions    {here.mlflow_url}/#/models/{told['model']['name']}"
+            f"\nThe rounds      {here.prefect_ui_url}"
+            f"\nThe versions    {here.mlflow_url}/#/models/{told['model']['name']}"
             "\nAgain later     fedllm up\nStop it all     fedllm down"
         )
 
@@ -190,14 +191,17 @@ def _table(told: dict[str, Any]) -> "Table":
 
     by_round: dict[str, dict[str, float]] = told["by_round"]
     metric = "accuracy" if "accuracy" in by_round["0"] else "loss"
-    show = (lambda x: f"{100 * x:.1f} %") if metric == "accuracy" else (lambda x: f"{x:.3f}")
     table = Table(title=f"{metric} on the public set")
     table.add_column("silo")
     for number in by_round:
         table.add_column("zero-shot" if number == "0" else f"round {number}", justify="right")
     groups = [name.partition("/")[2] for name in by_round["0"] if name.startswith(f"{metric}/")]
     for group in groups:
-        table.add_row(group, *[show(metrics[f"{metric}/{group}"]) for metrics in by_round.values()])
+        table.add_row(group, *[_shown(metric, metrics[f"{metric}/{group}"]) for metrics in by_round.values()])
     table.add_section()
-    table.add_row("all", *[show(metrics[metric]) for metrics in by_round.values()])
+    table.add_row("all", *[_shown(metric, metrics[metric]) for metrics in by_round.values()])
     return table
+
+
+def _shown(metric: str, value: float) -> str:
+    return f"{100 * value:.1f} %" if metric == "accuracy" else f"{value:.3f}"

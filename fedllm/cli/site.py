@@ -53,7 +53,9 @@ def add(
     card: Annotated[Path, typer.Argument(help="The card that `site init` made.")],
     *,
     config: Config = Path("params.yaml"),
-    out: Annotated[Path | None, typer.Option(help="Where the invitation goes. Default: SITE.invitation")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where the invitation goes. Default: SITE.invitation")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """At the coordinator: take a site into the roster, make its store user, seal its invitation."""

@@ -153,7 +153,9 @@ class StoreConfig(Frozen):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.url.startswith("s3://") and self.endpoint is None:
-            raise ValueError("store.endpoint is needed with an s3:// store, such as https://minio.example:9000")
+            raise ValueError(
+                "store.endpoint is needed with an s3:// store, such as https://minio.example:9000"
+            )
         return self
 
 
@@ -193,7 +195,7 @@ class SimulationConfig(Frozen):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The sites' names; a count gives site-1, site-2, …"""
+        """The sites' names; a count gives site-1, site-2 and so on."""
         if isinstance(self.sites, int):
             return tuple(f"site-{i + 1}" for i in range(self.sites))
         return self.sites

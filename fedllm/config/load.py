@@ -95,7 +95,9 @@ def _explain(model: type[BaseModel], error: ValidationError) -> str:
         name = ".".join(path)
         if fault["type"] == "extra_forbidden":
             near = difflib.get_close_matches(path[-1], _known(model, path[:-1]), n=1, cutoff=0.5)
-            hint = f", did you mean {near[0]!r}?" if near else f" (known: {', '.join(_known(model, path[:-1]))})"
+            hint = (
+                f", did you mean {near[0]!r}?" if near else f" (known: {', '.join(_known(model, path[:-1]))})"
+            )
             faults.append(f"unknown key {name!r}{hint}")
         else:
             text = fault["msg"].removeprefix("Value error, ")

@@ -1,6 +1,5 @@
 """Step 4, aggregate: stream the counted updates into the next global adapter."""
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from fedllm.aggregation import apply_strategy, decode_state, encode_state, weighted_mean
@@ -12,6 +11,8 @@ from fedllm.exchange.messages import Sealed
 from fedllm.models.adapter import decode_flat, encode_flat
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import torch
 
 

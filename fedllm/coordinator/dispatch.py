@@ -139,10 +139,8 @@ def _model_for(training: Training, number: int, chosen: tuple[str, ...]) -> Seal
     before = previous_model(training, number)
     if before is not None and set(chosen) <= set(before.sealed_for):
         return before.model
-    if before is None:
-        data = encode_flat(training.initial())
-    else:  # a site joined since the aggregate was sealed
-        data = read_model(training, before.model)
+    # The first round starts from the adapter as it is made; later ones are sealed anew for who joined since.
+    data = encode_flat(training.initial()) if before is None else read_model(training, before.model)
     return seal_model(training, data, chosen)
 
 

@@ -64,9 +64,7 @@ def _close(training: Training, number: int, outcomes: Sequence[SiteOutcome]) -> 
     )
 
 
-def _verdict(
-    training: Training, plan: Plan, outcome: SiteOutcome, size: int, model_norm: float
-) -> Verdict:
+def _verdict(training: Training, plan: Plan, outcome: SiteOutcome, size: int, model_norm: float) -> Verdict:
     site = outcome.site
     if outcome.status != "updated" or outcome.payload is None:
         failed = "signature" if outcome.status == "refused" else "schema"

@@ -95,4 +95,3 @@ class Lease:
                 return
             except SQLAlchemyError:
                 continue  # a busy database: the next renewal comes well before the lease runs out
-

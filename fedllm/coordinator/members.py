@@ -106,7 +106,9 @@ def add_site(config: FederationConfig, keys: PublicKeys) -> bytes:
         if keys.name == COORDINATOR:
             raise IdentityError("a site cannot be called coordinator: choose another name")
         if len(others) < len(roster.sites) and keys not in roster.sites:
-            raise IdentityError(f"{keys.name} is in the roster with other keys: revoke it first or rename the site")
+            raise IdentityError(
+                f"{keys.name} is in the roster with other keys: revoke it first or rename the site"
+            )
         if keys not in roster.sites:
             sites = tuple(sorted((*others, keys), key=lambda site: site.name))
             version = roster.roster_version + 1

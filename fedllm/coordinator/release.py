@@ -8,7 +8,7 @@ from fedllm.coordinator.dispatch import read_model
 from fedllm.coordinator.evaluate import baseline
 from fedllm.coordinator.outcomes import Aggregated, Audited, Evaluated, Released, SiteOutcome
 from fedllm.coordinator.training import Training
-from fedllm.errors import TrackingError
+from fedllm.errors import ModelError, TrackingError
 from fedllm.models.adapter import decode_flat
 
 if TYPE_CHECKING:
@@ -51,11 +51,26 @@ def publish_waiting(training: Training) -> None:
     for run, number, body in training.journal.waiting_releases():
         try:
             version = tracker.publish(RoundRelease.from_json(body))
+        except ModelError as error:
+            log.error("round %d of %s cannot be published: %s", number, run, error)  # noqa: TRY400 - one line
+            continue
         except TrackingError as error:
             log.warning("MLflow does not take round %d of %s, it stays queued: %s", number, run, error)
             return
         told = {"name": version.name, "version": version.version, "uri": version.uri}
         training.journal.mark_released(run, number, json.dumps(told))
+
+
+def finish_record(training: Training, summary: dict[str, Any]) -> None:
+    """End the training's parent run in MLflow; MLflow being away leaves it open, no more."""
+    from fedllm.tracking import Tracker
+
+    if training.tracking_uri is None:
+        return
+    try:
+        Tracker(training.tracking_uri).finish(training.config.name, training.run, summary)
+    except TrackingError as error:
+        log.warning("MLflow's run of %s stays open: %s", training.run, error)
 
 
 def _describe(training: Training, number: int, kind: "type[RoundRelease]") -> "RoundRelease":

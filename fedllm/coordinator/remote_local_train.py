@@ -12,9 +12,7 @@ POLL = 0.25  # s between looks
 GRACE = 2.0  # s after the deadline in which an upload that began in time may end
 
 
-def remote_local_train(
-    training: Training, number: int, site: str, say: Callable[[str], None]
-) -> SiteOutcome:
+def remote_local_train(training: Training, number: int, site: str, say: Callable[[str], None]) -> SiteOutcome:
     """Wait for one site. A site that stays silent costs the round its deadline and no more.
 
     Args:

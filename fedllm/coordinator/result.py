@@ -5,10 +5,10 @@ import statistics
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from fedllm.coordinator.outcomes import Aggregated, Audited, Dispatched, FailedRound, SiteOutcome
 from fedllm.coordinator.dispatch import read_plan
+from fedllm.coordinator.outcomes import Aggregated, Audited, Dispatched, FailedRound, SiteOutcome
+from fedllm.coordinator.progress import evaluations, score
 from fedllm.coordinator.release import released
-from fedllm.coordinator.rounds import evaluations, score
 from fedllm.coordinator.training import Training
 
 
@@ -54,7 +54,7 @@ def result(training: Training) -> RunResult:
     journal, run = training.journal, training.run
     measured = evaluations(training)
     played = [number for number in measured if number > 0]
-    best = max(played, key=lambda number: score(training, measured[number]))
+    best = max(played, key=lambda number: score(measured[number]))
     version = released(training, best)
     row = journal.run(run)
     assert row is not None  # noqa: S101 - the training is on record

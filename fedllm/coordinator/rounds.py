@@ -8,7 +8,6 @@ from fedllm.coordinator.aggregate import aggregate
 from fedllm.coordinator.dispatch import dispatch
 from fedllm.coordinator.dp_audit import dp_audit
 from fedllm.coordinator.evaluate import baseline, evaluate
-from fedllm.coordinator.journal import Journal
 from fedllm.coordinator.outcomes import (
     Aggregated,
     Audited,
@@ -19,8 +18,10 @@ from fedllm.coordinator.outcomes import (
     Released,
     SiteOutcome,
 )
-from fedllm.coordinator.release import publish_waiting, release
+from fedllm.coordinator.progress import evaluations, played, score
+from fedllm.coordinator.release import finish_record, publish_waiting, release
 from fedllm.coordinator.remote_local_train import remote_local_train
+from fedllm.coordinator.result import result
 from fedllm.coordinator.training import Training
 from fedllm.errors import FedllmError, LeaseError, RoundError
 
@@ -147,6 +148,10 @@ def close(training: Training, status: str, reason: str) -> None:
     training.point_head(0, None)
     publish_waiting(training)
     training.journal.end_run(training.run, status, reason)
+    told = {"status": status, "stop_reason": reason, "config": training.config.public_json()}
+    if played(training.journal, training.run):
+        told |= result(training).public()
+    finish_record(training, told)
 
 
 def remaining(training: Training) -> Iterator[int]:
@@ -160,23 +165,6 @@ def remaining(training: Training) -> Iterator[int]:
         done += 1
         if journal.outcome(run, number, "release", Released) is None:
             yield number
-
-
-def played(journal: Journal, run: str) -> int:
-    """How many rounds of a run were completed."""
-    return sum(step == "release" for _, step in journal.times(run))
-
-
-def evaluations(training: Training) -> dict[int, Evaluated]:
-    """What was measured, by round in order; round 0 is zero-shot."""
-    journal, run = training.journal, training.run
-    done = sorted((n, step) for n, step in journal.times(run) if step in {"baseline", "evaluate"})
-    return {number: journal.require(run, number, step, Evaluated) for number, step in done}
-
-
-def score(training: Training, metrics: Evaluated) -> float:
-    """One number that is better when it is higher: accuracy, else minus the loss."""
-    return metrics.metrics.get("accuracy", -metrics.metrics["loss"])
 
 
 def stop_reason(training: Training) -> str | None:
@@ -193,7 +181,7 @@ def stop_reason(training: Training) -> str | None:
         if reached:
             return "target reached"
     if rounds.patience is not None:
-        best = max(sorted(measured), key=lambda number: score(training, measured[number]))
+        best = max(sorted(measured), key=lambda number: score(measured[number]))
         since = sum(1 for number in measured if number > best)
         if since >= rounds.patience:
             return "no improvement"

@@ -2,7 +2,6 @@
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from fedllm.coordinator.journal import Journal, coordinator_folder
 from fedllm.coordinator.lease import Lease
 from fedllm.coordinator.members import coordinator_identity, publish_roster, roster_of, store_access
 from fedllm.errors import CancelledError, ConfigError, FedllmError, LeaseError
+from fedllm.exchange.clock import StoreClock
 from fedllm.exchange.keys import Layout
 from fedllm.exchange.mailbox import Mailbox
 from fedllm.exchange.messages import COORDINATOR, EVERYONE, Head, Message, Roster
@@ -50,7 +50,7 @@ class Training:
     stop_cause: FedllmError | None = None
     _adapted: "tuple[AdaptedModel, PreTrainedTokenizerBase] | None" = None
     _initial: "torch.Tensor | None" = None
-    _clock_offset: float | None = None
+    _clock: StoreClock | None = None
     _base: tuple[Path, str] | None = None
 
     @property
@@ -95,10 +95,10 @@ class Training:
         return self._initial
 
     def now(self) -> float:
-        """The store's clock, s since 1970: asked once, then carried on by our own."""
-        if self._clock_offset is None:
-            self._clock_offset = self.mailbox.store.now() - time.time()
-        return time.time() + self._clock_offset
+        """The store's clock, s since 1970."""
+        if self._clock is None:
+            self._clock = StoreClock(self.mailbox.store)
+        return self._clock.now()
 
     def check(self) -> None:
         """Raise what stops this training: a cancel, or a lost lease."""
@@ -144,7 +144,7 @@ def stored_config(federation: str, run: str) -> FederationConfig | None:
 
 
 @contextmanager
-def open_training(
+def open_training(  # noqa: PLR0913 - what a training is made of, each named by the caller
     config: FederationConfig,
     run: str,
     public: Path,
@@ -175,11 +175,13 @@ def open_training(
             unknown = sorted(set(sites or ()) - {site.name for site in roster.sites})
             if unknown:
                 raise ConfigError(
-                    f"not in the roster of {config.name}: {', '.join(unknown)}; add with `fedllm site add CARD`"
+                    f"not in the roster of {config.name}: {', '.join(unknown)}; `fedllm site add CARD` adds one"
                 )
             connected = store or store_access(config).connect()
             if not roster.sites:
-                raise ConfigError(f"the roster of {config.name} is empty: add sites with `fedllm site add CARD`")
+                raise ConfigError(
+                    f"the roster of {config.name} is empty: add sites with `fedllm site add CARD`"
+                )
             publish_roster(connected, roster, identity)
             journal.begin_run(run, config.model_dump_json())
             assert journal.epoch is not None  # noqa: S101 - set by the lease

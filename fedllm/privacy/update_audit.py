@@ -54,7 +54,7 @@ def norm_bound(local: "LocalConfig", steps: int, size: int, model_norm: float) -
     return (moved + decay) * 1.01  # room for rounding in fp32
 
 
-def audit_update(
+def audit_update(  # noqa: PLR0913 - what is checked and what against, each named by the caller
     site: str, payload: bytes, *, steps: int, size: int, local: "LocalConfig", model_norm: float
 ) -> AuditedUpdate:
     """Check the opened bytes of an update whose signature and hashes were right."""
@@ -73,9 +73,7 @@ def audit_update(
     if norm == 0.0:
         return refuse(site, "the update is all zeros: nothing was trained", checks, "norm")
     checks |= {"norm": "pass", "accounting": "not observable"}
-    return AuditedUpdate(
-        Verdict(site=site, accepted=True, checks=checks, privacy=NO_DP, norm=norm), update
-    )
+    return AuditedUpdate(Verdict(site=site, accepted=True, checks=checks, privacy=NO_DP, norm=norm), update)
 
 
 def refuse(site: str, reason: str, checks: dict[str, Check], failed: str) -> AuditedUpdate:

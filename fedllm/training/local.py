@@ -72,11 +72,12 @@ def train(  # noqa: PLR0913 - a plan's terms, each named by the caller
     begun = time.perf_counter()
     engine = accelerator(local.precision)
     adapted.model.to(engine.device)
-    examples = encode(tokenizer, records, task)
+    batches = list(draw(len(records), local.batch_size, steps, (seed, round_number)))
+    drawn = sorted({i for batch in batches for i in batch})  # nothing else is worth the tokenizer's time
+    examples = dict(zip(drawn, encode(tokenizer, [records[i] for i in drawn], task), strict=True))
     anchor = [parameter.detach().clone() for parameter in adapted.trainable]
     optimizer = _optimizer(adapted.trainable, local)
     total = 0.0
-    batches = draw(len(examples), local.batch_size, steps, (seed, round_number))
     for step, batch in enumerate(batches, start=1):
         _set_rate(optimizer, local, (round_number - 1) * local.steps + step, rounds * local.steps)
         optimizer.zero_grad(set_to_none=True)

@@ -69,7 +69,7 @@ def test_what_cannot_be_meant_is_refused_with_the_field_and_the_way_out(override
 def test_a_file_that_is_no_configuration_is_refused_in_one_line(text: str, tmp_path: Path) -> None:
     path = tmp_path / "broken.yaml"
     path.write_text(text)
-    with pytest.raises(ConfigError, match="broken.yaml"):
+    with pytest.raises(ConfigError, match=r"broken\.yaml"):
         load_federation(path)
 
 

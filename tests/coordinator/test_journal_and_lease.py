@@ -49,7 +49,11 @@ def test_signed_bytes_are_kept_before_they_are_shown(journal: Journal) -> None:
 
 
 def test_a_second_coordinator_is_refused_with_the_first_ones_process(journal: Journal, url: str) -> None:
-    with Lease(journal, "run-1"), pytest.raises(LeaseError, match="leads run run-1"), Lease(Journal("fed", url), "run-2"):
+    with (
+        Lease(journal, "run-1"),
+        pytest.raises(LeaseError, match="leads run run-1"),
+        Lease(Journal("fed", url), "run-2"),
+    ):
         pass
 
 

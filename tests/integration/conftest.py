@@ -11,6 +11,7 @@ from playground import SITES, fedllm, write_corpus
 
 from fedllm.stack import Endpoints, down, up
 
+
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoints]:
     """The stack that `fedllm up` starts, in a home of its own."""
@@ -28,7 +29,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoints]:
 
 
 @pytest.fixture(scope="session")
-def federation(stack: Endpoints, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def federation(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A federation file: three sites, a tiny model, two rounds."""
     folder = tmp_path_factory.mktemp("federation")
     write_corpus(folder / "corpus.jsonl", per_site=40)
@@ -51,7 +52,8 @@ def federation(stack: Endpoints, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 @pytest.fixture(scope="session")
-def undisturbed(federation: Path) -> dict[str, Any]:
+def undisturbed(stack: Endpoints, federation: Path) -> dict[str, Any]:
     """What a run comes to when nothing goes wrong."""
+    assert stack.mlflow_url
     told: dict[str, Any] = json.loads(fedllm("run", str(federation), "--json").stdout.splitlines()[-1])
     return told

@@ -20,7 +20,9 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def killed_once(self: Journal, run: str, at: int, name: str, kind: Any, compute: Any) -> Any:  # noqa: ANN401
+def killed_once(  # noqa: PLR0913, PLR0917 - as the original
+    self: Journal, run: str, at: int, name: str, kind: Any, compute: Any
+) -> Any:  # noqa: ANN401
     here = at == number and name.startswith(step)
 
     def computed() -> Any:  # noqa: ANN401

@@ -13,8 +13,8 @@ from typing import Any
 
 import psutil
 import pytest
-from playground import SITES, fedllm
 from mlflow import MlflowClient
+from playground import SITES, fedllm
 
 from fedllm.config import load_federation
 from fedllm.coordinator.journal import coordinator_folder
@@ -82,7 +82,8 @@ def test_a_coordinator_killed_around_every_step_resumes_to_the_same_model(
 def test_a_second_coordinator_is_refused_while_the_first_one_leads(
     undisturbed: dict[str, Any], agents: dict[str, subprocess.Popen[bytes]], federation: Path
 ) -> None:
-    assert undisturbed and all(agent.poll() is None for agent in agents.values())
+    assert undisturbed
+    assert all(agent.poll() is None for agent in agents.values())
     before = newest_run("test")
     arguments = ["run", str(federation), "--agents", "external", "--set", "local.steps=60", "--json"]
     first = subprocess.Popen([sys.executable, "-m", "fedllm", *arguments], stdout=subprocess.PIPE, text=True)
@@ -111,7 +112,7 @@ def test_a_round_completes_without_an_agent_that_was_killed_in_training(
         run = wait_for(lambda: newest_run("test") != before and newest_run("test"), 60)
         wait_for(lambda: (run, 1, "dispatch") in journal_rows("test"), 60)
         victim = psutil.Process(agents["mill"].pid)
-        wait_for(lambda: victim.children(), 30)
+        wait_for(victim.children, 30)
         time.sleep(2)
         os.kill(victim.pid, signal.SIGKILL)
         out, _ = first.communicate(timeout=180)

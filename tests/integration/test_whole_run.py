@@ -11,8 +11,8 @@ from typing import Any
 
 import httpx
 import pytest
-from playground import SITES, fedllm
 from mlflow import MlflowClient
+from playground import SITES, fedllm
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import DeploymentScheduleUpdate, DeploymentUpdate
 from prefect.client.schemas.schedules import IntervalSchedule
@@ -30,7 +30,9 @@ def task_runs(stack: Endpoints, flow_run: str) -> list[dict[str, Any]]:
 
 
 def newest_flow_run(stack: Endpoints) -> dict[str, Any]:
-    found = httpx.post(f"{stack.prefect_api_url}/flow_runs/filter", json={"sort": "START_TIME_DESC", "limit": 1})
+    found = httpx.post(
+        f"{stack.prefect_api_url}/flow_runs/filter", json={"sort": "START_TIME_DESC", "limit": 1}
+    )
     run: dict[str, Any] = found.raise_for_status().json()[0]
     return run
 
@@ -68,9 +70,7 @@ def test_every_version_says_where_it_came_from_and_what_privacy_it_has(
     assert best.tags["model.sha256"] == undisturbed["model"]["sha256"]
 
 
-def test_the_challenger_predicts_with_pickle_forbidden(
-    undisturbed: dict[str, Any], stack: Endpoints
-) -> None:
+def test_the_challenger_predicts_with_pickle_forbidden(undisturbed: dict[str, Any], stack: Endpoints) -> None:
     assert undisturbed["status"] == "completed"
     code = (
         "import mlflow; m = mlflow.pyfunc.load_model('models:/test@challenger');"
@@ -90,7 +90,15 @@ def test_a_stock_prefect_client_triggers_a_training_in_the_worker(
 ) -> None:
     fedllm("deploy", "--config", str(federation))
     prefect = str(Path(sys.executable).parent / "prefect")
-    command = [prefect, "deployment", "run", "federated-training/sentiment", "--watch", "--watch-interval", "1"]
+    command = [
+        prefect,
+        "deployment",
+        "run",
+        "federated-training/sentiment",
+        "--watch",
+        "--watch-interval",
+        "1",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     run = newest_flow_run(stack)
@@ -115,13 +123,18 @@ def test_the_scheduled_deployment_fires(stack: Endpoints, federation: Path) -> N
                 parameters={"config_uri": str(federation), "rounds": 1},
                 schedules=[
                     DeploymentScheduleUpdate(
-                        schedule=IntervalSchedule(interval=timedelta(seconds=15)), active=True
+                        slug="nightly", schedule=IntervalSchedule(interval=timedelta(seconds=15)), active=True
                     )
                 ],
             ),
         )
         deadline = time.monotonic() + 200
-        asked = {"flow_runs": {"deployment_id": {"any_": [str(nightly.id)]}, "state": {"type": {"any_": ["COMPLETED"]}}}}
+        asked = {
+            "flow_runs": {
+                "deployment_id": {"any_": [str(nightly.id)]},
+                "state": {"type": {"any_": ["COMPLETED"]}},
+            }
+        }
         try:
             while time.monotonic() < deadline:
                 found = httpx.post(f"{stack.prefect_api_url}/flow_runs/filter", json=asked).json()
@@ -142,9 +155,7 @@ def test_the_scheduled_deployment_fires(stack: Endpoints, federation: Path) -> N
         (["--set", "rounds.min_sites=9"], "3 of 3 sites are live, rounds.min_sites is 9"),
     ],
 )
-def test_what_cannot_work_is_said_in_one_line(
-    arguments: list[str], words: str, federation: Path
-) -> None:
+def test_what_cannot_work_is_said_in_one_line(arguments: list[str], words: str, federation: Path) -> None:
     done = fedllm("run", str(federation), "--json", *arguments, check=False)
     assert done.returncode != 0
     assert words in done.stderr.splitlines()[-1]

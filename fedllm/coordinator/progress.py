@@ -1,0 +1,22 @@
+"""How far a training is and how well it does, read from its journal."""
+
+from fedllm.coordinator.journal import Journal
+from fedllm.coordinator.outcomes import Evaluated
+from fedllm.coordinator.training import Training
+
+
+def played(journal: Journal, run: str) -> int:
+    """How many rounds of a run were completed."""
+    return sum(step == "release" for _, step in journal.times(run))
+
+
+def evaluations(training: Training) -> dict[int, Evaluated]:
+    """What was measured, by round in order; round 0 is zero-shot."""
+    journal, run = training.journal, training.run
+    done = sorted((n, step) for n, step in journal.times(run) if step in {"baseline", "evaluate"})
+    return {number: journal.require(run, number, step, Evaluated) for number, step in done}
+
+
+def score(measured: Evaluated) -> float:
+    """One number that is better when it is higher: accuracy, else minus the loss."""
+    return measured.metrics.get("accuracy", -measured.metrics["loss"])
