@@ -175,7 +175,7 @@ def open_training(  # noqa: PLR0913 - what a training is made of, each named by 
             unknown = sorted(set(sites or ()) - {site.name for site in roster.sites})
             if unknown:
                 raise ConfigError(
-                    f"not in the roster of {config.name}: {', '.join(unknown)}; `fedllm site add CARD` adds one"
+                    f"not in the roster of {config.name}: {', '.join(unknown)}; add with `fedllm site add`"
                 )
             connected = store or store_access(config).connect()
             if not roster.sites:

@@ -6,6 +6,7 @@ Usage: killed_coordinator.py before|after ROUND STEP [arguments of fedllm …]
 import os
 import signal
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from fedllm.cli.main import main
@@ -21,7 +22,7 @@ def die() -> None:
 
 
 def killed_once(  # noqa: PLR0913, PLR0917 - as the original
-    self: Journal, run: str, at: int, name: str, kind: Any, compute: Any
+    self: Journal, run: str, at: int, name: str, kind: type[Any], compute: Callable[[], Any]
 ) -> Any:  # noqa: ANN401
     here = at == number and name.startswith(step)
 
