@@ -84,6 +84,7 @@ class Agent:
     def tick(self) -> None:
         """Look once at everything that may have changed."""
         working = self.duty.poll()
+        self.duty.release_committed()
         if time.monotonic() >= self._card_due:
             self._show("training" if working else "idle")
         self._watch_head()

@@ -76,8 +76,6 @@ class Duty:
         if known.state == "reserved" and self.current is None:
             self.attempt = 0
             self._start(plan, self._promised(known.answer))
-        elif known.state == "committed":
-            self.release(run, asked.round)
 
     def _promised(self, envelope: bytes) -> int:
         """Steps that the answer on record promised."""
@@ -170,7 +168,6 @@ class Duty:
         described = payload.model_dump_json() if payload else None
         self.memory.commit(run, asked.round, sign(update, self.mailbox.me), described)
         self._clear()
-        self.release(run, asked.round)
 
     def release(self, run: str, number: int) -> None:
         """Upload committed bytes: the payload first, then the message that names its hash."""
@@ -184,6 +181,11 @@ class Duty:
         self.memory.release(run, number)
         self._sealed_path(run, number).unlink(missing_ok=True)
         log.info("round %d of %s: update released", number, run)
+
+    def release_committed(self) -> None:
+        """Send again what a crash or a store that was away kept back."""
+        for work in self.memory.committed():
+            self.release(work.run, work.round)
 
     def stop(self) -> None:
         """Give up the job under way; what was committed stays."""
