@@ -1,17 +1,19 @@
 """A training from its configuration to its open lease: data, agents where one machine plays them, servers."""
 
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from fedllm.config import FederationConfig
+from fedllm.config.federation import NAME
 from fedllm.coordinator.journal import Journal
 from fedllm.coordinator.progress import played
 from fedllm.coordinator.training import Training, open_training, stored_config
 from fedllm.data.lock import ManagedData, check_lock, managed_data
 from fedllm.data.prepare import PreparedData, layout, prepare
-from fedllm.errors import ConfigError
+from fedllm.errors import ConfigError, DataError
 from fedllm.simulation import agent_processes, cached_data, new_run_id
 from fedllm.stack import endpoints
 
@@ -70,8 +72,13 @@ def tracking_uri(config: FederationConfig) -> str | None:
 
 def _settle(config: FederationConfig, request: Request) -> tuple[str, FederationConfig]:
     """The run's id, and the configuration that it has."""
+    for name, count in (("rounds", request.rounds), ("rounds", request.more)):
+        if count is not None and count < 1:
+            raise ConfigError(f"{name} is {count}: play at least one")
     if request.run_id is None:
         run = new_run_id()
+    elif not re.fullmatch(NAME, request.run_id):
+        raise ConfigError(f"run_id {request.run_id!r}: use small letters, digits and hyphens, 63 at most")
     else:
         run = request.run_id
         config = stored_config(config.name, run) or config
@@ -96,8 +103,15 @@ def _data(config: FederationConfig, managed: ManagedData | None, *, allow_dirty:
 
 
 def _prepare_missing(config: FederationConfig, folder: Path) -> PreparedData:
-    """Managed data that are absent are made; those that are there are never written over."""
+    """Managed data that are absent altogether are made; where some are there, none is written over.
+
+    Raises:
+        DataError: some files are there and others are not.
+    """
     there = layout(config, folder)
-    if all(path.exists() for path in (*there.sites.values(), there.public)):
+    absent = [path for path in (*there.sites.values(), there.public) if not path.exists()]
+    if not absent:
         return there
+    if len(absent) <= len(there.sites):
+        raise DataError(f"{absent[0]} is missing and others are there: `dvc repro` makes all of them anew")
     return prepare(config, folder)

@@ -1,6 +1,7 @@
 """One machine plays every site: agents as processes on the real exchange, or all in this process."""
 
 import logging
+import os
 import secrets
 import shutil
 import subprocess
@@ -17,7 +18,7 @@ from fedllm.agent.join import Membership, accept_invitation, init_site, read_car
 from fedllm.agent.worker import InlineTrainer, Workbench
 from fedllm.config import FederationConfig, StoreConfig, cache_dir, fedllm_home
 from fedllm.coordinator.journal import coordinator_folder
-from fedllm.coordinator.members import add_site
+from fedllm.coordinator.members import add_site, store_access
 from fedllm.coordinator.result import RunResult, result
 from fedllm.coordinator.rounds import JournaledSteps, play
 from fedllm.coordinator.training import open_training
@@ -47,11 +48,12 @@ def join(config: FederationConfig, name: str, data: Path, home: Path, **settings
     if invitation.exists():
         try:
             member = accept_invitation(invitation, home)
-            member.connect().stat(member.layout.roster)
+            access = store_access(config)
+            if (member.invitation.store_url, member.invitation.endpoint) == (access.url, access.endpoint):
+                member.connect().stat(member.layout.roster)
+                return member
         except (AccessDeniedError, ObjectNotFoundError):
-            pass  # another store than before: invite again
-        else:
-            return member
+            log.info("%s is invited anew: the store is not the one it knew", name)
     invitation.write_bytes(add_site(config, read_card(card)))
     return accept_invitation(invitation, home)
 
@@ -69,7 +71,8 @@ def agent_processes(
         for name, records in data.sites.items():
             home = fedllm_home() / "simulated" / config.name / name
             join(config, name, records, home)
-            command = [sys.executable, "-m", "fedllm", "agent", "--home", str(home), "--with-parent"]
+            command = [sys.executable, "-m", "fedllm", "agent", "--home", str(home)]
+            command += ["--with-parent", str(os.getpid())]
             command += [
                 "--invitation",
                 str(home / f"{config.name}.invitation"),

@@ -40,5 +40,5 @@ def federated_round(
         prefect_flow_run=flow_run.get_id(),
     )
     with session(config, request) as training:
-        play(training, PrefectSteps(training))
+        play(training, PrefectSteps(training), insist=True)
         return result(training).public()

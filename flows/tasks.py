@@ -1,7 +1,6 @@
 """The six steps as Prefect tasks, with what a user of Prefect's UI wants to see as artifacts."""
 
-import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from prefect import get_run_logger, task
@@ -17,8 +16,6 @@ from fedllm.coordinator.rounds import JournaledSteps
 from fedllm.coordinator.training import Training
 from fedllm.errors import ExchangeError
 
-log = logging.getLogger(__name__)
-
 
 def _worth_retrying(_task: object, _run: TaskRun, state: State[Any]) -> bool:
     """A store that does not answer may answer later; every other failure would only be repeated."""
@@ -29,6 +26,14 @@ def _worth_retrying(_task: object, _run: TaskRun, state: State[Any]) -> bool:
     except Exception:  # noqa: BLE001 - whatever else it was, it is not worth a retry
         return False
     return False
+
+
+def _unless_away(show: Callable[[], None]) -> None:
+    """Show an artifact; a Prefect server that is away costs the picture, never the training."""
+    try:
+        show()
+    except Exception as error:  # noqa: BLE001 - whatever kept it from being shown
+        get_run_logger().warning("an artifact could not be shown: %s", error)
 
 
 # Nothing is cached or persisted: the journal knows what is done, and tensors never travel through Prefect.
@@ -62,7 +67,7 @@ class PrefectSteps:
         @task(name="dp-audit", task_run_name="round-{number} dp-audit", **_STEP)
         def dp_audit(number: int, outcomes: list[SiteOutcome]) -> Audited:
             done = steps.dp_audit(number, outcomes)
-            self._show_audit(number, done)
+            _unless_away(lambda: self._show_audit(number, done))
             return done
 
         @task(name="aggregate", task_run_name="round-{number} aggregate", **_STEP)
@@ -74,13 +79,13 @@ class PrefectSteps:
         @task(name="evaluate", task_run_name="round-{number} evaluate", **_STEP)
         def evaluate(number: int) -> Evaluated:
             done = steps.evaluate(number)
-            self._show_metrics()
+            _unless_away(self._show_metrics)
             return done
 
         @task(name="release", task_run_name="round-{number} release", **_STEP)
         def release(number: int) -> Released:
             done = steps.release(number)
-            self._show_release(number, done)
+            _unless_away(lambda: self._show_release(number, done))
             return done
 
         self._dispatch, self._remote_local_train, self._dp_audit = dispatch, remote_local_train, dp_audit

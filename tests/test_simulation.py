@@ -10,6 +10,7 @@ import yaml
 
 import fedllm
 from fedllm.config import FederationConfig, load_federation
+from fedllm.coordinator.rounds import JournaledSteps
 from fedllm.errors import RoundError
 
 SITES = ["east", "north", "west"]
@@ -103,3 +104,34 @@ def test_too_few_sites_fail_truthfully(federation: Path) -> None:
 def test_a_cohort_takes_part_of_the_sites(federation: Path) -> None:
     told = simulated(federation, "rounds.cohort=0.5", "rounds.max=1")
     assert sum(site["rounds"] for site in told.sites.values()) == 2
+
+
+def test_a_site_whose_records_do_not_fit_fails_alone_and_tells_nothing_of_them(
+    federation: Path, tmp_path: Path
+) -> None:
+    raw = yaml.safe_load(federation.read_text())
+    lines = Path(raw["simulation"]["source"]).read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    for record in records:
+        if record["silo"] == "west":
+            record["label"] = "HIV positive"
+    source = tmp_path / "corpus.jsonl"
+    source.write_text("\n".join(json.dumps(record) for record in records) + "\n")
+    told = simulated(federation, f"simulation.source={source}", "rounds.max=1")
+    assert {name: site["rounds"] for name, site in told.sites.items()} == {"east": 1, "north": 1, "west": 0}
+
+
+def test_an_update_that_is_written_over_after_the_audit_counts_as_it_was_audited(
+    federation: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undisturbed = simulated(federation, "rounds.max=1")
+    audit = JournaledSteps.dp_audit
+
+    def overwritten(self: JournaledSteps, number: int, outcomes: Any) -> Any:  # noqa: ANN401
+        audited = audit(self, number, outcomes)
+        for counted in audited.counted:
+            self.training.mailbox.store.put(counted.payload.key, b"something else")
+        return audited
+
+    monkeypatch.setattr(JournaledSteps, "dp_audit", overwritten)
+    assert simulated(federation, "rounds.max=1").model == undisturbed.model

@@ -20,7 +20,6 @@ from fedllm.errors import ExchangeError, FedllmError, IdentityError, ObjectNotFo
 from fedllm.exchange.clock import StoreClock
 from fedllm.exchange.mailbox import Mailbox, Received
 from fedllm.exchange.messages import COORDINATOR, Card, Head, Plan, Roster
-from fedllm.exchange.store import ObjectStore
 from fedllm.models.base import fingerprint, resolve_base
 from fedllm.secure.envelope import sign
 
@@ -36,16 +35,16 @@ class Agent:
         IdentityError: another agent runs for this site already.
     """
 
-    def __init__(self, member: Membership, trainer: Trainer, store: ObjectStore | None = None) -> None:
+    def __init__(self, member: Membership, trainer: Trainer, *, patience: float = 0.0) -> None:
         self.member = member
         private_dir(member.home / "work")
         self._lock = FileLock(member.home / "agent.lock")
         try:
-            self._lock.acquire(timeout=0)
+            self._lock.acquire(timeout=patience)
         except Timeout:
             raise IdentityError(f"an agent for {member.home} runs already: stop it first") from None
         self.memory = Memory(member.home / "memory.db")
-        self.mailbox = Mailbox(store or member.connect(), member.layout, member.identity)
+        self.mailbox = Mailbox(member.connect(), member.layout, member.identity)
         clock = StoreClock(self.mailbox.store)
         self._base_sha256 = fingerprint(resolve_base(member.site.base))
         self._examples = len(read_records(member.site.data))
@@ -77,6 +76,9 @@ class Agent:
             except ExchangeError as error:
                 away += 1
                 log.warning("the store does not answer (%d): %s", away, error)
+            except Exception:
+                away += 1
+                log.exception("something went wrong; this site goes on")
             near = self._head is not None and self._head.state == "training"
             pause = self.member.site.poll_near if near else self.member.site.poll_idle
             stop.wait(min(pause * 2 ** min(away, 5), 10.0))
@@ -84,7 +86,6 @@ class Agent:
     def tick(self) -> None:
         """Look once at everything that may have changed."""
         working = self.duty.poll()
-        self.duty.release_committed()
         if time.monotonic() >= self._card_due:
             self._show("training" if working else "idle")
         self._watch_head()
@@ -96,6 +97,7 @@ class Agent:
                 self._plan = plan  # the store is away: take it up again
                 raise
             self._card_due = 0.0
+        self.duty.release_committed()
 
     def _watch_head(self) -> None:
         key = self.member.layout.head
@@ -140,6 +142,7 @@ class Agent:
         self.memory.rise(f"roster/{head.federation}", roster.roster_version)
         if self.member.identity.public not in roster.sites:
             raise RefusedError("the roster does not hold this site's keys")
+        self.duty.peers = frozenset(site.name for site in roster.sites)
         self._plan = plan
 
     def _show(self, state: Literal["idle", "training", "stopped"]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from fedllm.agent.join import Membership
 from fedllm.agent.memory import Memory
 from fedllm.agent.policy import decide
-from fedllm.agent.worker import Failed, Finished, Job, Progress, Trainer, site_seed
+from fedllm.agent.worker import Failed, Finished, Job, Progress, Trainer, public_reason, site_seed
 from fedllm.errors import ExchangeError, FedllmError, RefusedError
 from fedllm.exchange import messages
 from fedllm.exchange.clock import StoreClock
@@ -32,6 +32,7 @@ class Duty:
     trainer: Trainer
     base_sha256: str
     clock: StoreClock
+    peers: frozenset[str] = frozenset()  # names in the newest roster
     current: Received[Plan] | None = None
     job: Job | None = None
     attempt: int = 0
@@ -55,6 +56,7 @@ class Duty:
                 asked,
                 self.member.site.policy,
                 site=self._name,
+                peers=self.peers,
                 base_sha256=self.base_sha256,
                 now=self.clock.now(),
             )
@@ -116,8 +118,9 @@ class Duty:
         except ExchangeError:
             self.current = None  # the store is away: the plan is taken up again
             raise
-        except FedllmError as error:
-            self._commit(Failed(str(error)))
+        except (FedllmError, OSError) as error:
+            log.exception("round %d of %s could not begin", asked.round, asked.run)
+            self._commit(Failed(public_reason(error)))
 
     def poll(self) -> bool:
         """Take in what the trainer says; True while a job is under way."""
@@ -183,9 +186,13 @@ class Duty:
         log.info("round %d of %s: update released", number, run)
 
     def release_committed(self) -> None:
-        """Send again what a crash or a store that was away kept back."""
+        """Send what is committed, again until the store has it."""
         for work in self.memory.committed():
-            self.release(work.run, work.round)
+            try:
+                self.release(work.run, work.round)
+            except (ExchangeError, OSError) as error:
+                # It stays committed and is tried again; it must not keep the site from anything else.
+                log.warning("round %d of %s is not sent yet: %s", work.round, work.run, error)
 
     def stop(self) -> None:
         """Give up the job under way; what was committed stays."""

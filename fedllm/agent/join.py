@@ -14,7 +14,7 @@ from fedllm.exchange.keys import Layout
 from fedllm.exchange.messages import Invitation, PublicKeys
 from fedllm.exchange.store import ObjectStore
 from fedllm.secure.envelope import open_envelope
-from fedllm.secure.identity import Identity, create_identity, load_identity
+from fedllm.secure.identity import Identity, create_identity, fingerprint, load_identity
 from fedllm.secure.sealing import unseal
 
 
@@ -75,11 +75,12 @@ class Membership:
         return connect(told.store_url, told.endpoint, told.region, told.access_key, told.secret_key)
 
 
-def accept_invitation(path: Path, home: Path) -> Membership:
+def accept_invitation(path: Path, home: Path, expected: str | None = None) -> Membership:
     """Open a sealed invitation with the site's own key, and pin the coordinator's keys.
 
-    The invitation comes outside the exchange; whoever hands it over is trusted for the first contact
-    alone: later invitations must name the same coordinator.
+    The invitation comes outside the exchange. Whoever hands it over is trusted for the first contact alone,
+    or not even then where `expected` is the coordinator's fingerprint as it was told; later invitations must
+    name the same coordinator.
 
     Raises:
         IdentityError: not for this site, not readable, or from another coordinator than before.
@@ -104,6 +105,11 @@ def accept_invitation(path: Path, home: Path) -> Membership:
     except (RefusedError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = str(error) if isinstance(error, RefusedError) else "not an invitation"
         raise IdentityError(f"{path}: {reason}; ask the coordinator for a new invitation") from None
+    if expected is not None and fingerprint(coordinator) != expected.strip():
+        raise IdentityError(
+            f"the invitation comes from {fingerprint(coordinator)}, not from the coordinator that was told: "
+            "do not use it"
+        )
     _pin(home / f"coordinator-{invitation.federation}.json", coordinator)
     return Membership(site, home, identity, invitation)
 

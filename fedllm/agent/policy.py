@@ -16,17 +16,21 @@ class Decision:
     reason: str = ""
 
 
-def decide(plan: Plan, policy: PolicyConfig, *, site: str, base_sha256: str, now: float) -> Decision:
+def decide(  # noqa: PLR0913 - what a decision rests on, each named by the caller
+    plan: Plan, policy: PolicyConfig, *, site: str, peers: frozenset[str], base_sha256: str, now: float
+) -> Decision:
     """Hold a plan against the site's policy.
 
     Args:
         plan: a plan whose signature was checked.
         policy: the site's own limits.
         site: the site's name.
+        peers: names in the roster; a cohort counts those alone.
         base_sha256: fingerprint of the base model that the site holds.
         now: s since 1970, by the store's clock.
     """
     adapter = plan.adapter
+    cohort = peers & set(plan.sites)
     foreign = sorted(set(adapter.targets) - set(policy.targets))
     refusals = [
         (site not in plan.sites, "the plan does not ask this site"),
@@ -45,8 +49,8 @@ def decide(plan: Plan, policy: PolicyConfig, *, site: str, base_sha256: str, now
         ),
         (plan.task.kind not in policy.tasks, f"the policy does not allow {plan.task.kind}"),
         (
-            len(plan.sites) < policy.min_cohort,
-            f"a cohort of {len(plan.sites)} is below the policy's {policy.min_cohort}",
+            len(cohort) < policy.min_cohort,
+            f"a cohort of {len(cohort)} is below the policy's {policy.min_cohort}",
         ),
         (
             plan.deadline - now > policy.max_round,

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import logging
 import multiprocessing
 import threading
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from fedllm.config import AdapterConfig, LocalConfig, TaskConfig
-from fedllm.errors import FedllmError, TrainingError
+from fedllm.errors import DataError, RefusedError, TrainingError
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from fedllm.models.adapter import AdaptedModel
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -140,9 +144,13 @@ def site_seed(seed: int, site: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{site}".encode()).digest()[:4], "big")
 
 
-def _reason(error: Exception) -> str:
-    """What a coordinator may know of a failure: our own words, or the bare kind of the error."""
-    return str(error) if isinstance(error, FedllmError) else f"training failed: {type(error).__name__}"
+def public_reason(error: Exception) -> str:
+    """What others may know of a failure: never a record's id, label or path, which errors quote."""
+    if isinstance(error, TrainingError | RefusedError):
+        return str(error)  # these speak of tensors and messages alone
+    if isinstance(error, DataError):
+        return "the site's records do not fit the plan's task; the site's own log says which and why"
+    return f"training failed: {type(error).__name__}; the site's own log says why"
 
 
 def _serve(pipe: "Connection[Any, Any]") -> None:
@@ -160,7 +168,7 @@ def _serve(pipe: "Connection[Any, Any]") -> None:
                 import traceback
 
                 traceback.print_exc()  # for the site's own log; the coordinator hears the reason alone
-                pipe.send(Failed(_reason(error)))
+                pipe.send(Failed(public_reason(error)))
             else:
                 pipe.send(done)
 
@@ -224,8 +232,9 @@ class InlineTrainer:
         with self._lock:
             try:
                 self._event = self._bench.perform(job, lambda _step, _steps: None)
-            except FedllmError as error:
-                self._event = Failed(str(error))
+            except Exception as error:
+                log.exception("training failed")
+                self._event = Failed(public_reason(error))
 
     def poll(self) -> Event | None:
         """The job's end, once."""

@@ -1,5 +1,6 @@
 """`fedllm agent`: a site takes part until it is told to stop."""
 
+import logging
 import os
 import signal
 import threading
@@ -24,23 +25,28 @@ def agent(
         Path | None, typer.Option(help="The site's folder, from `site init`. Default: the only one there is.")
     ] = None,
     log: Annotated[Path | None, typer.Option(help="Log to this file instead of stderr.")] = None,
-    with_parent: Annotated[
-        bool, typer.Option(hidden=True, help="Stop when the parent process does.")
-    ] = False,
+    coordinator: Annotated[
+        str | None, typer.Option(help="The coordinator's fingerprint, as told over the telephone.")
+    ] = None,
+    with_parent: Annotated[int | None, typer.Option(hidden=True, help="Stop when this process does.")] = None,
 ) -> None:
     """Take part in a federation: answer plans by this site's policy, train, send sealed updates."""
     from fedllm.agent.agent import Agent, log_to
     from fedllm.agent.join import accept_invitation
     from fedllm.agent.worker import ChildTrainer
+    from fedllm.secure.identity import fingerprint
 
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    if with_parent:
-        threading.Thread(target=_watch_parent, args=(os.getppid(), stop), daemon=True).start()
+    if with_parent is not None:
+        threading.Thread(target=_watch_parent, args=(with_parent, stop), daemon=True).start()
     log_to(log)
-    member = accept_invitation(invitation, home or _only_home())
-    here = Agent(member, ChildTrainer())
+    member = accept_invitation(invitation, home or _only_home(), expected=coordinator)
+    mark = fingerprint(member.invitation.coordinator)
+    logging.getLogger(__name__).info("%s takes part; the coordinator is %s", member.site.name, mark)
+    # A simulated site's former agent may still be on its way out after its parent was killed.
+    here = Agent(member, ChildTrainer(), patience=0.0 if with_parent is None else 30.0)
     try:
         here.run(stop)
     finally:

@@ -42,6 +42,8 @@ def run_verb(
 ) -> None:
     """Train one model across a federation's sites."""
     config = load_federation(file, overrides or ())
+    if resume and overrides:
+        raise ConfigError("a resumed run keeps the configuration that it was started with: leave --set out")
     if agents == "local" and config.simulation is None:
         raise ConfigError(f"{file} has no `simulation`: it does not say who would hold what on this machine")
     told = run(

@@ -80,7 +80,7 @@ def add(
         payload,
         f"{keys.name} is in the roster; compare its fingerprint: {fingerprint(keys)}\n"
         f"send it  {path}  (sealed for it alone); ours is {mine}\n"
-        f"the site runs  fedllm agent --invitation {path.name}",
+        f"the site runs  fedllm agent --invitation {path.name} --coordinator {mine}",
     )
 
 

@@ -1,7 +1,7 @@
 """The site file: what one organisation decides for itself, whatever a plan asks."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -27,10 +27,9 @@ class SiteConfig(Frozen):
 
     name: Name
     data: Path  # JSON lines, beside this file or absolute
-    dataset_id: str | None = None  # the owner's name for the data; default: the site's name
     base: str = "smollm2-135m"  # the base model that this site holds
     threads: int | None = Field(default=None, ge=1)  # torch threads; default: torch's own choice
     policy: PolicyConfig = PolicyConfig()
-    heartbeat: Seconds = 10.0  # s between cards while idle
+    heartbeat: Annotated[Seconds, Field(le=10)] = 10.0  # s between cards while idle; live is 35 s
     poll_near: Seconds = 0.3  # s between looks at head.json while a training is under way
     poll_idle: Seconds = 2.0  # s otherwise

@@ -3,8 +3,9 @@
 from typing import TYPE_CHECKING
 
 from fedllm.aggregation import apply_strategy, decode_state, encode_state, weighted_mean
-from fedllm.coordinator.dispatch import previous_model, read_model, read_plan, seal_model
+from fedllm.coordinator.dispatch import previous_model, read_plan
 from fedllm.coordinator.outcomes import Aggregated, Audited
+from fedllm.coordinator.payloads import read_model, read_update, seal_model
 from fedllm.coordinator.training import Training
 from fedllm.exchange.mailbox import seal_to_file
 from fedllm.exchange.messages import Sealed
@@ -25,7 +26,7 @@ def aggregate(training: Training, number: int) -> Aggregated:
 
     def updates() -> "Iterator[tuple[int, torch.Tensor]]":
         for counted in audited.counted:
-            payload = training.mailbox.fetch_payload(counted.payload, limit=plan.most_bytes)
+            payload = read_update(training, counted.payload, plan.most_bytes)
             yield counted.weight, decode_flat(payload, size)
 
     earlier = previous_model(training, number)

@@ -1,14 +1,18 @@
 """Step 1, dispatch: choose live sites, publish the signed plan and the global adapter."""
 
 import hashlib
+import logging
 import math
+import statistics
 import time
 
 from fedllm.coordinator.outcomes import Aggregated, Dispatched, FailedRound
+from fedllm.coordinator.payloads import read_model, seal_model
 from fedllm.coordinator.training import Training
 from fedllm.errors import ObjectNotFoundError, RefusedError, RoundError
-from fedllm.exchange.mailbox import seal_to_file
 from fedllm.exchange.messages import COORDINATOR, EVERYONE, Card, Plan, PublicKeys, Report, Sealed
+
+log = logging.getLogger(__name__)
 
 FRESH = 35.0  # s: a site whose card is older (three heartbeats missed) is not live
 _ANSWER_ROOM = 64 * 1024  # bytes that sealing and the safetensors header may add
@@ -46,7 +50,7 @@ def previous_model(training: Training, number: int) -> Aggregated | None:
 
 def _plan(training: Training, number: int) -> Plan:
     config = training.config
-    cards = _live(training)
+    cards = _live(training, number)
     chosen = _cohort(training, sorted(cards), number)
     adapted, _ = training.adapted()
     weighting = config.weighting
@@ -64,7 +68,7 @@ def _plan(training: Training, number: int) -> Plan:
         deadline=training.now() + config.rounds.deadline,
         seed=config.seed,
         sites=chosen,
-        weights={site: _weight(training, cards[site]) for site in chosen},
+        weights=_weights(training, [cards[site] for site in chosen]),
         weighting=weighting,
         base_sha256=training.base[1],
         adapter=config.model.adapter,
@@ -78,26 +82,32 @@ def _plan(training: Training, number: int) -> Plan:
     )
 
 
-def _weight(training: Training, card: Card) -> int:
-    """A site's public integer: examples told, batch size (times steps later), or 1."""
+def _weights(training: Training, cards: list[Card]) -> dict[str, int]:
+    """Each site's public integer: examples told, batch size (times steps later), or 1.
+
+    Counts are the sites' own claims: none may outweigh ten sites of the middling size.
+    """
     weighting = training.config.weighting
-    if weighting == "examples":
-        if not card.examples:
-            raise RoundError(
-                f"{card.sender} does not tell how many examples it has: set aggregation.weighting to equal"
-            )
-        return card.examples
-    return training.config.local.batch_size if weighting == "work" else 1
+    if weighting != "examples":
+        planned = training.config.local.batch_size if weighting == "work" else 1
+        return {card.sender: planned for card in cards}
+    told = {card.sender: card.examples or 0 for card in cards}
+    most = 10 * max(1, int(statistics.median(told.values())))
+    return {site: min(count, most) for site, count in told.items()}
 
 
-def _live(training: Training) -> dict[str, Card]:
-    """Cards of the live sites; waits `rounds.join` for those that are not there yet."""
+def _live(training: Training, number: int) -> dict[str, Card]:
+    """Cards of the live sites.
+
+    A training begins when all are live or `rounds.join` has passed; its later rounds wait for `min_sites`.
+    """
+    enough = training.config.rounds.min_sites if number > 1 else len(training.roster.sites)
     asked = [s for s in training.roster.sites if training.sites is None or s.name in training.sites]
     until = time.monotonic() + training.config.rounds.join
     while True:
         training.check()
         cards = {site.name: card for site in asked if (card := _card(training, site)) is not None}
-        if len(cards) == len(asked) or time.monotonic() >= until:
+        if len(cards) >= min(enough, len(asked)) or time.monotonic() >= until:
             break
         training.stopping.wait(0.3)
     if len(cards) < training.config.rounds.min_sites:
@@ -118,7 +128,12 @@ def _card(training: Training, site: PublicKeys) -> Card | None:
         card = training.mailbox.read(key, Card, site).message
     except (ObjectNotFoundError, RefusedError):
         return None
-    return None if card.state == "stopped" else card
+    if card.state == "stopped":
+        return None
+    if training.config.weighting == "examples" and not card.examples:
+        log.warning("%s has told no examples to weigh it by: left out", site.name)
+        return None
+    return card
 
 
 def _cohort(training: Training, live: list[str], number: int) -> tuple[str, ...]:
@@ -142,26 +157,6 @@ def _model_for(training: Training, number: int, chosen: tuple[str, ...]) -> Seal
     # The first round starts from the adapter as it is made; later ones are sealed anew for who joined since.
     data = encode_flat(training.initial()) if before is None else read_model(training, before.model)
     return seal_model(training, data, chosen)
-
-
-def read_model(training: Training, model: Sealed) -> bytes:
-    """A global adapter's bytes: from this coordinator's disk, else from the store."""
-    local = training.folder / f"{model.sha256}.model"
-    if local.exists() and hashlib.sha256(data := local.read_bytes()).hexdigest() == model.sha256:
-        return data
-    return training.mailbox.fetch_payload(model)
-
-
-def seal_model(training: Training, data: bytes, sites: tuple[str, ...]) -> Sealed:
-    """Keep a global adapter on disk and publish it, sealed for `sites` and the coordinator."""
-    sha256 = hashlib.sha256(data).hexdigest()
-    (training.folder / f"{sha256}.model").write_bytes(data)
-    recipients = [site.recipient for site in training.roster.sites if site.name in sites]
-    recipients.append(training.mailbox.me.public.recipient)
-    path = training.folder / f"{sha256}.sealed"
-    sealed = seal_to_file(data, recipients, training.layout.model(training.run, sha256), path)
-    training.mailbox.send_payload(path, sealed)
-    return sealed
 
 
 def previous_report(training: Training, number: int) -> str | None:

@@ -4,8 +4,9 @@ import hashlib
 from collections.abc import Sequence
 
 from fedllm.aggregation.weights import weight
-from fedllm.coordinator.dispatch import read_model, read_plan
+from fedllm.coordinator.dispatch import read_plan
 from fedllm.coordinator.outcomes import Audited, Dispatched, SiteOutcome
+from fedllm.coordinator.payloads import keep_update, read_model
 from fedllm.coordinator.training import Training
 from fedllm.errors import ObjectNotFoundError, RefusedError, RoundError
 from fedllm.exchange.messages import COORDINATOR, EVERYONE, Closed, Counted, Plan, Verdict
@@ -68,19 +69,21 @@ def _verdict(training: Training, plan: Plan, outcome: SiteOutcome, size: int, mo
     site = outcome.site
     if outcome.status != "updated" or outcome.payload is None:
         failed = "signature" if outcome.status == "refused" else "schema"
-        verdict = refuse(site, f"{outcome.status}: {outcome.reason}", {}, failed).verdict
+        verdict = refuse(site, f"{outcome.status}: {outcome.reason}", {}, failed)
         if outcome.status == "refused":
             return verdict
         # Nothing came that could be checked: nothing failed either.
         return verdict.model_copy(update={"checks": dict.fromkeys(verdict.checks, "not observable")})
     if outcome.payload.sealed_bytes > plan.most_bytes:
         reason = f"{outcome.payload.sealed_bytes} bytes, the plan allows {plan.most_bytes}"
-        return refuse(site, reason, {"signature": "pass"}, "size").verdict
+        return refuse(site, reason, {"signature": "pass"}, "size")
     try:
         payload = training.mailbox.fetch_payload(outcome.payload, limit=plan.most_bytes)
     except (RefusedError, ObjectNotFoundError) as error:
-        return refuse(site, str(error), {"signature": "pass", "size": "pass"}, "hash").verdict
-    audited = audit_update(
+        return refuse(site, str(error), {"signature": "pass", "size": "pass"}, "hash")
+    verdict = audit_update(
         site, payload, steps=outcome.steps, size=size, local=plan.local, model_norm=model_norm
     )
-    return audited.verdict
+    if verdict.accepted:
+        keep_update(training, outcome.payload, payload)
+    return verdict

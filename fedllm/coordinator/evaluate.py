@@ -1,7 +1,7 @@
 """Step 5, evaluate: the coordinator's own public set, against zero-shot and the champion."""
 
-from fedllm.coordinator.dispatch import read_model
 from fedllm.coordinator.outcomes import Aggregated, Audited, Evaluated
+from fedllm.coordinator.payloads import drop_updates, read_model
 from fedllm.coordinator.training import Training
 from fedllm.data.prepare import load_public
 from fedllm.errors import TrackingError
@@ -13,6 +13,7 @@ def evaluate(training: Training, number: int) -> Evaluated:
     """Measure a round's model and publish the round's report."""
     journal, run = training.journal, training.run
     model = journal.require(run, number, "aggregate", Aggregated).model
+    drop_updates(training)  # the aggregate is on record: nobody needs a single site's update any more
     metrics = _measure(training, model)
     closed = journal.require(run, number, "dp-audit", Audited)
 

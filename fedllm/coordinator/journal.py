@@ -265,7 +265,7 @@ class Journal:
             rows = session.scalars(
                 select(ReleaseRow)
                 .join(RunRow, RunRow.run == ReleaseRow.run)
-                .where(ReleaseRow.version.is_(None))
+                .where(ReleaseRow.version.is_(None), RunRow.federation == self.federation)
                 .order_by(RunRow.started, ReleaseRow.round)
             )
             return [(row.run, row.round, row.body) for row in rows]

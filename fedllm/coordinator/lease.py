@@ -81,8 +81,6 @@ class Lease:
                 row.holder, row.expires = None, 0.0
         except LeaseError:
             pass  # taken over meanwhile: nothing of ours to give back
-        finally:
-            self._journal.epoch = None
 
     def _renew(self) -> None:
         while not self._stop.wait(RENEW):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from fedllm.config import FederationConfig
 from fedllm.coordinator.journal import Journal, coordinator_folder
-from fedllm.errors import ConfigError, IdentityError, RefusedError
+from fedllm.errors import ConfigError, IdentityError
 from fedllm.exchange.connect import connect
 from fedllm.exchange.keys import Layout
 from fedllm.exchange.messages import COORDINATOR, EVERYONE, Invitation, PublicKeys, Roster
@@ -97,17 +97,18 @@ def add_site(config: FederationConfig, keys: PublicKeys) -> bytes:
     Raises:
         IdentityError: the name is taken by other keys.
     """
+    if keys.name in {COORDINATOR, EVERYONE}:
+        raise IdentityError(f"a site cannot be called {keys.name}: choose another name")
+    seal(b"", [keys.recipient])  # a recipient that cannot be sealed for must not get into the roster
     access = store_access(config)
     identity = coordinator_identity(config.name)
     journal = Journal(config.name)
     try:
         roster = roster_of(journal, identity)
         others = tuple(site for site in roster.sites if site.name != keys.name)
-        if keys.name == COORDINATOR:
-            raise IdentityError("a site cannot be called coordinator: choose another name")
         if len(others) < len(roster.sites) and keys not in roster.sites:
             raise IdentityError(
-                f"{keys.name} is in the roster with other keys: revoke it first or rename the site"
+                f"{keys.name} is in the roster with other keys: choose another name for the new site"
             )
         if keys not in roster.sites:
             sites = tuple(sorted((*others, keys), key=lambda site: site.name))
@@ -156,7 +157,4 @@ def _sealed_invitation(
         "coordinator": identity.public.model_dump(),
         "envelope": sign(invitation, identity).decode(),
     }
-    try:
-        return seal(json.dumps(outer).encode(), [keys.recipient])
-    except RefusedError as error:
-        raise IdentityError(f"{keys.name}: its card's age recipient is not usable: {error}") from None
+    return seal(json.dumps(outer).encode(), [keys.recipient])

@@ -4,9 +4,9 @@ import json
 import logging
 from typing import TYPE_CHECKING, Any
 
-from fedllm.coordinator.dispatch import read_model
 from fedllm.coordinator.evaluate import baseline
 from fedllm.coordinator.outcomes import Aggregated, Audited, Evaluated, Released, SiteOutcome
+from fedllm.coordinator.payloads import read_model
 from fedllm.coordinator.training import Training
 from fedllm.errors import ModelError, TrackingError
 from fedllm.models.adapter import decode_flat

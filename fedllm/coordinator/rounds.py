@@ -1,11 +1,12 @@
 """A round is six steps, a training is rounds; who runs a step (Prefect or nobody) is passed in."""
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, TypeVar
 
 from fedllm.coordinator.aggregate import aggregate
-from fedllm.coordinator.dispatch import dispatch
+from fedllm.coordinator.dispatch import dispatch, read_plan
 from fedllm.coordinator.dp_audit import dp_audit
 from fedllm.coordinator.evaluate import baseline, evaluate
 from fedllm.coordinator.outcomes import (
@@ -23,7 +24,9 @@ from fedllm.coordinator.release import finish_record, publish_waiting, release
 from fedllm.coordinator.remote_local_train import remote_local_train
 from fedllm.coordinator.result import result
 from fedllm.coordinator.training import Training
-from fedllm.errors import FedllmError, LeaseError, RoundError
+from fedllm.errors import ExchangeError, LeaseError, RoundError
+
+log = logging.getLogger(__name__)
 
 Say = Callable[[str], None]
 Made = TypeVar("Made", bound=Outcome)
@@ -124,30 +127,60 @@ def play_round(training: Training, number: int, steps: Steps) -> Evaluated:
     return evaluated
 
 
-def play(training: Training, steps: Steps) -> str:
-    """Play rounds until the training should stop; returns why it did."""
+def play(training: Training, steps: Steps, *, insist: bool = False) -> str:
+    """Play rounds until the training should stop; returns why it did.
+
+    Args:
+        training: the training.
+        steps: how each step is run.
+        insist: play up to the round limit whatever the measurements say.
+    """
     reason = "round limit"
     try:
         baseline(training)
         for number in remaining(training):
-            play_round(training, number, steps)
-            if early := stop_reason(training):
+            if not insist and (early := stop_reason(training)):
                 reason = early
                 break
+            overdue = _is_overdue(training, number)
+            try:
+                play_round(training, number, steps)
+            except RoundError as error:
+                if not overdue:
+                    raise
+                log.warning("round %d was overdue when resumed, the next one follows: %s", number, error)
     except LeaseError:
         raise  # nothing more may be written: another coordinator leads
-    except FedllmError as error:
-        close(training, "cancelled" if training.stopping.is_set() else "failed", str(error))
+    except BaseException as error:
+        close(training, "failed", str(error) or type(error).__name__)
         raise
+    if not insist and reason == "round limit":
+        reason = stop_reason(training) or reason
     close(training, "completed", reason)
     return reason
 
 
+def _is_overdue(training: Training, number: int) -> bool:
+    """Whether a round was under way when its coordinator died, and its deadline has passed since."""
+    dispatched = training.journal.outcome(training.run, number, "dispatch", Dispatched)
+    closed = training.journal.outcome(training.run, number, "dp-audit", Audited)
+    if dispatched is None or closed is not None:
+        return False
+    return training.now() > read_plan(training, number).deadline
+
+
 def close(training: Training, status: str, reason: str) -> None:
     """End a training: the sites stop looking, what waits for MLflow is tried once more."""
-    training.point_head(0, None)
-    publish_waiting(training)
     training.journal.end_run(training.run, status, reason)
+    try:
+        training.point_head(0, None)
+        publish_waiting(training)
+        _end_record(training, status, reason)
+    except ExchangeError as error:
+        log.warning("%s is over, but the store could not be told: %s", training.run, error)
+
+
+def _end_record(training: Training, status: str, reason: str) -> None:
     told = {"status": status, "stop_reason": reason, "config": training.config.public_json()}
     if played(training.journal, training.run):
         told |= result(training).public()
@@ -157,14 +190,15 @@ def close(training: Training, status: str, reason: str) -> None:
 def remaining(training: Training) -> Iterator[int]:
     """Numbers of the rounds still to play: failed ones are passed over and made up for."""
     journal, run = training.journal, training.run
-    number = done = 0
-    while done < training.config.rounds.max:
+    number = 0
+    while True:
         number += 1
-        if journal.outcome(run, number, "failed", FailedRound) is not None:
+        failed = journal.outcome(run, number, "failed", FailedRound) is not None
+        if failed or journal.outcome(run, number, "release", Released) is not None:
             continue
-        done += 1
-        if journal.outcome(run, number, "release", Released) is None:
-            yield number
+        if played(journal, run) >= training.config.rounds.max:
+            return
+        yield number
 
 
 def stop_reason(training: Training) -> str | None:

@@ -198,6 +198,10 @@ def open_training(  # noqa: PLR0913 - what a training is made of, each named by 
                 dvc_lock_sha256=dvc_lock_sha256,
             )
             box.append(training)
-            yield training
+            try:
+                yield training
+            finally:
+                # Threads that still wait for sites end now, and the old epoch fences off what they write.
+                training.stop(CancelledError(f"{run} was interrupted: resume with --resume {run}"))
     finally:
         journal.close()

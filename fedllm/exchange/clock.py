@@ -2,6 +2,7 @@
 
 import time
 
+from fedllm.errors import ExchangeError
 from fedllm.exchange.store import ObjectStore
 
 
@@ -17,6 +18,11 @@ class StoreClock:
     def now(self) -> float:
         """S since 1970, by the store's clock."""
         if self._asked is None or time.monotonic() - self._asked > self._every:
-            self._offset = self._store.now() - time.time()
+            try:
+                self._offset = self._store.now() - time.time()
+            except ExchangeError:
+                if self._asked is None:
+                    raise
+                # The store is away: our own clock carries on from what it said last.
             self._asked = time.monotonic()
         return time.time() + self._offset

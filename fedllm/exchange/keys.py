@@ -39,10 +39,6 @@ class Layout:
         """A global adapter, sealed for the sites; `sha256` is of what is inside."""
         return f"{self.federation}/coordinator/{run}/models/{sha256}"
 
-    def cancel(self, run: str) -> str:
-        """The coordinator's word that a run is over."""
-        return f"{self.federation}/coordinator/{run}/cancel.json"
-
     def card(self, site: str) -> str:
         """A site's heartbeat and capability."""
         return f"{self.federation}/sites/{site}/card.json"

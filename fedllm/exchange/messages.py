@@ -101,7 +101,7 @@ class Plan(Message):
 
 
 class Card(Message):
-    """A site's heartbeat: advisory, never trusted for weight or privacy."""
+    """A site's heartbeat and its own claims; a weight by examples rests on them, privacy never does."""
 
     schema_: Literal["fedllm.card/1"] = Field(default="fedllm.card/1", alias="schema")
     counter: Count
@@ -188,13 +188,6 @@ class Report(Message):
     closed_sha256: Sha256
     model: Sealed
     metrics: Mapping[str, Finite]
-
-
-class Cancel(Message):
-    """The run is over."""
-
-    schema_: Literal["fedllm.cancel/1"] = Field(default="fedllm.cancel/1", alias="schema")
-    reason: Text = ""
 
 
 class Invitation(Message):

@@ -5,15 +5,12 @@ has differential privacy; without it the verdict says "no DP configured" and not
 """
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from fedllm.errors import RefusedError
 from fedllm.exchange.messages import Verdict
 
 if TYPE_CHECKING:
-    import torch
-
     from fedllm.config import LocalConfig
 
 NO_DP = "no DP configured"
@@ -22,14 +19,6 @@ Check = Literal["pass", "fail", "not observable"]
 
 # In the order they are made: the first that fails is the reason.
 CHECKS = ("signature", "hash", "size", "schema", "norm", "accounting")
-
-
-@dataclass(frozen=True)
-class AuditedUpdate:
-    """A verdict, and the update when it may count."""
-
-    verdict: Verdict
-    update: "torch.Tensor | None"  # (n,) fp32
 
 
 def norm_bound(local: "LocalConfig", steps: int, size: int, model_norm: float) -> float:
@@ -50,13 +39,14 @@ def norm_bound(local: "LocalConfig", steps: int, size: int, model_norm: float) -
     else:
         a_step = local.lr * (1 - 0.9) / math.sqrt(1 - 0.999) * math.sqrt(size)
     moved = steps * a_step
-    decay = steps * local.lr * local.weight_decay * (model_norm + moved)
+    heavy = 1 / (1 - local.momentum) if local.optimizer == "sgd" else 1.0
+    decay = steps * local.lr * local.weight_decay * heavy * (model_norm + moved)
     return (moved + decay) * 1.01  # room for rounding in fp32
 
 
 def audit_update(  # noqa: PLR0913 - what is checked and what against, each named by the caller
     site: str, payload: bytes, *, steps: int, size: int, local: "LocalConfig", model_norm: float
-) -> AuditedUpdate:
+) -> Verdict:
     """Check the opened bytes of an update whose signature and hashes were right."""
     from fedllm.models.adapter import decode_flat
 
@@ -73,13 +63,11 @@ def audit_update(  # noqa: PLR0913 - what is checked and what against, each name
     if norm == 0.0:
         return refuse(site, "the update is all zeros: nothing was trained", checks, "norm")
     checks |= {"norm": "pass", "accounting": "not observable"}
-    return AuditedUpdate(Verdict(site=site, accepted=True, checks=checks, privacy=NO_DP, norm=norm), update)
+    return Verdict(site=site, accepted=True, checks=checks, privacy=NO_DP, norm=norm)
 
 
-def refuse(site: str, reason: str, checks: dict[str, Check], failed: str) -> AuditedUpdate:
+def refuse(site: str, reason: str, checks: dict[str, Check], failed: str) -> Verdict:
     """A verdict against an update: what passed before, what failed, and what was not looked at."""
     told: dict[str, Check] = {name: checks.get(name, "not observable") for name in CHECKS}
     told[failed] = "fail"
-    return AuditedUpdate(
-        Verdict(site=site, accepted=False, reason=reason[:2000], checks=told, privacy=NO_DP), None
-    )
+    return Verdict(site=site, accepted=False, reason=reason[:2000], checks=told, privacy=NO_DP)

@@ -4,18 +4,12 @@ Sealing hides; it does not say who sealed. What is inside is trusted only when a
 SHA-256, which is why nothing here is parsed.
 """
 
-import hashlib
 from collections.abc import Sequence
 
 import pyrage
 
 from fedllm.errors import IdentityError, RefusedError
 from fedllm.secure.identity import Identity
-
-
-def sha256(data: bytes) -> str:
-    """SHA-256 of `data`, in hex."""
-    return hashlib.sha256(data).hexdigest()
 
 
 def seal(data: bytes, recipients: Sequence[str]) -> bytes:

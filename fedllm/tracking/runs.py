@@ -39,11 +39,6 @@ def experiment(client: "MlflowClient", federation: str) -> str:
     return str(found.experiment_id)
 
 
-def find_training(client: "MlflowClient", experiment_id: str, run: str) -> "Run | None":
-    """The parent run of a training, if there is one."""
-    return _find(client, experiment_id, {"fed.kind": TRAINING, "fed.run": run})
-
-
 def training(client: "MlflowClient", experiment_id: str, run: str, config: Mapping[str, Any]) -> "Run":
     """The parent run of a training; parameters are the flattened configuration."""
     tags = {"fed.kind": TRAINING, "fed.run": run}

@@ -39,7 +39,12 @@ def plan(**changes: Any) -> Plan:  # noqa: ANN401
 
 
 def decision(asked: Plan, policy: PolicyConfig | None = None, **facts: Any) -> Any:  # noqa: ANN401
-    known = {"site": "amazon", "base_sha256": BASE, "now": 1000.0} | facts
+    known = {
+        "site": "amazon",
+        "peers": frozenset({"amazon", "movies", "nyt"}),
+        "base_sha256": BASE,
+        "now": 1000.0,
+    } | facts
     return decide(asked, policy or PolicyConfig(), **known)
 
 
@@ -66,6 +71,7 @@ def test_more_steps_than_the_policy_allows_are_accepted_with_less() -> None:
         ({}, {"max_length": 64}, {}, "128 tokens a record are above"),
         ({}, {"tasks": ("chat",)}, {}, "does not allow text"),
         ({}, {"min_cohort": 3}, {}, "a cohort of 2 is below the policy's 3"),
+        ({}, {}, {"peers": frozenset({"amazon"})}, "a cohort of 1 is below the policy's 2"),
         ({"deadline": 9999.0}, {"max_round": 60}, {}, "above the policy's 60"),
     ],
 )

@@ -1,13 +1,12 @@
 """Sealed bytes open for their recipients, and for nobody else."""
 
-import hashlib
 from pathlib import Path
 
 import pytest
 
 from fedllm.errors import IdentityError, RefusedError
 from fedllm.secure.identity import Identity, create_identity
-from fedllm.secure.sealing import seal, sha256, unseal
+from fedllm.secure.sealing import seal, unseal
 
 
 @pytest.fixture
@@ -50,9 +49,3 @@ def test_nobody_and_nonsense_are_no_recipients() -> None:
         seal(b"x", [])
     with pytest.raises(IdentityError, match="no age recipient"):
         seal(b"x", ["age1" + "q" * 58])
-
-
-def test_sha256_is_the_standards() -> None:
-    # FIPS 180-2, appendix B.1
-    assert sha256(b"abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    assert sha256(b"") == hashlib.sha256(b"").hexdigest()

@@ -1,0 +1,50 @@
+"""Tensors on the coordinator's own disk: what was checked is what counts, whatever the store shows later."""
+
+import hashlib
+
+from fedllm.coordinator.training import Training
+from fedllm.exchange.mailbox import seal_to_file
+from fedllm.exchange.messages import Sealed
+
+
+def keep_update(training: Training, sealed: Sealed, payload: bytes) -> None:
+    """Keep an accepted update's opened bytes: its site could still write over them in the store."""
+    path = training.folder / f"{sealed.sha256}.update"
+    draft = path.with_suffix(".part")
+    draft.write_bytes(payload)
+    draft.replace(path)
+
+
+def read_update(training: Training, sealed: Sealed, limit: int) -> bytes:
+    """An accepted update's bytes: from this coordinator's disk, else (another one audited) from the store."""
+    return _kept(training, sealed, "update") or training.mailbox.fetch_payload(sealed, limit=limit)
+
+
+def drop_updates(training: Training) -> None:
+    """Forget the single updates of a round that is aggregated."""
+    for path in training.folder.glob("*.update"):
+        path.unlink()
+
+
+def _kept(training: Training, sealed: Sealed, kind: str) -> bytes | None:
+    path = training.folder / f"{sealed.sha256}.{kind}"
+    if path.exists() and hashlib.sha256(data := path.read_bytes()).hexdigest() == sealed.sha256:
+        return data
+    return None
+
+
+def read_model(training: Training, model: Sealed) -> bytes:
+    """A global adapter's bytes: from this coordinator's disk, else from the store."""
+    return _kept(training, model, "model") or training.mailbox.fetch_payload(model)
+
+
+def seal_model(training: Training, data: bytes, sites: tuple[str, ...]) -> Sealed:
+    """Keep a global adapter on disk and publish it, sealed for `sites` and the coordinator."""
+    sha256 = hashlib.sha256(data).hexdigest()
+    (training.folder / f"{sha256}.model").write_bytes(data)
+    recipients = [site.recipient for site in training.roster.sites if site.name in sites]
+    recipients.append(training.mailbox.me.public.recipient)
+    path = training.folder / f"{sha256}.sealed"
+    sealed = seal_to_file(data, recipients, training.layout.model(training.run, sha256), path)
+    training.mailbox.send_payload(path, sealed)
+    return sealed
