@@ -52,7 +52,7 @@ class Agent:
         self._head: Head | None = None
         self._etag: str | None = None
         self._plan: Received[Plan] | None = None
-        self._card_due = 0.0
+        self._card_due = self._head_due = 0.0  # by our monotonic clock
 
     def close(self) -> None:
         """Say goodbye and give everything back."""
@@ -88,7 +88,10 @@ class Agent:
         working = self.duty.poll()
         if time.monotonic() >= self._card_due:
             self._show("training" if working else "idle")
-        self._watch_head()
+        if not working or time.monotonic() >= self._head_due:
+            self._watch_head()
+            # While it trains, a site looks only for the round's end.
+            self._head_due = time.monotonic() + self.member.site.poll_idle
         if self._plan is not None and not working:
             plan, self._plan = self._plan, None
             try:
@@ -120,9 +123,10 @@ class Agent:
         keys = self.member.invitation.coordinator
         head = self.mailbox.open(envelope, Head, keys).message
         # A lower counter or epoch is a replay or a coordinator that was replaced.
-        self.memory.rise(f"epoch/{head.federation}", head.epoch)
         self.memory.rise(f"head/{head.federation}", head.counter)
+        self.memory.rise(f"epoch/{head.federation}", head.epoch)
         self._head = head
+        self._plan = None  # what an earlier head asked is asked again by this one, or over
         under_way = self.duty.current.message if self.duty.current else None
         if under_way and (head.state == "idle" or (head.run, head.round) != (under_way.run, under_way.round)):
             log.warning("round %d of %s is over: training stopped", under_way.round, under_way.run)

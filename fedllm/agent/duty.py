@@ -75,7 +75,7 @@ class Duty:
         assert known is not None  # noqa: S101 - reserved just now
         if known.state != "released":
             self.mailbox.store.put(self.mailbox.layout.answer(self._name, run, asked.round), known.answer)
-        if known.state == "reserved" and self.current is None:
+        if known.state == "reserved" and self.current is None and self.clock.now() < asked.deadline:
             self.attempt = 0
             self._start(plan, self._promised(known.answer))
 

@@ -1,6 +1,7 @@
 """Joining: keys made at the site, a public card to the coordinator, a sealed invitation back."""
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import yaml
 from pydantic import ValidationError
 
 from fedllm.config import SiteConfig, fedllm_home, load_site
+from fedllm.config.federation import NAME
 from fedllm.config.home import private_dir
 from fedllm.errors import IdentityError, RefusedError
 from fedllm.exchange.keys import Layout
@@ -28,6 +30,15 @@ def init_site(name: str, data: Path, home: Path, **settings: object) -> Path:
 
     Running it again keeps the keys. `settings` are further keys of the site file.
     """
+    if not re.fullmatch(NAME, name):
+        raise IdentityError(f"{name!r} is no site name: small letters, digits and hyphens, 63 at most")
+    try:
+        return _init_site(name, data, home, settings)
+    except OSError as error:
+        raise IdentityError(f"cannot write in {home}: {error.strerror}") from None
+
+
+def _init_site(name: str, data: Path, home: Path, settings: dict[str, object]) -> Path:
     private_dir(home)
     keys = home / "keys"
     identity = load_identity(keys) if keys.exists() else create_identity(keys, name)

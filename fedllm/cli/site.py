@@ -7,6 +7,7 @@ import typer
 
 from fedllm.cli.output import emit
 from fedllm.config import load_federation
+from fedllm.errors import ConfigError
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -66,6 +67,8 @@ def add(
     keys = read_card(card)
     federation = load_federation(config)
     path = out or Path(f"{keys.name}.invitation")
+    if not path.parent.is_dir():
+        raise ConfigError(f"--out {path}: there is no folder {path.parent}")
     path.write_bytes(add_site(federation, keys))
     mine = fingerprint(coordinator_identity(federation.name).public)
     payload: dict[str, object] = {

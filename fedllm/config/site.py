@@ -31,5 +31,5 @@ class SiteConfig(Frozen):
     threads: int | None = Field(default=None, ge=1)  # torch threads; default: torch's own choice
     policy: PolicyConfig = PolicyConfig()
     heartbeat: Annotated[Seconds, Field(le=10)] = 10.0  # s between cards while idle; live is 35 s
-    poll_near: Seconds = 0.3  # s between looks at head.json while a training is under way
+    poll_near: Seconds = 0.3  # s between looks at head.json between the rounds of a training
     poll_idle: Seconds = 2.0  # s otherwise

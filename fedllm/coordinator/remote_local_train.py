@@ -1,5 +1,6 @@
 """Step 2, remote local-train: wait for one site's signed answer and update, until the deadline."""
 
+import time
 from collections.abc import Callable
 
 from fedllm.coordinator.dispatch import read_plan
@@ -8,7 +9,8 @@ from fedllm.coordinator.training import Training
 from fedllm.errors import ExchangeError, ObjectNotFoundError, RefusedError
 from fedllm.exchange.messages import Answer, Card, Plan, PublicKeys, Update
 
-POLL = 0.25  # s between looks
+POLL = 0.4  # s between looks at a site's answer or update
+PROGRESS = 2.0  # s between looks at its card
 GRACE = 2.0  # s after the deadline in which an upload that began in time may end
 
 
@@ -53,6 +55,7 @@ class _Watch:
         self._answer: Answer | None = None
         self._told = -1
         self._card_etag: str | None = None
+        self._card_due = 0.0  # by our monotonic clock
 
     def look(self) -> SiteOutcome | None:
         """What the site did, or None while it is still at it."""
@@ -105,6 +108,9 @@ class _Watch:
 
     def _show_progress(self) -> None:
         """Tell how far the site is; its card is advisory, so faults in it are passed over."""
+        if time.monotonic() < self._card_due:
+            return
+        self._card_due = time.monotonic() + PROGRESS
         mail, layout = self._training.mailbox, self._training.layout
         try:
             changed = mail.store.get_if_changed(

@@ -48,13 +48,16 @@ def check_lock(managed: ManagedData, config: FederationConfig) -> PreparedData:
     locked = _locked(managed.lock)
     for path in (*prepared.sites.values(), prepared.public):
         name = path.relative_to(managed.folder.parent).as_posix()
-        # DVC's own content hash, not a defence
-        found = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
-        if locked.get(name) != found:
+        if not path.is_file() or locked.get(name) != _md5(path):
             raise DataError(
                 f"{name} is not as dvc.lock has it: `dvc repro` makes it anew, --allow-dirty uses it as it is"
             )
     return prepared
+
+
+def _md5(path: Path) -> str:
+    """DVC's own content hash, not a defence."""
+    return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
 
 
 def _locked(lock: Path) -> dict[str, str]:
@@ -62,5 +65,5 @@ def _locked(lock: Path) -> dict[str, str]:
     try:
         stages = yaml.safe_load(lock.read_text(encoding="utf-8"))["stages"]
         return {out["path"]: out["md5"] for stage in stages.values() for out in stage.get("outs", ())}
-    except (yaml.YAMLError, KeyError, TypeError, AttributeError):
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, AttributeError):
         raise DataError(f"{lock} cannot be read: restore it from git") from None
