@@ -31,4 +31,4 @@ lint: $(STAMP)  ## check style and types
 	$(BIN)/mypy
 
 bench: $(STAMP)  ## compare with central training and with each site alone, three seeds
-	$(BIN)/fedllm bench yardsticks --seeds 3
+	$(BIN)/fedllm bench yardsticks --seeds 3 --jobs 2

@@ -5,11 +5,16 @@ many as all sites together, with batches drawn from the pooled data: exactly as 
 federation sees.
 """
 
+import multiprocessing
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
+
+import torch
 
 from fedllm.config import FederationConfig
 from fedllm.data.prepare import load_public, prepare
@@ -54,12 +59,14 @@ class _Bench:
             adapted.detach()
 
 
-def yardsticks(
+def yardsticks(  # noqa: PLR0913 - what is compared and how, each named by the caller
     config: FederationConfig,
     seeds: Sequence[int],
     federated: Callable[[FederationConfig], float],
     folder: Path,
-    say: Say = lambda _: None,
+    *,
+    say: Say = print,
+    jobs: int = 1,
 ) -> dict[str, Any]:
     """Measure central, alone and federated training on the same public records, for each seed.
 
@@ -69,10 +76,11 @@ def yardsticks(
         seeds: at least one.
         federated: runs the federation and gives its accuracy.
         folder: where each seed's data are put, `folder/seed-{seed}`.
-        say: told what was measured, as it is measured.
+        say: told what was measured, as it is measured; with `jobs`, other processes import it.
+        jobs: seeds measured at once, each in a process of its own with one torch thread.
 
     Returns:
-        `{"seeds": [{"seed", "zero_shot", "central", "alone": {site: x}, "federated"}],
+        `{"config", "seeds": [{"seed", "zero_shot", "central", "alone": {site: x}, "federated"}],
         "mean": {"zero_shot", "central", "alone", "federated"}, "deviation": {…}}`, accuracies from 0
         to 1; the deviation between seeds is None for a single one.
 
@@ -81,28 +89,45 @@ def yardsticks(
     """
     if config.task.kind != "classification" or not seeds:
         raise ConfigError("yardsticks need a classification task and at least one seed")
+    measure = partial(_measure, config, federated, folder, say)
+    if jobs == 1:
+        rows = [measure(seed) for seed in seeds]
+    else:
+        spawn = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(
+            jobs, mp_context=spawn, initializer=torch.set_num_threads, initargs=(1,)
+        ) as pool:
+            rows = list(pool.map(measure, seeds))
+    return {"config": config.public_json(), "seeds": rows, **_over_seeds(rows)}
+
+
+def _measure(
+    config: FederationConfig,
+    federated: Callable[[FederationConfig], float],
+    folder: Path,
+    say: Say,
+    seed: int,
+) -> dict[str, Any]:
+    """One seed's row."""
     model, tokenizer = load_base(resolve_base(config.model.base))
-    rows = []
-    for seed in seeds:
-        seeded = config.model_copy(update={"seed": seed})
-        data = prepare(seeded, folder / f"seed-{seed}")
-        held = {name: read_records(path) for name, path in data.sites.items()}
-        pooled = [record for records in held.values() for record in records]
-        bench = _Bench(seeded, model, tokenizer, load_public(seeded, data.public))
-        steps = config.rounds.max * config.local.steps
-        row: dict[str, Any] = {"seed": seed}
-        row["zero_shot"] = accuracy(evaluate(model, tokenizer, bench.public, config.task))
-        say(f"seed {seed}: zero-shot {row['zero_shot']:.1%}")
-        row["federated"] = federated(seeded)
-        say(f"seed {seed}: federated {row['federated']:.1%}")
-        row["central"] = bench.trained_on(pooled, steps * len(held))
-        say(f"seed {seed}: central {row['central']:.1%}")
-        row["alone"] = {}
-        for name, records in held.items():
-            row["alone"][name] = bench.trained_on(records, steps)
-            say(f"seed {seed}: {name} alone {row['alone'][name]:.1%}")
-        rows.append(row)
-    return {"seeds": rows, **_over_seeds(rows)}
+    seeded = config.model_copy(update={"seed": seed})
+    data = prepare(seeded, folder / f"seed-{seed}")
+    held = {name: read_records(path) for name, path in data.sites.items()}
+    pooled = [record for records in held.values() for record in records]
+    bench = _Bench(seeded, model, tokenizer, load_public(seeded, data.public))
+    steps = config.rounds.max * config.local.steps
+    row: dict[str, Any] = {"seed": seed}
+    row["zero_shot"] = accuracy(evaluate(model, tokenizer, bench.public, config.task))
+    say(f"seed {seed}: zero-shot {row['zero_shot']:.1%}")
+    row["federated"] = federated(seeded)
+    say(f"seed {seed}: federated {row['federated']:.1%}")
+    row["central"] = bench.trained_on(pooled, steps * len(held))
+    say(f"seed {seed}: central {row['central']:.1%}")
+    row["alone"] = {}
+    for name, records in held.items():
+        row["alone"][name] = bench.trained_on(records, steps)
+        say(f"seed {seed}: {name} alone {row['alone'][name]:.1%}")
+    return row
 
 
 def accuracy(found: Evaluation) -> float:

@@ -2,11 +2,14 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fedllm.cli.output import console, emit
+
+if TYPE_CHECKING:
+    from fedllm.config import FederationConfig
 
 app = typer.Typer(no_args_is_help=True, help="Measure what the README states.")
 
@@ -18,25 +21,33 @@ def _measure() -> None:
 
 @app.command()
 def yardsticks(
+    *,
     config: Annotated[Path, typer.Option("--config", help="The federation file.")] = Path("params.yaml"),
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="How many, from the file's own on.")] = 3,
     out: Annotated[Path, typer.Option("--reports", help="The folder of the report.")] = Path("reports"),
     sets: Annotated[list[str] | None, typer.Option("--set", help="Change a setting: key.part=value.")] = None,
+    jobs: Annotated[int, typer.Option("--jobs", min=1, help="Seeds measured at once, a core each.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="End with one JSON object on stdout.")] = False,
 ) -> None:
     """Compare the federation with central training on the same samples, and with each site alone."""
-    from fedllm.config import FederationConfig, cache_dir, load_federation
+    from fedllm.config import cache_dir, load_federation
     from fedllm.data.records import write_bytes
-    from fedllm.simulation import simulate
     from fedllm.yardsticks import yardsticks as measure
 
     settings = load_federation(config, sets or ())
 
-    def federated(seeded: FederationConfig) -> float:
-        return float(simulate(seeded).eval["accuracy"])
-
     wanted = range(settings.seed, settings.seed + seeds)
-    found = measure(settings, wanted, federated, cache_dir() / "yardsticks", console().print)
+    found = measure(settings, wanted, _federated, cache_dir() / "yardsticks", say=_say, jobs=jobs)
     write_bytes(out / "yardsticks.json", (json.dumps(found, indent=1, sort_keys=True) + "\n").encode())
     lines = [f"{name:10} {value:.1%}" for name, value in found["mean"].items()]
     emit(as_json, found, "\n".join([*lines, f"written: {out / 'yardsticks.json'}"]))
+
+
+def _federated(seeded: "FederationConfig") -> float:
+    from fedllm.simulation import simulate
+
+    return float(simulate(seeded).eval["accuracy"])
+
+
+def _say(text: str) -> None:
+    console().print(text)
