@@ -40,6 +40,7 @@ def init_site(name: str, data: Path, home: Path, **settings: object) -> Path:
 
 def _init_site(name: str, data: Path, home: Path, settings: dict[str, object]) -> Path:
     private_dir(home)
+    home.chmod(0o700)  # it may have been there, and wider
     keys = home / "keys"
     identity = load_identity(keys) if keys.exists() else create_identity(keys, name)
     if identity.public.name != name:

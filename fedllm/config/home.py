@@ -18,5 +18,4 @@ def cache_dir() -> Path:
 def private_dir(path: Path) -> Path:
     """Create `path` readable by its owner alone."""
     path.mkdir(parents=True, exist_ok=True, mode=0o700)
-    path.chmod(0o700)  # it may have been there, and wider
     return path

@@ -8,8 +8,11 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlsplit
+
+import stamina
 
 from fedllm.errors import StackError
 
@@ -97,6 +100,11 @@ def wait_until(name: str, ready: Callable[[], bool], check: Callable[[], None], 
         time.sleep(_INTERVAL)
 
 
+def _busy(error: Exception) -> bool:
+    """Whether Prefect said to come back: its SQLite is locked for a moment now and then."""
+    return isinstance(error, urllib.error.HTTPError) and error.code == HTTPStatus.SERVICE_UNAVAILABLE
+
+
 class PrefectApi:
     """The few calls of Prefect's REST API that the stack needs, without importing Prefect."""
 
@@ -106,7 +114,9 @@ class PrefectApi:
     def call(self, path: str, body: object = None, *, method: str | None = None) -> Any:  # noqa: ANN401 - JSON
         """One request below the API's root. Raises `StackError` when it is refused or nobody answers."""
         try:
-            answer = http(f"{self.url}{path}", body, method=method)
+            for attempt in stamina.retry_context(on=_busy, attempts=6, timeout=30):
+                with attempt:
+                    answer = http(f"{self.url}{path}", body, method=method)
         except urllib.error.HTTPError as error:
             said = error.read().decode(errors="replace")[:200]
             raise StackError(f"Prefect refused {path}: {error.code} {said}") from None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from fedllm.tracking.card import render
 from fedllm.tracking.package import save_package
-from fedllm.tracking.release import NO_DP, RoundRelease
+from fedllm.tracking.release import NO_DP, RoundRelease, safe_name
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -32,7 +32,7 @@ def version_tags(release: RoundRelease) -> dict[str, str]:
         "prefect.flow_run": release.prefect_flow_run or "none",
         "data.dvc_lock_sha256": release.dvc_lock_sha256 or "not tracked",
     }
-    tags |= {f"{EVAL}{name}": repr(float(value)) for name, value in release.metrics.items()}
+    tags |= {f"{EVAL}{safe_name(name)}": repr(float(value)) for name, value in release.metrics.items()}
     tags |= {f"eval_baseline.{name}": repr(float(value)) for name, value in release.baseline.items()}
     return tags | NO_DP | release.privacy
 

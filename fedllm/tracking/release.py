@@ -69,3 +69,8 @@ class PublishedVersion:
     version: str
     uri: str  # models:/{name}/{version}
     run_id: str  # of the round's MLflow run
+
+
+def safe_name(name: str) -> str:
+    """MLflow's names know letters, digits and `_-. :/`; a label may hold anything."""
+    return "".join(c if c.isalnum() or c in "_-. :/" else "_" for c in name)[:250]

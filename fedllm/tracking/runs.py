@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from fedllm.tracking.release import RoundRelease
+from fedllm.tracking.release import RoundRelease, safe_name
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -73,14 +73,14 @@ def round_run(client: "MlflowClient", experiment_id: str, parent: "Run", release
     # A second publication writes the same rows, which the store keeps once.
     when = child.info.start_time  # ms since 1970
     metrics = [
-        Metric(name, value, when, release.round)
+        Metric(safe_name(name), value, when, release.round)
         for name, value in sorted(release.metrics.items())
         if math.isfinite(value)
     ]
     child_id = child.info.run_id
     params = [Param("round", str(release.round)), Param("base", release.base_name)]
     client.log_batch(child_id, metrics=metrics, params=params)
-    zero = [Metric(name, value, when, 0) for name, value in sorted(release.baseline.items())]
+    zero = [Metric(safe_name(name), value, when, 0) for name, value in sorted(release.baseline.items())]
     client.log_batch(parent.info.run_id, metrics=[m for m in zero if math.isfinite(m.value)] + metrics)
     _log_sites(client, child_id, release.site_rows)
     return child
@@ -113,12 +113,7 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield from flatten(value, f"{name}.")
         else:
             text = value if isinstance(value, str) else json.dumps(value)
-            yield _key(name), text[:LONGEST_PARAM] or "''"
-
-
-def _key(name: str) -> str:
-    """MLflow's names know letters, digits and `_-. :/`; a label may hold anything."""
-    return "".join(c if c.isalnum() or c in "_-. :/" else "_" for c in name)[:250]
+            yield safe_name(name), text[:LONGEST_PARAM] or "''"
 
 
 def log_final(client: "MlflowClient", run_id: str, summary: Mapping[str, Any]) -> None:
@@ -128,7 +123,7 @@ def log_final(client: "MlflowClient", run_id: str, summary: Mapping[str, Any]) -
     numbers = {**summary, **_below(summary, "eval")}
     when = client.get_run(run_id).info.start_time
     metrics = [
-        Metric(_key(f"final.{name}"), float(value), when, 0)
+        Metric(safe_name(f"final.{name}"), float(value), when, 0)
         for name, value in sorted(numbers.items())
         if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     ]

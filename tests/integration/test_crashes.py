@@ -90,7 +90,7 @@ def test_a_second_coordinator_is_refused_while_the_first_one_leads(
     try:
         run = wait_for(lambda: newest_run("test") != before and newest_run("test"), 60)
         wait_for(lambda: (run, 1, "dispatch") in journal_rows("test"), 60)
-        second = fedllm(*arguments, "--resume", run, check=False)
+        second = fedllm("run", str(federation), "--agents", "external", "--resume", run, check=False)
         assert second.returncode == 1
         assert f"the coordinator with process {first.pid}" in second.stderr.splitlines()[-1]
         assert "leads run" in second.stderr.splitlines()[-1]

@@ -1,8 +1,10 @@
 import hashlib
 import json
 import math
-import multiprocessing
+import os
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -26,22 +28,15 @@ def adapted(folder: Path, config: AdapterConfig | None = None, seed: int = 7) ->
     return attach(model, config or AdapterConfig(), seed)
 
 
-def _resolve(cache: str, answers: "multiprocessing.Queue[str]") -> None:
-    import os
-
-    os.environ["FEDLLM_CACHE"] = cache
-    answers.put(str(resolve_base("tiny")))
-
-
 def test_two_processes_that_race_get_the_same_whole_folder(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    answers: multiprocessing.Queue[str] = context.Queue()
-    both = [context.Process(target=_resolve, args=(str(tmp_path), answers)) for _ in range(2)]
-    for process in both:
-        process.start()
-    found = {answers.get(timeout=120) for _ in both}
-    for process in both:
-        process.join()
+    command = [
+        sys.executable,
+        "-c",
+        "from fedllm.models.base import resolve_base; print(resolve_base('tiny'))",
+    ]
+    env = os.environ | {"FEDLLM_CACHE": str(tmp_path)}
+    both = [subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    found = {process.communicate(timeout=120)[0].strip() for process in both}
     assert len(found) == 1
     assert (Path(found.pop()) / "model.safetensors").is_file()
     assert [path.name for path in (tmp_path / "models").iterdir() if path.is_dir()] == ["tiny-1"]
