@@ -198,6 +198,7 @@ def _table(told: dict[str, Any]) -> "Table":
     for number in by_round:
         table.add_column("zero-shot" if number == "0" else f"round {number}", justify="right")
     groups = [name.partition("/")[2] for name in by_round["0"] if name.startswith(f"{metric}/")]
+    groups = [] if groups == ["all"] else groups  # records without a silo are one group
     for group in groups:
         table.add_row(group, *[_shown(metric, metrics[f"{metric}/{group}"]) for metrics in by_round.values()])
     table.add_section()

@@ -21,6 +21,7 @@ def init(
     data: Annotated[Path, typer.Option(help="JSON lines; they never leave this machine.")],
     *,
     home: Annotated[Path | None, typer.Option(help="The site's folder. Default: in fedllm's home.")] = None,
+    base: Annotated[str, typer.Option(help="The base model that this site holds.")] = "smollm2-135m",
     as_json: AsJson = False,
 ) -> None:
     """At the site: make its keys and its file, and a card for the coordinator."""
@@ -30,7 +31,7 @@ def init(
 
     examples = len(read_records(data))
     folder = (home or default_site_home(name)).resolve()
-    card = init_site(name, data, folder)
+    card = init_site(name, data, folder, base=base)
     mark = fingerprint(read_card(card))
     payload: dict[str, object] = {
         "schema": "fedllm.site-init/1",

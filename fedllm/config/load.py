@@ -40,7 +40,20 @@ def load_federation(path: str | Path, overrides: Iterable[str] = ()) -> Federati
     raw = _read(Path(path))
     for override in overrides:
         _apply(raw, override)
-    return _validate(FederationConfig, raw, str(path))
+    return _beside(_validate(FederationConfig, raw, str(path)), Path(path).resolve().parent)
+
+
+def _beside(config: FederationConfig, folder: Path) -> FederationConfig:
+    """Files that a federation file names are relative to it, wherever a worker happens to run."""
+    public = folder / config.evaluation.public
+    if public.is_file():
+        evaluation = config.evaluation.model_copy(update={"public": str(public)})
+        config = config.model_copy(update={"evaluation": evaluation})
+    if config.simulation is not None and (folder / config.simulation.source).is_file():
+        source = str(folder / config.simulation.source)
+        simulation = config.simulation.model_copy(update={"source": source})
+        config = config.model_copy(update={"simulation": simulation})
+    return config
 
 
 def load_site(path: str | Path) -> SiteConfig:
