@@ -13,80 +13,23 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
-from sqlalchemy import Connection, Engine, LargeBinary, String, create_engine, event, select
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy import Connection, Engine, create_engine, event, select
+from sqlalchemy.orm import Session
 
 from fedllm.config import fedllm_home
 from fedllm.config.home import private_dir
+from fedllm.coordinator.tables import (
+    FederationRow,
+    LeaseRow,
+    OutboxRow,
+    OutcomeRow,
+    ReleaseRow,
+    RunRow,
+    Table,
+)
 from fedllm.errors import LeaseError, RoundError
 
 Outcome = TypeVar("Outcome", bound=BaseModel)
-
-
-class _Table(DeclarativeBase):
-    pass
-
-
-class LeaseRow(_Table):
-    """Who leads a federation. The epoch rises with every change of leader."""
-
-    __tablename__ = "lease"
-    federation: Mapped[str] = mapped_column(String(63), primary_key=True)
-    epoch: Mapped[int]
-    holder: Mapped[str | None] = mapped_column(String(200))
-    run: Mapped[str | None] = mapped_column(String(63))
-    expires: Mapped[float]  # s since 1970
-
-
-class FederationRow(_Table):
-    """What only ever rises: the roster's version and the head's counter."""
-
-    __tablename__ = "federation"
-    federation: Mapped[str] = mapped_column(String(63), primary_key=True)
-    roster: Mapped[str]  # JSON of the newest roster
-    head_counter: Mapped[int] = mapped_column(default=0)
-
-
-class RunRow(_Table):
-    """One training."""
-
-    __tablename__ = "run"
-    run: Mapped[str] = mapped_column(String(63), primary_key=True)
-    federation: Mapped[str] = mapped_column(String(63), index=True)
-    config: Mapped[str]  # JSON
-    status: Mapped[str] = mapped_column(String(20))  # running, completed, failed, cancelled
-    reason: Mapped[str] = mapped_column(default="")
-    started: Mapped[float]
-    finished: Mapped[float | None]
-
-
-class OutcomeRow(_Table):
-    """What a step came to: once written, never changed."""
-
-    __tablename__ = "outcome"
-    run: Mapped[str] = mapped_column(String(63), primary_key=True)
-    round: Mapped[int] = mapped_column(primary_key=True)
-    step: Mapped[str] = mapped_column(String(100), primary_key=True)
-    body: Mapped[str]  # JSON
-    at: Mapped[float]  # s since 1970
-
-
-class OutboxRow(_Table):
-    """Signed bytes, committed here before they are shown to anyone: sent again, never made again."""
-
-    __tablename__ = "outbox"
-    key: Mapped[str] = mapped_column(String(512), primary_key=True)
-    body: Mapped[bytes] = mapped_column(LargeBinary)
-
-
-class ReleaseRow(_Table):
-    """A model version that MLflow has (`version`) or still has to get."""
-
-    __tablename__ = "release"
-    run: Mapped[str] = mapped_column(String(63), primary_key=True)
-    round: Mapped[int] = mapped_column(primary_key=True)
-    body: Mapped[str]  # JSON
-    version: Mapped[str | None]  # JSON of what MLflow answered
 
 
 def journal_url(federation: str) -> str:
@@ -126,7 +69,7 @@ class Journal:
             event.listen(self._engine, "connect", _pragmas)
             event.listen(self._engine, "begin", _begin)
         self._writes = self._engine.execution_options(writes=True)
-        _Table.metadata.create_all(self._engine)
+        Table.metadata.create_all(self._engine)
         self.epoch: int | None = None  # set by the lease
 
     def close(self) -> None:

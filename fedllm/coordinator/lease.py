@@ -10,7 +10,8 @@ from typing import Self
 import psutil
 from sqlalchemy.exc import SQLAlchemyError
 
-from fedllm.coordinator.journal import Journal, LeaseRow
+from fedllm.coordinator.journal import Journal
+from fedllm.coordinator.tables import LeaseRow
 from fedllm.errors import LeaseError
 
 TTL = 30.0  # s until the lease of a coordinator that fell silent runs out

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from fedllm.coordinator import lease as lease_module
-from fedllm.coordinator.journal import Journal, LeaseRow
+from fedllm.coordinator.journal import Journal
 from fedllm.coordinator.lease import Lease
 from fedllm.coordinator.outcomes import FailedRound
+from fedllm.coordinator.tables import LeaseRow
 from fedllm.errors import LeaseError, RoundError
 
 

@@ -1,0 +1,70 @@
+"""The journal's tables."""
+
+from sqlalchemy import LargeBinary, String
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+
+class Table(DeclarativeBase):
+    """All of them."""
+
+
+class LeaseRow(Table):
+    """Who leads a federation. The epoch rises with every change of leader."""
+
+    __tablename__ = "lease"
+    federation: Mapped[str] = mapped_column(String(63), primary_key=True)
+    epoch: Mapped[int]
+    holder: Mapped[str | None] = mapped_column(String(200))
+    run: Mapped[str | None] = mapped_column(String(63))
+    expires: Mapped[float]  # s since 1970
+
+
+class FederationRow(Table):
+    """What only ever rises: the roster's version and the head's counter."""
+
+    __tablename__ = "federation"
+    federation: Mapped[str] = mapped_column(String(63), primary_key=True)
+    roster: Mapped[str]  # JSON of the newest roster
+    head_counter: Mapped[int] = mapped_column(default=0)
+
+
+class RunRow(Table):
+    """One training."""
+
+    __tablename__ = "run"
+    run: Mapped[str] = mapped_column(String(63), primary_key=True)
+    federation: Mapped[str] = mapped_column(String(63), index=True)
+    config: Mapped[str]  # JSON
+    status: Mapped[str] = mapped_column(String(20))  # running, completed, failed, cancelled
+    reason: Mapped[str] = mapped_column(default="")
+    started: Mapped[float]
+    finished: Mapped[float | None]
+
+
+class OutcomeRow(Table):
+    """What a step came to: once written, never changed."""
+
+    __tablename__ = "outcome"
+    run: Mapped[str] = mapped_column(String(63), primary_key=True)
+    round: Mapped[int] = mapped_column(primary_key=True)
+    step: Mapped[str] = mapped_column(String(100), primary_key=True)
+    body: Mapped[str]  # JSON
+    at: Mapped[float]  # s since 1970
+
+
+class OutboxRow(Table):
+    """Signed bytes, committed here before they are shown to anyone: sent again, never made again."""
+
+    __tablename__ = "outbox"
+    key: Mapped[str] = mapped_column(String(512), primary_key=True)
+    body: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class ReleaseRow(Table):
+    """A model version that MLflow has (`version`) or still has to get."""
+
+    __tablename__ = "release"
+    run: Mapped[str] = mapped_column(String(63), primary_key=True)
+    round: Mapped[int] = mapped_column(primary_key=True)
+    body: Mapped[str]  # JSON
+    version: Mapped[str | None]  # JSON of what MLflow answered
