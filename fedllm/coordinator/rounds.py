@@ -139,7 +139,8 @@ def play(training: Training, steps: Steps, *, insist: bool = False) -> str:
     try:
         baseline(training)
         for number in remaining(training):
-            if not insist and (early := stop_reason(training)):
+            begun = training.journal.outcome(training.run, number, "dispatch", Dispatched) is not None
+            if not (insist or begun) and (early := stop_reason(training)):
                 reason = early
                 break
             overdue = _is_overdue(training, number)
