@@ -37,3 +37,10 @@ def fedllm(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[s
     )
     assert not check or done.returncode == 0, done.stderr[-3000:]
     return done
+
+
+def said(done: subprocess.CompletedProcess[str]) -> str:
+    """The one line that fedllm says of an error; Prefect may still talk to stderr while it leaves."""
+    lines = [line for line in done.stderr.splitlines() if line.startswith("fedllm: ")]
+    assert len(lines) == 1, done.stderr[-3000:]
+    return lines[0]

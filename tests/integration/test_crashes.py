@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 from mlflow import MlflowClient
-from playground import SITES, fedllm
+from playground import SITES, fedllm, said
 
 from fedllm.config import load_federation
 from fedllm.coordinator.journal import coordinator_folder
@@ -90,10 +90,16 @@ def test_a_second_coordinator_is_refused_while_the_first_one_leads(
     try:
         run = wait_for(lambda: newest_run("test") != before and newest_run("test"), 60)
         wait_for(lambda: (run, 1, "dispatch") in journal_rows("test"), 60)
+        # Nobody answers while the agents are held, so the first one still leads when the second comes.
+        held = [psutil.Process(agent.pid) for agent in agents.values()]
+        for process in held:
+            process.suspend()
         second = fedllm("run", str(federation), "--agents", "external", "--resume", run, check=False)
+        for process in held:
+            process.resume()
         assert second.returncode == 1
-        assert f"the coordinator with process {first.pid}" in second.stderr.splitlines()[-1]
-        assert "leads run" in second.stderr.splitlines()[-1]
+        assert f"the coordinator with process {first.pid}" in said(second)
+        assert f"leads run {run}" in said(second)
         out, _ = first.communicate(timeout=120)
         assert json.loads(out.splitlines()[-1])["status"] == "completed"
     finally:
