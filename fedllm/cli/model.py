@@ -111,14 +111,12 @@ def tracking_uri(config: FederationConfig) -> str:
     Raises:
         FedllmError: the configuration says `auto` and no stack is up.
     """
-    if config.tracking.uri != "auto":
-        return config.tracking.uri
-    from fedllm.stack import endpoints
+    from fedllm import session
 
-    found = endpoints()
+    found = session.tracking_uri(config)
     if found is None:
         raise FedllmError("the local stack is not up, and the model is in its MLflow: run fedllm up")
-    return found.mlflow_url
+    return found
 
 
 def table(result: "Evaluation") -> str:
