@@ -69,8 +69,8 @@ def load_base(folder: Path) -> tuple[CausalModel, Tokenizer]:
 
     logging.disable_progress_bar()
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)  # nosec B615  # a folder
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)  # nosec B615  # a folder
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"{folder}: not a causal language model: {_line(error)}") from None
     if tokenizer.pad_token_id is None:
@@ -129,8 +129,8 @@ def _from_gguf(file: Path, name: str) -> Path:
 
         where, what = str(file.parent), file.name
         try:
-            model = AutoModelForCausalLM.from_pretrained(where, gguf_file=what, dtype=torch.float32)
-            tokenizer = AutoTokenizer.from_pretrained(where, gguf_file=what)
+            model = AutoModelForCausalLM.from_pretrained(where, gguf_file=what, dtype=torch.float32)  # nosec B615  # a file
+            tokenizer = AutoTokenizer.from_pretrained(where, gguf_file=what)  # nosec B615  # a file
         except (OSError, ValueError, KeyError, ImportError) as error:
             raise ModelError(f"{file}: cannot be converted: {_line(error)}") from None
         # The weights are plain fp32 by now; as a quantised model they could not be saved.
