@@ -44,6 +44,26 @@ class AccessDeniedError(ExchangeError):
 class RefusedError(FedllmError):
     """A message or a payload that was not accepted; the text is the reason that goes on record."""
 
+    kind = "refused"  # as the record of security events names it
+
+
+class ReplayError(RefusedError):
+    """A number that only rises fell: a replay, a store that was rolled back, or a zombie's word."""
+
+    kind = "replay"
+
+
+class EquivocationError(RefusedError):
+    """One party signed two different things where there may be one."""
+
+    kind = "equivocation"
+
+
+class QuotaError(RefusedError):
+    """More objects, or more bytes, than a party may have."""
+
+    kind = "quota"
+
 
 class RoundError(FedllmError):
     """A round that cannot be completed, such as one with fewer sites than `min_sites`."""
@@ -63,3 +83,11 @@ class StackError(FedllmError):
 
 class TrackingError(FedllmError):
     """MLflow did not answer or holds no such version."""
+
+
+class RecordRefusedError(TrackingError):
+    """MLflow answered, and refuses what it was given: the same again would be refused again."""
+
+
+class DiskFullError(FedllmError):
+    """A disk has no room: nothing is lost, and what stopped goes on once there is space."""

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,18 +75,16 @@ def _settle(config: FederationConfig, request: Request) -> tuple[str, Federation
     for name, count in (("rounds", request.rounds), ("rounds", request.more)):
         if count is not None and count < 1:
             raise ConfigError(f"{name} is {count}: play at least one")
-    if request.run_id is None:
-        run = new_run_id()
-    elif not re.fullmatch(NAME, request.run_id):
-        raise ConfigError(f"run_id {request.run_id!r}: use small letters, digits and hyphens, 63 at most")
-    else:
-        run = request.run_id
-        config = stored_config(config.name, run) or config
-    rounds = request.rounds
-    if request.more is not None:
-        journal = Journal(config.name)
-        rounds = played(journal, run) + request.more
-        journal.close()
+    run, rounds = request.run_id, request.rounds
+    if run is not None and not re.fullmatch(NAME, run):
+        raise ConfigError(f"run_id {run!r}: use small letters, digits and hyphens, 63 at most")
+    with closing(Journal(config.name)) as journal:
+        if run is None and request.prefect_flow_run is not None:
+            run = journal.played_by(request.prefect_flow_run)  # Prefect runs the same flow run again
+        run = run or new_run_id()
+        if request.more is not None:
+            rounds = played(journal, run) + request.more
+    config = stored_config(config.name, run) or config
     if rounds is not None:
         config = config.model_copy(update={"rounds": config.rounds.model_copy(update={"max": rounds})})
     return run, config

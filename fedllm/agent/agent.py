@@ -11,16 +11,19 @@ from typing import Literal
 from filelock import FileLock, Timeout
 
 from fedllm.agent.duty import Duty
+from fedllm.agent.folder import WorkFolder
+from fedllm.agent.held_base import held_base
 from fedllm.agent.join import Membership
 from fedllm.agent.memory import Memory
+from fedllm.agent.policy import one_line
+from fedllm.agent.watch import Watch
 from fedllm.agent.worker import Trainer
-from fedllm.config.home import private_dir
 from fedllm.data.records import read_records
-from fedllm.errors import ExchangeError, FedllmError, IdentityError, ObjectNotFoundError, RefusedError
+from fedllm.disk import is_full
+from fedllm.errors import ExchangeError, FedllmError, IdentityError, RefusedError
 from fedllm.exchange.clock import StoreClock
 from fedllm.exchange.mailbox import Mailbox, Received
-from fedllm.exchange.messages import COORDINATOR, Card, Head, Plan, Roster
-from fedllm.models.base import fingerprint, resolve_base
+from fedllm.exchange.messages import COORDINATOR, Card, Plan
 from fedllm.secure.envelope import sign
 
 log = logging.getLogger(__name__)
@@ -37,22 +40,24 @@ class Agent:
 
     def __init__(self, member: Membership, trainer: Trainer, *, patience: float = 0.0) -> None:
         self.member = member
-        private_dir(member.home / "work")
         self._lock = FileLock(member.home / "agent.lock")
         try:
             self._lock.acquire(timeout=patience)
         except Timeout:
             raise IdentityError(f"an agent for {member.home} runs already: stop it first") from None
         self.memory = Memory(member.home / "memory.db")
+        folder = WorkFolder(member.home / "work")
+        if left := folder.sweep((work.run, work.round) for work in self.memory.committed()):
+            log.info("removed what an interrupted training left: %s", ", ".join(left))
         self.mailbox = Mailbox(member.connect(), member.layout, member.identity)
-        clock = StoreClock(self.mailbox.store)
-        self._base_sha256 = fingerprint(resolve_base(member.site.base))
+        self._base = held_base(member.site.base)
         self._examples = len(read_records(member.site.data))
-        self.duty = Duty(member, self.mailbox, self.memory, trainer, self._base_sha256, clock)
-        self._head: Head | None = None
-        self._etag: str | None = None
-        self._plan: Received[Plan] | None = None
+        self.watch = Watch(member, self.mailbox, self.memory)
+        clock = StoreClock(self.mailbox.store)
+        self.duty = Duty(member, self.mailbox, self.memory, trainer, self._base, clock, folder)
+        self._plan: Received[Plan] | None = None  # to be taken up
         self._card_due = self._head_due = 0.0  # by our monotonic clock
+        self._said = ""  # the refusal that the log told last
 
     def close(self) -> None:
         """Say goodbye and give everything back."""
@@ -72,82 +77,62 @@ class Agent:
                 self.tick()
                 away = 0
             except RefusedError as error:
-                log.error("refused: %s", error)  # noqa: TRY400 - the reason is the record
+                self._say(f"refused: {one_line(str(error))}")
             except ExchangeError as error:
                 away += 1
-                log.warning("the store does not answer (%d): %s", away, error)
-            except Exception:
+                log.warning("no luck with the store (%d): %s", away, one_line(str(error)))
+            except Exception as error:
                 away += 1
-                log.exception("something went wrong; this site goes on")
-            near = self._head is not None and self._head.state == "training"
+                if is_full(error):
+                    log.error("this site's disk is full: make space; the work goes on by itself then")  # noqa: TRY400 - the one line says all
+                else:
+                    log.exception("something went wrong; this site goes on")
+            near = self.watch.head is not None and self.watch.head.state == "training"
             pause = self.member.site.poll_near if near else self.member.site.poll_idle
             stop.wait(min(pause * 2 ** min(away, 5), 10.0))
 
+    def _say(self, refusal: str) -> None:
+        """Tell the log once; how often it was met is on the record of security events."""
+        log.log(logging.ERROR if refusal != self._said else logging.DEBUG, "%s", refusal)
+        self._said = refusal
+
     def tick(self) -> None:
-        """Look once at everything that may have changed."""
+        """Look once at everything that may have changed.
+
+        Raises:
+            RefusedError: something was refused and is on record; all else was done.
+            ExchangeError: the store did not do its part; the next tick goes on.
+        """
         working = self.duty.poll()
         if time.monotonic() >= self._card_due:
             self._show("training" if working else "idle")
-        if not working or time.monotonic() >= self._head_due:
-            self._watch_head()
-            # While it trains, a site looks only for the round's end.
-            self._head_due = time.monotonic() + self.member.site.poll_idle
-        if self._plan is not None and not working:
-            plan, self._plan = self._plan, None
-            try:
-                self.duty.consider(plan)
-            except ExchangeError:
-                self._plan = plan  # the store is away: take it up again
-                raise
-            self._card_due = 0.0
+        refusal: RefusedError | None = None
+        try:
+            if not working or time.monotonic() >= self._head_due:
+                self._look()
+                # While it trains, a site looks only for the round's end.
+                self._head_due = time.monotonic() + self.member.site.poll_idle
+        except RefusedError as error:
+            refusal = error  # it must not keep the site from sending what it owes
         self.duty.release_committed()
+        if refusal is not None:
+            raise refusal
 
-    def _watch_head(self) -> None:
-        key = self.member.layout.head
-        try:
-            changed = self.mailbox.store.get_if_changed(key, self._etag, limit=Head.largest)
-        except ObjectNotFoundError:
-            return  # no training yet
-        if changed is None:
-            return
-        envelope, etag = changed
-        try:
-            self._follow(envelope)
-        except RefusedError:
-            self._etag = etag  # refused once is refused for good: say so once
-            raise
-        self._etag = etag
-
-    def _follow(self, envelope: bytes) -> None:
-        """Take in a head that changed."""
-        keys = self.member.invitation.coordinator
-        head = self.mailbox.open(envelope, Head, keys).message
-        # A lower counter or epoch is a replay or a coordinator that was replaced.
-        self.memory.rise(f"head/{head.federation}", head.counter)
-        self.memory.rise(f"epoch/{head.federation}", head.epoch)
-        self._head = head
-        self._plan = None  # what an earlier head asked is asked again by this one, or over
-        under_way = self.duty.current.message if self.duty.current else None
-        if under_way and (head.state == "idle" or (head.run, head.round) != (under_way.run, under_way.round)):
-            log.warning("round %d of %s is over: training stopped", under_way.round, under_way.run)
-            self.duty.stop()
-        if head.state == "training" and head.run and head.plan_sha256:
-            self._fetch_plan(head)
-
-    def _fetch_plan(self, head: Head) -> None:
-        layout, keys = self.member.layout, self.member.invitation.coordinator
-        run = head.run or ""
-        plan = self.mailbox.read(layout.plan(run, head.round), Plan, keys, run=run, number=head.round)
-        if plan.sha256 != head.plan_sha256:
-            raise RefusedError(f"the plan of round {head.round} is not the one that head.json names")
-        if plan.message.epoch > head.epoch:
-            raise RefusedError(f"the plan of round {head.round} is from an epoch above head.json's")
-        roster = self.mailbox.read(layout.roster, Roster, keys).message
-        self.memory.rise(f"roster/{head.federation}", roster.roster_version)
-        if self.member.identity.public not in roster.sites:
-            raise RefusedError("the roster does not hold this site's keys")
-        self.duty.peers = frozenset(site.name for site in roster.sites)
-        self._plan = plan
+    def _look(self) -> None:
+        """See what the coordinator asks now, and take it up."""
+        head = self.watch.look()
+        if head is not None:
+            self._plan = None  # what an earlier head asked is asked again by this one, or over
+            under_way = self.duty.current.message if self.duty.current else None
+            here = (head.run, head.round)
+            if under_way and (head.state == "idle" or here != (under_way.run, under_way.round)):
+                log.warning("round %d of %s is over: training stopped", under_way.round, under_way.run)
+                self.duty.stop()
+        self._plan = self.watch.plan() or self._plan
+        if self._plan is not None:
+            self.duty.consider(self._plan, self.watch.roster)
+            self._plan = None  # kept while the store is away, to be taken up again
+            self._card_due = 0.0
 
     def _show(self, state: Literal["idle", "training", "stopped"]) -> None:
         """Publish the card: that the site lives, what it can do, how far it is."""
@@ -161,7 +146,7 @@ class Agent:
             roster_version=self.memory.value(f"roster/{self.member.layout.federation}"),
             counter=counter,
             state=state,
-            base_sha256=self._base_sha256,
+            base_sha256=self._base.sha256,
             examples=self._examples,
             cpus=os.cpu_count() or 1,
             fedllm=version("fedllm"),

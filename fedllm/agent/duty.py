@@ -1,25 +1,37 @@
 """One site's work in one round: decide, answer, train, commit, release."""
 
 import logging
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from fedllm.agent.folder import WorkFolder, settle, write_own
+from fedllm.agent.held_base import HeldBase
 from fedllm.agent.join import Membership
-from fedllm.agent.memory import Memory
-from fedllm.agent.policy import decide
+from fedllm.agent.memory import Memory, Work
+from fedllm.agent.plan_faults import fault_of
+from fedllm.agent.policy import decide, promised_bytes, training_end
+from fedllm.agent.watch import STORE
 from fedllm.agent.worker import Failed, Finished, Job, Progress, Trainer, public_reason, site_seed
-from fedllm.errors import ExchangeError, FedllmError, RefusedError
+from fedllm.disk import is_full
+from fedllm.errors import (
+    EquivocationError,
+    ExchangeError,
+    FedllmError,
+    ObjectNotFoundError,
+    RefusedError,
+)
 from fedllm.exchange import messages
 from fedllm.exchange.clock import StoreClock
 from fedllm.exchange.mailbox import Mailbox, Received, seal_to_file
 from fedllm.exchange.messages import Answer, Plan, Sealed, Update
-from fedllm.models.base import resolve_base
 from fedllm.secure.envelope import open_envelope, sign
 
 log = logging.getLogger(__name__)
 
 ATTEMPTS = 3  # a training process that dies is started again; before commit nothing was released
+LONGEST_PAUSE = 30.0  # s between attempts to send what the store does not take
 
 
 @dataclass
@@ -30,54 +42,74 @@ class Duty:
     mailbox: Mailbox
     memory: Memory
     trainer: Trainer
-    base_sha256: str
+    base: HeldBase
     clock: StoreClock
-    peers: frozenset[str] = frozenset()  # names in the newest roster
+    folder: WorkFolder
     current: Received[Plan] | None = None
     job: Job | None = None
     attempt: int = 0
     progress: messages.Progress | None = None
+    _end: tuple[float, str] | None = None  # when the policy ends the job, by the store's clock, and why
+    _begun: float | None = None  # the job, by our monotonic clock
+    _outcome: Finished | Failed | None = None  # of the job, until it is committed
+    _misses: int = 0  # attempts in a row to send what is committed
+    _send_due: float = 0.0  # by our monotonic clock
 
     @property
     def _name(self) -> str:
         return self.member.site.name
 
-    def consider(self, plan: Received[Plan]) -> None:
-        """Take up a plan that head.json points at: answer it once, go on where a crash left it."""
+    def consider(self, plan: Received[Plan], roster: Mapping[str, str]) -> None:
+        """Take up a plan that head.json points at: answer it once, go on where a crash left it.
+
+        Args:
+            plan: with its signature checked.
+            roster: fingerprints of the members, by name.
+
+        Raises:
+            EquivocationError: this round had another plan.
+            ExchangeError: the store is away; call again.
+        """
         asked = plan.message
         run = asked.run or ""
-        known = self.memory.work(run, asked.round)
-        if known is not None and known.plan_sha256 != plan.sha256:
-            raise RefusedError(
-                f"security: a second plan for round {asked.round} of {run}; the first one holds"
-            )
-        if known is None:
-            decision = decide(
-                asked,
-                self.member.site.policy,
-                site=self._name,
-                peers=self.peers,
-                base_sha256=self.base_sha256,
-                now=self.clock.now(),
-            )
-            answer = Answer(
-                **self._head(asked),
-                plan_sha256=plan.sha256,
-                decision=decision.kind,
-                steps=decision.steps,
-                reason=decision.reason,
-            )
-            declined = decision.kind == "decline"
-            envelope = sign(answer, self.mailbox.me)
-            self.memory.reserve(run, asked.round, plan.sha256, envelope, declined=declined)
-            known = self.memory.work(run, asked.round)
-            log.info("round %d of %s: %s %s", asked.round, run, decision.kind, decision.reason)
-        assert known is not None  # noqa: S101 - reserved just now
-        if known.state != "released":
-            self.mailbox.store.put(self.mailbox.layout.answer(self._name, run, asked.round), known.answer)
-        if known.state == "reserved" and self.current is None and self.clock.now() < asked.deadline:
+        work = self.memory.work(run, asked.round) or self._reserve(plan, roster)
+        if work.plan_sha256 != plan.sha256:
+            raise EquivocationError(f"a second plan for round {asked.round} of {run}: the first one holds")
+        if work.state != "released":
+            self.mailbox.store.put(self.mailbox.layout.answer(self._name, run, asked.round), work.answer)
+        if work.state == "reserved" and self.current is None and self.clock.now() < asked.deadline:
             self.attempt = 0
-            self._start(plan, self._promised(known.answer))
+            self._start(plan, self._promised(work.answer))
+
+    def _reserve(self, plan: Received[Plan], roster: Mapping[str, str]) -> Work:
+        """Decide about a plan, and note the answer before anybody sees it."""
+        asked = plan.message
+        run = asked.run or ""
+        decision = decide(
+            asked,
+            self.member.site.policy,
+            site=self._name,
+            roster=roster,
+            base_sha256=self.base.sha256,
+            now=self.clock.now(),
+            spent=self.memory.spent(run),
+            fault=fault_of(asked, self.mailbox.layout, self.base),
+        )
+        if decision.event:
+            party = messages.COORDINATOR
+            self.memory.security.record(decision.event, party, decision.reason, run, asked.round)
+        answer = Answer(
+            **self._head(asked),
+            plan_sha256=plan.sha256,
+            decision=decision.kind,
+            steps=decision.steps,
+            reason=decision.reason,
+        )
+        declined = decision.kind == "decline"
+        size = 0 if declined else promised_bytes(asked)
+        log.info("round %d of %s: %s %s", asked.round, run, decision.kind, decision.reason)
+        envelope = sign(answer, self.mailbox.me)
+        return self.memory.reserve(run, asked.round, plan.sha256, envelope, declined=declined, size=size)
 
     def _promised(self, envelope: bytes) -> int:
         """Steps that the answer on record promised."""
@@ -88,39 +120,53 @@ class Duty:
 
     def _start(self, plan: Received[Plan], steps: int) -> None:
         asked = plan.message
-        folder = self.member.home / "work"
-        folder.mkdir(exist_ok=True)
-        stem = f"{asked.run}-{asked.round}"
-        model = folder / f"{stem}.model"
-        site = self.member.site
+        run, number, site = asked.run or "", asked.round, self.member.site
+        self._end = training_end(site.policy, self.clock.now(), self.memory.spent(run))
         self.current, self.progress = plan, None
+        model = self.folder.model(run, number)
+        self.job = Job(
+            base=self.base.folder,
+            data=site.data,
+            model=model,
+            output=self.folder.update(run, number),
+            adapter=asked.adapter,
+            adapter_seed=asked.seed,
+            layout_sha256=asked.layout_sha256,
+            frozen_sha256=asked.frozen_sha256,
+            task=asked.task,
+            local=asked.local,
+            steps=steps,
+            round=number,
+            rounds=asked.rounds,
+            seed=site_seed(asked.seed, self._name),
+            threads=site.threads,
+        )
         try:
-            model.write_bytes(self.mailbox.fetch_payload(asked.model))
-            self.job = Job(
-                base=resolve_base(site.base),
-                data=site.data,
-                model=model,
-                output=folder / f"{stem}.update",
-                adapter=asked.adapter,
-                adapter_seed=asked.seed,
-                layout_sha256=asked.layout_sha256,
-                frozen_sha256=asked.frozen_sha256,
-                task=asked.task,
-                local=asked.local,
-                steps=steps,
-                round=asked.round,
-                rounds=asked.rounds,
-                seed=site_seed(asked.seed, self._name),
-                threads=site.threads,
-            )
+            write_own(model, self._fetched(asked))
             self.attempt += 1
+            self._begun = time.monotonic()
             self.trainer.start(self.job)
         except ExchangeError:
-            self.current = None  # the store is away: the plan is taken up again
+            self._clear()  # the store is away: the plan is taken up again
             raise
         except (FedllmError, OSError) as error:
-            log.exception("round %d of %s could not begin", asked.round, asked.run)
-            self._commit(Failed(public_reason(error)))
+            if is_full(error):
+                self._clear()  # so it is when there is room again
+                raise
+            log.exception("round %d of %s could not begin", number, run)
+            self._finish(Failed(public_reason(error)))
+
+    def _fetched(self, asked: Plan) -> bytes:
+        """The plan's model; what speaks against the store is on record."""
+        security = self.memory.security
+        try:
+            return self.mailbox.fetch_payload(asked.model)
+        except RefusedError as error:
+            security.refused(error, STORE, asked.run, asked.round)
+            raise
+        except ObjectNotFoundError as error:
+            security.record("refused", STORE, str(error), asked.run, asked.round)
+            raise
 
     def poll(self) -> bool:
         """Take in what the trainer says; True while a job is under way."""
@@ -128,7 +174,15 @@ class Duty:
             late = self.current.message
             log.warning("round %d of %s: the deadline has passed, training stopped", late.round, late.run)
             self.stop()
-        while self.current is not None and (event := self.trainer.poll()) is not None:
+        if (
+            self.current is not None
+            and self._end is not None
+            and self._outcome is None
+            and self.clock.now() > self._end[0]
+        ):
+            self.trainer.cancel()
+            self._finish(Failed(self._end[1]))
+        while self.current is not None and (event := self._outcome or self.trainer.poll()) is not None:
             asked = self.current.message
             if isinstance(event, Progress):
                 self.progress = messages.Progress(
@@ -139,8 +193,14 @@ class Duty:
                 self.attempt += 1
                 self.trainer.start(self.job)
             else:
-                self._commit(event)
+                self._finish(event)
         return self.current is not None
+
+    def _finish(self, event: Finished | Failed) -> None:
+        """Commit how a job ended; where the disk does not let us, the next poll tries again."""
+        self._outcome = event
+        self._commit(event)
+        self._clear()
 
     def _commit(self, event: Finished | Failed) -> None:
         """Put bytes and hash on the site's own disk, then show them."""
@@ -152,13 +212,14 @@ class Duty:
             update = Update(**self._head(asked), plan_sha256=plan_sha256, failed=event.reason[:2000])
             payload: Sealed | None = None
         else:
-            assert self.job is not None  # noqa: S101 - it just finished
+            sealed = self.folder.sealed(run, asked.round)
             payload = seal_to_file(
-                self.job.output.read_bytes(),
-                [self.member.invitation.coordinator.recipient],
+                self.folder.update(run, asked.round).read_bytes(),
+                [asked.recipient],
                 self.mailbox.layout.payload(self._name, run, asked.round),
-                self._sealed_path(run, asked.round),
+                sealed,
             )
+            settle(sealed)
             update = Update(
                 **self._head(asked),
                 plan_sha256=plan_sha256,
@@ -170,7 +231,6 @@ class Duty:
             )
         described = payload.model_dump_json() if payload else None
         self.memory.commit(run, asked.round, sign(update, self.mailbox.me), described)
-        self._clear()
 
     def release(self, run: str, number: int) -> None:
         """Upload committed bytes: the payload first, then the message that names its hash."""
@@ -179,20 +239,27 @@ class Duty:
             raise RefusedError(f"round {number} of {run} has no update to release")
         if work.payload is not None:
             sealed = Sealed.model_validate_json(work.payload)
-            self.mailbox.send_payload(self._sealed_path(run, number), sealed)
+            self.mailbox.send_payload(self.folder.sealed(run, number), sealed)
         self.mailbox.store.put(self.mailbox.layout.update(self._name, run, number), work.update)
         self.memory.release(run, number)
-        self._sealed_path(run, number).unlink(missing_ok=True)
+        self.folder.sealed(run, number).unlink(missing_ok=True)
         log.info("round %d of %s: update released", number, run)
 
     def release_committed(self) -> None:
-        """Send what is committed, again until the store has it."""
+        """Send what is committed, again until the store has it; less often while it does not take it."""
+        if time.monotonic() < self._send_due:
+            return
+        missed = False
         for work in self.memory.committed():
             try:
                 self.release(work.run, work.round)
             except (ExchangeError, OSError) as error:
                 # It stays committed and is tried again; it must not keep the site from anything else.
                 log.warning("round %d of %s is not sent yet: %s", work.round, work.run, error)
+                missed = True
+        self._misses = self._misses + 1 if missed else 0
+        pause = self.member.site.poll_near * (2 ** min(self._misses - 1, 10) - 1) if missed else 0.0
+        self._send_due = time.monotonic() + min(pause, LONGEST_PAUSE)
 
     def stop(self) -> None:
         """Give up the job under way; what was committed stays."""
@@ -201,13 +268,12 @@ class Duty:
             self._clear()
 
     def _clear(self) -> None:
+        if self.current is not None and self._begun is not None:
+            self.memory.trained(self.current.message.run or "", time.monotonic() - self._begun)
         if self.job is not None:
             self.job.model.unlink(missing_ok=True)
             self.job.output.unlink(missing_ok=True)
-        self.current = self.job = self.progress = None
-
-    def _sealed_path(self, run: str, number: int) -> Path:
-        return self.member.home / "work" / f"{run}-{number}.sealed"
+        self.current = self.job = self.progress = self._begun = self._outcome = None
 
     def _head(self, plan: Plan) -> dict[str, Any]:
         """The head that every message of this round carries."""

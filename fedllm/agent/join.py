@@ -25,6 +25,17 @@ def default_site_home(name: str) -> Path:
     return fedllm_home() / "sites" / name
 
 
+def only_home() -> Path:
+    """The home of the one site that this machine has. Raises `IdentityError` for none or several."""
+    homes = sorted((fedllm_home() / "sites").glob("*/site.yaml"))
+    if len(homes) != 1:
+        found = ", ".join(home.parent.name for home in homes) or "none"
+        raise IdentityError(
+            f"which site is this? Give its --home (found: {found}); `fedllm site init` makes one"
+        )
+    return homes[0].parent
+
+
 def init_site(name: str, data: Path, home: Path, **settings: object) -> Path:
     """Make a site's keys and its file; returns the card for the coordinator (public keys alone).
 
@@ -84,7 +95,7 @@ class Membership:
         from fedllm.exchange.connect import connect
 
         told = self.invitation
-        return connect(told.store_url, told.endpoint, told.region, told.access_key, told.secret_key)
+        return connect(told.store_url, told.endpoint, told.region, told.access_key, told.secret_key, told.ca)
 
 
 def accept_invitation(path: Path, home: Path, expected: str | None = None) -> Membership:

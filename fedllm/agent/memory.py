@@ -1,4 +1,4 @@
-"""What a site must never forget: what it accepted, reserved, committed and released.
+"""What a site must never forget: what it accepted, reserved, committed and released, and what it refused.
 
 Work moves reserved → committed → released, and only forwards. Before `committed` a crash means training
 again; from `committed` on, the identical bytes are sent again and nothing is ever made twice.
@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from sqlalchemy import LargeBinary, String, create_engine, event, select
+from sqlalchemy import LargeBinary, String, create_engine, event, insert, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-from fedllm.errors import RefusedError
+from fedllm.agent.policy import Spent
+from fedllm.errors import EquivocationError, RefusedError, ReplayError
+from fedllm.secure.events import SecurityLog
 
 State = Literal["declined", "reserved", "committed", "released"]
 
@@ -27,6 +29,24 @@ class _HighWater(_Table):
     __tablename__ = "high_water"
     name: Mapped[str] = mapped_column(String(40), primary_key=True)
     value: Mapped[int]
+
+
+class _Seen(_Table):
+    """The message that raised a mark to its value: there may be one for each value."""
+
+    __tablename__ = "seen"
+    name: Mapped[str] = mapped_column(String(40), primary_key=True)
+    value: Mapped[int]
+    sha256: Mapped[str] = mapped_column(String(64))
+
+
+class _Spent(_Table):
+    """What a run has taken of the site."""
+
+    __tablename__ = "spent"
+    run: Mapped[str] = mapped_column(String(63), primary_key=True)
+    bytes: Mapped[int]
+    seconds: Mapped[float]  # s of training
 
 
 class _Work(_Table):
@@ -61,6 +81,7 @@ class Memory:
         self._engine = create_engine(f"sqlite:///{path}")
         event.listen(self._engine, "connect", _pragmas)
         _Table.metadata.create_all(self._engine)
+        self.security = SecurityLog(self._engine)
 
     def close(self) -> None:
         """Give the file back."""
@@ -72,16 +93,43 @@ class Memory:
             row = session.get(_HighWater, name)
             return row.value if row else 0
 
-    def rise(self, name: str, value: int) -> None:
-        """Raise a high-water mark. Raises `RefusedError` when it would fall."""
+    def rise(self, name: str, value: int, sha256: str | None = None) -> None:
+        """Raise a high-water mark.
+
+        Args:
+            name: of the mark.
+            value: that it should have; it may stand still.
+            sha256: of the message that says so, where one value may have one message only.
+
+        Raises:
+            ReplayError: the mark would fall.
+            EquivocationError: another message had this very value.
+        """
+        with self._engine.begin() as connection:
+            found = connection.scalar(select(_HighWater.value).where(_HighWater.name == name))
+            if found is not None and value < found:
+                raise ReplayError(f"{name} {value} is below {found}, which was seen before")
+            if sha256 is not None:
+                told = connection.execute(select(_Seen.value, _Seen.sha256).where(_Seen.name == name)).first()
+                if told is not None and told.value == value and told.sha256 != sha256:
+                    raise EquivocationError(f"{name} {value} was seen before with other content")
+                if told is None or value > told.value:
+                    row = {"name": name, "value": value, "sha256": sha256}
+                    connection.execute(insert(_Seen).prefix_with("OR REPLACE").values(row))
+            if found is None or value > found:
+                row = {"name": name, "value": value}
+                connection.execute(insert(_HighWater).prefix_with("OR REPLACE").values(row))
+
+    def spent(self, run: str) -> Spent:
+        """What a run has taken of the site so far."""
+        with Session(self._engine) as session:
+            row = session.get(_Spent, run)
+            return Spent(row.bytes, row.seconds) if row else Spent()
+
+    def trained(self, run: str, seconds: float) -> None:
+        """Count time of training; what a crash cut short is not counted."""
         with Session(self._engine) as session, session.begin():
-            row = session.get(_HighWater, name)
-            if row is None:
-                session.add(_HighWater(name=name, value=value))
-            elif value < row.value:
-                raise RefusedError(f"{name} {value} is below {row.value}, which was seen before")
-            else:
-                row.value = value
+            _charge(session, run, 0, seconds)
 
     def work(self, run: str, number: int) -> Work | None:
         """What is remembered of a round."""
@@ -95,8 +143,10 @@ class Memory:
             rows = session.scalars(select(_Work).where(_Work.state == "committed").order_by(_Work.at))
             return [_as_work(row) for row in rows]
 
-    def reserve(self, run: str, number: int, plan_sha256: str, answer: bytes, *, declined: bool) -> None:
-        """Note the answer before it is sent."""
+    def reserve(  # noqa: PLR0913 - what an answer promises, each named by the caller
+        self, run: str, number: int, plan_sha256: str, answer: bytes, *, declined: bool, size: int = 0
+    ) -> Work:
+        """Note the answer before it is sent, and the bytes that it promises to carry."""
         state: State = "declined" if declined else "reserved"
         row = _Work(
             run=run,
@@ -108,6 +158,8 @@ class Memory:
         )
         with Session(self._engine) as session, session.begin():
             session.add(row)
+            _charge(session, run, size, 0.0)
+            return _as_work(row)
 
     def commit(self, run: str, number: int, update: bytes, payload: str | None) -> None:
         """Note the update; its payload is on disk already."""
@@ -125,6 +177,14 @@ class Memory:
                 row.state = "released"
             else:
                 raise RefusedError(f"round {number} of {run} is {row.state}: there is no update to release")
+
+
+def _charge(session: Session, run: str, size: int, seconds: float) -> None:
+    row = session.get(_Spent, run)
+    if row is None:
+        session.add(_Spent(run=run, bytes=size, seconds=seconds))
+    else:
+        row.bytes, row.seconds = row.bytes + size, row.seconds + seconds
 
 
 def _as_work(row: _Work) -> Work:

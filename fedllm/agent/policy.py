@@ -1,10 +1,15 @@
 """What a site decides about a plan. The site's word is the last one: no plan can widen its policy."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Literal
 
 from fedllm.config import PolicyConfig
 from fedllm.exchange.messages import Plan
+
+_DAY = 24 * 60  # min
+_LONGEST = 500  # characters of a reason
 
 
 @dataclass(frozen=True)
@@ -14,10 +19,27 @@ class Decision:
     kind: Literal["accept", "less", "decline"]
     steps: int = 0
     reason: str = ""
+    event: Literal["", "policy", "refused"] = ""  # as what a decline goes on record, if it does
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What a run has taken of this site so far."""
+
+    bytes: int = 0  # promised: models down, updates up
+    seconds: float = 0.0  # s of training
 
 
 def decide(  # noqa: PLR0913 - what a decision rests on, each named by the caller
-    plan: Plan, policy: PolicyConfig, *, site: str, peers: frozenset[str], base_sha256: str, now: float
+    plan: Plan,
+    policy: PolicyConfig,
+    *,
+    site: str,
+    roster: Mapping[str, str],
+    base_sha256: str,
+    now: float,
+    spent: Spent,
+    fault: str | None = None,
 ) -> Decision:
     """Hold a plan against the site's policy.
 
@@ -25,41 +47,115 @@ def decide(  # noqa: PLR0913 - what a decision rests on, each named by the calle
         plan: a plan whose signature was checked.
         policy: the site's own limits.
         site: the site's name.
-        peers: names in the roster; a cohort counts those alone.
+        roster: fingerprints of the keys in the roster, by name; a cohort counts those alone.
         base_sha256: fingerprint of the base model that the site holds.
         now: s since 1970, by the store's clock.
+        spent: what the run has taken so far.
+        fault: why the plan cannot mean what it says, from `fault_of`.
     """
-    adapter = plan.adapter
-    cohort = peers & set(plan.sites)
-    foreign = sorted(set(adapter.targets) - set(policy.targets))
-    refusals = [
-        (site not in plan.sites, "the plan does not ask this site"),
-        (now >= plan.deadline, "the plan's deadline has passed"),
-        (plan.base_sha256 != base_sha256, f"the base model here is {base_sha256[:12]}, not the plan's"),
-        (
-            bool(policy.bases) and plan.base_sha256 not in policy.bases,
-            "this base model is not among those that the policy allows",
-        ),
-        (adapter.method not in policy.methods, f"the policy does not allow {adapter.method}"),
-        (bool(foreign), f"the policy does not allow training {', '.join(foreign)}"),
-        (adapter.rank > policy.max_rank, f"rank {adapter.rank} is above the policy's {policy.max_rank}"),
-        (
-            plan.task.max_length > policy.max_length,
-            f"{plan.task.max_length} tokens a record are above the policy's {policy.max_length}",
-        ),
-        (plan.task.kind not in policy.tasks, f"the policy does not allow {plan.task.kind}"),
-        (
-            len(cohort) < policy.min_cohort,
-            f"a cohort of {len(cohort)} is below the policy's {policy.min_cohort}",
-        ),
-        (
-            plan.deadline - now > policy.max_round,
-            f"a round of {plan.deadline - now:.0f} s is above the policy's {policy.max_round:.0f}",
-        ),
-    ]
-    for refused, reason in refusals:
-        if refused:
-            return Decision("decline", reason=reason)
+    if site not in plan.sites:
+        return Decision("decline", reason="the plan does not ask this site")
+    if now >= plan.deadline:
+        return Decision("decline", reason="the plan's deadline has passed")
+    for reason in (
+        _about_the_model(plan, policy, base_sha256),
+        _about_the_cohort(plan, policy, roster),
+        _about_the_effort(plan, policy, now, spent),
+    ):
+        if reason is not None:
+            return Decision("decline", reason=one_line(reason), event="policy")
+    if fault is not None:
+        return Decision("decline", reason=one_line(fault), event="refused")
     if plan.local.steps > policy.max_steps:
         return Decision("less", policy.max_steps, f"the policy allows {policy.max_steps} steps a round")
     return Decision("accept", plan.local.steps)
+
+
+def _about_the_model(  # noqa: PLR0911 - a reason each
+    plan: Plan, policy: PolicyConfig, base_sha256: str
+) -> str | None:
+    adapter = plan.adapter
+    foreign = sorted(set(adapter.targets) - set(policy.targets))
+    if plan.base_sha256 != base_sha256:
+        return f"the base model here is {base_sha256[:12]}, not the plan's"
+    if policy.bases and plan.base_sha256 not in policy.bases:
+        return "this base model is not among those that the policy allows"
+    if adapter.method not in policy.methods:
+        return f"the policy does not allow {adapter.method}"
+    if foreign:
+        return f"the policy does not allow training {', '.join(foreign)}"
+    if adapter.rank > policy.max_rank:
+        return f"rank {adapter.rank} is above the policy's {policy.max_rank}"
+    if plan.task.max_length > policy.max_length:
+        return f"{plan.task.max_length} tokens a record are above the policy's {policy.max_length}"
+    if plan.task.kind not in policy.tasks:
+        return f"the policy does not allow {plan.task.kind}"
+    return None
+
+
+def _about_the_cohort(plan: Plan, policy: PolicyConfig, roster: Mapping[str, str]) -> str | None:
+    cohort = set(roster) & set(plan.sites)
+    if len(cohort) < policy.min_cohort:
+        return f"a cohort of {len(cohort)} is below the policy's {policy.min_cohort}"
+    known = sorted(cohort & set(policy.peers))
+    # A pinned name under other keys is a stranger, however many true peers there are beside it.
+    if strangers := [name for name in known if roster[name] != policy.peers[name]]:
+        return f"{strangers[0]} is in the roster with other keys than the policy pins"
+    if len(known) < policy.min_peers:
+        return f"{len(known)} pinned peers in the cohort are below the policy's {policy.min_peers}"
+    return None
+
+
+def _about_the_effort(plan: Plan, policy: PolicyConfig, now: float, spent: Spent) -> str | None:
+    asked = promised_bytes(plan)
+    if plan.deadline - now > policy.max_round:
+        return f"a round of {plan.deadline - now:.0f} s is above the policy's {policy.max_round:.0f}"
+    if policy.hours is not None and hours_end(policy.hours, now) is None:
+        return f"it is outside the policy's hours {policy.hours}"
+    if policy.max_bytes is not None and spent.bytes + asked > policy.max_bytes:
+        return f"{spent.bytes + asked} bytes a run are above the policy's {policy.max_bytes}"
+    if policy.max_seconds is not None and spent.seconds >= policy.max_seconds:
+        return f"{spent.seconds:.0f} s of training a run reach the policy's {policy.max_seconds:.0f}"
+    return None
+
+
+def promised_bytes(plan: Plan) -> int:
+    """What taking part in a plan's round may carry, down and up."""
+    return plan.model.sealed_bytes + plan.most_bytes
+
+
+def training_end(policy: PolicyConfig, now: float, spent: Spent) -> tuple[float, str] | None:
+    """When this site stops a training begun now for its own reasons, and the reason.
+
+    Returns:
+        S since 1970 by the clock that `now` is from; None when only the deadline counts.
+    """
+    ends: list[tuple[float, str]] = []
+    if policy.hours is not None and (end := hours_end(policy.hours, now)) is not None:
+        ends.append((end, f"the policy's hours {policy.hours} are over"))
+    if policy.max_seconds is not None:
+        left = policy.max_seconds - spent.seconds
+        ends.append((now + left, f"the policy's {policy.max_seconds:.0f} s of training a run are spent"))
+    return min(ends, default=None)
+
+
+def hours_end(hours: str, now: float) -> float | None:
+    """When the working hours end in which `now` lies, s since 1970; None when it lies outside.
+
+    Args:
+        hours: `22:00-06:00`, local time; the end may be on the next day.
+        now: s since 1970.
+    """
+    begin, end = (int(part[:2]) * 60 + int(part[3:]) for part in hours.split("-"))  # minutes of a day
+    here = datetime.fromtimestamp(now, tz=UTC).astimezone()
+    since = (here.hour * 60 + here.minute - begin) % _DAY
+    length = (end - begin) % _DAY
+    if since >= length:
+        return None
+    return now - here.second + (length - since) * 60
+
+
+def one_line(text: str) -> str:
+    """A reason that may quote a message, fit for a log and an answer: printable, and not long."""
+    shown = "".join(letter if letter.isprintable() else "?" for letter in text[: _LONGEST + 1])
+    return shown if len(shown) <= _LONGEST else shown[: _LONGEST - 1] + "…"

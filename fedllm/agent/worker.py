@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from fedllm.agent.folder import write_when_room
 from fedllm.config import AdapterConfig, LocalConfig, TaskConfig
 from fedllm.errors import DataError, RefusedError, TrainingError
 
@@ -124,7 +125,7 @@ class Workbench:
             seed=job.seed,
             progress=progress,
         )
-        job.output.write_bytes(encode_flat(adapted.read() - before))
+        write_when_room(job.output, encode_flat(adapted.read() - before))
         return Finished(done.steps, done.examples, done.loss, done.seconds)
 
     def _warm(self, job: Job) -> "tuple[AdaptedModel, PreTrainedTokenizerBase]":

@@ -9,9 +9,6 @@ from typing import Annotated
 
 import typer
 
-from fedllm.config import fedllm_home
-from fedllm.errors import IdentityError
-
 
 def register(app: typer.Typer) -> None:
     """Add the verb to the command line."""
@@ -32,7 +29,7 @@ def agent(
 ) -> None:
     """Take part in a federation: answer plans by this site's policy, train, send sealed updates."""
     from fedllm.agent.agent import Agent, log_to
-    from fedllm.agent.join import accept_invitation
+    from fedllm.agent.join import accept_invitation, only_home
     from fedllm.agent.worker import ChildTrainer
     from fedllm.secure.identity import fingerprint
 
@@ -42,7 +39,7 @@ def agent(
     if with_parent is not None:
         threading.Thread(target=_watch_parent, args=(with_parent, stop), daemon=True).start()
     log_to(log)
-    member = accept_invitation(invitation, home or _only_home(), expected=coordinator)
+    member = accept_invitation(invitation, home or only_home(), expected=coordinator)
     mark = fingerprint(member.invitation.coordinator)
     logging.getLogger(__name__).info("%s takes part; the coordinator is %s", member.site.name, mark)
     # A simulated site's former agent may still be on its way out after its parent was killed.
@@ -51,16 +48,6 @@ def agent(
         here.run(stop)
     finally:
         here.close()
-
-
-def _only_home() -> Path:
-    homes = sorted((fedllm_home() / "sites").glob("*/site.yaml"))
-    if len(homes) != 1:
-        found = ", ".join(home.parent.name for home in homes) or "none"
-        raise IdentityError(
-            f"which site is this? Give its --home (found: {found}); `fedllm site init` makes one"
-        )
-    return homes[0].parent
 
 
 def _watch_parent(parent: int, stop: threading.Event) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from fedllm.cli import agent, bench, data, doctor, model, run, site, stack
+from fedllm.cli import agent, bench, data, doctor, lifecycle, model, run, site, stack
 from fedllm.errors import FedllmError
 
 app = typer.Typer(
@@ -30,6 +30,7 @@ def options(
 run.register(app)
 stack.register(app)
 agent.register(app)
+lifecycle.register(app)
 model.register(app)
 doctor.register(app)
 app.add_typer(site.app, name="site", help="Joining: keys at the site, cards, invitations.")

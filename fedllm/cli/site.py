@@ -58,6 +58,9 @@ def add(
     out: Annotated[
         Path | None, typer.Option(help="Where the invitation goes. Default: SITE.invitation")
     ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Put these keys in the place of others of that name.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """At the coordinator: take a site into the roster, make its store user, seal its invitation."""
@@ -70,7 +73,7 @@ def add(
     path = out or Path(f"{keys.name}.invitation")
     if not path.parent.is_dir():
         raise ConfigError(f"--out {path}: there is no folder {path.parent}")
-    path.write_bytes(add_site(federation, keys))
+    path.write_bytes(add_site(federation, keys, replace=replace))
     mine = fingerprint(coordinator_identity(federation.name).public)
     payload: dict[str, object] = {
         "schema": "fedllm.site-add/1",
@@ -85,6 +88,49 @@ def add(
         f"{keys.name} is in the roster; compare its fingerprint: {fingerprint(keys)}\n"
         f"send it  {path}  (sealed for it alone); ours is {mine}\n"
         f"the site runs  fedllm agent --invitation {path.name} --coordinator {mine}",
+    )
+
+
+@app.command()
+def revoke(
+    name: Annotated[str, typer.Argument(help="The site.")],
+    *,
+    reason: Annotated[str, typer.Option(help="For the record of security events.")] = "",
+    config: Config = Path("params.yaml"),
+    as_json: AsJson = False,
+) -> None:
+    """At the coordinator: take a site out at once, its store user and its sessions with it."""
+    from fedllm.coordinator.revoke import revoke_site
+
+    version = revoke_site(load_federation(config), name, reason)
+    payload: dict[str, object] = {"schema": "fedllm.site-revoke/1", "site": name, "roster_version": version}
+    emit(
+        as_json,
+        payload,
+        f"{name} is out: roster {version} is published and its store user is gone\n"
+        "models of earlier rounds still hold what it contributed",
+    )
+
+
+@app.command()
+def rekey(
+    *,
+    home: Annotated[Path | None, typer.Option(help="The site's folder. Default: the only one.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """At the site, between trainings: make new keys and a new card; the former keys are kept beside them."""
+    from fedllm.agent.join import only_home, read_card
+    from fedllm.agent.rekey import rekey_site
+    from fedllm.secure.identity import fingerprint
+
+    card = rekey_site((home or only_home()).resolve())
+    mark = fingerprint(read_card(card))
+    payload: dict[str, object] = {"schema": "fedllm.site-rekey/1", "card": str(card), "fingerprint": mark}
+    emit(
+        as_json,
+        payload,
+        f"new keys; send the coordinator  {card}\nand tell them over the telephone: {mark}\n"
+        "they run  fedllm site add CARD --replace  and send a new invitation",
     )
 
 

@@ -1,14 +1,18 @@
 """`fedllm up`, `fedllm down`, `fedllm deploy`: the servers of this machine."""
 
 import os
+import shlex
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fedllm.cli.output import console, emit
 from fedllm.errors import ConfigError, StackError
+
+if TYPE_CHECKING:
+    from fedllm.stack import Endpoints
 
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout's last line.")]
 Port = Annotated[int | None, typer.Option(min=1, max=65535, help="Default: the usual port, or a free one.")]
@@ -18,6 +22,7 @@ DEFAULT = Path("params.yaml")
 def register(app: typer.Typer) -> None:
     """Add the verbs to the command line."""
     app.command()(up)
+    app.command()(ca)
     app.command()(down)
     app.command()(deploy)
 
@@ -30,6 +35,13 @@ def up(
     deployments: Annotated[
         bool, typer.Option("--deploy/--no-deploy", help="Register infra/prefect.yaml as well.")
     ] = True,
+    secure: Annotated[
+        bool | None,
+        typer.Option(
+            "--secure/--no-secure",
+            help="TLS by a private CA, and passwords for Prefect and MLflow. Default: as last time.",
+        ),
+    ] = None,
     minio_port: Port = None,
     prefect_port: Port = None,
     mlflow_port: Port = None,
@@ -38,6 +50,7 @@ def up(
     """Start MinIO, Prefect with its UI, a worker and MLflow on this machine; nothing but loopback listens."""
     from fedllm.stack import endpoints
     from fedllm.stack import up as start
+    from fedllm.stack.place import Place
 
     begun = time.monotonic()
     asked = {"minio": minio_port, "prefect": prefect_port, "mlflow": mlflow_port}
@@ -46,10 +59,11 @@ def up(
     found = start(
         ports={name: port for name, port in asked.items() if port is not None},
         config=chosen,
+        secure=secure,
         progress=(lambda _: None) if already else console().print,
     )
     seconds = time.monotonic() - begun
-    command = f"PREFECT_API_URL={found.prefect_api_url} prefect deployment run federated-training/sentiment"
+    command = f"{_client(found)} prefect deployment run federated-training/sentiment"
     payload: dict[str, object] = {
         "schema": "fedllm.up/1",
         "status": "already up" if already else "up",
@@ -58,6 +72,8 @@ def up(
         "prefect_ui_url": found.prefect_ui_url,
         "mlflow_url": found.mlflow_url,
         "home": str(found.home),
+        "secure": found.ca_file is not None,
+        "ca_file": str(found.ca_file) if found.ca_file else None,
         "run_command": command if chosen else None,
         "seconds": round(seconds, 2),
     }
@@ -67,8 +83,61 @@ def up(
         f"  MLflow   {found.mlflow_url}",
         f"  MinIO    {found.minio_url}",
     ]
+    if found.ca_file:
+        lines += [
+            f"  CA       {found.ca_file}: a browser that is to trust these pages needs it",
+            f"  Secrets  {Place(found.home).client_env}: user and password of MLflow, and Prefect's",
+        ]
     if chosen:
         lines += ["Start a training from any Prefect client:", f"  {command}"]
+    emit(as_json, payload, "\n".join(lines))
+
+
+def _client(found: "Endpoints") -> str:
+    """What a shell needs before a Prefect command: an address, or a file with the secrets as well."""
+    if found.ca_file is None or not found.own_prefect:
+        return f"PREFECT_API_URL={found.prefect_api_url}"
+    from fedllm.stack.place import Place
+
+    return f". {shlex.quote(str(Place(found.home).client_env))};"
+
+
+def ca(
+    *,
+    host: Annotated[
+        list[str] | None,
+        typer.Option(help="A further name or address of this machine's servers; may be repeated."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make the private CA and the certificate of this machine's servers; what is there already is kept."""
+    from fedllm.secure.ca import ca_fingerprint, server_certificate, validity
+    from fedllm.stack import endpoints
+    from fedllm.stack.place import Place
+
+    place = Place.here()
+    place.create()
+    with place.lock():
+        files = server_certificate(place.ca, host or ())
+    found = validity(files.certificate)
+    payload: dict[str, object] = {
+        "schema": "fedllm.ca/1",
+        "status": "ready",
+        "ca_file": str(files.ca),
+        "ca_sha256": ca_fingerprint(files.ca),
+        "ca_ends": validity(files.ca).ends.isoformat(),
+        "certificate": str(files.certificate),
+        "key_file": str(files.key),
+        "hosts": list(found.hosts),
+        "ends": found.ends.isoformat(),
+    }
+    lines = [
+        f"CA           {files.ca}, SHA-256 {payload['ca_sha256']}",
+        f"certificate  {files.certificate}, until {found.ends:%Y-%m-%d}, for {', '.join(found.hosts)}",
+    ]
+    here = endpoints()
+    if here is not None and here.ca_file is not None and host:
+        lines.append("the running servers show it after `fedllm down` and `fedllm up`")
     emit(as_json, payload, "\n".join(lines))
 
 
@@ -118,5 +187,5 @@ def deploy(
         "config_uri": str(config.resolve()),
         "activated": activate,
     }
-    prefix = f"PREFECT_API_URL={url} prefect deployment run"
+    prefix = f"{_client(found) if found else f'PREFECT_API_URL={url}'} prefect deployment run"
     emit(as_json, payload, "\n".join(f"{prefix} {name}" for name in names))

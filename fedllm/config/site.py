@@ -1,11 +1,39 @@
 """The site file: what one organisation decides for itself, whatever a plan asks."""
 
+import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, model_validator
 
 from fedllm.config.federation import Frozen, Name, Seconds
+
+_FINGERPRINT = re.compile(r"[a-z2-7]{4}(-[a-z2-7]{4}){7}")
+_HOURS = re.compile(r"([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d")
+
+
+def _fingerprint(value: str) -> str:
+    if _FINGERPRINT.fullmatch(value):
+        return value
+    letters = re.sub(r"[^a-z2-7]", "", value.lower())
+    near = "-".join(letters[i : i + 4] for i in range(0, len(letters), 4))
+    hint = (
+        f"did you mean {near!r}?"
+        if _FINGERPRINT.fullmatch(near)
+        else "write eight groups of four as `fedllm site list` shows them, such as abcd-efgh-…"
+    )
+    raise ValueError(f"{value!r} is no fingerprint: {hint}")
+
+
+def _hours(value: str) -> str:
+    begin, _, end = value.partition("-")
+    if not _HOURS.fullmatch(value) or begin == end:
+        raise ValueError(f"{value!r} are no hours: write begin and end, such as 22:00-06:00")
+    return value
+
+
+Fingerprint = Annotated[str, AfterValidator(_fingerprint)]
+Hours = Annotated[str, AfterValidator(_hours)]
 
 
 class PolicyConfig(Frozen):
@@ -18,8 +46,23 @@ class PolicyConfig(Frozen):
     max_steps: int = Field(default=1000, ge=1)  # a round; a plan that asks more is accepted with less
     max_length: int = Field(default=2048, ge=8)  # tokens a record
     min_cohort: int = Field(default=2, ge=1)  # sites a round, this one among them
+    peers: dict[Name, Fingerprint] = Field(default_factory=dict)  # others' fingerprints, as told by people
+    min_peers: int = Field(default=0, ge=0)  # how many of `peers` must be in a cohort
+    confidentiality: Literal["plain"] = "plain"  # the least that an update must have
+    hours: Hours | None = None  # when this site works, by its local time: 22:00-06:00
     max_round: Seconds = 86400.0  # s
+    max_bytes: int | None = Field(default=None, ge=1)  # a run, both ways
+    max_seconds: Seconds | None = None  # s of training a run
     tasks: tuple[str, ...] = ("classification", "chat", "summarization", "text")
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.min_peers > len(self.peers):
+            raise ValueError(
+                f"policy.min_peers is {self.min_peers}, but policy.peers names {len(self.peers)}: "
+                "name their fingerprints there"
+            )
+        return self
 
 
 class SiteConfig(Frozen):
@@ -33,3 +76,9 @@ class SiteConfig(Frozen):
     heartbeat: Annotated[Seconds, Field(le=10)] = 10.0  # s between cards while idle; live is 35 s
     poll_near: Seconds = 0.3  # s between looks at head.json between the rounds of a training
     poll_idle: Seconds = 2.0  # s otherwise
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.name in self.policy.peers:
+            raise ValueError(f"policy.peers names this site itself: {self.name}; peers are the others")
+        return self

@@ -26,7 +26,7 @@ def aggregate(training: Training, number: int) -> Aggregated:
 
     def updates() -> "Iterator[tuple[int, torch.Tensor]]":
         for counted in audited.counted:
-            payload = read_update(training, counted.payload, plan.most_bytes)
+            payload = read_update(training, counted.payload, number, plan.most_bytes)
             yield counted.weight, decode_flat(payload, size)
 
     earlier = previous_model(training, number)

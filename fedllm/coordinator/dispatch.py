@@ -8,8 +8,10 @@ import time
 
 from fedllm.coordinator.outcomes import Aggregated, Dispatched, FailedRound
 from fedllm.coordinator.payloads import read_model, seal_model
+from fedllm.coordinator.round_keys import round_recipient
+from fedllm.coordinator.tables import CardRow
 from fedllm.coordinator.training import Training
-from fedllm.errors import ObjectNotFoundError, RefusedError, RoundError
+from fedllm.errors import ObjectNotFoundError, RefusedError, ReplayError, RoundError
 from fedllm.exchange.messages import COORDINATOR, EVERYONE, Card, Plan, PublicKeys, Report, Sealed
 
 log = logging.getLogger(__name__)
@@ -78,6 +80,7 @@ def _plan(training: Training, number: int) -> Plan:
         task=config.task,
         local=config.local,
         most_bytes=adapted.layout.size * 4 + _ANSWER_ROOM,
+        recipient=round_recipient(training, number),
         confidentiality=config.confidentiality,
     )
 
@@ -106,7 +109,7 @@ def _live(training: Training, number: int) -> dict[str, Card]:
     until = time.monotonic() + training.config.rounds.join
     while True:
         training.check()
-        cards = {site.name: card for site in asked if (card := _card(training, site)) is not None}
+        cards = {site.name: card for site in asked if (card := _card(training, site, number))}
         if len(cards) >= min(enough, len(asked)) or time.monotonic() >= until:
             break
         training.stopping.wait(0.3)
@@ -119,14 +122,18 @@ def _live(training: Training, number: int) -> dict[str, Card]:
     return cards
 
 
-def _card(training: Training, site: PublicKeys) -> Card | None:
+def _card(training: Training, site: PublicKeys, number: int) -> Card | None:
     """A site's card when it is fresh by the store's clock."""
     key = training.layout.card(site.name)
     try:
         if training.now() - training.mailbox.store.stat(key).modified > FRESH:
             return None
         card = training.mailbox.read(key, Card, site).message
-    except (ObjectNotFoundError, RefusedError):
+        _rise(training, card)
+    except ObjectNotFoundError:
+        return None
+    except RefusedError as error:
+        training.journal.security.refused(error, site.name, training.run, number)
         return None
     if card.state == "stopped":
         return None
@@ -134,6 +141,22 @@ def _card(training: Training, site: PublicKeys) -> Card | None:
         log.warning("%s has told no examples to weigh it by: left out", site.name)
         return None
     return card
+
+
+def _rise(training: Training, card: Card) -> None:
+    """Remember a card's counter. Raises `ReplayError` when it fell."""
+    key = (training.config.name, card.sender)
+    with training.journal.read() as session:
+        row = session.get(CardRow, key)
+        seen = row.counter if row else -1
+    if card.counter < seen:
+        raise ReplayError(
+            f"its card is number {card.counter}, {seen} was seen before: the store shows an old one, or the "
+            "site lost its memory and needs new keys (`fedllm site rekey`)"
+        )
+    if card.counter > seen:
+        with training.journal.write() as session:
+            session.merge(CardRow(federation=key[0], site=key[1], counter=card.counter))
 
 
 def _cohort(training: Training, live: list[str], number: int) -> tuple[str, ...]:

@@ -7,9 +7,12 @@ from fedllm.aggregation.weights import weight
 from fedllm.coordinator.dispatch import read_plan
 from fedllm.coordinator.outcomes import Audited, Dispatched, SiteOutcome
 from fedllm.coordinator.payloads import keep_update, read_model
+from fedllm.coordinator.quota import check_quota
+from fedllm.coordinator.remote_local_train import member
+from fedllm.coordinator.round_keys import round_identity
 from fedllm.coordinator.training import Training
-from fedllm.errors import ObjectNotFoundError, RefusedError, RoundError
-from fedllm.exchange.messages import COORDINATOR, EVERYONE, Closed, Counted, Plan, Verdict
+from fedllm.errors import EquivocationError, ObjectNotFoundError, RefusedError, RoundError
+from fedllm.exchange.messages import COORDINATOR, EVERYONE, Closed, Counted, Plan, Update, Verdict
 from fedllm.models.adapter import decode_flat
 from fedllm.privacy.update_audit import audit_update, refuse
 
@@ -66,6 +69,50 @@ def _close(training: Training, number: int, outcomes: Sequence[SiteOutcome]) -> 
 
 
 def _verdict(training: Training, plan: Plan, outcome: SiteOutcome, size: int, model_norm: float) -> Verdict:
+    """What is found about one site; every refusal goes on the record of security events."""
+    site, security = outcome.site, training.journal.security
+    try:
+        _check_conduct(training, plan, outcome)
+    except RefusedError as error:
+        security.refused(error, site, training.run, plan.round)
+        return refuse(site, f"{error.kind}: {error}", {}, "signature")
+    verdict = _checked(training, plan, outcome, size, model_norm)
+    if not verdict.accepted and "fail" in verdict.checks.values() and outcome.status == "updated":
+        security.record("refused", site, verdict.reason, training.run, plan.round)
+    return verdict
+
+
+def _check_conduct(training: Training, plan: Plan, outcome: SiteOutcome) -> None:
+    """Whether the site is a member still, keeps to its quota, and stands by its first word.
+
+    Raises:
+        RefusedError: it is not, or does not.
+    """
+    site, run, number = outcome.site, training.run, plan.round
+    keys = member(training, site)
+    if keys is None:
+        raise RefusedError("it was revoked")
+    check_quota(training, plan, site)
+    if outcome.update_sha256 is None:
+        return
+    try:
+        again = training.mailbox.find(
+            training.layout.update(site, run, number),
+            Update,
+            keys,
+            run=run,
+            number=number,
+            roster_version=plan.roster_version,
+        )
+    except RefusedError as error:
+        # Anybody who can write to the store could do that: the signed message that was pinned holds.
+        training.journal.security.refused(error, site, run, number)
+        return
+    if again is not None and again.sha256 != outcome.update_sha256:
+        raise EquivocationError("it signed two different updates for one round")
+
+
+def _checked(training: Training, plan: Plan, outcome: SiteOutcome, size: int, model_norm: float) -> Verdict:
     site = outcome.site
     if outcome.status != "updated" or outcome.payload is None:
         failed = "signature" if outcome.status == "refused" else "schema"
@@ -78,7 +125,8 @@ def _verdict(training: Training, plan: Plan, outcome: SiteOutcome, size: int, mo
         reason = f"{outcome.payload.sealed_bytes} bytes, the plan allows {plan.most_bytes}"
         return refuse(site, reason, {"signature": "pass"}, "size")
     try:
-        payload = training.mailbox.fetch_payload(outcome.payload, limit=plan.most_bytes)
+        opener = round_identity(training, plan.round)
+        payload = training.mailbox.fetch_payload(outcome.payload, limit=plan.most_bytes, opener=opener)
     except (RefusedError, ObjectNotFoundError) as error:
         return refuse(site, str(error), {"signature": "pass", "size": "pass"}, "hash")
     verdict = audit_update(

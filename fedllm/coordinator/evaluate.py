@@ -1,7 +1,7 @@
 """Step 5, evaluate: the coordinator's own public set, against zero-shot and the champion."""
 
-from fedllm.coordinator.outcomes import Aggregated, Audited, Evaluated
-from fedllm.coordinator.payloads import drop_updates, read_model
+from fedllm.coordinator.outcomes import Aggregated, Audited, Dispatched, Evaluated
+from fedllm.coordinator.payloads import forget_updates, read_model
 from fedllm.coordinator.training import Training
 from fedllm.data.prepare import load_public
 from fedllm.errors import TrackingError
@@ -13,7 +13,8 @@ def evaluate(training: Training, number: int) -> Evaluated:
     """Measure a round's model and publish the round's report."""
     journal, run = training.journal, training.run
     model = journal.require(run, number, "aggregate", Aggregated).model
-    drop_updates(training)  # the aggregate is on record: nobody needs a single site's update any more
+    # The aggregate is on record: nobody needs a single site's update any more.
+    forget_updates(training, number, journal.require(run, number, "dispatch", Dispatched).sites)
     metrics = _measure(training, model)
     closed = journal.require(run, number, "dp-audit", Audited)
 

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
-from sqlalchemy import Connection, Engine, create_engine, event, select
+from sqlalchemy import Connection, Engine, create_engine, event, func, select
 from sqlalchemy.orm import Session
 
 from fedllm.config import fedllm_home
 from fedllm.config.home import private_dir
 from fedllm.coordinator.tables import (
     FederationRow,
+    FlowRunRow,
     LeaseRow,
     OutboxRow,
     OutcomeRow,
@@ -27,7 +28,9 @@ from fedllm.coordinator.tables import (
     RunRow,
     Table,
 )
-from fedllm.errors import LeaseError, RoundError
+from fedllm.disk import room
+from fedllm.errors import CancelledError, FedllmError, LeaseError, RoundError
+from fedllm.secure.events import SecurityLog
 
 Outcome = TypeVar("Outcome", bound=BaseModel)
 
@@ -49,6 +52,7 @@ def _pragmas(connection: Any, _record: object) -> None:  # noqa: ANN401 - a DBAP
     cursor.execute("PRAGMA journal_mode=WAL")
     cursor.execute("PRAGMA synchronous=FULL")  # an outcome that was told must survive a power cut
     cursor.execute("PRAGMA busy_timeout=10000")
+    cursor.execute("PRAGMA secure_delete=ON")  # a round's key is overwritten when it is deleted
     cursor.close()
 
 
@@ -70,6 +74,7 @@ class Journal:
             event.listen(self._engine, "begin", _begin)
         self._writes = self._engine.execution_options(writes=True)
         Table.metadata.create_all(self._engine)
+        self.security = SecurityLog(self._writes)
         self.epoch: int | None = None  # set by the lease
 
     def close(self) -> None:
@@ -78,12 +83,21 @@ class Journal:
 
     @contextmanager
     def write(self) -> Iterator[Session]:
-        """A transaction that fails with `LeaseError` when this coordinator no longer leads."""
-        with Session(self._writes) as session, session.begin():
-            if self.epoch is not None:
-                lease = session.get(LeaseRow, self.federation, with_for_update=True)
-                if lease is None or lease.epoch != self.epoch:
-                    raise LeaseError(f"{self.federation}: another coordinator took over; this one stops")
+        """A transaction for a coordinator that leads.
+
+        Raises:
+            LeaseError: another one leads.
+            CancelledError: it was deposed by `fedllm cancel`.
+            DiskFullError: the disk has no room.
+        """
+        folder = coordinator_folder(self.federation)
+        with (
+            room(folder, "resume the run with --resume"),
+            Session(self._writes) as session,
+            session.begin(),
+        ):
+            if (deposed := self._deposed(session, with_for_update=True)) is not None:
+                raise deposed
             yield session
 
     @contextmanager
@@ -91,6 +105,28 @@ class Journal:
         """A session for reading."""
         with Session(self._engine) as session:
             yield session
+
+    def deposed(self) -> FedllmError | None:
+        """Why this coordinator no longer leads; None while it does, or never did."""
+        with self.read() as session:
+            return self._deposed(session)
+
+    def _deposed(self, session: Session, *, with_for_update: bool = False) -> FedllmError | None:
+        if self.epoch is None:
+            return None
+        lease = session.get(LeaseRow, self.federation, with_for_update=with_for_update or None)
+        if lease is not None and lease.epoch == self.epoch:
+            return None
+        row = session.get(RunRow, lease.run) if lease and lease.run else None
+        if row is not None and row.status == "cancelled":
+            return CancelledError(f"{row.run} was cancelled; go on with --resume {row.run}")
+        return LeaseError(f"{self.federation}: another coordinator took over; this one stops")
+
+    def now(self, session: Session) -> float:
+        """S since 1970 by a clock that all coordinators of this journal share: its database's."""
+        if self._engine.dialect.name == "sqlite":
+            return time.time()  # a file of this machine's
+        return float(session.scalar(select(func.extract("epoch", func.clock_timestamp()))) or 0.0)
 
     # what steps came to
 
@@ -103,14 +139,19 @@ class Journal:
     def once(
         self, run: str, number: int, step: str, kind: type[Outcome], compute: Callable[[], Outcome]
     ) -> Outcome:
-        """Do a step unless it has been done; either way, say what it came to."""
+        """Do a step unless it has been done; either way, say what it came to.
+
+        Raises:
+            DiskFullError: the coordinator's disk has no room; the step can be done again.
+        """
         done = self.outcome(run, number, step, kind)
         if done is not None:
             return done
-        made = compute()
-        with self.write() as session:
-            body = made.model_dump_json(by_alias=True)
-            session.add(OutcomeRow(run=run, round=number, step=step, body=body, at=time.time()))
+        with room(coordinator_folder(self.federation), f"go on with --resume {run}"):
+            made = compute()
+            with self.write() as session:
+                body = made.model_dump_json(by_alias=True)
+                session.add(OutcomeRow(run=run, round=number, step=step, body=body, at=time.time()))
         return made
 
     def require(self, run: str, number: int, step: str, kind: type[Outcome]) -> Outcome:
@@ -164,6 +205,17 @@ class Journal:
         with self.write() as session:
             row = session.get_one(RunRow, run)
             row.status, row.reason, row.finished = status, reason, time.time()
+
+    def play_by(self, flow_run: str, run: str) -> None:
+        """Note which Prefect flow run plays a training."""
+        with self.write() as session:
+            session.merge(FlowRunRow(flow_run=flow_run, run=run))
+
+    def played_by(self, flow_run: str) -> str | None:
+        """The training that a Prefect flow run played before it was interrupted."""
+        with self.read() as session:
+            row = session.get(FlowRunRow, flow_run)
+            return row.run if row else None
 
     def run(self, run: str) -> RunRow | None:
         """A training, or None."""

@@ -2,20 +2,21 @@
 
 import socket
 import threading
-import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
 import psutil
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
 
 from fedllm.coordinator.journal import Journal
-from fedllm.coordinator.tables import LeaseRow
-from fedllm.errors import LeaseError
+from fedllm.coordinator.tables import LeaseRow, RunRow
+from fedllm.errors import CancelledError, DiskFullError, FedllmError, LeaseError
 
 TTL = 30.0  # s until the lease of a coordinator that fell silent runs out
 RENEW = 5.0  # s between renewals
+LOOK = 1.0  # s between looks at whether somebody else took over
 
 
 def _me() -> str:
@@ -39,13 +40,27 @@ def _is_dead(holder: str) -> bool:
 class Lease:
     """Leads a federation while it is entered; renews itself in a thread.
 
-    Entering takes the lease when it is free, has run out, or its holder's process is gone. Raises
-    `LeaseError` while another coordinator holds it.
+    Entering takes the lease when it is free, has run out, or its holder's process is gone; a run that its
+    holder left behind is marked `crashed`. Raises `LeaseError` while another coordinator holds it.
+
+    Args:
+        journal: the federation's.
+        run: the training to lead.
+        seize: depose whoever leads this very run, alive or not.
+        on_lost: hears why this coordinator leads no more.
     """
 
-    def __init__(self, journal: Journal, run: str, *, on_lost: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        run: str,
+        *,
+        seize: bool = False,
+        on_lost: Callable[[FedllmError], None] | None = None,
+    ) -> None:
         self._journal = journal
         self._run = run
+        self._seize = seize
         self._on_lost = on_lost
         self._holder = _me()
         self._stop = threading.Event()
@@ -57,19 +72,32 @@ class Lease:
             if row is None:
                 row = LeaseRow(federation=self._journal.federation, epoch=0, expires=0.0)
                 session.add(row)
-            if row.holder and row.expires > time.time() and not _is_dead(row.holder):
-                host, pid, _ = row.holder.split("|")
-                raise LeaseError(
-                    f"{self._journal.federation}: the coordinator with process {pid} on {host} leads run "
-                    f"{row.run}; wait for it, stop it, or let its lease run out in "
-                    f"{row.expires - time.time():.0f} s"
-                )
+            now = self._journal.now(session)
+            if row.holder:
+                self._succeed(session, row, now)
             row.epoch += 1
-            row.holder, row.run, row.expires = self._holder, self._run, time.time() + TTL
+            row.holder, row.run, row.expires = self._holder, self._run, now + TTL
             epoch = row.epoch
         self._journal.epoch = epoch
         self._thread.start()
         return self
+
+    def _succeed(self, session: Session, row: LeaseRow, now: float) -> None:
+        """Refuse while the holder lives; mark the run that a dead one left behind."""
+        assert row.holder is not None  # noqa: S101 - the caller looked
+        host, pid, _ = row.holder.split("|")
+        if self._seize and row.run == self._run:
+            return
+        if row.expires > now and not _is_dead(row.holder):
+            raise LeaseError(
+                f"{self._journal.federation}: the coordinator with process {pid} on {host} leads run "
+                f"{row.run}; wait for it, stop it with `fedllm cancel {row.run}`, or let its lease run out "
+                f"in {row.expires - now:.0f} s"
+            )
+        left = session.get(RunRow, row.run) if row.run else None
+        if left is not None and left.status == "running":
+            left.status, left.finished = "crashed", now
+            left.reason = f"its coordinator, process {pid} on {host}, is gone; go on with --resume {left.run}"
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -80,17 +108,27 @@ class Lease:
             with self._journal.write() as session:
                 row = session.get_one(LeaseRow, self._journal.federation)
                 row.holder, row.expires = None, 0.0
-        except LeaseError:
+        except (LeaseError, CancelledError):
             pass  # taken over meanwhile: nothing of ours to give back
+        except DiskFullError:
+            pass  # it cannot be given back in writing, so it ends with this process
 
     def _renew(self) -> None:
-        while not self._stop.wait(RENEW):
+        looks = 0
+        while not self._stop.wait(min(LOOK, RENEW)):
+            looks += 1
             try:
-                with self._journal.write() as session:
-                    session.get_one(LeaseRow, self._journal.federation).expires = time.time() + TTL
-            except LeaseError:
-                if self._on_lost:
-                    self._on_lost()
-                return
-            except SQLAlchemyError:
+                lost = self._journal.deposed()
+                if lost is None and looks * LOOK >= RENEW:
+                    looks = 0
+                    with self._journal.write() as session:
+                        row = session.get_one(LeaseRow, self._journal.federation)
+                        row.expires = self._journal.now(session) + TTL
+            except (LeaseError, CancelledError) as error:
+                lost = error
+            except (SQLAlchemyError, DiskFullError):
                 continue  # a busy database: the next renewal comes well before the lease runs out
+            if lost is not None:
+                if self._on_lost:
+                    self._on_lost(lost)
+                return

@@ -2,10 +2,14 @@
 
 import json
 import os
-from dataclasses import dataclass
+from contextlib import closing, nullcontext
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from fedllm.config import FederationConfig
 from fedllm.coordinator.journal import Journal, coordinator_folder
+from fedllm.coordinator.lease import Lease
+from fedllm.coordinator.tables import CardRow
 from fedllm.errors import ConfigError, IdentityError
 from fedllm.exchange.connect import connect
 from fedllm.exchange.keys import Layout
@@ -14,7 +18,11 @@ from fedllm.exchange.store import ObjectStore
 from fedllm.secure.envelope import sign
 from fedllm.secure.identity import Identity, create_identity, load_identity
 from fedllm.secure.sealing import seal
+from fedllm.secure.trust import read_ca
 from fedllm.stack import endpoints
+
+if TYPE_CHECKING:
+    from fedllm.exchange.iam import MinioIam
 
 
 @dataclass(frozen=True)
@@ -25,7 +33,8 @@ class StoreAccess:
     endpoint: str | None
     region: str
     access_key: str | None
-    secret_key: str | None
+    secret_key: str | None = field(repr=False)
+    ca: str | None = None  # PEM; None: the authorities that this machine believes
 
     @property
     def bucket(self) -> str:
@@ -39,14 +48,15 @@ class StoreAccess:
 
     def connect(self) -> ObjectStore:
         """The store, as the coordinator may use it."""
-        return connect(self.url, self.endpoint, self.region, self.access_key, self.secret_key)
+        return connect(self.url, self.endpoint, self.region, self.access_key, self.secret_key, self.ca)
 
 
 def store_access(config: FederationConfig) -> StoreAccess:
     """Resolve `store`; `auto` is the local stack's MinIO.
 
     Raises:
-        ConfigError: the stack is down, or the credentials of an s3:// store are not in the environment.
+        ConfigError: the stack is down, or the credentials of an s3:// store are not in the environment, or
+            FEDLLM_CA_FILE, the file of such a store's own authority, cannot be read.
     """
     store = config.store
     if store.url == "auto":
@@ -54,12 +64,19 @@ def store_access(config: FederationConfig) -> StoreAccess:
         if here is None:
             raise ConfigError("store.url is auto and the local stack is down: start it with `fedllm up`")
         return StoreAccess(
-            f"s3://{here.bucket}", here.minio_url, store.region, here.minio_access_key, here.minio_secret_key
+            f"s3://{here.bucket}",
+            here.minio_url,
+            store.region,
+            here.minio_access_key,
+            here.minio_secret_key,
+            here.ca,
         )
     access, secret = os.environ.get("FEDLLM_ACCESS_KEY"), os.environ.get("FEDLLM_SECRET_KEY")
     if store.url.startswith("s3://") and not (access and secret):
         raise ConfigError("an s3:// store needs FEDLLM_ACCESS_KEY and FEDLLM_SECRET_KEY in the environment")
-    return StoreAccess(store.url, store.endpoint, store.region, access, secret)
+    ca_file = os.environ.get("FEDLLM_CA_FILE") if store.url.startswith("s3://") else None
+    ca = read_ca(ca_file) if ca_file else None
+    return StoreAccess(store.url, store.endpoint, store.region, access, secret, ca)
 
 
 def coordinator_identity(federation: str) -> Identity:
@@ -88,49 +105,78 @@ def publish_roster(store: ObjectStore, roster: Roster, identity: Identity) -> No
     store.put(Layout(roster.federation).roster, sign(roster, identity))
 
 
-def add_site(config: FederationConfig, keys: PublicKeys) -> bytes:
+def add_site(config: FederationConfig, keys: PublicKeys, *, replace: bool = False) -> bytes:
     """Take a site into the roster and make its sealed invitation.
 
     On MinIO the site gets a user of its own with literal prefixes. Adding a site again gives it a new
     secret; the old one stops working.
 
+    Args:
+        config: the federation.
+        keys: what its card says.
+        replace: put these keys in the place of others under the same name; between trainings alone.
+
     Raises:
         IdentityError: the name is taken by other keys.
+        LeaseError: keys are to be replaced while a training is under way.
     """
     if keys.name in {COORDINATOR, EVERYONE}:
         raise IdentityError(f"a site cannot be called {keys.name}: choose another name")
     seal(b"", [keys.recipient])  # a recipient that cannot be sealed for must not get into the roster
     access = store_access(config)
     identity = coordinator_identity(config.name)
-    journal = Journal(config.name)
-    try:
+    with closing(Journal(config.name)) as journal:
         roster = roster_of(journal, identity)
         others = tuple(site for site in roster.sites if site.name != keys.name)
-        if len(others) < len(roster.sites) and keys not in roster.sites:
+        taken = len(others) < len(roster.sites) and keys not in roster.sites
+        if taken and not replace:
             raise IdentityError(
-                f"{keys.name} is in the roster with other keys: choose another name for the new site"
+                f"{keys.name} is in the roster with other keys: choose another name for the new site, or add "
+                "--replace if its keys were replaced and you compared the fingerprint"
             )
-        if keys not in roster.sites:
-            sites = tuple(sorted((*others, keys), key=lambda site: site.name))
-            version = roster.roster_version + 1
-            roster = roster.model_copy(update={"sites": sites, "roster_version": version})
-            journal.save_roster(roster.model_dump_json(by_alias=True))
+        with Lease(journal, "keys") if taken else nullcontext():
+            if keys not in roster.sites:
+                sites = tuple(sorted((*others, keys), key=lambda site: site.name))
+                roster = save_roster(journal, roster, sites=sites)
+                forget_card(journal, keys.name)
         publish_roster(access.connect(), roster, identity)
-    finally:
-        journal.close()
+    return invite(access, roster, keys, identity)
+
+
+def save_roster(journal: Journal, roster: Roster, **changes: object) -> Roster:
+    """Keep a changed roster under the next version."""
+    changed = roster.model_copy(update={"roster_version": roster.roster_version + 1, **changes})
+    journal.save_roster(changed.model_dump_json(by_alias=True))
+    return changed
+
+
+def forget_card(journal: Journal, name: str) -> None:
+    """Let a site's card begin to count anew: it has new keys, or none."""
+    with journal.write() as session:
+        row = session.get(CardRow, (journal.federation, name))
+        if row is not None:
+            session.delete(row)
+
+
+def invite(access: StoreAccess, roster: Roster, keys: PublicKeys, identity: Identity) -> bytes:
+    """A sealed invitation for a site of the roster; its store user gets a new secret."""
     site_access: tuple[str, str] | tuple[None, None] = (None, None)
     if access.has_users:
-        site_access = _store_user(access, config.name, keys.name)
+        site_access = store_iam(access).add_site(roster.federation, keys.name)
     return _sealed_invitation(access, roster, keys, identity, site_access)
 
 
-def _store_user(access: StoreAccess, federation: str, site: str) -> tuple[str, str]:
+def store_iam(access: StoreAccess) -> "MinioIam":
+    """The users of the store.
+
+    Raises:
+        ConfigError: the store's administrator's keys are not known here.
+    """
     from fedllm.exchange.iam import MinioIam
 
     if access.endpoint is None or access.access_key is None or access.secret_key is None:
         raise ConfigError("making a site's user needs the store's endpoint and its administrator's keys")
-    iam = MinioIam(access.endpoint, access.access_key, access.secret_key, access.bucket)
-    return iam.add_site(federation, site)
+    return MinioIam(access.endpoint, access.access_key, access.secret_key, access.bucket, ca=access.ca)
 
 
 def _sealed_invitation(
@@ -149,6 +195,7 @@ def _sealed_invitation(
         store_url=access.url,
         endpoint=access.endpoint,
         region=access.region,
+        ca=access.ca,
         access_key=site_access[0],
         secret_key=site_access[1],
     )

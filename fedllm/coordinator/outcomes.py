@@ -27,6 +27,7 @@ class SiteOutcome(Outcome):
     site: str
     status: Literal["updated", "declined", "failed", "silent", "refused"]
     reason: str = ""
+    update_sha256: str | None = None  # of the signed message: pinned, a second one is equivocation
     payload: Sealed | None = None
     steps: int = 0
     examples: int | None = None

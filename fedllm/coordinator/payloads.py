@@ -1,10 +1,16 @@
 """Tensors on the coordinator's own disk: what was checked is what counts, whatever the store shows later."""
 
 import hashlib
+import logging
+from collections.abc import Iterable
 
+from fedllm.coordinator.round_keys import destroy_round_key, round_identity
 from fedllm.coordinator.training import Training
+from fedllm.errors import ExchangeError
 from fedllm.exchange.mailbox import seal_to_file
 from fedllm.exchange.messages import Sealed
+
+log = logging.getLogger(__name__)
 
 
 def keep_update(training: Training, sealed: Sealed, payload: bytes) -> None:
@@ -15,15 +21,28 @@ def keep_update(training: Training, sealed: Sealed, payload: bytes) -> None:
     draft.replace(path)
 
 
-def read_update(training: Training, sealed: Sealed, limit: int) -> bytes:
+def read_update(training: Training, sealed: Sealed, number: int, limit: int) -> bytes:
     """An accepted update's bytes: from this coordinator's disk, else (another one audited) from the store."""
-    return _kept(training, sealed, "update") or training.mailbox.fetch_payload(sealed, limit=limit)
+    kept = _kept(training, sealed, "update")
+    if kept is not None:
+        return kept
+    opener = round_identity(training, number)
+    return training.mailbox.fetch_payload(sealed, limit=limit, opener=opener)
 
 
-def drop_updates(training: Training) -> None:
-    """Forget the single updates of a round that is aggregated."""
+def forget_updates(training: Training, number: int, sites: Iterable[str]) -> None:
+    """Destroy what could still open a single update of a round that is over, then the updates themselves.
+
+    The key goes first: what a store that is away keeps cannot be opened. `fedllm gc` removes it later.
+    """
+    destroy_round_key(training, number)
     for path in training.folder.glob("*.update"):
         path.unlink()
+    try:
+        for site in sites:
+            training.mailbox.store.delete(training.layout.payload(site, training.run, number))
+    except ExchangeError as error:
+        log.warning("round %d: its sealed updates stay in the store for now: %s", number, error)
 
 
 def _kept(training: Training, sealed: Sealed, kind: str) -> bytes | None:

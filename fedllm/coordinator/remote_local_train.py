@@ -2,16 +2,27 @@
 
 import time
 from collections.abc import Callable
+from typing import TypedDict
 
 from fedllm.coordinator.dispatch import read_plan
 from fedllm.coordinator.outcomes import Dispatched, SiteOutcome
 from fedllm.coordinator.training import Training
 from fedllm.errors import ExchangeError, ObjectNotFoundError, RefusedError
+from fedllm.exchange.mailbox import Received
 from fedllm.exchange.messages import Answer, Card, Plan, PublicKeys, Update
 
 POLL = 0.4  # s between looks at a site's answer or update
 PROGRESS = 2.0  # s between looks at its card
+ROSTER = 2.0  # s between looks at whether it was revoked
 GRACE = 2.0  # s after the deadline in which an upload that began in time may end
+
+
+class Place(TypedDict):
+    """What a message must name to be about one plan."""
+
+    run: str
+    number: int
+    roster_version: int
 
 
 def remote_local_train(training: Training, number: int, site: str, say: Callable[[str], None]) -> SiteOutcome:
@@ -24,15 +35,20 @@ def remote_local_train(training: Training, number: int, site: str, say: Callable
         say: shows progress to whoever watches this task.
     """
     plan = read_plan(training, number)
-    keys = next((entry for entry in training.roster.sites if entry.name == site), None)
-    if keys is None:
-        return SiteOutcome(site=site, status="refused", reason="left the roster")
+    if (keys := member(training, site)) is None:
+        return _left(site)
     watch = _Watch(training, plan, keys, number, say)
+    roster_due = time.monotonic() + ROSTER
     while True:
         training.check()
+        if time.monotonic() >= roster_due:
+            if member(training, site) != keys:
+                return _left(site)
+            roster_due = time.monotonic() + ROSTER
         try:
             done = watch.look()
         except RefusedError as error:
+            training.journal.security.refused(error, site, training.run, number)
             return SiteOutcome(site=site, status="refused", reason=str(error))
         except ExchangeError as error:
             say(f"the store does not answer: {error}")
@@ -43,6 +59,15 @@ def remote_local_train(training: Training, number: int, site: str, say: Callable
         if training.now() > plan.deadline + GRACE:
             return SiteOutcome(site=site, status="silent", reason="nothing came before the deadline")
         training.stopping.wait(POLL)
+
+
+def member(training: Training, site: str) -> PublicKeys | None:
+    """A site's keys as the newest roster has them; None when it was revoked or never was in it."""
+    return next((entry for entry in training.roster.sites if entry.name == site), None)
+
+
+def _left(site: str) -> SiteOutcome:
+    return SiteOutcome(site=site, status="refused", reason="it is not in the roster with these keys any more")
 
 
 class _Watch:
@@ -62,7 +87,7 @@ class _Watch:
         mail, layout, run = self._training.mailbox, self._training.layout, self._training.run
         site, number = self._keys.name, self._number
         if self._answer is None:
-            found = mail.find(layout.answer(site, run, number), Answer, self._keys, run=run, number=number)
+            found = mail.find(layout.answer(site, run, number), Answer, self._keys, **self._place)
             if found is None:
                 return None
             self._answer = found.message
@@ -71,14 +96,23 @@ class _Watch:
                 return SiteOutcome(site=site, status="declined", reason=found.message.reason)
             self._say(f"{site}: {found.message.decision}, {found.message.steps} steps {found.message.reason}")
         key = layout.update(site, run, number)
-        update = mail.find(key, Update, self._keys, run=run, number=number)
+        update = mail.find(key, Update, self._keys, **self._place)
         if update is None:
             self._show_progress()
             return None
         self._of_this_plan(update.message.plan_sha256)
         if mail.store.stat(key).modified > self._plan.deadline + GRACE:
             return SiteOutcome(site=site, status="silent", reason="the update came after the deadline")
-        return self._outcome(update.message)
+        return self._outcome(update)
+
+    @property
+    def _place(self) -> Place:
+        """What every message about this plan must name."""
+        return {
+            "run": self._training.run,
+            "number": self._number,
+            "roster_version": self._plan.roster_version,
+        }
 
     def _of_this_plan(self, plan_sha256: str) -> None:
         journal, run = self._training.journal, self._training.run
@@ -86,11 +120,16 @@ class _Watch:
         if plan_sha256 != mine.plan_sha256:
             raise RefusedError("answers another plan than the one of this round")
 
-    def _outcome(self, update: Update) -> SiteOutcome:
-        site = self._keys.name
+    def _outcome(self, received: Received[Update]) -> SiteOutcome:
+        site, update = self._keys.name, received.message
         assert self._answer is not None  # noqa: S101 - read before the update
         if update.failed is not None or update.payload is None:
-            return SiteOutcome(site=site, status="failed", reason=update.failed or "no payload")
+            return SiteOutcome(
+                site=site,
+                status="failed",
+                reason=update.failed or "no payload",
+                update_sha256=received.sha256,
+            )
         expected = self._training.layout.payload(site, self._training.run, self._number)
         if update.payload.key != expected:
             raise RefusedError("the payload is not under the site's own key of this round")
@@ -99,6 +138,7 @@ class _Watch:
         return SiteOutcome(
             site=site,
             status="updated",
+            update_sha256=received.sha256,
             payload=update.payload,
             steps=update.steps,
             examples=update.examples,

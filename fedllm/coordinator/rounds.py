@@ -1,5 +1,6 @@
 """A round is six steps, a training is rounds; who runs a step (Prefect or nobody) is passed in."""
 
+import contextlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,12 +20,13 @@ from fedllm.coordinator.outcomes import (
     Released,
     SiteOutcome,
 )
+from fedllm.coordinator.payloads import forget_updates
 from fedllm.coordinator.progress import evaluations, played, score
 from fedllm.coordinator.release import finish_record, publish_waiting, release
 from fedllm.coordinator.remote_local_train import remote_local_train
 from fedllm.coordinator.result import result
 from fedllm.coordinator.training import Training
-from fedllm.errors import ExchangeError, LeaseError, RoundError
+from fedllm.errors import CancelledError, DiskFullError, ExchangeError, LeaseError, RoundError
 
 log = logging.getLogger(__name__)
 
@@ -120,6 +122,8 @@ def play_round(training: Training, number: int, steps: Steps) -> Evaluated:
     except RoundError as error:
         failed = FailedRound(reason=str(error))
         training.journal.once(training.run, number, "failed", FailedRound, lambda: failed)
+        done = training.journal.outcome(training.run, number, "dispatch", Dispatched)
+        forget_updates(training, number, done.sites if done else ())
         raise
     steps.aggregate(number)
     evaluated = steps.evaluate(number)
@@ -152,8 +156,14 @@ def play(training: Training, steps: Steps, *, insist: bool = False) -> str:
                 log.warning("round %d was overdue when resumed, the next one follows: %s", number, error)
     except LeaseError:
         raise  # nothing more may be written: another coordinator leads
+    except CancelledError as error:
+        # Deposed by `fedllm cancel`, which has said so to all; or cancelled from within, and says it now.
+        with contextlib.suppress(CancelledError, LeaseError):
+            close(training, "cancelled", str(error))
+        raise
     except BaseException as error:
-        close(training, "failed", str(error) or type(error).__name__)
+        with contextlib.suppress(DiskFullError):  # then that is what stopped it, and what is told
+            close(training, "failed", str(error) or type(error).__name__)
         raise
     if not insist and reason == "round limit":
         reason = stop_reason(training) or reason

@@ -35,7 +35,7 @@ class RunRow(Table):
     run: Mapped[str] = mapped_column(String(63), primary_key=True)
     federation: Mapped[str] = mapped_column(String(63), index=True)
     config: Mapped[str]  # JSON
-    status: Mapped[str] = mapped_column(String(20))  # running, completed, failed, cancelled
+    status: Mapped[str] = mapped_column(String(20))  # running, completed, failed, cancelled, crashed
     reason: Mapped[str] = mapped_column(default="")
     started: Mapped[float]
     finished: Mapped[float | None]
@@ -68,3 +68,30 @@ class ReleaseRow(Table):
     round: Mapped[int] = mapped_column(primary_key=True)
     body: Mapped[str]  # JSON
     version: Mapped[str | None]  # JSON of what MLflow answered
+
+
+class FlowRunRow(Table):
+    """Which Prefect flow run plays which training, so that Prefect's retry resumes it."""
+
+    __tablename__ = "flow_run"
+    flow_run: Mapped[str] = mapped_column(String(36), primary_key=True)
+    run: Mapped[str] = mapped_column(String(63))
+
+
+class RoundKeyRow(Table):
+    """A round's own age key, sealed for the coordinator; deleted when the round is aggregated."""
+
+    __tablename__ = "round_key"
+    run: Mapped[str] = mapped_column(String(63), primary_key=True)
+    round: Mapped[int] = mapped_column(primary_key=True)
+    recipient: Mapped[str] = mapped_column(String(70))
+    sealed: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class CardRow(Table):
+    """The highest counter seen on a site's card: a lower one is a replay."""
+
+    __tablename__ = "card"
+    federation: Mapped[str] = mapped_column(String(63), primary_key=True)
+    site: Mapped[str] = mapped_column(String(63), primary_key=True)
+    counter: Mapped[int]

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, TypeVar
 
 from fedllm.config import FederationConfig
 from fedllm.config.home import private_dir
+from fedllm.coordinator.head import point_head
 from fedllm.coordinator.journal import Journal, coordinator_folder
 from fedllm.coordinator.lease import Lease
 from fedllm.coordinator.members import coordinator_identity, publish_roster, roster_of, store_access
-from fedllm.errors import CancelledError, ConfigError, FedllmError, LeaseError
+from fedllm.errors import CancelledError, ConfigError, FedllmError
 from fedllm.exchange.clock import StoreClock
 from fedllm.exchange.keys import Layout
 from fedllm.exchange.mailbox import Mailbox
-from fedllm.exchange.messages import COORDINATOR, EVERYONE, Head, Message, Roster
+from fedllm.exchange.messages import Message, Roster
 from fedllm.exchange.store import ObjectStore
 from fedllm.models.base import fingerprint, resolve_base
 from fedllm.secure.envelope import sign
@@ -118,19 +119,7 @@ class Training:
 
     def point_head(self, number: int, plan_sha256: str | None) -> None:
         """Tell the sites where to look: at a round's plan, or (None) nowhere."""
-        head = Head(
-            federation=self.config.name,
-            sender=COORDINATOR,
-            receiver=EVERYONE,
-            run=self.run,
-            round=number,
-            roster_version=self.roster.roster_version,
-            counter=self.journal.next_head(),
-            epoch=self.epoch,
-            state="training" if plan_sha256 else "idle",
-            plan_sha256=plan_sha256,
-        )
-        self.mailbox.store.put(self.layout.head, sign(head, self.mailbox.me))
+        point_head(self.journal, self.mailbox, self.run, number, plan_sha256)
 
 
 def stored_config(federation: str, run: str) -> FederationConfig | None:
@@ -165,9 +154,9 @@ def open_training(  # noqa: PLR0913 - what a training is made of, each named by 
     journal = Journal(config.name)
     box: list[Training] = []
 
-    def lost() -> None:
+    def lost(why: FedllmError) -> None:
         for training in box:
-            training.stop(LeaseError(f"{config.name}: another coordinator took over; this one stops"))
+            training.stop(why)
 
     try:
         with Lease(journal, run, on_lost=lost):
@@ -183,7 +172,12 @@ def open_training(  # noqa: PLR0913 - what a training is made of, each named by 
                     f"the roster of {config.name} is empty: add sites with `fedllm site add CARD`"
                 )
             publish_roster(connected, roster, identity)
+            begun_by = journal.commit_bytes(f"{config.name}/keys/{run}", identity.public.verify.encode)
+            if begun_by.decode() != identity.public.verify:
+                raise ConfigError(f"{run} began under former keys of the coordinator: begin a new training")
             journal.begin_run(run, config.model_dump_json())
+            if prefect_flow_run is not None:
+                journal.play_by(prefect_flow_run, run)
             assert journal.epoch is not None  # noqa: S101 - set by the lease
             training = Training(
                 config=config,

@@ -10,21 +10,25 @@ if TYPE_CHECKING:
     from fedllm.exchange.store import ObjectStore
 
 
-def connect(
+def connect(  # noqa: PLR0913, PLR0917 - an address and the keys to it
     url: str,
     endpoint: str | None = None,
     region: str = "us-east-1",
     access_key: str | None = None,
     secret_key: str | None = None,
+    ca: str | None = None,
 ) -> "ObjectStore":
     """The store at `s3://bucket` (with `endpoint` and keys) or `file:///folder`. Nothing is sent yet.
+
+    With `ca` (PEM) the endpoint's certificate must come from that authority; other connections of this
+    process believe whom they did before.
 
     Raises:
         ConfigError: The address is neither, or a part of it is missing.
     """
     parts = urlsplit(url)
     if parts.scheme == "s3":
-        return _bucket(url, endpoint, region, access_key, secret_key)
+        return _bucket(url, endpoint, region, access_key, secret_key, ca)
     if parts.scheme == "file" and parts.netloc in {"", "localhost"} and parts.path.startswith("/"):
         from fedllm.exchange.directory_store import DirectoryStore
 
@@ -32,8 +36,13 @@ def connect(
     raise ConfigError(f"store.url {url!r}: use s3://bucket, or file:///folder with an absolute folder")
 
 
-def _bucket(
-    url: str, endpoint: str | None, region: str, access_key: str | None, secret_key: str | None
+def _bucket(  # noqa: PLR0913, PLR0917 - an address and the keys to it
+    url: str,
+    endpoint: str | None,
+    region: str,
+    access_key: str | None,
+    secret_key: str | None,
+    ca: str | None,
 ) -> "ObjectStore":
     from minio.helpers import check_bucket_name
 
@@ -48,4 +57,4 @@ def _bucket(
         raise ConfigError("store.endpoint is needed with an s3:// store, such as https://minio.example:9000")
     if access_key is None or secret_key is None:
         raise ConfigError(f"{url} needs an access key and a secret key: a site finds them in its invitation")
-    return MinioStore(endpoint, bucket, region=region, access_key=access_key, secret_key=secret_key)
+    return MinioStore(endpoint, bucket, region=region, access_key=access_key, secret_key=secret_key, ca=ca)

@@ -75,15 +75,15 @@ class DirectoryStore:
             status = os.fstat(file.fileno())
         return ObjectInfo(key, status.st_size, etag, status.st_mtime)
 
-    def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """Objects below a literal prefix, in the order of their keys."""
+    def list(self, prefix: str, *, most: int | None = None) -> Iterator[ObjectInfo]:
+        """Objects below a literal prefix, in the order of their keys; the first `most` of them."""
         checked_prefix(prefix)
         start = self.folder / prefix.rpartition("/")[0]
         keys = []
         for folder, _, names in os.walk(start):
             base = Path(folder).relative_to(self.folder)
             keys += [(base / name).as_posix() for name in names if not name.startswith(".")]
-        for key in sorted(key for key in keys if key.startswith(prefix)):
+        for key in sorted(key for key in keys if key.startswith(prefix))[:most]:
             with suppress(ObjectNotFoundError):  # deleted since
                 yield self.stat(key)
 

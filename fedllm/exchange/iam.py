@@ -19,6 +19,7 @@ from fedllm.errors import AccessDeniedError, ConfigError, ExchangeError
 from fedllm.exchange.keys import Layout
 from fedllm.exchange.messages import COORDINATOR, EVERYONE
 from fedllm.exchange.minio_store import http_pool, minio_client
+from fedllm.secure.trust import why_untrusted
 
 _BUCKET = r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]"
 
@@ -68,12 +69,22 @@ def site_policy(bucket: str, federation: str, site: str) -> dict[str, Any]:
 
 
 class MinioIam:
-    """The users of one bucket's sites. Needs MinIO's root keys, or a user who may administrate others."""
+    """The users of one bucket's sites. Needs MinIO's root keys, or a user who may administrate others.
 
-    def __init__(
-        self, endpoint: str, access_key: str, secret_key: str, bucket: str, region: str = "us-east-1"
+    With `ca` (PEM), no other authority's certificate is believed.
+    """
+
+    def __init__(  # noqa: PLR0913, PLR0917 - what it takes to administrate a bucket's users
+        self,
+        endpoint: str,
+        access_key: str,
+        secret_key: str,
+        bucket: str,
+        region: str = "us-east-1",
+        ca: str | None = None,
     ) -> None:
-        minio_client(endpoint, region, access_key, secret_key, http_pool())  # checks the endpoint
+        pool = http_pool(endpoint, ca)
+        minio_client(endpoint, region, access_key, secret_key, pool)  # checks the endpoint
         self.bucket = bucket
         self._endpoint = endpoint.rstrip("/")
         self._admin = MinioAdmin(
@@ -81,7 +92,7 @@ class MinioIam:
             credentials=StaticProvider(access_key, secret_key),
             region=region,
             secure=self._endpoint.startswith("https://"),
-            http_client=http_pool(),
+            http_client=pool,
         )
 
     def __repr__(self) -> str:
@@ -124,4 +135,6 @@ class MinioIam:
                 raise AccessDeniedError(f"{self._endpoint}: these keys may not administrate users") from None
             raise ExchangeError(f"{self._endpoint}: {said}") from None
         except (MinioException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+            if why := why_untrusted(error):
+                raise ExchangeError(f"{self._endpoint} is not trusted: {why}") from None
             raise ExchangeError(f"{self._endpoint}: users cannot be administrated: {error}") from None

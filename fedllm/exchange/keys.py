@@ -55,6 +55,10 @@ class Layout:
         """A site's sealed update."""
         return f"{self.federation}/sites/{site}/{run}/{number}/update.bin"
 
+    def round_prefix(self, site: str, run: str, number: int) -> str:
+        """All that a site has to say about one round."""
+        return f"{self.federation}/sites/{site}/{run}/{number}/"
+
     def site_prefix(self, site: str) -> str:
         """All that a site may write."""
         return f"{self.federation}/sites/{site}/"

@@ -37,22 +37,37 @@ class Mailbox:
     layout: Layout
     me: Identity
 
-    def read(
-        self, key: str, kind: type[M], keys: PublicKeys, *, run: str | None = None, number: int | None = None
+    def read(  # noqa: PLR0913 - every field of the head that a reader may insist on
+        self,
+        key: str,
+        kind: type[M],
+        keys: PublicKeys,
+        *,
+        run: str | None = None,
+        number: int | None = None,
+        roster_version: int | None = None,
     ) -> Received[M]:
         """Fetch and check a message. Raises `ObjectNotFoundError` or, with the reason, `RefusedError`."""
-        return self.open(self.store.get(key, limit=kind.largest), kind, keys, run=run, number=number)
+        envelope = self.store.get(key, limit=kind.largest)
+        return self.open(envelope, kind, keys, run=run, number=number, roster_version=roster_version)
 
-    def find(
-        self, key: str, kind: type[M], keys: PublicKeys, *, run: str | None = None, number: int | None = None
+    def find(  # noqa: PLR0913 - every field of the head that a reader may insist on
+        self,
+        key: str,
+        kind: type[M],
+        keys: PublicKeys,
+        *,
+        run: str | None = None,
+        number: int | None = None,
+        roster_version: int | None = None,
     ) -> Received[M] | None:
         """As `read`, but None while there is nothing under the key."""
         try:
-            return self.read(key, kind, keys, run=run, number=number)
+            return self.read(key, kind, keys, run=run, number=number, roster_version=roster_version)
         except ObjectNotFoundError:
             return None
 
-    def open(
+    def open(  # noqa: PLR0913 - every field of the head that a reader may insist on
         self,
         envelope: bytes,
         kind: type[M],
@@ -60,6 +75,7 @@ class Mailbox:
         *,
         run: str | None = None,
         number: int | None = None,
+        roster_version: int | None = None,
     ) -> Received[M]:
         """Check the bytes of a message that should come from the owner of `keys`."""
         message = open_envelope(
@@ -71,6 +87,7 @@ class Mailbox:
             receiver=self.me.public.name,
             run=run,
             round=number,
+            roster_version=roster_version,
         )
         return Received(message, hashlib.sha256(envelope).hexdigest(), envelope)
 
@@ -78,8 +95,15 @@ class Mailbox:
         """Upload bytes that `seal_to_file` committed to disk."""
         self.store.put_file(sealed.key, path)
 
-    def fetch_payload(self, sealed: Sealed, *, limit: int = LARGEST_PAYLOAD) -> bytes:
+    def fetch_payload(
+        self, sealed: Sealed, *, limit: int = LARGEST_PAYLOAD, opener: Identity | None = None
+    ) -> bytes:
         """Download and open a payload; nothing is parsed before both hashes are right.
+
+        Args:
+            sealed: the signed description.
+            limit: most bytes of the sealed object.
+            opener: whose key opens it; ours unless said.
 
         Raises:
             RefusedError: size or hash is not what the signed message says, or it is not sealed for us.
@@ -91,7 +115,7 @@ class Mailbox:
             found = self.store.get_file(sealed.key, path, limit=sealed.sealed_bytes)
             if found != sealed.sealed_sha256:
                 raise RefusedError("payload's bytes are not those that were signed")
-            inside = unseal(path.read_bytes(), self.me)
+            inside = unseal(path.read_bytes(), opener or self.me)
         if len(inside) != sealed.bytes or hashlib.sha256(inside).hexdigest() != sealed.sha256:
             raise RefusedError("what is sealed is not what was signed")
         return inside

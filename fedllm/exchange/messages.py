@@ -47,6 +47,9 @@ class Sealed(BaseModel):
     bytes: Count
 
 
+Recipient = Annotated[str, Field(pattern=r"^age1[0-9a-z]{58}$")]  # age X25519
+
+
 class PublicKeys(BaseModel):
     """One party's public keys."""
 
@@ -54,7 +57,7 @@ class PublicKeys(BaseModel):
 
     name: Name
     verify: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]  # Ed25519, hex
-    recipient: Annotated[str, Field(pattern=r"^age1[0-9a-z]{58}$")]  # age X25519
+    recipient: Recipient
 
 
 class Roster(Message):
@@ -97,6 +100,7 @@ class Plan(Message):
     task: TaskConfig
     local: LocalConfig
     most_bytes: Count  # of a sealed update
+    recipient: Recipient  # updates are sealed for this key of the round's own; it is destroyed after it
     confidentiality: Literal["plain"]
 
 
@@ -198,5 +202,6 @@ class Invitation(Message):
     store_url: Text
     endpoint: Text | None = None
     region: Text
+    ca: Annotated[str, Field(max_length=20_000)] | None = None  # PEM: who vouches for the store's certificate
     access_key: Text | None = None
     secret_key: Text | None = None

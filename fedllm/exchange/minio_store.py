@@ -2,16 +2,15 @@
 
 import io
 import logging
-import os
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import datetime
 from email.utils import parsedate_to_datetime
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 from urllib.parse import urlsplit
 
-import certifi
 import stamina
 import urllib3
 from minio import Minio
@@ -22,6 +21,7 @@ from fedllm.errors import AccessDeniedError, ConfigError, ExchangeError, ObjectN
 from fedllm.exchange.directory_store import CHUNK, write_stream
 from fedllm.exchange.key_rules import checked_key, checked_prefix
 from fedllm.exchange.store import ObjectInfo
+from fedllm.secure.trust import trusting, why_untrusted
 
 CONNECT, READ = 5.0, 30.0  # s, per try
 ATTEMPTS, PATIENCE = 5, 60.0  # tries, s over all of them
@@ -39,7 +39,10 @@ T = TypeVar("T")
 
 
 class MinioStore:
-    """A bucket at `endpoint` (`http[s]://host:port`), which must be there already."""
+    """A bucket at `endpoint` (`http[s]://host:port`), which must be there already.
+
+    With `ca` (PEM), no other authority's certificate is believed, and no http:// endpoint is entered.
+    """
 
     def __init__(  # noqa: PLR0913 - what it takes to name and enter a bucket
         self,
@@ -49,12 +52,13 @@ class MinioStore:
         region: str = "us-east-1",
         access_key: str | None = None,
         secret_key: str | None = None,
+        ca: str | None = None,
         attempts: int = ATTEMPTS,
     ) -> None:
         self.endpoint = endpoint.rstrip("/")
         self.bucket = bucket
         self._attempts = attempts
-        self._http = http_pool()
+        self._http = http_pool(self.endpoint, ca)
         self._client = minio_client(self.endpoint, region, access_key, secret_key, self._http)
 
     def __repr__(self) -> str:
@@ -103,16 +107,17 @@ class MinioStore:
         found = self._try(key, lambda: self._client.stat_object(self.bucket, key))
         return _info(key, found.size, found.etag, found.last_modified)
 
-    def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """Objects below a literal prefix, in the order of their keys."""
+    def list(self, prefix: str, *, most: int | None = None) -> Iterator[ObjectInfo]:
+        """Objects below a literal prefix, in the order of their keys; the first `most` of them."""
         checked_prefix(prefix)
 
         def read() -> list[ObjectInfo]:
-            return [
+            told = (
                 _info(found.object_name, found.size, found.etag, found.last_modified)
                 for found in self._client.list_objects(self.bucket, prefix=prefix, recursive=True)
                 if found.object_name and not found.is_dir and not found.object_name.endswith("/")
-            ]
+            )
+            return list(islice(told, most))
 
         # Not every server lists in the order of keys when a folder and a file share a beginning.
         yield from sorted(self._try(prefix, read, checked=True), key=lambda info: info.key)
@@ -187,21 +192,31 @@ class MinioStore:
             if error.code in _DENIED:
                 return AccessDeniedError(f"{key}: the store refused ({error.code})")
             return ExchangeError(f"{key}: the store answered {error.code}: {error.message}")
+        said = f"{key}: {error}"
         if isinstance(error, urllib3.exceptions.HTTPError):
-            return ExchangeError(
-                f"{self.endpoint} does not answer ({type(error).__name__}): is it up and reachable?"
-            )
-        return ExchangeError(f"{key}: {error}")
+            said = f"{self.endpoint} does not answer ({type(error).__name__}): is it up and reachable?"
+        if why := why_untrusted(error):
+            said = f"{self.endpoint} is not trusted: {why}"
+        return ExchangeError(said)
 
 
-def http_pool() -> urllib3.PoolManager:
-    """Connections that give up in time and never retry by themselves: stamina decides that in one place."""
+def http_pool(endpoint: str, ca: str | None = None) -> urllib3.PoolManager:
+    """Connections that give up in time and never retry by themselves: stamina decides that in one place.
+
+    Args:
+        endpoint: where they lead.
+        ca: PEM of the only authority that they believe; None: those that this machine believes.
+
+    Raises:
+        ConfigError: `ca` is no certificate, or the endpoint would not show one.
+    """
+    if ca is not None and not endpoint.startswith("https://"):
+        raise ConfigError(f"store.endpoint {endpoint!r}: a CA is given for it, so write https://")
     return urllib3.PoolManager(
         timeout=urllib3.Timeout(connect=CONNECT, read=READ),
         retries=False,
         maxsize=10,
-        cert_reqs="CERT_REQUIRED",
-        ca_certs=os.environ.get("SSL_CERT_FILE") or certifi.where(),
+        ssl_context=trusting(ca) if endpoint.startswith("https://") else None,
     )
 
 

@@ -44,8 +44,8 @@ class ObjectStore(Protocol):
     def stat(self, key: str) -> ObjectInfo:
         """Size, etag and time of an object."""
 
-    def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """Objects below a literal prefix, in the order of their keys."""
+    def list(self, prefix: str, *, most: int | None = None) -> Iterator[ObjectInfo]:
+        """Objects below a literal prefix, in the order of their keys; the first `most` of them."""
 
     def delete(self, key: str) -> None:
         """Remove an object; one that is not there is no error."""

@@ -2,9 +2,12 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
+from fedllm.secure.trust import read_ca, refuse_unchecked
 from fedllm.stack.place import Place, StackState
 from fedllm.stack.programs import QUIET, root_credentials
+from fedllm.stack.security import Passwords, mlflow_client, passwords, prefect_client
 from fedllm.stack.supervise import Control
 
 BUCKET = "fedllm"
@@ -23,9 +26,17 @@ class Endpoints:
     mlflow_url: str
     home: Path  # fedllm's home
     own_prefect: bool = True  # False: the user's PREFECT_API_URL
+    ca_file: Path | None = None  # who vouches for the servers; None: they speak no TLS
+    passwords: Passwords | None = None  # of Prefect and MLflow, with TLS
 
     def environment(self) -> dict[str, str]:
-        """What child processes and in-process flows need to use these servers."""
+        """What child processes and in-process flows need to use these servers; it holds their passwords.
+
+        Raises:
+            ConfigError: the servers speak TLS, and this process' environment switches its checks off.
+        """
+        if "https" in {urlsplit(self.mlflow_url).scheme, urlsplit(self.prefect_api_url).scheme}:
+            refuse_unchecked()
         env = {
             **QUIET,
             "FEDLLM_HOME": str(self.home),
@@ -34,7 +45,18 @@ class Endpoints:
         }
         if self.own_prefect:
             env["PREFECT_HOME"] = str(Place(self.home).prefect_home)
-        return env
+            if self.ca_file and self.passwords:
+                env |= prefect_client(str(self.ca_file), self.passwords)
+        return env | self.mlflow_credentials()
+
+    def mlflow_credentials(self) -> dict[str, str]:
+        """What a client of this MLflow alone needs beside its address; nothing without TLS."""
+        return mlflow_client(str(self.ca_file), self.passwords) if self.ca_file and self.passwords else {}
+
+    @property
+    def ca(self) -> str | None:
+        """PEM of the authority that vouches for the servers; None: they speak no TLS."""
+        return read_ca(self.ca_file) if self.ca_file else None
 
 
 def read_endpoints(place: Place, state: StackState) -> Endpoints:
@@ -42,15 +64,17 @@ def read_endpoints(place: Place, state: StackState) -> Endpoints:
     access_key, secret_key = root_credentials(place)
     api = state.external_prefect or state.own_prefect_url
     return Endpoints(
-        minio_url=f"http://127.0.0.1:{state.ports['minio']}",
+        minio_url=state.url("minio"),
         minio_access_key=access_key,
         minio_secret_key=secret_key,
         bucket=BUCKET,
         prefect_api_url=api,
         prefect_ui_url=api.removesuffix("/").removesuffix("/api"),
-        mlflow_url=f"http://127.0.0.1:{state.ports['mlflow']}",
+        mlflow_url=state.url("mlflow"),
         home=place.home,
         own_prefect=state.external_prefect is None,
+        ca_file=place.ca / "ca.crt" if state.secure else None,
+        passwords=passwords(place) if state.secure else None,
     )
 
 

@@ -6,14 +6,17 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from email.utils import parsedate_to_datetime
 from importlib import metadata
+from pathlib import Path
 from typing import Literal
 
 from packaging.requirements import Requirement
 
 from fedllm.config.home import cache_dir, fedllm_home
 from fedllm.errors import FedllmError
+from fedllm.secure.ca import LOOPBACK, RENEWAL, validity
 from fedllm.stack.addresses import Endpoints, endpoints
 from fedllm.stack.health import PrefectApi, answers, health_urls, response_date
 from fedllm.stack.minio import juicefs
@@ -21,6 +24,7 @@ from fedllm.stack.programs import POOL, WORKER
 from fedllm.stack.supervise import Control
 
 _DISK = 5.0  # GB that a training with its stack may need
+CA_NOTICE = timedelta(days=180)  # every site needs a new invitation when the authority ends
 _SKEW = 60.0  # s; S3 servers refuse requests that are 15 minutes off
 
 
@@ -123,12 +127,19 @@ def _servers(found: Endpoints) -> Iterator[Finding]:
 
     control = Control(Place.here())
     for name, url in health_urls(found.minio_url, found.prefect_api_url, found.mlflow_url).items():
-        if answers(url):
+        try:
+            there = answers(url)
+        except FedllmError as error:
+            yield Finding(name, "fail", str(error), "`fedllm down`, then `fedllm up`")
+            continue
+        if there:
             yield Finding(name, "ok", url)
         else:
             yield Finding(
                 name, "fail", f"{url} does not answer: {control.last_words(name)}", "`fedllm up` heals it"
             )
+    if found.ca_file is not None:
+        yield from _certificates(found.ca_file.parent)
     api = PrefectApi(found.prefect_api_url)
     try:
         seen = api.heartbeat(POOL, WORKER)
@@ -147,11 +158,35 @@ def _servers(found: Endpoints) -> Iterator[Finding]:
         yield Finding("worker", "fail", f"not online in the work pool {POOL}", "`fedllm up` heals it")
 
 
+def _certificates(folder: Path) -> Iterator[Finding]:
+    """How long the authority and the servers' certificate last, and for which hosts that one is."""
+    for name, file, least, remedy in (
+        ("private CA", "ca.crt", CA_NOTICE, f"move {folder} away, `fedllm up`, invite the sites anew"),
+        ("certificate", "server.crt", RENEWAL, "`fedllm up` renews it"),
+    ):
+        try:
+            found = validity(folder / file)
+        except FedllmError as error:
+            yield Finding(name, "fail", str(error), remedy)
+            continue
+        until = f"until {found.ends:%Y-%m-%d}"
+        if missing := set(LOOPBACK) - set(found.hosts) if file == "server.crt" else set():
+            yield Finding(name, "fail", f"not for {', '.join(sorted(missing))}", "`fedllm ca` makes another")
+        elif found.left.total_seconds() <= 0:
+            yield Finding(name, "fail", f"expired: {until}", remedy)
+        elif found.left < least:
+            yield Finding(name, "warn", until, remedy)
+        else:
+            yield Finding(name, "ok", until + (f", for {', '.join(found.hosts)}" if found.hosts else ""))
+
+
 def _clock(url: str) -> Finding:
     """This machine's clock against the store's: lateness and S3 signatures go by it."""
     asked = time.time()
     try:
         date = response_date(url)
+    except FedllmError as error:
+        return Finding("clock", "fail", str(error), "mend the certificate, or FEDLLM_CA_FILE")
     except (OSError, ValueError):
         return Finding("clock", "fail", f"{url} does not answer", "start the store, or mend store.endpoint")
     if date is None:

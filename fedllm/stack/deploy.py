@@ -12,6 +12,7 @@ from typing import Any
 
 from fedllm.config import load_federation
 from fedllm.errors import StackError
+from fedllm.stack.automations import definitions, register_automations
 from fedllm.stack.health import PrefectApi
 from fedllm.stack.programs import POOL
 
@@ -28,7 +29,7 @@ def deploy_stamp(config: Path, api_url: str) -> str:
     """A hash that changes with what would be registered: the definition, the flows, the file, the server."""
     flows = Path(str(resources.files("flows")))
     parts = [deployment_file().read_bytes(), *(file.read_bytes() for file in sorted(flows.glob("*.py")))]
-    parts += [str(config.resolve()).encode(), api_url.encode()]
+    parts += [json.dumps(definitions()).encode(), str(config.resolve()).encode(), api_url.encode()]
     return hashlib.sha256(b"\0".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
 
 
@@ -40,7 +41,7 @@ def register_deployments(
     activate: bool = False,
     definition: Path | None = None,
 ) -> list[str]:
-    """Register every deployment of the definition.
+    """Register every deployment of the definition, and the automations that resume and mark its runs.
 
     A schedule that somebody resumed or paused stays so: Prefect's own command would put it back to what
     the file says.
@@ -56,7 +57,7 @@ def register_deployments(
         The deployments' names, as `flow/name`.
 
     Raises:
-        ConfigError: for a federation file that is not one.
+        ConfigError: for a federation file that is not one, or a wrong `FEDLLM_ZOMBIE_SECONDS`.
         StackError: with what Prefect said.
     """
     load_federation(config)
@@ -77,6 +78,7 @@ def register_deployments(
                 api.set_schedule(entry["id"], schedule["id"], active=active)
     if not names:
         raise StackError(f"Prefect registered nothing: {said[-300:]}")
+    register_automations(api)
     return sorted(names)
 
 

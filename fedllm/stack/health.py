@@ -1,8 +1,6 @@
-"""Whether the servers answer, asked over loopback HTTP."""
+"""Whether the servers answer, asked over HTTP(S)."""
 
-import base64
 import json
-import os
 import socket
 import time
 import urllib.error
@@ -10,14 +8,14 @@ import urllib.request
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import urlsplit
 
 import stamina
 
 from fedllm.errors import StackError
+from fedllm.secure.trust import why_untrusted
+from fedllm.stack.access import access_to
 
 _INTERVAL = 0.1  # s between looks
-_LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 
 def http(url: str, body: object = None, *, method: str | None = None, timeout: float = 10.0) -> bytes:
@@ -25,35 +23,26 @@ def http(url: str, body: object = None, *, method: str | None = None, timeout: f
 
     Raises:
         OSError: when nothing answers, or with an error status (`urllib.error.HTTPError`).
+        StackError: when the server's certificate is not to be trusted.
     """
     data = None if body is None else json.dumps(body).encode()
     headers = {"Content-Type": "application/json"} if data else {}
     request = urllib.request.Request(url, data=data, headers=headers, method=method)  # noqa: S310 - our own URLs
-    if not _local(url) and (authorization := _prefect_authorization()):
-        request.add_header("Authorization", authorization)
-    with _opener(url).open(request, timeout=timeout) as answer:
-        return bytes(answer.read())
-
-
-def _local(url: str) -> bool:
-    return urlsplit(url).hostname in _LOOPBACK
-
-
-def _opener(url: str) -> urllib.request.OpenerDirector:
-    return urllib.request.build_opener(*([urllib.request.ProxyHandler({})] if _local(url) else []))
-
-
-def _prefect_authorization() -> str | None:
-    """How the user's own Prefect is told who asks: an API key, or the server's shared password."""
-    if key := os.environ.get("PREFECT_API_KEY"):
-        return f"Bearer {key}"
-    if secret := os.environ.get("PREFECT_API_AUTH_STRING"):
-        return f"Basic {base64.b64encode(secret.encode()).decode()}"
-    return None
+    access = access_to(url)
+    if access.authorization is not None:
+        # A redirect to another server must not take it along.
+        request.add_unredirected_header("Authorization", access.authorization)
+    try:
+        with access.opener.open(request, timeout=timeout) as answer:
+            return bytes(answer.read())
+    except urllib.error.URLError as error:
+        if why := why_untrusted(error):
+            raise StackError(f"{url} is not trusted: {why}") from None
+        raise
 
 
 def answers(url: str) -> bool:
-    """Whether a URL answers with success."""
+    """Whether a URL answers with success. Raises `StackError` when its certificate is not to be trusted."""
     try:
         http(url, timeout=2)
     except (OSError, ValueError):
@@ -62,13 +51,22 @@ def answers(url: str) -> bool:
 
 
 def response_date(url: str) -> str | None:
-    """The `Date` header that a server puts on any answer, an error's too. Raises `OSError`."""
+    """The `Date` header that a server puts on any answer, an error's too.
+
+    Raises:
+        OSError: nothing answers.
+        StackError: the server's certificate is not to be trusted.
+    """
     request = urllib.request.Request(url)  # noqa: S310 - an http(s) endpoint of the configuration
     try:
-        with _opener(url).open(request, timeout=5) as answer:
+        with access_to(url).opener.open(request, timeout=5) as answer:
             return str(answer.headers["Date"]) if answer.headers["Date"] else None
     except urllib.error.HTTPError as error:
         return error.headers["Date"]
+    except urllib.error.URLError as error:
+        if why := why_untrusted(error):
+            raise StackError(f"{url} is not trusted: {why}") from None
+        raise
 
 
 def health_urls(minio_url: str, prefect_api_url: str, mlflow_url: str) -> dict[str, str]:

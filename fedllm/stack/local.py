@@ -7,12 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from fedllm.errors import StackError
+from fedllm.secure.ca import renewal_due
+from fedllm.secure.trust import refuse_unchecked
 from fedllm.stack.addresses import BUCKET, Endpoints, read_endpoints
 from fedllm.stack.deploy import deploy_stamp, register_deployments
 from fedllm.stack.health import PrefectApi, answers, choose_port, health_urls, wait_until
 from fedllm.stack.minio import ensure_bucket, format_volume
 from fedllm.stack.place import Place, StackState
 from fedllm.stack.programs import POOL, WORKER, base_environment, programs
+from fedllm.stack.security import write_client_env
 from fedllm.stack.supervise import Control, start_daemon, sweep, write_conf
 
 _USUAL = {"minio": 9000, "prefect": 4200, "mlflow": 5000}
@@ -30,6 +33,7 @@ def up(
     *,
     ports: dict[str, int] | None = None,
     config: Path | None = None,
+    secure: bool | None = None,
     progress: Progress = _silent,
 ) -> Endpoints:
     """Start the stack of `$FEDLLM_HOME`, or heal and return the one that runs.
@@ -37,16 +41,20 @@ def up(
     Args:
         ports: wanted ports by server (minio, prefect, mlflow); others are found.
         config: a federation file to register deployments for; None registers none.
+        secure: TLS by the private CA, and passwords for Prefect and MLflow; None: as last time, at first not.
         progress: hears a line for each server that answers.
 
     Raises:
-        StackError: which server failed, with its last words and log.
+        StackError: which server failed, with its last words and log; or the stack is up the other way.
+        ConfigError: TLS is asked for, and the environment switches its checks off.
     """
     place = Place.here()
     place.create()
     with place.lock():
-        state = _launch(place, ports or {}, progress)
+        state = _launch(place, ports or {}, secure, progress)
         found = read_endpoints(place, state)
+        if state.secure:
+            write_client_env(place, found.environment())
         _await_servers(place, found, progress)
         if config is not None:
             _deploy_once(place, state, config, found, progress)
@@ -66,16 +74,32 @@ def down() -> bool:
         return bool(sweep(place)) or ran
 
 
-def _launch(place: Place, asked: dict[str, int], progress: Progress) -> StackState:
+def _launch(place: Place, asked: dict[str, int], secure: bool | None, progress: Progress) -> StackState:
     """Have supervisord running with this stack's processes, and return its state."""
     state = StackState.load(place)
     control = Control(place)
     if control.alive() and state.ports:
         if moved := [name for name, port in asked.items() if state.ports.get(name) != port]:
             raise StackError(f"the stack is up with another {moved[0]} port: `fedllm down` first")
-        return state
+        if secure is not None and secure != state.secure:
+            has, wish = ("with", "--no-secure") if state.secure else ("without", "--secure")
+            raise StackError(
+                f"the stack is up {has} TLS: `fedllm down`, then `fedllm up {wish}`; sites that were invited"
+                " before need new invitations (`fedllm site add CARD`)"
+            )
+        if not (state.secure and renewal_due(place.ca)):
+            return state
+        progress("the servers' certificate is renewed: they start anew")
+        control.shutdown()
     sweep(place)
-    state = replace(state, ports=_ports(asked, state), external_prefect=_external_prefect(state))
+    state = replace(
+        state,
+        ports=_ports(asked, state),
+        external_prefect=_external_prefect(state),
+        secure=state.secure if secure is None else secure,
+    )
+    if state.secure:
+        refuse_unchecked()
     state.save(place)
     format_volume(place.minio)
     env = base_environment(place, own_prefect=state.external_prefect is None)
@@ -96,7 +120,8 @@ def _ports(asked: dict[str, int], state: StackState) -> dict[str, int]:
 def _external_prefect(state: StackState) -> str | None:
     """The user's own Prefect, unless PREFECT_API_URL names the server that this stack started before."""
     url = os.environ.get("PREFECT_API_URL", "").rstrip("/")
-    return url if url and url != state.own_prefect_url else None
+    own = {replace(state, secure=secure).own_prefect_url for secure in (False, True)}
+    return url if url and url not in own else None
 
 
 def _await_servers(place: Place, found: Endpoints, progress: Progress) -> None:
@@ -112,7 +137,8 @@ def _await_servers(place: Place, found: Endpoints, progress: Progress) -> None:
     def minio() -> None:
         ready("minio")
         for bucket in _BUCKETS:
-            ensure_bucket(found.minio_url, bucket, found.minio_access_key, found.minio_secret_key)
+            keys = (found.minio_access_key, found.minio_secret_key)
+            ensure_bucket(found.minio_url, bucket, *keys, ca=found.ca)
         progress(f"MinIO    {found.minio_url}")
 
     def mlflow() -> None:

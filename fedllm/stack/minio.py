@@ -20,7 +20,9 @@ from typing import Self
 
 from fedllm.config.home import private_dir
 from fedllm.errors import ExchangeError, StackError
+from fedllm.secure.ca import ServerCertificate
 from fedllm.secure.identity import read_private, write_private
+from fedllm.secure.trust import read_ca, why_untrusted
 
 HOST = "127.0.0.1"
 LOG = "gateway.log"
@@ -82,6 +84,17 @@ def minio_environment(access_key: str, secret_key: str) -> dict[str, str]:
     }
 
 
+def install_certificate(found: ServerCertificate, home: Path) -> None:
+    """Put a certificate where the gateway looks for it, below its own HOME; with one it speaks TLS alone."""
+    folder = private_dir(home / ".minio" / "certs")
+    for source, name in ((found.key, "private.key"), (found.certificate, "public.crt")):
+        draft = folder / f".{name}"
+        draft.unlink(missing_ok=True)
+        draft.touch(mode=0o600)
+        shutil.copyfile(source, draft)
+        draft.replace(folder / name)
+
+
 def minio_credentials(
     folder: Path, access_key: str | None = None, secret_key: str | None = None
 ) -> tuple[str, str]:
@@ -129,8 +142,10 @@ class MinioServer:
         port: int | None = None,
         access_key: str | None = None,
         secret_key: str | None = None,
+        certificate: ServerCertificate | None = None,
     ) -> None:
         self.folder = folder.expanduser().resolve()
+        self._certificate = certificate
         self._wanted = port
         self._process: subprocess.Popen[bytes] | None = None
         self.port = 0
@@ -141,8 +156,8 @@ class MinioServer:
 
     @property
     def endpoint(self) -> str:
-        """`http://127.0.0.1:port`."""
-        return f"http://{HOST}:{self.port}"
+        """`http://127.0.0.1:port`, or https:// with a certificate."""
+        return f"http{'s' if self._certificate else ''}://{HOST}:{self.port}"
 
     @property
     def pid(self) -> int | None:
@@ -165,6 +180,8 @@ class MinioServer:
             StackError: It does not, with where its log is.
         """
         format_volume(self.folder)
+        if self._certificate is not None:
+            install_certificate(self._certificate, self.folder / "home")
         for _ in range(PORT_TRIES):
             self.port = self._wanted or free_port()
             self._process = self._spawn()
@@ -190,6 +207,8 @@ class MinioServer:
     def _spawn(self) -> subprocess.Popen[bytes]:
         _, command = minio_commands(self.folder, self.port)
         keep = {key: value for key, value in os.environ.items() if not key.startswith("MINIO_")}
+        if self._certificate is not None:
+            keep["HOME"] = str(self.folder / "home")
         with (self.folder / LOG).open("ab") as log:
             return subprocess.Popen(
                 command,
@@ -205,10 +224,11 @@ class MinioServer:
         import urllib3
         from minio.error import MinioException
 
-        from fedllm.exchange.minio_store import minio_client
+        from fedllm.exchange.minio_store import http_pool, minio_client
 
         deadline = time.monotonic() + START
-        with urllib3.PoolManager(timeout=2.0, retries=False) as http:
+        ca = read_ca(self._certificate.ca) if self._certificate else None
+        with http_pool(self.endpoint, ca) as http:
             client = minio_client(self.endpoint, "us-east-1", self.access_key, self.secret_key, http)
             while time.monotonic() < deadline and process.poll() is None:
                 with suppress(urllib3.exceptions.HTTPError, MinioException):
@@ -219,10 +239,15 @@ class MinioServer:
         return False
 
 
-def ensure_bucket(
-    endpoint: str, bucket: str, access_key: str, secret_key: str, region: str = "us-east-1"
+def ensure_bucket(  # noqa: PLR0913, PLR0917 - what it takes to name and enter a bucket
+    endpoint: str,
+    bucket: str,
+    access_key: str,
+    secret_key: str,
+    region: str = "us-east-1",
+    ca: str | None = None,
 ) -> None:
-    """Make `bucket` unless it is there.
+    """Make `bucket` unless it is there; `ca` as for a `MinioStore`.
 
     Raises:
         ExchangeError: The server refused or does not answer.
@@ -232,7 +257,7 @@ def ensure_bucket(
 
     from fedllm.exchange.minio_store import http_pool, minio_client
 
-    client = minio_client(endpoint, region, access_key, secret_key, http_pool())
+    client = minio_client(endpoint, region, access_key, secret_key, http_pool(endpoint, ca))
     try:
         if not client.bucket_exists(bucket):
             client.make_bucket(bucket)
@@ -240,6 +265,8 @@ def ensure_bucket(
         if error.code not in {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}:
             raise ExchangeError(f"cannot make bucket {bucket!r} at {endpoint}: {error.code}") from None
     except (MinioException, urllib3.exceptions.HTTPError, ValueError) as error:
+        if why := why_untrusted(error):
+            raise ExchangeError(f"{endpoint} is not trusted: {why}") from None
         raise ExchangeError(f"cannot make bucket {bucket!r} at {endpoint}: {error}") from None
 
 

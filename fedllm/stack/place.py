@@ -48,6 +48,21 @@ class Place:
         return self.folder / "minio"
 
     @property
+    def ca(self) -> Path:
+        """The private authority and the certificate of this machine's servers; `fedllm ca` makes them."""
+        return self.home / "ca"
+
+    @property
+    def minio_home(self) -> Path:
+        """HOME of MinIO's program when it speaks TLS: below it the server looks for its certificate."""
+        return self.folder / "minio-home"
+
+    @property
+    def client_env(self) -> Path:
+        """A shell file (mode 600) with what a client of a secure stack needs."""
+        return self.folder / "client.env"
+
+    @property
     def logs(self) -> Path:
         """One log a server, rotated."""
         return self.folder / "logs"
@@ -116,11 +131,16 @@ class StackState:
     ports: dict[str, int] = field(default_factory=dict)  # minio, prefect, mlflow
     external_prefect: str | None = None  # the user's own PREFECT_API_URL, if that one is used
     deployed: str = ""  # hash of what `up` registered last
+    secure: bool = False  # TLS and passwords; stays so until `fedllm up --no-secure`
+
+    def url(self, server: str) -> str:
+        """Where a server of this stack answers: minio, prefect or mlflow."""
+        return f"{'https' if self.secure else 'http'}://127.0.0.1:{self.ports.get(server, 0)}"
 
     @property
     def own_prefect_url(self) -> str:
         """The API of this stack's own Prefect server."""
-        return f"http://127.0.0.1:{self.ports.get('prefect', 0)}/api"
+        return f"{self.url('prefect')}/api"
 
     @classmethod
     def load(cls, place: Place) -> Self:

@@ -6,6 +6,15 @@ from dataclasses import dataclass, field
 
 from fedllm.stack.minio import minio_commands, minio_credentials, minio_environment
 from fedllm.stack.place import Place, StackState
+from fedllm.stack.security import (
+    Passwords,
+    certificates,
+    mlflow_auth_environment,
+    mlflow_client,
+    passwords,
+    prefect_client,
+    uvicorn_environment,
+)
 
 POOL = "fedllm"  # Prefect's work pool
 WORKER = "fedllm-worker"
@@ -40,7 +49,7 @@ def base_environment(place: Place, *, own_prefect: bool) -> dict[str, str]:
 
     The heartbeat of flows stays unset: its thread costs a second at the end of every flow.
     """
-    foreign = ("MLFLOW_", "AWS_", "MINIO_") + (("PREFECT_",) if own_prefect else ())
+    foreign = ("MLFLOW_", "AWS_", "MINIO_", "UVICORN_") + (("PREFECT_",) if own_prefect else ())
     env = {key: value for key, value in os.environ.items() if not key.startswith(foreign)}
     env.pop("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", None)
     hosts = [h for h in (env.get("NO_PROXY") or env.get("no_proxy") or "").split(",") if h]
@@ -52,49 +61,89 @@ def base_environment(place: Place, *, own_prefect: bool) -> dict[str, str]:
 
 def programs(place: Place, state: StackState) -> list[Program]:
     """The stack's processes; the worker alone waits until its server answers."""
+    secure = passwords(place) if state.secure else None
+    found = [_minio(place, state), _mlflow(place, state)]
+    if state.external_prefect is None:
+        found.append(_prefect(place, state))
+    found.append(_worker(place, state))
+    if secure is not None:
+        _secure(place, {program.name: program.env for program in found}, secure)
+    return found
+
+
+def _minio(place: Place, state: StackState) -> Program:
+    _, gateway = minio_commands(place.minio, state.ports["minio"], place.logs / "minio.log")
+    return Program("minio", gateway, minio_environment(*root_credentials(place)))
+
+
+def _mlflow(place: Place, state: StackState) -> Program:
     access_key, secret_key = root_credentials(place)
-    minio = state.ports["minio"]
-    mlflow = state.ports["mlflow"]
-    _, gateway = minio_commands(place.minio, minio, place.logs / "minio.log")
-    found = [
-        Program("minio", gateway, minio_environment(access_key, secret_key)),
-        Program(
-            "mlflow",
-            [
-                *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(mlflow)),
-                *("--workers", "1", "--backend-store-uri", f"sqlite:///{place.folder / 'mlflow.db'}"),
-                *("--artifacts-destination", "s3://mlflow"),
-            ],
-            {
-                "AWS_ACCESS_KEY_ID": access_key,
-                "AWS_SECRET_ACCESS_KEY": secret_key,
-                "AWS_DEFAULT_REGION": "us-east-1",
-                "AWS_EC2_METADATA_DISABLED": "true",
-                # S3 servers other than Amazon's do not all know boto3's newer checksums.
-                "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
-                "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
-                "MLFLOW_S3_ENDPOINT_URL": f"http://127.0.0.1:{minio}",
-                "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # no job runners beside the server
-            },
-        ),
+    argv = [
+        *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"),
+        *("--port", str(state.ports["mlflow"]), "--workers", "1"),
+        *("--backend-store-uri", f"sqlite:///{place.folder / 'mlflow.db'}"),
+        *("--artifacts-destination", "s3://mlflow"),
+        *(("--app-name", "basic-auth") if state.secure else ()),
     ]
-    prefect = {
+    env = {
+        "AWS_ACCESS_KEY_ID": access_key,
+        "AWS_SECRET_ACCESS_KEY": secret_key,
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        # S3 servers other than Amazon's do not all know boto3's newer checksums.
+        "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
+        "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
+        "MLFLOW_S3_ENDPOINT_URL": state.url("minio"),
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # no job runners beside the server
+    }
+    return Program("mlflow", argv, env)
+
+
+def _prefect(place: Place, state: StackState) -> Program:
+    address = ("--host", "127.0.0.1", "--port", str(state.ports["prefect"]))
+    argv = [sys.executable, "-m", "prefect", "server", "start", *address]
+    if state.secure:  # Prefect's own command knows no TLS: this is what it runs inside
+        argv = [
+            *(sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"),
+            *(*address, "--log-level", "warning", "--timeout-keep-alive", "5"),
+        ]
+    return Program("prefect", argv, _prefect_address(place, state))
+
+
+def _worker(place: Place, state: StackState) -> Program:
+    argv = [
+        *(sys.executable, "-m", "prefect", "worker", "start"),
+        *("--pool", POOL, "--type", "process", "--name", WORKER),
+    ]
+    env = {
+        "MLFLOW_TRACKING_URI": state.url("mlflow"),
+        "PREFECT_WORKER_QUERY_SECONDS": "2",  # s until a triggered run starts; the default is 10
+        "PREFECT_WORKER_HEARTBEAT_SECONDS": "10",
+    }
+    return Program("worker", argv, _prefect_address(place, state) | env, autostart=False)
+
+
+def _prefect_address(place: Place, state: StackState) -> dict[str, str]:
+    env = {
         "PREFECT_API_URL": state.external_prefect or state.own_prefect_url,
         "PREFECT_CLI_PROMPT": "false",
     }
     if state.external_prefect is None:
-        prefect["PREFECT_HOME"] = str(place.prefect_home)
-        port = str(state.ports["prefect"])
-        argv = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", port]
-        found.append(Program("prefect", argv, prefect))
-    worker = [
-        *(sys.executable, "-m", "prefect", "worker", "start"),
-        *("--pool", POOL, "--type", "process", "--name", WORKER),
-    ]
-    address = {
-        "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{mlflow}",
-        "PREFECT_WORKER_QUERY_SECONDS": "2",  # s until a triggered run starts; the default is 10
-        "PREFECT_WORKER_HEARTBEAT_SECONDS": "10",
-    }
-    found.append(Program("worker", worker, prefect | address, autostart=False))
-    return found
+        env["PREFECT_HOME"] = str(place.prefect_home)
+    return env
+
+
+def _secure(place: Place, env: dict[str, dict[str, str]], secure: Passwords) -> None:
+    """Add to each program's environment, by its name, what TLS and passwords take."""
+    served = certificates(place)
+    ca = str(served.ca)
+    env["minio"]["HOME"] = str(place.minio_home)
+    env["mlflow"] |= uvicorn_environment(served) | mlflow_auth_environment(place, secure)
+    env["mlflow"]["AWS_CA_BUNDLE"] = ca
+    env["worker"] |= mlflow_client(ca, secure)  # flows run in the worker's environment
+    if "prefect" in env:
+        client = prefect_client(ca, secure)
+        env["worker"] |= client
+        env["prefect"] |= client | uvicorn_environment(served)  # its services are clients of their own server
+        env["prefect"]["PREFECT_SERVER_API_AUTH_STRING"] = secure.prefect_auth
+        env["prefect"]["PREFECT__SERVER_FINAL"] = "1"  # as `prefect server start` has it

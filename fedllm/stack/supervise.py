@@ -5,7 +5,7 @@ import shlex
 import subprocess
 import sys
 import time
-import xmlrpc.client
+import xmlrpc.client  # nosec B411  # supervisord alone answers, on its socket in a folder of mode 700
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any

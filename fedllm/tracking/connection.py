@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from fedllm.errors import TrackingError
+from fedllm.secure.trust import read_ca, refuse_unchecked, trusting, why_untrusted
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -29,8 +30,15 @@ MANNERS = {
 
 
 def connect(uri: str) -> "MlflowClient":
-    """Make a client of the tracking and registry server at `uri`, without touching MLflow's globals."""
+    """Make a client of the tracking and registry server at `uri`, without touching MLflow's globals.
+
+    Raises:
+        ConfigError: a variable switches the check of certificates off.
+    """
     be_brief()
+    if uri.startswith("https://"):
+        refuse_unchecked()
+    _introduce(uri)
     from mlflow import MlflowClient
 
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
@@ -42,21 +50,42 @@ def be_brief() -> None:
         os.environ.setdefault(name, value)
 
 
+def _introduce(uri: str) -> None:
+    """Have the local stack's password and CA in MLflow's variables for its own server, and for no other.
+
+    MLflow takes them from the environment whatever server it calls.
+    """
+    from fedllm.stack.addresses import endpoints
+
+    here = endpoints()
+    for name, value in (here.mlflow_credentials() if here else {}).items():
+        if here is not None and uri.rstrip("/") == here.mlflow_url:
+            os.environ[name] = value
+        elif os.environ.get(name) == value:
+            del os.environ[name]
+
+
 def probe(uri: str) -> None:
     """Ask a server whether it is there; any answer of its own will do.
 
     Raises:
-        TrackingError: nobody answers.
+        TrackingError: nobody answers, or its certificate is not to be trusted.
     """
     if not uri.startswith(("http://", "https://")):
         return
+    ca = os.environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH")
+    context = trusting(read_ca(ca) if ca else None) if uri.startswith("https://") else None
     try:
-        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=PROBE_SECONDS):  # noqa: S310 - http(s)
+        with urllib.request.urlopen(  # noqa: S310 - http(s)
+            f"{uri.rstrip('/')}/health", timeout=PROBE_SECONDS, context=context
+        ):
             return
     except urllib.error.HTTPError as error:
         if error.code in DEAD:
             raise _unreachable(uri, str(error)) from None
     except OSError as error:
+        if why := why_untrusted(error):
+            raise TrackingError(f"MLflow at {uri} is not trusted: {why}") from None
         raise _unreachable(uri, str(getattr(error, "reason", error))) from None
 
 

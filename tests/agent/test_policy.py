@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from fedllm.agent.policy import decide
+from fedllm.agent.policy import Spent, decide
 from fedllm.config import AdapterConfig, LocalConfig, PolicyConfig, TaskConfig
 from fedllm.exchange.messages import Plan, Sealed
 
@@ -33,6 +33,7 @@ def plan(**changes: Any) -> Plan:  # noqa: ANN401
         "task": TaskConfig(kind="text", fields={"text": "text"}),
         "local": LocalConfig(steps=20),
         "most_bytes": 1000,
+        "recipient": "age1" + "q" * 58,
         "confidentiality": "plain",
     }
     return Plan(**asked | changes)
@@ -41,9 +42,10 @@ def plan(**changes: Any) -> Plan:  # noqa: ANN401
 def decision(asked: Plan, policy: PolicyConfig | None = None, **facts: Any) -> Any:  # noqa: ANN401
     known = {
         "site": "amazon",
-        "peers": frozenset({"amazon", "movies", "nyt"}),
+        "roster": {"amazon": "a", "movies": "m", "nyt": "n"},
         "base_sha256": BASE,
         "now": 1000.0,
+        "spent": Spent(),
     } | facts
     return decide(asked, policy or PolicyConfig(), **known)
 
@@ -71,7 +73,7 @@ def test_more_steps_than_the_policy_allows_are_accepted_with_less() -> None:
         ({}, {"max_length": 64}, {}, "128 tokens a record are above"),
         ({}, {"tasks": ("chat",)}, {}, "does not allow text"),
         ({}, {"min_cohort": 3}, {}, "a cohort of 2 is below the policy's 3"),
-        ({}, {}, {"peers": frozenset({"amazon"})}, "a cohort of 1 is below the policy's 2"),
+        ({}, {}, {"roster": {"amazon": "a"}}, "a cohort of 1 is below the policy's 2"),
         ({"deadline": 9999.0}, {"max_round": 60}, {}, "above the policy's 60"),
     ],
 )

@@ -176,9 +176,53 @@ def test_a_taken_name_with_other_keys_is_refused(joined: Joined, tmp_path: Path)
     out = tmp_path / "x.invitation"
     done = place.run("site", "add", card, "--config", place.config, "--out", out)
     assert (done.returncode, out.exists()) == (1, False)
-    assert done.stderr == (
-        "fedllm: amazon is in the roster with other keys: choose another name for the new site\n"
-    )
+    assert done.stderr.startswith("fedllm: amazon is in the roster with other keys: choose another name")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.fixture
+def member(place: Place) -> Path:
+    """The home of a site that was added to a place of the test's own."""
+    home = place.site("amazon")
+    place.told("site", "add", home / "card.json", "--config", place.config)
+    return home
+
+
+def test_replaced_keys_are_taken_when_that_is_asked_for(place: Place, member: Path) -> None:
+    before = place.told("site", "list", "--config", place.config)["sites"][0]["fingerprint"]
+    new = place.told("site", "rekey", "--home", member)
+    assert new["fingerprint"] != before
+    assert place.run("site", "add", new["card"], "--config", place.config).returncode == 1
+    place.told("site", "add", new["card"], "--config", place.config, "--replace")
+    listed = place.told("site", "list", "--config", place.config)
+    assert [site["fingerprint"] for site in listed["sites"]] == [new["fingerprint"]]
+    assert listed["roster_version"] == 2
+    accept_invitation(place.folder / "amazon.invitation", member)
+
+
+def test_a_revoked_site_is_out_of_the_roster_and_its_name_is_free(
+    place: Place, member: Path, tmp_path: Path
+) -> None:
+    assert member.exists()
+    assert place.told("site", "revoke", "amazon", "--config", place.config)["roster_version"] == 2
+    assert place.told("site", "list", "--config", place.config)["sites"] == []
+    events = place.told("events", "--config", place.config)["events"]
+    assert [(event["kind"], event["party"]) for event in events] == [("revoked", "amazon")]
+    card = init_site("amazon", place.data, tmp_path / "again")
+    place.told("site", "add", card, "--config", place.config)
+    done = place.run("site", "revoke", "nobody", "--config", place.config)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+
+
+def test_new_keys_of_the_coordinator_come_with_an_invitation_a_site(place: Place, member: Path) -> None:
+    accept_invitation(place.folder / "amazon.invitation", member)
+    told = place.told("rekey", "--config", place.config, "--out", place.folder / "new")
+    invitation = place.folder / "new" / "amazon.invitation"
+    assert told["invitations"] == [str(invitation)]
+    with pytest.raises(IdentityError, match="another coordinator"):
+        accept_invitation(invitation, member)
+    (member / "coordinator-fed.json").unlink()
+    assert accept_invitation(invitation, member, told["coordinator_fingerprint"])
 
 
 @pytest.mark.parametrize(

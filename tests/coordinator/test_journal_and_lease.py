@@ -13,6 +13,12 @@ from fedllm.coordinator.outcomes import FailedRound
 from fedllm.coordinator.tables import LeaseRow
 from fedllm.errors import LeaseError, RoundError
 
+KILLED = (
+    "import sys, os, signal; from fedllm.coordinator.journal import Journal;"
+    "from fedllm.coordinator.lease import Lease;"
+    "Lease(Journal('fed', sys.argv[1]), sys.argv[2]).__enter__(); os.kill(os.getpid(), signal.SIGKILL)"
+)
+
 
 @pytest.fixture
 def url(tmp_path: Path) -> str:
@@ -68,15 +74,21 @@ def test_the_lease_is_free_again_after_its_block_and_epochs_only_rise(url: str) 
 
 
 def test_a_killed_coordinators_lease_is_taken_over_at_once(url: str) -> None:
-    code = (
-        "import sys, os, signal; from fedllm.coordinator.journal import Journal;"
-        "from fedllm.coordinator.lease import Lease;"
-        "Lease(Journal('fed', sys.argv[1]), 'run').__enter__(); os.kill(os.getpid(), signal.SIGKILL)"
-    )
-    subprocess.run([sys.executable, "-c", code, url], check=False)
+    subprocess.run([sys.executable, "-c", KILLED, url, "run"], check=False)
     successor = Journal("fed", url)
     with Lease(successor, "run"):
         assert successor.epoch == 2
+
+
+def test_a_run_that_a_killed_coordinator_left_is_marked_crashed_by_the_next(url: str) -> None:
+    journal = Journal("fed", url)
+    journal.begin_run("left", "{}")
+    subprocess.run([sys.executable, "-c", KILLED, url, "left"], check=False)
+    with Lease(journal, "next"):
+        row = journal.run("left")
+    assert row is not None
+    assert row.status == "crashed"
+    assert "--resume left" in row.reason
 
 
 def test_a_lease_of_another_host_holds_until_it_runs_out(journal: Journal, url: str) -> None:
@@ -97,7 +109,7 @@ def test_a_coordinator_that_was_replaced_can_write_nothing_and_is_told(
 ) -> None:
     monkeypatch.setattr(lease_module, "RENEW", 0.05)
     lost: list[bool] = []
-    with Lease(journal, "run", on_lost=lambda: lost.append(True)):
+    with Lease(journal, "run", on_lost=lambda _why: lost.append(True)):
         other = Journal("fed", str(journal._engine.url))
         with other.write() as session:
             session.get_one(LeaseRow, "fed").epoch += 1

@@ -1,0 +1,67 @@
+"""The files of work under way: readable by the site alone, and none of them outlives its purpose."""
+
+import os
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedllm.config.home import private_dir
+from fedllm.disk import is_full
+from fedllm.exchange.directory_store import replacing
+
+
+@dataclass(frozen=True)
+class WorkFolder:
+    """A site's `work` folder, mode 700; its files are mode 600."""
+
+    path: Path
+
+    def model(self, run: str, number: int) -> Path:
+        """The round's global adapter, opened."""
+        return self.path / f"{run}-{number}.model"
+
+    def update(self, run: str, number: int) -> Path:
+        """The round's update, not sealed yet."""
+        return self.path / f"{run}-{number}.update"
+
+    def sealed(self, run: str, number: int) -> Path:
+        """The round's sealed update, kept until the store has it."""
+        return self.path / f"{run}-{number}.sealed"
+
+    def sweep(self, committed: Iterable[tuple[str, int]]) -> list[str]:
+        """Remove what a crash left, all but the sealed updates of `committed`; returns the names."""
+        private_dir(self.path)
+        kept = {self.sealed(run, number) for run, number in committed}
+        left = [path for path in self.path.iterdir() if path not in kept]
+        for path in left:
+            path.unlink()
+        return sorted(path.name for path in left)
+
+
+def write_own(path: Path, data: bytes) -> None:
+    """Put `data` under `path`, mode 600, whole or not at all, and on the disk before this returns."""
+    with replacing(path) as file:
+        file.write(data)
+
+
+def write_when_room(path: Path, data: bytes) -> None:
+    """As `write_own`, but wait while the disk is full: what was trained is not thrown away for that."""
+    while True:
+        try:
+            return write_own(path, data)
+        except OSError as error:
+            if not is_full(error):
+                raise
+        time.sleep(1.0)
+
+
+def settle(path: Path) -> None:
+    """See that a file and its name are on the disk, and that its owner alone can read it."""
+    path.chmod(0o600)
+    for place in (path, path.parent):
+        descriptor = os.open(place, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,91 @@
+"""What no honest plan says: sizes, names and keys that do not fit each other or this site's base model.
+
+A signature says who wrote a plan, not that it means well. What is found here is found before anything is
+downloaded, opened or trained.
+"""
+
+from fedllm.agent.held_base import HeldBase
+from fedllm.errors import IdentityError, ModelError
+from fedllm.exchange.keys import Layout
+from fedllm.exchange.messages import Plan
+from fedllm.secure.sealing import seal
+
+_LONGEST_TEMPLATE = 20_000  # characters
+_MOST_FIELDS = 1000  # labels or fields of a task
+_HEADER = 1024  # bytes that a safetensors header of one tensor stays below
+_STANZAS = 1 << 20  # bytes: what age adds for ten thousand recipients
+_TAGS = 4096  # age adds 16 bytes to each 64 KiB: one in so many
+
+
+def fault_of(plan: Plan, layout: Layout, base: HeldBase) -> str | None:
+    """Why a plan cannot be honest; None when nothing speaks against it.
+
+    Args:
+        plan: a plan whose signature was checked and which names its round.
+        layout: the federation's keys in the store.
+        base: the base model that the site holds; another one's sizes are not judged.
+    """
+    return (
+        _in_the_round(plan)
+        or _in_the_cohort(plan)
+        or _in_the_task(plan)
+        or _in_the_keys(plan, layout)
+        or _in_the_sizes(plan, base)
+    )
+
+
+def _in_the_round(plan: Plan) -> str | None:
+    if not 1 <= plan.round <= plan.rounds:
+        return f"round {plan.round} is not among rounds 1 to {plan.rounds}"
+    return None
+
+
+def _in_the_cohort(plan: Plan) -> str | None:
+    sites = set(plan.sites)
+    if len(sites) < len(plan.sites):
+        return "the plan names a site twice"
+    if set(plan.weights) != sites:
+        odd = min(set(plan.weights) ^ sites)
+        return f"weights and sites of the plan do not name the same sites: {odd}"
+    weights = set(plan.weights.values())
+    if 0 in weights:
+        return "the plan gives a site no weight"
+    if plan.weighting != "examples" and len(weights) > 1:
+        return f"the plan's weights differ, though its weighting is {plan.weighting}"
+    return None
+
+
+def _in_the_task(plan: Plan) -> str | None:
+    task = plan.task
+    if len(task.template) > _LONGEST_TEMPLATE:
+        return f"a template of {len(task.template)} characters is longer than {_LONGEST_TEMPLATE}"
+    if max(len(task.labels), len(task.fields)) > _MOST_FIELDS:
+        return f"a task has at most {_MOST_FIELDS} labels and fields"
+    return None
+
+
+def _in_the_keys(plan: Plan, layout: Layout) -> str | None:
+    if plan.model.key != layout.model(plan.run or "", plan.model.sha256):
+        return "the model's key is not the one of this run and hash"
+    try:
+        seal(b"", [plan.recipient])  # after the training it would be too late to find out
+    except IdentityError:
+        return "the plan's recipient is no age key"
+    return None
+
+
+def _in_the_sizes(plan: Plan, base: HeldBase) -> str | None:
+    if plan.base_sha256 != base.sha256:
+        return None  # declined for that reason
+    try:
+        size = base.adapter_size(plan.adapter)
+    except ModelError as error:
+        return str(error)
+    model = plan.model
+    if size is not None and not 4 * size < model.bytes <= 4 * size + _HEADER:
+        return f"a model of {model.bytes} bytes, the adapter has {size} numbers of 4 bytes"
+    if not model.bytes < model.sealed_bytes <= model.bytes + model.bytes // _TAGS + _STANZAS:
+        return f"{model.bytes} bytes of a model cannot be {model.sealed_bytes} when sealed"
+    if plan.most_bytes < model.bytes:
+        return f"an update of this adapter needs more than the plan's {plan.most_bytes} bytes"
+    return None

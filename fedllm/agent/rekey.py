@@ -1,0 +1,32 @@
+"""New keys for a site, between trainings."""
+
+import time
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from fedllm.agent.join import init_site
+from fedllm.config import load_site
+from fedllm.errors import IdentityError
+
+
+def rekey_site(home: Path) -> Path:
+    """Replace a site's keys, keep the former ones beside them, and return the new card.
+
+    The site's memory stays: what it answered and sent is still remembered, and numbers still only rise.
+
+    Raises:
+        IdentityError: its agent runs.
+    """
+    site = load_site(home / "site.yaml")
+    lock = FileLock(home / "agent.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise IdentityError(f"the agent of {site.name} runs: stop it before its keys are replaced") from None
+    try:
+        keys = home / "keys"
+        keys.rename(keys.with_name(f"keys-until-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}"))
+        return init_site(site.name, site.data, home)
+    finally:
+        lock.release()

@@ -1,0 +1,126 @@
+"""What the coordinator says to a site: head.json, and the plan and roster that it leads to."""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from fedllm.agent.join import Membership
+from fedllm.agent.memory import Memory
+from fedllm.errors import EquivocationError, ObjectNotFoundError, RefusedError, ReplayError
+from fedllm.exchange.mailbox import Mailbox, Received
+from fedllm.exchange.messages import COORDINATOR, Head, Plan, Roster
+from fedllm.secure.identity import fingerprint
+
+AGAIN = 2.0  # s until a refused plan is looked at again: the store may have shown what it should not
+STORE = "store"  # as the record of security events names it
+
+
+@dataclass
+class Watch:
+    """One site's view of its coordinator; what it refuses is on record when it raises."""
+
+    member: Membership
+    mailbox: Mailbox
+    memory: Memory
+    head: Head | None = None  # the newest one
+    roster: Mapping[str, str] = field(default_factory=dict)  # fingerprints by name
+    _etag: str | None = None
+    _wanted: Head | None = None  # its plan is not fetched yet
+    _due: float = 0.0  # by our monotonic clock: not before, a refused plan
+
+    def look(self) -> Head | None:
+        """The head, when there is a new one.
+
+        Raises:
+            RefusedError: it is not what it should be; the same bytes are not looked at again.
+            ExchangeError: the store does not answer, or lost it.
+        """
+        key = self.member.layout.head
+        with self._on_record():
+            try:
+                changed = self.mailbox.store.get_if_changed(key, self._etag, limit=Head.largest)
+            except ObjectNotFoundError:
+                if self.head is None:
+                    return None  # no training yet
+                raise
+            if changed is None:
+                return None
+            envelope, etag = changed
+            self._etag = etag  # refused once is refused for good: say so once
+            self.head = head = self._opened(envelope)
+        training = head.state == "training"
+        self._wanted, self._due = head if training else None, 0.0
+        return head
+
+    def _opened(self, envelope: bytes) -> Head:
+        received = self.mailbox.open(envelope, Head, self.member.invitation.coordinator)
+        head = received.message
+        # A lower counter or epoch is a replay or a coordinator that was replaced.
+        self.memory.rise(f"epoch/{head.federation}", head.epoch)
+        self.memory.rise(f"head/{head.federation}", head.counter, received.sha256)
+        if head.state == "training" and not (head.run and head.round and head.plan_sha256):
+            raise RefusedError("head.json says training but not which plan")
+        return head
+
+    def plan(self) -> Received[Plan] | None:
+        """The plan that the head names, once; None when there is nothing new.
+
+        Raises:
+            RefusedError: plan or roster are not what they should be; looked at again after a while.
+            ExchangeError: the store does not answer, or lost one; looked at again at once.
+        """
+        head = self._wanted
+        if head is None or time.monotonic() < self._due:
+            return None
+        try:
+            with self._on_record(head.run, head.round):
+                plan = self._fetched(head)
+        except RefusedError:
+            self._due = time.monotonic() + AGAIN
+            raise
+        self._wanted = None
+        return plan
+
+    def _fetched(self, head: Head) -> Received[Plan]:
+        run, layout, keys = head.run or "", self.member.layout, self.member.invitation.coordinator
+        plan = self.mailbox.read(layout.plan(run, head.round), Plan, keys, run=run, number=head.round)
+        if plan.sha256 != head.plan_sha256:
+            raise RefusedError(f"the plan of round {head.round} is not the one that head.json names")
+        if plan.message.epoch > head.epoch:
+            raise RefusedError(f"the plan of round {head.round} is from an epoch above head.json's")
+        known = self.memory.work(run, head.round)
+        if known is not None and known.plan_sha256 != plan.sha256:
+            raise EquivocationError(f"a second plan for round {head.round} of {run}: the first one holds")
+        self.memory.rise(f"plan/{run}", plan.message.epoch)
+        self.roster = self._members(max(head.roster_version, plan.message.roster_version))
+        return plan
+
+    def _members(self, least: int) -> dict[str, str]:
+        """Fingerprints by name, from a roster of at least version `least` that holds this site."""
+        keys = self.member.invitation.coordinator
+        received = self.mailbox.read(self.member.layout.roster, Roster, keys)
+        roster = received.message
+        self.memory.rise(f"roster/{roster.federation}", roster.roster_version, received.sha256)
+        if roster.roster_version < least:
+            raise ReplayError(f"the roster is version {roster.roster_version}, version {least} is in force")
+        if roster.coordinator != keys:
+            raise RefusedError("the roster names another coordinator than the invitation")
+        if self.member.identity.public not in roster.sites:
+            raise RefusedError("the roster does not hold this site's keys")
+        members = {site.name: fingerprint(site) for site in roster.sites}
+        if len(members) < len(roster.sites) or len({site.verify for site in roster.sites}) < len(members):
+            raise RefusedError("the roster holds a name or a key twice")
+        return members
+
+    @contextmanager
+    def _on_record(self, run: str | None = None, number: int = 0) -> Iterator[None]:
+        try:
+            yield
+        except RefusedError as error:
+            self.memory.security.refused(error, COORDINATOR, run, number)
+            raise
+        except ObjectNotFoundError as error:
+            # The coordinator shows what a head names before it shows the head.
+            self.memory.security.record("refused", STORE, str(error), run, number)
+            raise

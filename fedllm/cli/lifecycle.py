@@ -1,0 +1,144 @@
+"""`fedllm cancel`, `events`, `gc`, `rekey`: what a coordinator does beside its trainings."""
+
+import time
+from contextlib import closing
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedllm.cli.output import emit
+from fedllm.config import load_federation
+from fedllm.errors import ConfigError
+
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout's last line.")]
+Config = Annotated[Path, typer.Option(help="The federation file.")]
+DEFAULT = Path("params.yaml")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs to the command line."""
+    app.command()(cancel)
+    app.command()(events)
+    app.command()(gc)
+    app.command()(rekey)
+
+
+def cancel(
+    run: Annotated[str, typer.Argument(help="The run's id.")],
+    *,
+    config: Config = DEFAULT,
+    as_json: AsJson = False,
+) -> None:
+    """Stop a training: its coordinator, wherever that runs, and every site."""
+    from fedllm.coordinator.cancel import cancel as stop
+
+    stop(load_federation(config), run)
+    payload: dict[str, object] = {"schema": "fedllm.cancel/1", "run_id": run, "status": "cancelled"}
+    emit(as_json, payload, f"{run} is cancelled; the completed rounds stay, --resume {run} goes on from them")
+
+
+def events(
+    *,
+    config: Config = DEFAULT,
+    home: Annotated[Path | None, typer.Option(help="A site's folder: show what the site refused.")] = None,
+    run: Annotated[str | None, typer.Option(help="Those of one run.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """The record of security events: what was refused, from whom and why."""
+    if home is not None:
+        from fedllm.agent.memory import Memory
+
+        if not (home / "memory.db").is_file():
+            raise ConfigError(f"{home}: no agent has run here: name the folder of a site")
+        with closing(Memory(home / "memory.db")) as memory:
+            found = memory.security.events(run)
+    else:
+        from fedllm.coordinator.journal import Journal
+
+        with closing(Journal(load_federation(config).name)) as journal:
+            found = journal.security.events(run)
+    lines = [
+        f"{time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(event.last))}Z  {event.kind:12} {event.party:16} "
+        f"{event.run or '-'} {event.round}  {event.reason}"
+        + (f"  ({event.times} times)" if event.times > 1 else "")
+        for event in found
+    ]
+    payload: dict[str, object] = {"schema": "fedllm.events/1", "events": [asdict(event) for event in found]}
+    emit(as_json, payload, "\n".join(lines) or "no security event is on record")
+
+
+def gc(
+    *,
+    config: Config = DEFAULT,
+    days: Annotated[float, typer.Option(min=0, help="Leave runs alone that ended since.")] = 7.0,
+    delete: Annotated[bool, typer.Option("--delete", help="Remove it; without this, only say what.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove what trainings that are over left in the store and on this disk.
+
+    Signed records, every registered version, every ledger and what a run needs to go on are kept.
+    """
+    from fedllm.coordinator.garbage import find_garbage, remove_garbage
+    from fedllm.coordinator.journal import Journal
+    from fedllm.coordinator.members import store_access
+
+    federation = load_federation(config)
+    store = store_access(federation).connect()
+    with closing(Journal(federation.name)) as journal:
+        found = find_garbage(journal, store, older_than=days * 86400)
+    left = remove_garbage(store, found) if delete else []
+    payload: dict[str, object] = {
+        "schema": "fedllm.gc/1",
+        "deleted": delete,
+        "objects": len(found.objects),
+        "files": len(found.files),
+        "bytes": found.size,
+        "left": left,
+    }
+    did = "removed" if delete else "would remove"
+    lines = [f"{did} {len(found.objects)} objects and {len(found.files)} files, {found.size / 1e6:.1f} MB"]
+    lines += [f"  {there.key}" for there in found.objects[:20]] + [f"  {path}" for path in found.files[:20]]
+    if len(found.objects) > 20 or len(found.files) > 20:  # noqa: PLR2004 - as many as a screen holds
+        lines.append("  and more")
+    lines += [f"not removed: {reason}" for reason in left]
+    if not delete and (found.objects or found.files):
+        lines.append("with --delete they are removed")
+    emit(as_json, payload, "\n".join(lines))
+
+
+def rekey(
+    *,
+    config: Config = DEFAULT,
+    out: Annotated[Path, typer.Option(help="Folder for the new invitations.")] = Path("invitations"),
+    as_json: AsJson = False,
+) -> None:
+    """Between trainings: new keys for the coordinator, and a new invitation for every site."""
+    from fedllm.coordinator.members import coordinator_identity
+    from fedllm.coordinator.rekey import rekey_coordinator
+    from fedllm.secure.identity import fingerprint
+
+    federation = load_federation(config)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--out {out}: {error.strerror}") from None
+    written = []
+    for site, invitation in rekey_coordinator(federation).items():
+        path = out / f"{site}.invitation"
+        path.write_bytes(invitation)
+        written.append(str(path))
+    mark = fingerprint(coordinator_identity(federation.name).public)
+    payload: dict[str, object] = {
+        "schema": "fedllm.rekey/1",
+        "coordinator_fingerprint": mark,
+        "invitations": written,
+    }
+    emit(
+        as_json,
+        payload,
+        f"new keys of the coordinator; tell every site over the telephone: {mark}\n"
+        f"and send it its invitation from {out}; the site removes coordinator-{federation.name}.json from "
+        f"its folder and runs  fedllm agent --invitation FILE --coordinator {mark}",
+    )

@@ -1,0 +1,32 @@
+"""head.json: the one key that sites poll."""
+
+from fedllm.coordinator.journal import Journal
+from fedllm.coordinator.members import roster_of
+from fedllm.exchange.mailbox import Mailbox
+from fedllm.exchange.messages import COORDINATOR, EVERYONE, Head
+from fedllm.secure.envelope import sign
+
+
+def point_head(journal: Journal, mailbox: Mailbox, run: str, number: int, plan_sha256: str | None) -> bytes:
+    """Tell the sites where to look: at a round's plan, or (None) nowhere. Returns the envelope.
+
+    Raises:
+        LeaseError, CancelledError: this coordinator leads no more.
+    """
+    counter = journal.next_head()
+    assert journal.epoch is not None  # noqa: S101 - who points a head holds the lease
+    head = Head(
+        federation=journal.federation,
+        sender=COORDINATOR,
+        receiver=EVERYONE,
+        run=run,
+        round=number,
+        roster_version=roster_of(journal, mailbox.me).roster_version,
+        counter=counter,
+        epoch=journal.epoch,
+        state="training" if plan_sha256 else "idle",
+        plan_sha256=plan_sha256,
+    )
+    envelope = sign(head, mailbox.me)
+    mailbox.store.put(mailbox.layout.head, envelope)
+    return envelope

@@ -1,0 +1,38 @@
+"""New keys for the coordinator, between trainings: the runbook's step when the old ones were stolen."""
+
+import time
+from collections.abc import Mapping
+from contextlib import closing
+
+from fedllm.config import FederationConfig
+from fedllm.coordinator.journal import Journal, coordinator_folder
+from fedllm.coordinator.lease import Lease
+from fedllm.coordinator.members import (
+    coordinator_identity,
+    invite,
+    publish_roster,
+    roster_of,
+    save_roster,
+    store_access,
+)
+
+
+def rekey_coordinator(config: FederationConfig) -> Mapping[str, bytes]:
+    """Replace the coordinator's keys; returns a new sealed invitation for each site.
+
+    The former keys are kept beside the new ones, for the record. Every site gets a new store secret and
+    must accept the new coordinator by its fingerprint; runs that began under the former keys cannot be
+    resumed.
+
+    Raises:
+        LeaseError: a training is under way.
+    """
+    access = store_access(config)
+    folder = coordinator_folder(config.name) / "keys"
+    with closing(Journal(config.name)) as journal, Lease(journal, "keys"):
+        roster = roster_of(journal, coordinator_identity(config.name))
+        folder.rename(folder.with_name(f"keys-until-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}"))
+        identity = coordinator_identity(config.name)
+        roster = save_roster(journal, roster, coordinator=identity.public)
+        publish_roster(access.connect(), roster, identity)
+        return {keys.name: invite(access, roster, keys, identity) for keys in roster.sites}

@@ -1,0 +1,46 @@
+"""Taking a site out: the roster, its store user and with it every session, its card."""
+
+from contextlib import closing
+
+from fedllm.config import FederationConfig
+from fedllm.coordinator.journal import Journal
+from fedllm.coordinator.members import (
+    coordinator_identity,
+    forget_card,
+    publish_roster,
+    roster_of,
+    save_roster,
+    store_access,
+    store_iam,
+)
+from fedllm.errors import ConfigError
+
+REVOKED = "revoked"  # the kind of the security event
+
+
+def revoke_site(config: FederationConfig, name: str, reason: str = "") -> int:
+    """Take a site out of the federation, also while a training runs; returns the new roster's version.
+
+    The coordinator stops counting it within seconds, seals nothing more for it, and removes its store user:
+    its keys and secret are worth nothing from then on. The same name may join again with new keys. What
+    it contributed to earlier rounds stays in their models. Called again, it finishes what was interrupted.
+
+    Raises:
+        ConfigError: no such site was ever in the roster.
+        ExchangeError: the store does not answer: the site is out of the roster, but call again.
+    """
+    access, identity = store_access(config), coordinator_identity(config.name)
+    with closing(Journal(config.name)) as journal:
+        roster = roster_of(journal, identity)
+        kept = tuple(site for site in roster.sites if site.name != name)
+        before = any((event.kind, event.party) == (REVOKED, name) for event in journal.security.events())
+        if len(kept) == len(roster.sites) and not before:
+            raise ConfigError(f"{name} is not in the roster of {config.name}: see `fedllm site list`")
+        if len(kept) < len(roster.sites):
+            roster = save_roster(journal, roster, sites=kept)
+            journal.security.record(REVOKED, name, reason or "revoked by the coordinator")
+            forget_card(journal, name)
+        if access.has_users:
+            store_iam(access).remove_site(config.name, name)
+        publish_roster(access.connect(), roster, identity)
+    return roster.roster_version

@@ -1,0 +1,59 @@
+"""A round's own age key: sites seal their updates to it, and it is destroyed once they are summed.
+
+Whoever takes the coordinator's long-term keys later, and kept a copy of the store, cannot open the updates
+of past rounds. The key lives in the journal, sealed for the coordinator; a database's backups and a disk's
+spare blocks may outlive the row.
+"""
+
+import pyrage
+from sqlalchemy import text
+
+from fedllm.coordinator.tables import RoundKeyRow
+from fedllm.coordinator.training import Training
+from fedllm.errors import RefusedError
+from fedllm.secure.identity import Identity
+from fedllm.secure.sealing import seal, unseal
+
+
+def round_recipient(training: Training, number: int) -> str:
+    """The age recipient of a round, drawn once: a coordinator that resumes finds the same."""
+    with training.journal.write() as session:
+        row = session.get(RoundKeyRow, (training.run, number))
+        if row is None:
+            drawn = pyrage.x25519.Identity.generate()
+            row = RoundKeyRow(
+                run=training.run,
+                round=number,
+                recipient=str(drawn.to_public()),
+                sealed=seal(str(drawn).encode(), [training.mailbox.me.public.recipient]),
+            )
+            session.add(row)
+        return row.recipient
+
+
+def round_identity(training: Training, number: int) -> Identity:
+    """What opens the updates of a round.
+
+    Raises:
+        RefusedError: the key is destroyed, since the round is aggregated.
+    """
+    with training.journal.read() as session:
+        row = session.get(RoundKeyRow, (training.run, number))
+        if row is None:
+            raise RefusedError(f"the key of round {number} of {training.run} is destroyed")
+        sealed = row.sealed
+    me = training.mailbox.me
+    opening = pyrage.x25519.Identity.from_str(unseal(sealed, me).decode("ascii"))
+    return Identity(me.name, me.signing, opening)
+
+
+def destroy_round_key(training: Training, number: int) -> None:
+    """Delete a round's key; SQLite overwrites the row and gives up the log that still holds it."""
+    with training.journal.write() as session:
+        row = session.get(RoundKeyRow, (training.run, number))
+        if row is None:
+            return
+        session.delete(row)
+    with training.journal.read() as session:
+        if session.get_bind().dialect.name == "sqlite":
+            session.execute(text("PRAGMA wal_checkpoint(TRUNCATE)"))

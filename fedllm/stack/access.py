@@ -1,0 +1,99 @@
+"""How a server is entered: whom to believe, and how to say who asks. Decided by its address alone."""
+
+import base64
+import os
+import ssl
+import urllib.request
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+from fedllm.secure.trust import read_ca, refuse_unchecked, trusting
+from fedllm.stack.place import Place, StackState
+from fedllm.stack.security import USER, passwords
+
+_LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+
+
+@dataclass(frozen=True)
+class Access:
+    """What a request to one server needs."""
+
+    opener: urllib.request.OpenerDirector
+    authorization: str | None = field(repr=False)
+
+
+def access_to(url: str) -> Access:
+    """How to enter the server of a URL.
+
+    A server of this home's stack is believed by the private CA alone, and told the stack's own password;
+    no other server ever is. Others are believed as their own variables say (PREFECT_API_SSL_CERT_FILE,
+    MLFLOW_TRACKING_SERVER_CERT_PATH, FEDLLM_CA_FILE), else as this machine believes.
+
+    Raises:
+        ConfigError: a variable switches the check of certificates off, or names no certificate.
+    """
+    parts = urlsplit(url)
+    if parts.scheme == "https":
+        refuse_unchecked()
+    place = Place.here()
+    state = StackState.load(place)
+    server = _own_server(state, f"{parts.scheme}://{parts.netloc}")
+    if server is not None:
+        ca = read_ca(place.ca / "ca.crt")
+        return Access(_opener(url, trusting(ca)), _own_authorization(place, server))
+    context = trusting(_foreign_ca(url)) if parts.scheme == "https" else None
+    local = parts.hostname in _LOOPBACK
+    return Access(_opener(url, context), None if local else _prefect_authorization())
+
+
+def _own_server(state: StackState, origin: str) -> str | None:
+    """Which server of the secure stack an address is; Prefect may be the user's own."""
+    if not state.secure:
+        return None
+    own = {name: state.url(name) for name in state.ports if name != "prefect" or not state.external_prefect}
+    return next((name for name, address in own.items() if address == origin), None)
+
+
+def _own_authorization(place: Place, server: str) -> str | None:
+    drawn = passwords(place)
+    secret = {"prefect": drawn.prefect_auth, "mlflow": f"{USER}:{drawn.mlflow}"}.get(server)
+    return _basic(secret) if secret else None
+
+
+def _foreign_ca(url: str) -> str | None:
+    """The authority that the user names for a server of their own."""
+    for address, name in (
+        ("PREFECT_API_URL", "PREFECT_API_SSL_CERT_FILE"),
+        ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_SERVER_CERT_PATH"),
+    ):
+        if _origin(os.environ.get(address, "")) == _origin(url):
+            return read_ca(path) if (path := os.environ.get(name)) else None
+    return read_ca(path) if (path := os.environ.get("FEDLLM_CA_FILE")) else None
+
+
+def _origin(url: str) -> tuple[str, str]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.netloc
+
+
+def _opener(url: str, context: ssl.SSLContext | None) -> urllib.request.OpenerDirector:
+    """A proxy is never asked for loopback."""
+    handlers: list[urllib.request.BaseHandler] = []
+    if urlsplit(url).hostname in _LOOPBACK:
+        handlers.append(urllib.request.ProxyHandler({}))
+    if context is not None:
+        handlers.append(urllib.request.HTTPSHandler(context=context))
+    return urllib.request.build_opener(*handlers)
+
+
+def _prefect_authorization() -> str | None:
+    """How the user's own Prefect is told who asks: an API key, or the server's shared password."""
+    if key := os.environ.get("PREFECT_API_KEY"):
+        return f"Bearer {key}"
+    if secret := os.environ.get("PREFECT_API_AUTH_STRING"):
+        return _basic(secret)
+    return None
+
+
+def _basic(secret: str) -> str:
+    return f"Basic {base64.b64encode(secret.encode()).decode()}"

@@ -1,0 +1,106 @@
+"""What `fedllm up --secure` adds: certificates for the servers, passwords, and how clients are told."""
+
+import json
+import secrets
+import shlex
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+
+from fedllm.errors import StackError
+from fedllm.secure.ca import ServerCertificate, server_certificate
+from fedllm.secure.identity import read_private
+from fedllm.secure.trust import MLFLOW_SWITCH, PREFECT_SWITCH
+from fedllm.stack.minio import install_certificate
+from fedllm.stack.place import Place
+
+USER = "fedllm"  # of Prefect's one account and of MLflow's administrator
+
+
+@dataclass(frozen=True)
+class Passwords:
+    """The secrets of one stack's servers; MinIO has its own."""
+
+    prefect: str = field(repr=False)
+    mlflow: str = field(repr=False)
+    mlflow_forms: str = field(repr=False)  # by which MLflow tells its own forms from forged ones
+
+    @property
+    def prefect_auth(self) -> str:
+        """What Prefect's server and clients call the authentication string."""
+        return f"{USER}:{self.prefect}"
+
+
+def passwords(place: Place) -> Passwords:
+    """The passwords of the stack, kept in a file of mode 600 and drawn when there is none.
+
+    Raises:
+        StackError: the file is damaged.
+        IdentityError: others can read it.
+    """
+    path = place.folder / "passwords.json"
+    if path.exists():
+        try:
+            kept = json.loads(read_private(path))
+            return Passwords(**{name: str(value) for name, value in kept.items()})
+        except (ValueError, TypeError, AttributeError):
+            raise StackError(f"{path} is damaged: restore it, or see docs/operations.md") from None
+    drawn = Passwords(*(secrets.token_urlsafe(32) for _ in range(3)))
+    place.write_private(path, json.dumps(asdict(drawn), indent=1))
+    return drawn
+
+
+def certificates(place: Place) -> ServerCertificate:
+    """The servers' certificate, made or renewed, with MinIO's copy where MinIO looks for it."""
+    found = server_certificate(place.ca)
+    install_certificate(found, place.minio_home)
+    return found
+
+
+def uvicorn_environment(found: ServerCertificate) -> dict[str, str]:
+    """By this uvicorn, which serves both Prefect and MLflow, speaks TLS and nothing else."""
+    return {"UVICORN_SSL_CERTFILE": str(found.certificate), "UVICORN_SSL_KEYFILE": str(found.key)}
+
+
+def mlflow_auth_environment(place: Place, drawn: Passwords) -> dict[str, str]:
+    """MLflow's own accounts: its administrator is made at the first start, others by its interface."""
+    database = str(place.folder / "mlflow-auth.db").replace("%", "%%")  # MLflow interpolates the file
+    lines = [
+        "[mlflow]",
+        "default_permission = READ",  # of accounts that the administrator adds, such as a reviewer's
+        f"database_uri = sqlite:///{database}",
+        "auth_cache_ttl_seconds = 60",  # passwords are hashed slowly; else every call would pay for that
+    ]
+    path = place.folder / "mlflow-auth.ini"
+    place.write_private(path, "\n".join(lines) + "\n")
+    return {
+        "MLFLOW_AUTH_CONFIG_PATH": str(path),
+        "MLFLOW_AUTH_ADMIN_USERNAME": USER,
+        "MLFLOW_AUTH_ADMIN_PASSWORD": drawn.mlflow,
+        "MLFLOW_FLASK_SERVER_SECRET_KEY": drawn.mlflow_forms,
+        "MLFLOW_BASIC_AUTH_FAIL_CLOSED": "true",
+    }
+
+
+def prefect_client(ca: str, drawn: Passwords) -> dict[str, str]:
+    """What a client of the stack's own Prefect needs: whom to believe, and how to say who asks."""
+    return {
+        "PREFECT_API_SSL_CERT_FILE": ca,
+        "PREFECT_API_AUTH_STRING": drawn.prefect_auth,
+        PREFECT_SWITCH: "false",  # said outright, so that no settings file says otherwise
+    }
+
+
+def mlflow_client(ca: str, drawn: Passwords) -> dict[str, str]:
+    """What a client of the stack's MLflow needs: whom to believe, and how to say who asks."""
+    return {
+        "MLFLOW_TRACKING_SERVER_CERT_PATH": ca,
+        "MLFLOW_TRACKING_USERNAME": USER,
+        "MLFLOW_TRACKING_PASSWORD": drawn.mlflow,
+        MLFLOW_SWITCH: "false",
+    }
+
+
+def write_client_env(place: Place, environment: Mapping[str, str]) -> None:
+    """Write the shell file by which `prefect` or `mlflow` reach a secure stack: `. client.env`."""
+    lines = [f"export {name}={shlex.quote(value)}" for name, value in sorted(environment.items())]
+    place.write_private(place.client_env, "\n".join(lines) + "\n")

@@ -1,0 +1,133 @@
+"""What a site may not do, and what it costs the others: nothing."""
+
+import pytest
+from sqlalchemy import text as sql
+
+from fedllm.coordinator import dispatch, quota
+from fedllm.coordinator.aggregate import aggregate
+from fedllm.coordinator.dp_audit import dp_audit
+from fedllm.coordinator.evaluate import evaluate
+from fedllm.coordinator.journal import coordinator_folder
+from fedllm.coordinator.outcomes import Aggregated, Audited
+from fedllm.coordinator.round_keys import round_identity, round_recipient
+from fedllm.coordinator.training import Training
+from fedllm.errors import ObjectNotFoundError, RefusedError
+from fedllm.secure.sealing import unseal
+from tests.coordinator.played import PlayedRound, PlayedSite, begin_round
+
+
+def play_audit(round_: PlayedRound) -> Audited:
+    return round_.training.journal.once(round_.training.run, round_.number, "dp-audit", Audited, round_.audit)
+
+
+@pytest.fixture
+def honest(training: Training, sites: dict[str, PlayedSite]) -> PlayedRound:
+    """A round in which all sites have done what was asked."""
+    begun = begin_round(training, sites)
+    for site in sites.values():
+        site.take_part(begun.plan, begun.plan_sha256)
+    return begun
+
+
+def left_out(audited: Audited) -> dict[str, str]:
+    return {verdict.site: verdict.reason for verdict in audited.verdicts if not verdict.accepted}
+
+
+def kinds(training: Training) -> list[tuple[str, str]]:
+    return [(event.kind, event.party) for event in training.journal.security.events(training.run)]
+
+
+def test_honest_updates_all_count_and_leave_no_security_event(honest: PlayedRound) -> None:
+    audited = honest.audit()
+    assert [counted.site for counted in audited.counted] == ["amazon", "movies", "nyt"]
+    assert honest.training.journal.security.events() == []
+
+
+def test_two_signed_updates_for_one_round_cost_the_site_its_part(honest: PlayedRound) -> None:
+    outcomes = honest.outcomes()
+    site = honest.sites["movies"]
+    site.take_part(honest.plan, honest.plan_sha256, scale=2e-4)
+    audited = dp_audit(honest.training, honest.number, outcomes)
+    assert left_out(audited) == {"movies": "equivocation: it signed two different updates for one round"}
+    assert kinds(honest.training) == [("equivocation", "movies")]
+
+
+def test_a_pinned_update_that_somebody_else_wrote_over_still_counts(honest: PlayedRound) -> None:
+    outcomes = honest.outcomes()
+    key = honest.training.layout.update("movies", "run-1", 1)
+    honest.training.mailbox.store.put(key, b"not an envelope")
+    audited = dp_audit(honest.training, honest.number, outcomes)
+    assert left_out(audited) == {}
+    assert kinds(honest.training) == [("refused", "movies")]
+
+
+def test_other_objects_under_the_round_break_the_quota(honest: PlayedRound) -> None:
+    prefix = honest.training.layout.round_prefix("nyt", "run-1", 1)
+    for number in range(50):
+        honest.sites["nyt"].store.put(f"{prefix}junk-{number}", b"x")
+    audited = honest.audit()
+    assert "'junk-0'" in left_out(audited)["nyt"]
+    assert kinds(honest.training) == [("quota", "nyt")]
+
+
+def test_a_huge_object_under_an_expected_name_breaks_the_quota(honest: PlayedRound) -> None:
+    outcomes = honest.outcomes()
+    key = honest.training.layout.payload("nyt", "run-1", 1)
+    honest.sites["nyt"].store.put(key, bytes(honest.plan.most_bytes + 600 * 1024))
+    assert "its quota is" in left_out(dp_audit(honest.training, honest.number, outcomes))["nyt"]
+
+
+def test_more_objects_than_a_site_may_keep_in_all_break_the_quota(
+    honest: PlayedRound, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quota, "MOST_OBJECTS", 20)
+    prefix = honest.training.layout.site_prefix("nyt")
+    for number in range(20):
+        honest.sites["nyt"].store.put(f"{prefix}other/{number}", b"x")
+    assert "more than 20 objects in all" in left_out(honest.audit())["nyt"]
+
+
+def test_a_replayed_card_does_not_make_a_site_live(training: Training, sites: dict[str, PlayedSite]) -> None:
+    key = training.layout.card("nyt")
+    sites["nyt"].show_card()
+    old = training.mailbox.store.get(key, limit=10_000)
+    begin_round(training, sites)
+    training.mailbox.store.put(key, old)
+    for name in ("amazon", "movies"):
+        sites[name].show_card()
+    assert sorted(dispatch._live(training, 2)) == ["amazon", "movies"]
+    assert ("replay", "nyt") in kinds(training)
+
+
+def test_after_the_aggregate_nothing_opens_a_single_update_any_more(honest: PlayedRound) -> None:
+    training = honest.training
+    play_audit(honest)
+    store, run = training.mailbox.store, training.run
+    key = training.layout.payload("nyt", run, 1)
+    kept = store.get(key, limit=10**7)
+    training.journal.once(run, 1, "aggregate", Aggregated, lambda: aggregate(training, 1))
+    with training.journal.read() as session:
+        row = session.execute(sql("select sealed from round_key")).scalar_one()
+    files = list(coordinator_folder("played").glob("journal.db*"))
+    assert any(row in path.read_bytes() for path in files)
+    assert round_identity(training, 1).name == "coordinator"
+    evaluate(training, 1)
+    assert not any(row in path.read_bytes() for path in files if path.exists())
+    with pytest.raises(RefusedError, match="destroyed"):
+        round_identity(training, 1)
+    with pytest.raises(ObjectNotFoundError):
+        store.get(key, limit=10**7)
+    assert not list(training.folder.glob("*.update"))
+    # A copy of the store and the coordinator's long-term keys open nothing.
+    with pytest.raises(RefusedError):
+        unseal(kept, training.mailbox.me)
+
+
+def test_a_round_keeps_its_key_over_a_restart_and_no_two_rounds_share_one(
+    training: Training, sites: dict[str, PlayedSite]
+) -> None:
+    first = round_recipient(training, 1)
+    assert round_recipient(training, 1) == first
+    assert round_recipient(training, 2) != first
+    assert first != training.mailbox.me.public.recipient
+    assert sites
