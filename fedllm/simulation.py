@@ -79,7 +79,11 @@ def agent_processes(
                 "--log",
                 str(home / "agent.log"),
             ]
-            agents[name] = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+            # What a training process says when it fails quotes records: it belongs in the site's own log.
+            with (home / "agent.log").open("ab") as own:
+                agents[name] = subprocess.Popen(
+                    command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=own
+                )
         yield agents
     finally:
         for agent in agents.values():

@@ -128,6 +128,8 @@ def accept_invitation(path: Path, home: Path, expected: str | None = None) -> Me
     except (RefusedError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = str(error) if isinstance(error, RefusedError) else "not an invitation"
         raise IdentityError(f"{path}: {reason}; ask the coordinator for a new invitation") from None
+    if invitation.coordinator != coordinator:
+        raise IdentityError(f"{path}: it names two coordinators; ask for a new invitation")
     if expected is not None and fingerprint(coordinator) != expected.strip():
         raise IdentityError(
             f"the invitation comes from {fingerprint(coordinator)}, not from the coordinator that was told: "

@@ -65,7 +65,7 @@ def _in_the_task(plan: Plan) -> str | None:
 
 
 def _in_the_keys(plan: Plan, layout: Layout) -> str | None:
-    if plan.model.key != layout.model(plan.run or "", plan.model.sha256):
+    if plan.model.key != layout.model(plan.run or "", plan.model.sealed_sha256):
         return "the model's key is not the one of this run and hash"
     try:
         seal(b"", [plan.recipient])  # after the training it would be too late to find out

@@ -109,7 +109,7 @@ def _about_the_cohort(plan: Plan, policy: PolicyConfig, roster: Mapping[str, str
 def _about_the_effort(plan: Plan, policy: PolicyConfig, now: float, spent: Spent) -> str | None:
     asked = promised_bytes(plan)
     if plan.deadline - now > policy.max_round:
-        return f"a round of {plan.deadline - now:.0f} s is above the policy's {policy.max_round:.0f}"
+        return f"a round of {plan.deadline - now:.6g} s is above the policy's {policy.max_round:.0f}"
     if policy.hours is not None and hours_end(policy.hours, now) is None:
         return f"it is outside the policy's hours {policy.hours}"
     if policy.max_bytes is not None and spent.bytes + asked > policy.max_bytes:

@@ -14,11 +14,6 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Measure what the README states.")
 
 
-@app.callback()
-def _measure() -> None:
-    """Keep the benchmark's name in the command, also while there is only one."""
-
-
 @app.command()
 def yardsticks(
     *,
@@ -41,6 +36,39 @@ def yardsticks(
     write_bytes(out / "yardsticks.json", (json.dumps(found, indent=1, sort_keys=True) + "\n").encode())
     lines = [f"{name:10} {value:.1%}" for name, value in found["mean"].items()]
     emit(as_json, found, "\n".join([*lines, f"written: {out / 'yardsticks.json'}"]))
+
+
+@app.command()
+def soak(
+    *,
+    config: Annotated[Path, typer.Option("--config", help="The federation file.")] = Path("params.yaml"),
+    rounds: Annotated[int, typer.Option("--rounds", min=8, help="How many.")] = 200,
+    out: Annotated[Path, typer.Option("--reports", help="The folder of the report.")] = Path("reports"),
+    as_json: Annotated[bool, typer.Option("--json", help="End with one JSON object on stdout.")] = False,
+) -> None:
+    """Play many rounds with a tiny model on the real stack: do memory, threads and open files stay flat?"""
+    from fedllm.cli.run import run
+    from fedllm.config import load_federation
+    from fedllm.data.records import write_bytes
+    from fedllm.soak import soak as measure
+    from fedllm.stack import up
+
+    short = ["name=soak", "model.base=tiny", "local.steps=2", "evaluation.limit=8", f"rounds.max={rounds}"]
+    settings = load_federation(config, [*short, "rounds.patience=null"])
+    found = measure(settings, run, up())
+    write_bytes(out / "soak.json", (json.dumps(found, indent=1, sort_keys=True) + "\n").encode())
+    lines = [f"{found['rounds']} rounds in {found['seconds']:.0f} s: {'flat' if found['flat'] else 'GROWS'}"]
+    for party, told in found["parties"].items():
+        grew = ", ".join(
+            f"{told[name]['second_quarter']} to {told[name]['last_quarter']} {name}"
+            for name in ("megabytes", "threads", "files")
+            if name in told
+        )
+        lines.append(f"{party:12} {grew}")
+    lines += [f"{name:14} {size / 1e6:8.2f} MB" for name, size in found["bytes"].items()]
+    emit(as_json, found, "\n".join(lines))
+    if not found["flat"]:
+        raise typer.Exit(1)
 
 
 def _federated(seeded: "FederationConfig") -> float:

@@ -17,7 +17,7 @@ from fedllm.exchange.messages import COORDINATOR, EVERYONE, Card, Plan, PublicKe
 log = logging.getLogger(__name__)
 
 FRESH = 35.0  # s: a site whose card is older (three heartbeats missed) is not live
-_ANSWER_ROOM = 64 * 1024  # bytes that sealing and the safetensors header may add
+_HEADERS = 64 * 1024  # bytes that age's header and that of safetensors may take
 
 
 def dispatch(training: Training, number: int) -> Dispatched:
@@ -79,10 +79,15 @@ def _plan(training: Training, number: int) -> Plan:
         model=_model_for(training, number, chosen),
         task=config.task,
         local=config.local,
-        most_bytes=adapted.layout.size * 4 + _ANSWER_ROOM,
+        most_bytes=_most_bytes(adapted.layout.size * 4),
         recipient=round_recipient(training, number),
         confidentiality=config.confidentiality,
     )
+
+
+def _most_bytes(flat: int) -> int:
+    """How large a sealed update of so many bytes may be: age adds 16 bytes to every 64 KiB."""
+    return flat + flat // 4096 + _HEADERS
 
 
 def _weights(training: Training, cards: list[Card]) -> dict[str, int]:

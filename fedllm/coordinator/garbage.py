@@ -10,9 +10,10 @@ from sqlalchemy import select
 from fedllm.coordinator.journal import Journal, coordinator_folder
 from fedllm.coordinator.outcomes import Aggregated, Evaluated
 from fedllm.coordinator.progress import score
-from fedllm.coordinator.tables import ReleaseRow, RunRow
+from fedllm.coordinator.tables import ReleaseRow
 from fedllm.errors import FedllmError
 from fedllm.exchange.keys import Layout
+from fedllm.exchange.messages import Sealed
 from fedllm.exchange.store import ObjectInfo, ObjectStore
 
 OVER = {"completed", "failed", "cancelled"}
@@ -45,8 +46,8 @@ def find_garbage(journal: Journal, store: ObjectStore, *, older_than: float) -> 
         older_than: s; runs that ended since, and sites' strays younger than that, are left alone.
     """
     layout, before = Layout(journal.federation), time.time() - older_than
+    runs = journal.runs()
     with journal.read() as session:
-        runs = list(session.scalars(select(RunRow).where(RunRow.federation == journal.federation)))
         waiting = {
             (row.run, row.round)
             for row in session.scalars(select(ReleaseRow).where(ReleaseRow.version.is_(None)))
@@ -61,7 +62,8 @@ def find_garbage(journal: Journal, store: ObjectStore, *, older_than: float) -> 
     ]
     for run in sorted(over):
         models = store.list(layout.model(run, ""))
-        objects += [there for there in models if there.key.rpartition("/")[2] not in kept[run]]
+        keys = {model.key for model in kept[run]}
+        objects += [there for there in models if there.key not in keys]
     files = [path for run in sorted(over) for path in _files(journal, run, kept[run], waiting)]
     return Garbage(tuple(objects), tuple(files))
 
@@ -93,11 +95,11 @@ def _is_sites_garbage(there: ObjectInfo, over: set[str], known: set[str], before
     return there.modified < before
 
 
-def _kept_models(journal: Journal, run: str, waiting: set[tuple[str, int]]) -> set[str]:
-    """SHA-256 of the models that a run may still need."""
+def _kept_models(journal: Journal, run: str, waiting: set[tuple[str, int]]) -> list[Sealed]:
+    """The models that a run may still need."""
     steps = journal.times(run)
     models = {
-        number: journal.require(run, number, step, Aggregated).model.sha256
+        number: journal.require(run, number, step, Aggregated).model
         for number, step in steps
         if step == "aggregate"
     }
@@ -110,14 +112,15 @@ def _kept_models(journal: Journal, run: str, waiting: set[tuple[str, int]]) -> s
     if measured:
         wanted.add(max(sorted(measured), key=lambda number: measured[number]))
     wanted |= {number for number in models if (run, number) in waiting}
-    return {models[number] for number in wanted if number in models}
+    return [models[number] for number in wanted if number in models]
 
 
-def _files(journal: Journal, run: str, kept: set[str], waiting: set[tuple[str, int]]) -> Iterator[Path]:
+def _files(journal: Journal, run: str, kept: list[Sealed], waiting: set[tuple[str, int]]) -> Iterator[Path]:
+    wanted = {model.sha256 for model in kept}
     folder = coordinator_folder(journal.federation) / "runs" / run
     for path in sorted(folder.glob("*")):
         sent = path.suffix in {".sealed", ".update", ".part"} and not path.name.startswith("optimizer-")
-        if sent or (path.suffix == ".model" and path.stem not in kept):
+        if sent or (path.suffix == ".model" and path.stem not in wanted):
             yield path
         elif path.is_dir() and path.name.startswith("round-"):
             number = path.name.removeprefix("round-")

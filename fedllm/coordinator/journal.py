@@ -222,6 +222,12 @@ class Journal:
         with self.read() as session:
             return session.get(RunRow, run)
 
+    def runs(self) -> list[RunRow]:
+        """Every training of the federation, oldest first."""
+        with self.read() as session:
+            mine = select(RunRow).where(RunRow.federation == self.federation).order_by(RunRow.started)
+            return list(session.scalars(mine))
+
     # the roster and the head
 
     def roster(self) -> str | None:

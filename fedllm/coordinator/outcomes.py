@@ -63,9 +63,16 @@ class Released(Outcome):
     """The version is in MLflow, or waits in the queue."""
 
     queued: bool
+    refused: str | None = None  # why MLflow does not take it; None while it is merely away
     name: str | None = None
     version: str | None = None
     uri: str | None = None
+
+
+class RefusedRelease(Outcome):
+    """MLflow does not take a round's version. It is kept, and offered again with every release."""
+
+    reason: str
 
 
 class FailedRound(Outcome):

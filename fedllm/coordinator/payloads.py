@@ -64,6 +64,8 @@ def seal_model(training: Training, data: bytes, sites: tuple[str, ...]) -> Seale
     recipients = [site.recipient for site in training.roster.sites if site.name in sites]
     recipients.append(training.mailbox.me.public.recipient)
     path = training.folder / f"{sha256}.sealed"
-    sealed = seal_to_file(data, recipients, training.layout.model(training.run, sha256), path)
+    draft = seal_to_file(data, recipients, "unnamed", path)
+    # Named by what is stored: sealed anew for whoever joined since, it is another object, and both stay.
+    sealed = draft.model_copy(update={"key": training.layout.model(training.run, draft.sealed_sha256)})
     training.mailbox.send_payload(path, sealed)
     return sealed

@@ -5,10 +5,10 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from fedllm.coordinator.evaluate import baseline
-from fedllm.coordinator.outcomes import Aggregated, Audited, Evaluated, Released, SiteOutcome
+from fedllm.coordinator.outcomes import Aggregated, Audited, Evaluated, RefusedRelease, Released, SiteOutcome
 from fedllm.coordinator.payloads import read_model
 from fedllm.coordinator.training import Training
-from fedllm.errors import ModelError, TrackingError
+from fedllm.errors import ModelError, RecordRefusedError, TrackingError
 from fedllm.models.adapter import decode_flat
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+REFUSED = "release refused"  # the step under which a refusal is on record
 NOT_CONFIGURED = "not configured"
 DP_TAGS = ("epsilon", "delta", "unit", "adjacency", "trust_model", "accountant")
 
@@ -36,13 +37,17 @@ def released(training: Training, number: int) -> Released:
     """Where a round's version is now."""
     told = training.journal.released(training.run, number)
     if told is None:
-        return Released(queued=training.tracking_uri is not None)
+        refused = training.journal.outcome(training.run, number, REFUSED, RefusedRelease)
+        return Released(queued=training.tracking_uri is not None, refused=refused.reason if refused else None)
     version = json.loads(told)
     return Released(queued=False, name=version["name"], version=version["version"], uri=version["uri"])
 
 
 def publish_waiting(training: Training) -> None:
-    """Publish queued releases in order; stop at the first that MLflow does not take."""
+    """Publish what is queued, in order. MLflow being away ends that; what it refuses is passed over.
+
+    A refusal is an error in the log once, and on record; the release is offered again the next time.
+    """
     from fedllm.tracking import RoundRelease, Tracker
 
     if training.tracking_uri is None:
@@ -51,14 +56,22 @@ def publish_waiting(training: Training) -> None:
     for run, number, body in training.journal.waiting_releases():
         try:
             version = tracker.publish(RoundRelease.from_json(body))
-        except ModelError as error:
-            log.error("round %d of %s cannot be published: %s", number, run, error)  # noqa: TRY400 - one line
+        except (ModelError, RecordRefusedError) as error:
+            _note_refusal(training, run, number, str(error))
             continue
         except TrackingError as error:
             log.warning("MLflow does not take round %d of %s, it stays queued: %s", number, run, error)
             return
         told = {"name": version.name, "version": version.version, "uri": version.uri}
         training.journal.mark_released(run, number, json.dumps(told))
+
+
+def _note_refusal(training: Training, run: str, number: int, reason: str) -> None:
+    def first() -> RefusedRelease:
+        log.error("round %d of %s is kept, but cannot be published: %s", number, run, reason)
+        return RefusedRelease(reason=reason)
+
+    training.journal.once(run, number, REFUSED, RefusedRelease, first)
 
 
 def finish_record(training: Training, summary: dict[str, Any]) -> None:

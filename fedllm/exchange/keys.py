@@ -35,9 +35,9 @@ class Layout:
         """The server optimiser's state after a round, sealed for the coordinator."""
         return f"{self.federation}/coordinator/{run}/rounds/{number}/optimizer.bin"
 
-    def model(self, run: str, sha256: str) -> str:
-        """A global adapter, sealed for the sites; `sha256` is of what is inside."""
-        return f"{self.federation}/coordinator/{run}/models/{sha256}"
+    def model(self, run: str, sealed_sha256: str) -> str:
+        """A global adapter, sealed for the sites; named by the hash of the sealed bytes."""
+        return f"{self.federation}/coordinator/{run}/models/{sealed_sha256}"
 
     def card(self, site: str) -> str:
         """A site's heartbeat and capability."""

@@ -63,6 +63,7 @@ class PublicKeys(BaseModel):
 class Roster(Message):
     """Who takes part. Its version only rises."""
 
+    largest: ClassVar[int] = 4 * 1024 * 1024
     schema_: Literal["fedllm.roster/1"] = Field(default="fedllm.roster/1", alias="schema")
     coordinator: PublicKeys
     sites: Annotated[tuple[PublicKeys, ...], Field(max_length=10_000, strict=False)]

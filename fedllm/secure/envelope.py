@@ -59,7 +59,7 @@ def sign(message: Message, identity: Identity) -> bytes:
         raise IdentityError(f"{identity.name} cannot sign what {message.sender} says")
     envelope = Envelope(_canonical(message), PAYLOAD_TYPE, {})
     envelope.sign(CryptoSigner(identity.signing))
-    data = json.dumps(envelope.to_dict(), sort_keys=True, separators=(",", ":")).encode()
+    data = _encoded(envelope)
     _refuse_large(data, type(message))
     return data
 
@@ -113,6 +113,11 @@ def open_envelope(  # noqa: PLR0913 - every field of the head that a reader may 
     return message
 
 
+def _encoded(envelope: Envelope) -> bytes:
+    """The one encoding of an envelope: its hash changes with payload and signature, and with nothing else."""
+    return json.dumps(envelope.to_dict(), sort_keys=True, separators=(",", ":")).encode()
+
+
 def _canonical(message: Message) -> bytes:
     try:
         return json.dumps(
@@ -138,6 +143,9 @@ def _verified(data: bytes, keys: PublicKeys) -> bytes:
         raise RefusedError(f"payload type is not {PAYLOAD_TYPE}")
     keyid = outer.signatures[0].keyid
     envelope = Envelope(payload, outer.payload_type, {keyid: Signature(keyid, signature.hex())})
+    if _encoded(envelope) != data:
+        # Else whoever holds the store could wrap one message in two ways and have its sender blamed for both.
+        raise RefusedError("the envelope is not in its one encoding")
     try:
         envelope.verify([_verifier(keys)], 1)
     except VerificationError:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from sqlalchemy import Engine, create_engine
+
 import fedllm.agent.duty
 from fedllm.agent.agent import Agent
 from fedllm.agent.join import Membership
@@ -19,6 +21,9 @@ from fedllm.exchange.store import ObjectInfo, ObjectStore
 T = TypeVar("T")
 
 BOUNDARIES = ("reserve", "answer", "training", "seal", "commit", "payload", "update", "release", "clear")
+Works = dict[tuple[str, int], tuple[str, str, bytes, bytes | None]]
+# Thousands of short lives would wear a disk out, and a test does not lose its power.
+MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108 - folders of their own are made there
 OBJECTS = ("head", "plan", "roster", "model", "answer", "payload", "update")
 
 
@@ -132,6 +137,16 @@ class InstantTrainer:
         self._job = None
 
 
+_shared = create_engine("sqlite://")
+
+
+def quick_engine(url: str) -> Engine:
+    """As `create_engine`, without compiling each statement anew for each of thousands of databases."""
+    engine = create_engine(url)
+    engine.dialect, engine._compiled_cache = _shared.dialect, _shared._compiled_cache
+    return engine
+
+
 @dataclass(frozen=True)
 class Wired(Membership):
     """A member whose store the test holds."""
@@ -186,7 +201,7 @@ class Site:
             self.agent._lock.release()
             self.agent = None
 
-    def work(self) -> dict[tuple[str, int], tuple[str, str, bytes, bytes | None]]:
+    def work(self) -> Works:
         """(run, round): state, plan, answer and update, as the disk has them."""
         path = self.member.home / "memory.db"
         if not path.exists():

@@ -36,10 +36,6 @@ class Global:
     size: int
     flat: bytes
 
-    @property
-    def sha256(self) -> str:
-        return hashlib.sha256(self.flat).hexdigest()
-
 
 class CountingTrainer(InlineTrainer):
     """An `InlineTrainer` that counts its jobs."""
@@ -91,9 +87,10 @@ class Coordinator:
     def sealed_model(self) -> Sealed:
         """The global adapter, sealed for the site and in the store."""
         if self._sealed is None:
-            path = self.folder / "model.sealed"
-            key = self.mailbox.layout.model(RUN, self.model.sha256)
-            self._sealed = seal_to_file(self.model.flat, [self.member.identity.public.recipient], key, path)
+            path, recipients = self.folder / "model.sealed", [self.member.identity.public.recipient]
+            draft = seal_to_file(self.model.flat, recipients, "unnamed", path)
+            key = self.mailbox.layout.model(RUN, draft.sealed_sha256)
+            self._sealed = draft.model_copy(update={"key": key})
             self.mailbox.send_payload(path, self._sealed)
         return self._sealed
 

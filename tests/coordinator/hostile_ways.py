@@ -26,11 +26,16 @@ HOSTILE = "movies"  # the site that is
 TENSOR = "flat"
 
 
+def compact(outer: dict[str, Any]) -> bytes:
+    """The one encoding of an envelope: other checks than that of its encoding are to be reached."""
+    return json.dumps(outer, sort_keys=True, separators=(",", ":")).encode()
+
+
 def envelope(payload: bytes, me: Identity, kind: str = PAYLOAD_TYPE) -> bytes:
     """Whatever bytes, truly signed."""
     wrapped = Envelope(payload, kind, {})
     wrapped.sign(CryptoSigner(me.signing))
-    return json.dumps(wrapped.to_dict()).encode()
+    return compact(wrapped.to_dict())
 
 
 @dataclass
@@ -310,9 +315,18 @@ def tampered(case: Case) -> None:
     def change(wrapped: bytes) -> bytes:
         outer = json.loads(wrapped)
         spoil(outer)
-        return json.dumps(outer).encode()
+        return compact(outer)
 
     case.wire = change
+
+
+def wrapped_anew(case: Case) -> None:
+    """The same signed message in an envelope that is written in another way."""
+    case.wire = case.pick(
+        lambda wrapped: wrapped + b" ",
+        lambda wrapped: json.dumps(json.loads(wrapped)).encode(),
+        lambda wrapped: wrapped.replace(b'"signatures"', b'"signatures":[],"signatures"'),
+    )
 
 
 def cut(case: Case) -> None:
@@ -328,7 +342,7 @@ def flipped(case: Case) -> None:
         outer = json.loads(wrapped)
         text, at = outer["payload"], int(share * (len(outer["payload"]) - 4))
         outer["payload"] = text[:at] + ("A" if text[at] != "A" else "B") + text[at + 1 :]
-        return json.dumps(outer).encode()
+        return compact(outer)
 
     case.wire = flip
 
@@ -351,5 +365,5 @@ INSIDE = [shape, longer, folded, dtype, named, several, infinite, enormous, noth
 INSIDE += [lying_header, bomb, executable, garbled]
 SEALED = [sealed_for_others, misdescribed, elsewhere, overwritten, vanished, huge, crowd, two_updates]
 SAID = [foreign, another, unknown_field, absent_field, wrong_type, no_number, twice, deep, oversized]
-SAID += [another_kind, tampered, cut, flipped, noise]
+SAID += [another_kind, wrapped_anew, tampered, cut, flipped, noise]
 KINDS = INSIDE + SEALED + SAID

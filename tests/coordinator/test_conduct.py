@@ -131,3 +131,12 @@ def test_a_round_keeps_its_key_over_a_restart_and_no_two_rounds_share_one(
     assert round_recipient(training, 2) != first
     assert first != training.mailbox.me.public.recipient
     assert sites
+
+
+def test_a_store_that_wraps_an_honest_update_anew_frames_nobody(honest: PlayedRound) -> None:
+    outcomes = honest.outcomes()
+    store, key = honest.training.mailbox.store, honest.training.layout.update("movies", "run-1", 1)
+    store.put(key, store.get(key, limit=10**6) + b" ")
+    audited = dp_audit(honest.training, honest.number, outcomes)
+    assert left_out(audited) == {}
+    assert kinds(honest.training) == [("refused", "movies")]

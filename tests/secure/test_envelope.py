@@ -44,11 +44,16 @@ def _answer(**changes: object) -> Answer:
     return Answer(**(fields | changes))
 
 
+def _compact(outer: object) -> bytes:
+    """The one encoding of an envelope."""
+    return json.dumps(outer, sort_keys=True, separators=(",", ":")).encode()
+
+
 def _signed(payload: bytes, identity: Identity, payload_type: str = PAYLOAD_TYPE) -> bytes:
     """An honest signature over whatever bytes."""
     envelope = Envelope(payload, payload_type, {})
     envelope.sign(CryptoSigner(identity.signing))
-    return json.dumps(envelope.to_dict()).encode()
+    return _compact(envelope.to_dict())
 
 
 def _payload(**changes: object) -> dict[str, Any]:
@@ -105,6 +110,7 @@ def test_large_nested_messages_come_back_equal(coordinator: Identity) -> None:
         task=TaskConfig(labels={"p": " täglich", "n": "\u2028"}),
         local=LocalConfig(lr=3),
         most_bytes=10,
+        recipient=coordinator.public.recipient,
         confidentiality="plain",
     )
     verdict = Verdict(
@@ -139,7 +145,7 @@ def test_a_changed_payload_is_refused_before_it_is_parsed(amazon: Identity) -> N
     outer = json.loads(sign(_answer(), amazon))
     outer["payload"] = base64.b64encode(b"{ not even json").decode()
     with pytest.raises(RefusedError, match="signature is not amazon's"):
-        _open(json.dumps(outer).encode(), amazon)
+        _open(_compact(outer), amazon)
 
 
 def test_every_changed_byte_of_the_payload_is_refused(amazon: Identity) -> None:
@@ -150,7 +156,7 @@ def test_every_changed_byte_of_the_payload_is_refused(amazon: Identity) -> None:
         changed[place] ^= 1
         outer["payload"] = base64.b64encode(changed).decode()
         with pytest.raises(RefusedError, match="signature"):
-            _open(json.dumps(outer).encode(), amazon)
+            _open(_compact(outer), amazon)
 
 
 def test_another_partys_signature_is_refused_whatever_key_id_it_claims(
@@ -158,10 +164,10 @@ def test_another_partys_signature_is_refused_whatever_key_id_it_claims(
 ) -> None:
     forged = json.loads(_signed(json.dumps(_payload()).encode(), coordinator))
     with pytest.raises(RefusedError, match="signature"):
-        _open(json.dumps(forged).encode(), amazon)
+        _open(_compact(forged), amazon)
     forged["signatures"][0]["keyid"] = json.loads(sign(_answer(), amazon))["signatures"][0]["keyid"]
     with pytest.raises(RefusedError, match="signature"):
-        _open(json.dumps(forged).encode(), amazon)
+        _open(_compact(forged), amazon)
 
 
 def test_a_signature_for_another_payload_type_is_refused(amazon: Identity) -> None:
@@ -298,7 +304,7 @@ def test_a_number_that_is_not_finite_is_refused(amazon: Identity, field: str, nu
 def test_what_is_no_envelope_is_refused(amazon: Identity, spoil: Callable[[Any], object]) -> None:
     outer = json.loads(sign(_answer(), amazon))
     with pytest.raises(RefusedError, match="no DSSE envelope"):
-        _open(json.dumps(spoil(outer)).encode(), amazon)
+        _open(_compact(spoil(outer)), amazon)
 
 
 @pytest.mark.parametrize("data", [b"", b"\xff\xfe", b"<html>", b"[" * 100_000])
@@ -313,3 +319,19 @@ def test_no_reason_repeats_what_was_sent(amazon: Identity) -> None:
     with pytest.raises(RefusedError) as caught:
         _open(data, amazon)
     assert secret not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda data: data + b" ",
+        lambda data: json.dumps(json.loads(data)).encode(),
+        lambda data: data.replace(b'"payloadType"', b'"payloadType":"x","payloadType"'),
+    ],
+)
+def test_one_message_is_wrapped_in_one_way_alone(wrap: Callable[[bytes], bytes], amazon: Identity) -> None:
+    """Else whoever holds the store could show two envelopes of one signed message."""
+    data = sign(_answer(), amazon)
+    assert wrap(data) != data
+    with pytest.raises(RefusedError, match="one encoding"):
+        _open(wrap(data), amazon)
