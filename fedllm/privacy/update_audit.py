@@ -13,6 +13,7 @@ from fedllm.exchange.messages import Verdict
 if TYPE_CHECKING:
     from fedllm.config import LocalConfig
 
+LONGEST_REASON = 300  # characters: closed.json holds a verdict on each of thousands of sites
 NO_DP = "no DP configured"
 
 Check = Literal["pass", "fail", "not observable"]
@@ -70,4 +71,4 @@ def refuse(site: str, reason: str, checks: dict[str, Check], failed: str) -> Ver
     """A verdict against an update: what passed before, what failed, and what was not looked at."""
     told: dict[str, Check] = {name: checks.get(name, "not observable") for name in CHECKS}
     told[failed] = "fail"
-    return Verdict(site=site, accepted=False, reason=reason[:2000], checks=told, privacy=NO_DP)
+    return Verdict(site=site, accepted=False, reason=reason[:LONGEST_REASON], checks=told, privacy=NO_DP)

@@ -143,13 +143,13 @@ def _verified(data: bytes, keys: PublicKeys) -> bytes:
         raise RefusedError(f"payload type is not {PAYLOAD_TYPE}")
     keyid = outer.signatures[0].keyid
     envelope = Envelope(payload, outer.payload_type, {keyid: Signature(keyid, signature.hex())})
-    if _encoded(envelope) != data:
-        # Else whoever holds the store could wrap one message in two ways and have its sender blamed for both.
-        raise RefusedError("the envelope is not in its one encoding")
     try:
         envelope.verify([_verifier(keys)], 1)
     except VerificationError:
         raise RefusedError(f"signature is not {keys.name}'s") from None
+    if _encoded(envelope) != data:
+        # Else whoever holds the store could wrap one message in two ways and have its sender blamed for both.
+        raise RefusedError("the envelope is not in its one encoding")
     return payload
 
 

@@ -1,0 +1,106 @@
+"""A real federation on a folder, with everything that it ever showed kept for a second reader."""
+
+import threading
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fedllm.agent.worker import Workbench
+from fedllm.config import FederationConfig
+from fedllm.coordinator.outcomes import Audited, SiteOutcome
+from fedllm.coordinator.round_keys import round_identity
+from fedllm.coordinator.rounds import JournaledSteps, play
+from fedllm.coordinator.training import open_training
+from fedllm.data.records import write_records
+from fedllm.exchange.directory_store import DirectoryStore
+from fedllm.exchange.store import ObjectInfo
+from fedllm.simulation import _agent_thread, join
+
+SITES = ("east", "north", "west")
+RUN = "run-a"
+ROUNDS = 2
+
+
+@dataclass
+class Recorded:
+    """What a federation left: keys and bytes, in the order in which the coordinator wrote them."""
+
+    folder: Path
+    config: FederationConfig
+    written: list[tuple[str, bytes]] = field(default_factory=list)
+    sites: dict[str, bytes] = field(default_factory=dict)  # what sites wrote, by key
+    round_keys: dict[int, str] = field(default_factory=dict)  # AGE-SECRET-KEY-1…, destroyed since
+
+    def last(self, key: str) -> bytes:
+        """What the coordinator wrote last under a key of the federation."""
+        return next(data for name, data in reversed(self.written) if name == f"fed/{key}")
+
+    def home(self, site: str) -> Path:
+        return self.folder / site
+
+
+class _RecordingStore(DirectoryStore):
+    """A folder that remembers every write."""
+
+    def __init__(self, folder: Path, written: list[tuple[str, bytes]]) -> None:
+        super().__init__(folder)
+        self._written = written
+
+    def put(self, key: str, data: bytes) -> ObjectInfo:
+        self._written.append((key, data))
+        return super().put(key, data)
+
+    def put_file(self, key: str, path: Path) -> ObjectInfo:
+        self._written.append((key, path.read_bytes()))
+        return super().put_file(key, path)
+
+
+class _WatchedSteps(JournaledSteps):
+    """Keeps what a round destroys when it is over."""
+
+    def __init__(self, recorded: Recorded, *arguments: object) -> None:
+        super().__init__(*arguments)  # type: ignore[arg-type]  # as its parent
+        self._recorded = recorded
+
+    def dp_audit(self, number: int, outcomes: Sequence[SiteOutcome]) -> Audited:
+        training = self.training
+        self._recorded.round_keys[number] = str(round_identity(training, number).opening)
+        for site in SITES:
+            for name in ("answer.json", "update.json", "update.bin"):
+                key = f"fed/sites/{site}/{RUN}/{number}/{name}"
+                self._recorded.sites[key] = training.mailbox.store.get(key, limit=1 << 20)
+        return super().dp_audit(number, outcomes)
+
+
+def record(folder: Path) -> Recorded:
+    """Play two rounds of three sites with the base `tiny`. FEDLLM_HOME is the caller's care."""
+    labels = ("positive", "negative")
+    config = FederationConfig.model_validate(
+        {
+            "name": "fed",
+            "model": {"base": "tiny", "adapter": {"rank": 2, "alpha": 4}},
+            "task": {"labels": {label: f" {label}" for label in labels}, "template": "{text} :"},
+            "rounds": {"max": ROUNDS, "patience": None, "deadline": "60s"},
+            "local": {"lr": 0.02, "steps": 2, "batch_size": 2},
+            "store": {"url": f"file://{folder / 'store'}"},
+            "simulation": {"sites": SITES},
+        }
+    )
+    recorded = Recorded(folder, config)
+    bench, lock = Workbench(), threading.Lock()
+    public = folder / "public.jsonl"
+    write_records(public, [{"text": f"{label} {n}", "label": label} for n in range(4) for label in labels])
+    with ExitStack() as stack:
+        for number, site in enumerate(SITES):
+            data = folder / f"{site}.jsonl"
+            count = 4 + number  # weights by examples that differ
+            write_records(
+                data, [{"text": f"{label} {n}", "label": label} for n in range(count) for label in labels]
+            )
+            member = join(config, site, data, folder / site, poll_near=0.05, poll_idle=0.05)
+            stack.enter_context(_agent_thread(member, bench, lock))
+        store = _RecordingStore(folder / "store", recorded.written)
+        with open_training(config, RUN, public, store=store) as training:
+            play(training, _WatchedSteps(recorded, training))
+    return recorded
