@@ -49,7 +49,8 @@ def join(config: FederationConfig, name: str, data: Path, home: Path, **settings
         try:
             member = accept_invitation(invitation, home)
             access = store_access(config)
-            if (member.invitation.store_url, member.invitation.endpoint) == (access.url, access.endpoint):
+            told = member.invitation
+            if (told.store_url, told.endpoint, told.ca) == (access.url, access.endpoint, access.ca):
                 member.connect().stat(member.layout.roster)
                 return member
         except (AccessDeniedError, ObjectNotFoundError):
@@ -82,7 +83,11 @@ def agent_processes(
             # What a training process says when it fails quotes records: it belongs in the site's own log.
             with (home / "agent.log").open("ab") as own:
                 agents[name] = subprocess.Popen(
-                    command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=own
+                    command,
+                    env=_site_environment(),
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=own,
                 )
         yield agents
     finally:
@@ -94,6 +99,11 @@ def agent_processes(
             except subprocess.TimeoutExpired:
                 agent.kill()
                 agent.wait()
+
+
+def _site_environment() -> dict[str, str]:
+    """The environment without the coordinator's way to its servers: no site has their passwords."""
+    return {key: value for key, value in os.environ.items() if not key.startswith(("PREFECT_", "MLFLOW_"))}
 
 
 def simulate(config: FederationConfig) -> RunResult:

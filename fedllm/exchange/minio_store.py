@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import stamina
 import urllib3
 from minio import Minio
+from minio import time as signing_time
 from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
 from urllib3.response import BaseHTTPResponse
 
@@ -29,6 +30,7 @@ PART = 16 << 20  # bytes of a file that are in memory at once
 
 _NOT_MODIFIED = 304
 _DENIED = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "AllAccessDisabled"}
+_SKEWED, _TOLERATED = "RequestTimeTooSkewed", 900.0  # S3 refuses signatures that are more s off
 _BUSY = {"SlowDown", "SlowDownRead", "SlowDownWrite", "RequestTimeout", "InternalError", "ServiceUnavailable"}
 _FAILURES = (MinioException, urllib3.exceptions.HTTPError, OSError, ValueError)
 
@@ -189,6 +191,8 @@ class MinioStore:
                 return ExchangeError(f"{self.endpoint} has no bucket {self.bucket!r}: create it")
             if error.code == "NoSuchKey":
                 return ObjectNotFoundError(f"{key} is not in the store")
+            if (off := _clock_off(error)) is not None:
+                return ExchangeError(f"this machine's clock is {off:.0f} s from the store's: set it (NTP)")
             if error.code in _DENIED:
                 return AccessDeniedError(f"{key}: the store refused ({error.code})")
             return ExchangeError(f"{key}: the store answered {error.code}: {error.message}")
@@ -253,6 +257,18 @@ def _chunks(response: BaseHTTPResponse) -> Iterator[bytes]:
             yield chunk
     finally:
         response.release_conn()
+
+
+def _clock_off(error: S3Error) -> float | None:
+    """How many seconds our clock is off, where that is why the store refused; else None."""
+    if error.code != _SKEWED and error.code not in _DENIED:  # the answer to a HEAD cannot say why
+        return None
+    try:
+        theirs = parsedate_to_datetime(error.response.headers["Date"])
+    except (KeyError, TypeError, ValueError):
+        return None
+    off = abs((signing_time.utcnow() - theirs).total_seconds())
+    return off if error.code == _SKEWED or off > _TOLERATED else None
 
 
 def _status(error: Exception) -> int | None:

@@ -27,6 +27,9 @@ QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
 
+# What a reverse proxy in front of a secure stack needs to be said: by which names browsers come.
+BEHIND_A_PROXY = ("PREFECT_SERVER_UI_API_URL", "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS")
+
 
 @dataclass(frozen=True)
 class Program:
@@ -137,6 +140,8 @@ def _secure(place: Place, env: dict[str, dict[str, str]], secure: Passwords) -> 
     """Add to each program's environment, by its name, what TLS and passwords take."""
     served = certificates(place)
     ca = str(served.ca)
+    for name in ("mlflow", "prefect"):
+        env.get(name, {}).update({key: os.environ[key] for key in BEHIND_A_PROXY if key in os.environ})
     env["minio"]["HOME"] = str(place.minio_home)
     env["mlflow"] |= uvicorn_environment(served) | mlflow_auth_environment(place, secure)
     env["mlflow"]["AWS_CA_BUNDLE"] = ca

@@ -97,6 +97,10 @@ def mlflow_client(ca: str, drawn: Passwords) -> dict[str, str]:
         "MLFLOW_TRACKING_USERNAME": USER,
         "MLFLOW_TRACKING_PASSWORD": drawn.mlflow,
         MLFLOW_SWITCH: "false",
+        # Files go through MLflow: straight from the store they would come by a certificate that MLflow's
+        # client has no way to check, and by an address that only this machine can reach.
+        "MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD": "false",
+        "MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD": "false",
     }
 
 

@@ -35,7 +35,8 @@ class Tracker:
         """Record a round and register its model; a second call finds the first one's version.
 
         Raises:
-            TrackingError: MLflow does not answer or refuses; call again later with the same release.
+            TrackingError: MLflow does not answer; call again later with the same release.
+            RecordRefusedError: MLflow refuses this release; others may be taken all the same.
             ModelError: the release's adapter folder is incomplete.
         """
         check_adapter(release.adapter_folder)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from fedllm.errors import TrackingError
+from fedllm.errors import RecordRefusedError, TrackingError
 from fedllm.secure.trust import read_ca, refuse_unchecked, trusting, why_untrusted
 
 if TYPE_CHECKING:
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 PROBE_SECONDS = 4.0
 DEAD = frozenset({502, 503, 504})  # a proxy answers, MLflow does not
+# The content is at fault; not a password (401, 403), an address (404), time (408) or haste (429).
+REFUSED = frozenset({400, 409, 413, 414, 415, 422})
 
 # What the user set stays.
 MANNERS = {
@@ -91,14 +93,30 @@ def probe(uri: str) -> None:
 
 @contextmanager
 def answering(uri: str) -> Iterator[None]:
-    """Turn every way in which MLflow can fail inside the block into one `TrackingError`."""
+    """Turn every way in which MLflow can fail inside the block into one `TrackingError`.
+
+    Raises:
+        RecordRefusedError: MLflow is there and does not take the content of a request.
+        TrackingError: everything else, which may be different later.
+    """
     from mlflow.exceptions import MlflowException
 
     probe(uri)
     try:
         yield
     except (MlflowException, OSError) as error:  # requests' errors are OSErrors
+        if _status(error) in REFUSED:
+            raise RecordRefusedError(f"MLflow at {uri} refuses it: {_line(error)}") from error
         raise TrackingError(f"MLflow at {uri} did not do what was asked: {_line(error)}") from error
+
+
+def _status(error: Exception) -> int | None:
+    """The HTTP status that an error stands for: MLflow's own, or of a request to its artifacts."""
+    from mlflow.exceptions import MlflowException
+
+    if isinstance(error, MlflowException):
+        return int(error.get_http_status_code())
+    return getattr(getattr(error, "response", None), "status_code", None)
 
 
 def _unreachable(uri: str, why: str) -> TrackingError:

@@ -5,7 +5,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, Self
 
-from fedllm.errors import TrackingError
+from fedllm.errors import RecordRefusedError
 
 NO_DP = {
     "dp.epsilon": "not configured",
@@ -51,14 +51,14 @@ class RoundRelease:
         """Read what `to_json` wrote.
 
         Raises:
-            TrackingError: the text is no release of this version of fedllm.
+            RecordRefusedError: the text is no release of this version of fedllm.
         """
         try:
             raw = json.loads(text)
             raw["sites"] = tuple(raw["sites"])
             return cls(**raw)
         except (ValueError, KeyError, TypeError) as error:
-            raise TrackingError(f"the queued release cannot be read: {error}") from None
+            raise RecordRefusedError(f"the queued release cannot be read: {error}") from None
 
 
 @dataclass(frozen=True)

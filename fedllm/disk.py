@@ -1,0 +1,42 @@
+"""A disk without room, however it shows: one error that says which disk, and what to do."""
+
+import errno
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sqlalchemy.exc import DBAPIError
+
+from fedllm.errors import DiskFullError
+
+_ERRNO = {errno.ENOSPC, errno.EDQUOT}
+# SQLite meets a full disk as it grows the database or its log, or the shared file beside them.
+_SQLITE = {"SQLITE_FULL", "SQLITE_IOERR_SHMSIZE", "SQLITE_IOERR_SHMMAP"}
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error says that a disk has no room."""
+    if isinstance(error, DBAPIError):
+        cause = error.orig
+        return isinstance(cause, sqlite3.Error) and getattr(cause, "sqlite_errorname", "") in _SQLITE
+    return isinstance(error, DiskFullError) or (isinstance(error, OSError) and error.errno in _ERRNO)
+
+
+@contextmanager
+def room(folder: Path, then: str) -> Iterator[None]:
+    """Name a disk that fills up inside the block.
+
+    Args:
+        folder: what is written to.
+        then: what to do once there is space, as the error says it.
+
+    Raises:
+        DiskFullError: there is no room.
+    """
+    try:
+        yield
+    except (OSError, DBAPIError, DiskFullError) as error:
+        if not is_full(error):
+            raise
+        raise DiskFullError(f"the disk of {folder} is full: make space, then {then}") from error
