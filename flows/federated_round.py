@@ -9,8 +9,11 @@ from prefect.runtime import flow_run
 from fedllm.config import load_federation
 from fedllm.coordinator.result import result
 from fedllm.coordinator.rounds import play
+from fedllm.errors import CancelledError
 from fedllm.session import Request, session
+from flows.output import outlive_readers
 from flows.tasks import PrefectSteps
+from flows.watch import cancelled, watched
 
 
 @flow(name="federated-round", persist_result=False, log_prints=True)
@@ -30,7 +33,11 @@ def federated_round(
 
     Returns:
         The `fedllm.run/1` object.
+
+    Raises:
+        CancelledError: the training was cancelled; the flow run ends as Cancelled.
     """
+    outlive_readers()
     config = load_federation(config_uri)
     request = Request(
         run_id=run_id,
@@ -39,6 +46,9 @@ def federated_round(
         projects=(Path(config_uri).resolve().parent, Path.cwd()),
         prefect_flow_run=flow_run.get_id(),
     )
-    with session(config, request) as training:
-        play(training, PrefectSteps(training), insist=True)
-        return result(training).public()
+    try:
+        with session(config, request) as training, watched(training):
+            play(training, PrefectSteps(training), insist=True)
+            return result(training).public()
+    except CancelledError as error:
+        return cancelled(error)

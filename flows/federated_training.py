@@ -9,8 +9,11 @@ from prefect.runtime import flow_run
 from fedllm.config import load_federation
 from fedllm.coordinator.result import result
 from fedllm.coordinator.rounds import play
+from fedllm.errors import CancelledError
 from fedllm.session import Request, session
+from flows.output import outlive_readers
 from flows.tasks import PrefectSteps
+from flows.watch import cancelled, watched
 
 
 @flow(name="federated-training", persist_result=False, log_prints=True)
@@ -32,7 +35,11 @@ def federated_training(
 
     Returns:
         The `fedllm.run/1` object.
+
+    Raises:
+        CancelledError: the training was cancelled; the flow run ends as Cancelled.
     """
+    outlive_readers()
     config = load_federation(config_uri)
     request = Request(
         run_id=run_id,
@@ -42,7 +49,10 @@ def federated_training(
         projects=(Path(config_uri).resolve().parent, Path.cwd()),
         prefect_flow_run=flow_run.get_id(),
     )
-    with session(config, request) as training:
-        print(f"run {training.run} of {config.name}")  # noqa: T201 - log_prints makes it the flow's log
-        play(training, PrefectSteps(training))
-        return result(training).public()
+    try:
+        with session(config, request) as training, watched(training):
+            print(f"run {training.run} of {config.name}")  # noqa: T201 - log_prints makes it the flow's log
+            play(training, PrefectSteps(training))
+            return result(training).public()
+    except CancelledError as error:
+        return cancelled(error)

@@ -1,6 +1,7 @@
 """The six steps as Prefect tasks, with what a user of Prefect's UI wants to see as artifacts."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from prefect import get_run_logger, task
@@ -8,6 +9,7 @@ from prefect.artifacts import create_link_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas import TaskRun
 from prefect.client.schemas.objects import State
+from prefect.events import emit_event
 
 from fedllm.coordinator.outcomes import Aggregated, Audited, Dispatched, Evaluated, Released, SiteOutcome
 from fedllm.coordinator.progress import evaluations
@@ -36,12 +38,14 @@ def _unless_away(show: Callable[[], None]) -> None:
         get_run_logger().warning("an artifact could not be shown: %s", error)
 
 
+_MOST_ROWS = 200  # security events shown; the journal keeps more
+
 # Nothing is cached or persisted: the journal knows what is done, and tensors never travel through Prefect.
 _STEP: dict[str, Any] = {
     "persist_result": False,
     "cache_policy": NO_CACHE,
-    "retries": 3,
-    "retry_delay_seconds": [1, 5, 15],
+    "retries": 6,
+    "retry_delay_seconds": [1, 5, 15, 30, 30, 30],  # s: a store that is away for a minute ends no run
     "retry_jitter_factor": 0.5,
     "retry_condition_fn": _worth_retrying,
 }
@@ -68,6 +72,7 @@ class PrefectSteps:
         def dp_audit(number: int, outcomes: list[SiteOutcome]) -> Audited:
             done = steps.dp_audit(number, outcomes)
             _unless_away(lambda: self._show_audit(number, done))
+            _unless_away(lambda: self._show_security(number))
             return done
 
         @task(name="aggregate", task_run_name="round-{number} aggregate", **_STEP)
@@ -124,6 +129,25 @@ class PrefectSteps:
             description=f"Round {number} of {self._training.run}: what each site did and what dp-audit found",
         )
 
+    def _show_security(self, number: int) -> None:
+        """What was refused so far, if anything; an event says that this round added to it."""
+        name, run = self._training.config.name, self._training.run
+        rows = [asdict(event) for event in self._training.journal.security.events(run)]
+        if not rows:
+            return
+        create_table_artifact(
+            key=f"{name}-security",
+            table=rows[-_MOST_ROWS:],
+            description=f"{run}: what was refused, from whom and why; `fedllm events` shows all of it",
+        )
+        new = [row for row in rows if row["round"] == number]
+        if new:
+            emit_event(
+                "fedllm.security",
+                {"prefect.resource.id": f"fedllm.federation.{name}", "prefect.resource.name": name},
+                payload={"run": run, "round": number, "events": new[-_MOST_ROWS:]},
+            )
+
     def _show_metrics(self) -> None:
         measured = evaluations(self._training)
         rows = [
@@ -140,6 +164,9 @@ class PrefectSteps:
         )
 
     def _show_release(self, number: int, done: Released) -> None:
+        if done.refused is not None:
+            get_run_logger().error("round %d is kept and not published: %s", number, done.refused)
+            return
         if done.uri is None:
             get_run_logger().warning("round %d waits for MLflow: it is published when MLflow answers", number)
             return

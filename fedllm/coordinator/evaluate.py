@@ -51,7 +51,7 @@ def _measure(training: Training, model: Sealed | None) -> dict[str, float]:
     else:
         adapted.write(decode_flat(read_model(training, model), adapted.layout.size))
     public = load_public(training.config, training.public)
-    found = measure(adapted, tokenizer, public, training.config.task)
+    found = measure(adapted, tokenizer, public, training.config.task, between=training.check)
     metrics = {"loss": found.loss}
     if found.accuracy is not None:
         metrics["accuracy"] = found.accuracy

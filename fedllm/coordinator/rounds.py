@@ -157,13 +157,17 @@ def play(training: Training, steps: Steps, *, insist: bool = False) -> str:
     except LeaseError:
         raise  # nothing more may be written: another coordinator leads
     except CancelledError as error:
-        # Deposed by `fedllm cancel`, which has said so to all; or cancelled from within, and says it now.
-        with contextlib.suppress(CancelledError, LeaseError):
+        try:
             close(training, "cancelled", str(error))
+        except (CancelledError, LeaseError):
+            # Deposed by `fedllm cancel`, which has told the journal and the sites.
+            _end_record(training, "cancelled", str(error))
         raise
     except BaseException as error:
+        # What is no `Exception` tells the process to end (Ctrl-C, SIGTERM): nothing has failed.
+        status = "failed" if isinstance(error, Exception) else "crashed"
         with contextlib.suppress(DiskFullError):  # then that is what stopped it, and what is told
-            close(training, "failed", str(error) or type(error).__name__)
+            close(training, status, str(error) or type(error).__name__)
         raise
     if not insist and reason == "round limit":
         reason = stop_reason(training) or reason

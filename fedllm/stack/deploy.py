@@ -57,7 +57,7 @@ def register_deployments(
         The deployments' names, as `flow/name`.
 
     Raises:
-        ConfigError: for a federation file that is not one, or a wrong `FEDLLM_ZOMBIE_SECONDS`.
+        ConfigError: for a federation file that is not one.
         StackError: with what Prefect said.
     """
     load_federation(config)

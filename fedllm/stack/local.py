@@ -10,6 +10,7 @@ from fedllm.errors import StackError
 from fedllm.secure.ca import renewal_due
 from fedllm.secure.trust import refuse_unchecked
 from fedllm.stack.addresses import BUCKET, Endpoints, read_endpoints
+from fedllm.stack.automations import register_automations
 from fedllm.stack.deploy import deploy_stamp, register_deployments
 from fedllm.stack.health import PrefectApi, answers, choose_port, health_urls, wait_until
 from fedllm.stack.minio import ensure_bucket, format_volume
@@ -160,6 +161,7 @@ def _start_worker(control: Control, found: Endpoints) -> None:
     """Start the worker and wait for its first heartbeat; one that runs already is left alone."""
     api = PrefectApi(found.prefect_api_url)
     api.ensure_pool(POOL)
+    register_automations(api)
     before: str | None = None
     if control.states()["worker"] != "RUNNING":
         if found.own_prefect:

@@ -1,6 +1,6 @@
 """How good a model is on records whose answers are known, and what it says where they are not."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -48,16 +48,17 @@ def evaluate(
     tokenizer: Tokenizer,
     records: Sequence[Record],
     task: TaskConfig,
-    group: str = SILO,
+    *,
+    between: Callable[[], None] = lambda: None,
 ) -> Evaluation:
     """Compare a model with records' answers.
 
     Args:
         model: adapted or bare.
         tokenizer: the base's.
-        records: with answers.
+        records: with answers; those without the field `silo` are one group, `all`.
         task: as in training.
-        group: the field that names a record's group; records without it are `all`.
+        between: called before every batch; what it raises ends the evaluation.
 
     Raises:
         DataError: no records, or one that the task cannot read.
@@ -72,6 +73,7 @@ def evaluate(
     losses = [0.0] * len(examples)
     right = [False] * len(examples)
     for rows in _batches([example.length for example in examples]):
+        between()
         padded = collate([examples[i] for i in rows], tokenizer.pad_token_id)
         with torch.inference_mode(), engine.autocast():
             logits = answer_logits(bare, padded).float().cpu()  # (batch, keep, vocabulary)
@@ -85,7 +87,7 @@ def evaluate(
                 at = logits[row, padded.keep - len(examples[i].answer)]  # (vocabulary,)
                 best = firsts[int(at[firsts].argmax())]
                 right[i] = best == examples[i].answer[0]
-    names = [record.get(group, EVERYTHING) for record in records]
+    names = [record.get(SILO, EVERYTHING) for record in records]
     groups = {
         name: _metrics([i for i, mine in enumerate(names) if mine == name], losses, right, bool(firsts))
         for name in sorted(set(names))

@@ -19,8 +19,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoints]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FEDLLM_HOME", str(home))
         patch.delenv("PREFECT_API_URL", raising=False)
-        found = up()
         try:
+            found = up()
             for name, value in found.environment().items():
                 patch.setenv(name, value)
             yield found

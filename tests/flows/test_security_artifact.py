@@ -1,0 +1,66 @@
+"""What Prefect shows of refusals, and what it costs when it shows nothing."""
+
+import logging
+from contextlib import closing
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+
+from fedllm.coordinator.journal import Journal
+from flows import tasks
+
+if TYPE_CHECKING:
+    from fedllm.coordinator.training import Training
+
+
+class Shown:
+    """Takes down what is sent to Prefect."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.tables: list[dict[str, Any]] = []
+        self.events: list[dict[str, Any]] = []
+        patch.setattr(tasks, "create_table_artifact", lambda **told: self.tables.append(told))
+        patch.setattr(tasks, "emit_event", lambda *_, payload: self.events.append(payload))
+
+
+def steps(journal: Journal) -> tasks.PrefectSteps:
+    training = SimpleNamespace(config=SimpleNamespace(name="trial"), run="run-1", journal=journal)
+    return tasks.PrefectSteps(cast("Training", training))
+
+
+def test_refusals_of_this_run_are_shown_and_this_rounds_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = Shown(monkeypatch)
+    with closing(Journal("trial", f"sqlite:///{tmp_path / 'journal.db'}")) as journal:
+        journal.security.record("refused", "mill", "a forged signature", "run-1", 1)
+        journal.security.record("quota", "clinic", "too many objects", "run-1", 2)
+        journal.security.record("replay", "mill", "another run's", "run-0", 2)
+        steps(journal)._show_security(2)
+    (table,) = shown.tables
+    assert table["key"] == "trial-security"
+    assert [row["reason"] for row in table["table"]] == ["a forged signature", "too many objects"]
+    (event,) = shown.events
+    assert (event["run"], event["round"]) == ("run-1", 2)
+    assert [row["party"] for row in event["events"]] == ["clinic"]
+
+
+def test_a_run_without_refusals_shows_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = Shown(monkeypatch)
+    with closing(Journal("trial", f"sqlite:///{tmp_path / 'journal.db'}")) as journal:
+        steps(journal)._show_security(1)
+    assert shown.tables == shown.events == []
+
+
+def test_a_prefect_that_is_away_costs_the_picture_alone(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(tasks, "get_run_logger", lambda: logging.getLogger("test"))
+
+    def away() -> None:
+        raise OSError("nobody answers")
+
+    tasks._unless_away(away)
+    assert "nobody answers" in caplog.text
