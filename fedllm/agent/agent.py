@@ -15,6 +15,7 @@ from fedllm.agent.folder import WorkFolder
 from fedllm.agent.held_base import held_base
 from fedllm.agent.join import Membership
 from fedllm.agent.memory import Memory
+from fedllm.agent.outbox import Outbox
 from fedllm.agent.policy import one_line
 from fedllm.agent.watch import Watch
 from fedllm.agent.worker import Trainer
@@ -55,6 +56,7 @@ class Agent:
         self.watch = Watch(member, self.mailbox, self.memory)
         clock = StoreClock(self.mailbox.store)
         self.duty = Duty(member, self.mailbox, self.memory, trainer, self._base, clock, folder)
+        self.outbox = Outbox(self.mailbox, self.memory, folder, member.site.poll_near)
         self._plan: Received[Plan] | None = None  # to be taken up
         self._card_due = self._head_due = 0.0  # by our monotonic clock
         self._said = ""  # the refusal that the log told last
@@ -114,7 +116,7 @@ class Agent:
                 self._head_due = time.monotonic() + self.member.site.poll_idle
         except RefusedError as error:
             refusal = error  # it must not keep the site from sending what it owes
-        self.duty.release_committed()
+        self.outbox.release_committed()
         if refusal is not None:
             raise refusal
 
@@ -130,7 +132,13 @@ class Agent:
                 self.duty.stop()
         self._plan = self.watch.plan() or self._plan
         if self._plan is not None:
-            self.duty.consider(self._plan, self.watch.roster)
+            asked = self._plan.message
+            try:
+                self.duty.consider(self._plan, self.watch.roster)
+            except RefusedError as error:
+                self.memory.security.refused(error, COORDINATOR, asked.run, asked.round)
+                self._plan = None
+                raise
             self._plan = None  # kept while the store is away, to be taken up again
             self._card_due = 0.0
 

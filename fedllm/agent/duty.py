@@ -1,4 +1,4 @@
-"""One site's work in one round: decide, answer, train, commit, release."""
+"""One site's work in one round: decide, answer, train, commit."""
 
 import logging
 import time
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fedllm.agent.folder import WorkFolder, settle, write_own
+from fedllm.agent.folder import WorkFolder, write_own
 from fedllm.agent.held_base import HeldBase
 from fedllm.agent.join import Membership
 from fedllm.agent.memory import Memory, Work
@@ -31,7 +31,6 @@ from fedllm.secure.envelope import open_envelope, sign
 log = logging.getLogger(__name__)
 
 ATTEMPTS = 3  # a training process that dies is started again; before commit nothing was released
-LONGEST_PAUSE = 30.0  # s between attempts to send what the store does not take
 
 
 @dataclass
@@ -52,8 +51,6 @@ class Duty:
     _end: tuple[float, str] | None = None  # when the policy ends the job, by the store's clock, and why
     _begun: float | None = None  # the job, by our monotonic clock
     _outcome: Finished | Failed | None = None  # of the job, until it is committed
-    _misses: int = 0  # attempts in a row to send what is committed
-    _send_due: float = 0.0  # by our monotonic clock
 
     @property
     def _name(self) -> str:
@@ -219,7 +216,6 @@ class Duty:
                 self.mailbox.layout.payload(self._name, run, asked.round),
                 sealed,
             )
-            settle(sealed)
             update = Update(
                 **self._head(asked),
                 plan_sha256=plan_sha256,
@@ -231,35 +227,6 @@ class Duty:
             )
         described = payload.model_dump_json() if payload else None
         self.memory.commit(run, asked.round, sign(update, self.mailbox.me), described)
-
-    def release(self, run: str, number: int) -> None:
-        """Upload committed bytes: the payload first, then the message that names its hash."""
-        work = self.memory.work(run, number)
-        if work is None or work.update is None:
-            raise RefusedError(f"round {number} of {run} has no update to release")
-        if work.payload is not None:
-            sealed = Sealed.model_validate_json(work.payload)
-            self.mailbox.send_payload(self.folder.sealed(run, number), sealed)
-        self.mailbox.store.put(self.mailbox.layout.update(self._name, run, number), work.update)
-        self.memory.release(run, number)
-        self.folder.sealed(run, number).unlink(missing_ok=True)
-        log.info("round %d of %s: update released", number, run)
-
-    def release_committed(self) -> None:
-        """Send what is committed, again until the store has it; less often while it does not take it."""
-        if time.monotonic() < self._send_due:
-            return
-        missed = False
-        for work in self.memory.committed():
-            try:
-                self.release(work.run, work.round)
-            except (ExchangeError, OSError) as error:
-                # It stays committed and is tried again; it must not keep the site from anything else.
-                log.warning("round %d of %s is not sent yet: %s", work.round, work.run, error)
-                missed = True
-        self._misses = self._misses + 1 if missed else 0
-        pause = self.member.site.poll_near * (2 ** min(self._misses - 1, 10) - 1) if missed else 0.0
-        self._send_due = time.monotonic() + min(pause, LONGEST_PAUSE)
 
     def stop(self) -> None:
         """Give up the job under way; what was committed stays."""

@@ -1,6 +1,5 @@
 """The files of work under way: readable by the site alone, and none of them outlives its purpose."""
 
-import os
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -54,14 +53,3 @@ def write_when_room(path: Path, data: bytes) -> None:
             if not is_full(error):
                 raise
         time.sleep(1.0)
-
-
-def settle(path: Path) -> None:
-    """See that a file and its name are on the disk, and that its owner alone can read it."""
-    path.chmod(0o600)
-    for place in (path, path.parent):
-        descriptor = os.open(place, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -109,13 +109,13 @@ def _about_the_cohort(plan: Plan, policy: PolicyConfig, roster: Mapping[str, str
 def _about_the_effort(plan: Plan, policy: PolicyConfig, now: float, spent: Spent) -> str | None:
     asked = promised_bytes(plan)
     if plan.deadline - now > policy.max_round:
-        return f"a round of {plan.deadline - now:.6g} s is above the policy's {policy.max_round:.0f}"
+        return f"a round of {plan.deadline - now:.6g} s is above the policy's {policy.max_round:.6g}"
     if policy.hours is not None and hours_end(policy.hours, now) is None:
         return f"it is outside the policy's hours {policy.hours}"
     if policy.max_bytes is not None and spent.bytes + asked > policy.max_bytes:
         return f"{spent.bytes + asked} bytes a run are above the policy's {policy.max_bytes}"
     if policy.max_seconds is not None and spent.seconds >= policy.max_seconds:
-        return f"{spent.seconds:.0f} s of training a run reach the policy's {policy.max_seconds:.0f}"
+        return f"{spent.seconds:.6g} s of training a run reach the policy's {policy.max_seconds:.6g}"
     return None
 
 
@@ -135,7 +135,7 @@ def training_end(policy: PolicyConfig, now: float, spent: Spent) -> tuple[float,
         ends.append((end, f"the policy's hours {policy.hours} are over"))
     if policy.max_seconds is not None:
         left = policy.max_seconds - spent.seconds
-        ends.append((now + left, f"the policy's {policy.max_seconds:.0f} s of training a run are spent"))
+        ends.append((now + left, f"the policy's {policy.max_seconds:.6g} s of training a run are spent"))
     return min(ends, default=None)
 
 

@@ -7,22 +7,27 @@ from fedllm.exchange.store import ObjectStore
 
 
 class StoreClock:
-    """Asks the store once how far our clock is off, and again after `every` seconds."""
+    """Asks the store what time it is, again after `every` seconds; between, it counts on by itself.
+
+    It counts by the monotonic clock: setting this machine's clock, backwards or by an hour, changes nothing.
+    """
 
     def __init__(self, store: ObjectStore, every: float = 600.0) -> None:
         self._store = store
         self._every = every
-        self._asked: float | None = None  # by our monotonic clock
-        self._offset = 0.0
+        self._told: tuple[float, float] | None = None  # by the store's clock, and by our monotonic one
+        self._tried = 0.0
 
     def now(self) -> float:
         """S since 1970, by the store's clock."""
-        if self._asked is None or time.monotonic() - self._asked > self._every:
+        steady = time.monotonic()
+        if self._told is None or steady - self._tried > self._every:
             try:
-                self._offset = self._store.now() - time.time()
+                self._told = self._store.now(), time.monotonic()
             except ExchangeError:
-                if self._asked is None:
+                if self._told is None:
                     raise
-                # The store is away: our own clock carries on from what it said last.
-            self._asked = time.monotonic()
-        return time.time() + self._offset
+                # The store is away: we count on from what it said last.
+            self._tried = time.monotonic()
+        then, at = self._told
+        return then + time.monotonic() - at

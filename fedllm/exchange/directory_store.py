@@ -111,10 +111,19 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         Path(name).replace(path)
+        _sync(path.parent)  # else a power cut may take the new name back
     except BaseException:
         with suppress(OSError):
             Path(name).unlink()
         raise
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_stream(chunks: Iterator[bytes], path: Path, key: str, limit: int) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from fedllm.errors import ObjectNotFoundError, RefusedError
+from fedllm.exchange.directory_store import replacing
 from fedllm.exchange.keys import Layout
 from fedllm.exchange.messages import Message, PublicKeys, Sealed
 from fedllm.exchange.store import ObjectStore
@@ -128,9 +129,8 @@ def seal_to_file(data: bytes, recipients: Sequence[str], key: str, path: Path) -
     """
     ciphertext = seal(data, recipients)
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(path.name + ".part")
-    draft.write_bytes(ciphertext)
-    draft.replace(path)
+    with replacing(path) as file:  # mode 600
+        file.write(ciphertext)
     return Sealed(
         key=key,
         sealed_sha256=hashlib.sha256(ciphertext).hexdigest(),

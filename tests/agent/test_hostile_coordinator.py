@@ -32,7 +32,8 @@ def mutations(script: Script, tmp_path: Path) -> list[Mutation]:
 
 
 @pytest.fixture(autouse=True)
-def quick() -> Iterator[None]:
+def quick(tmp_path: Path) -> Iterator[None]:
+    assert tmp_path.is_dir()  # pytest has chosen its folder by now: only ours are in memory
     with (
         mock.patch("fedllm.agent.watch.AGAIN", 0.0),
         mock.patch("fedllm.agent.memory.create_engine", quick_engine),

@@ -1,8 +1,11 @@
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-from fedllm.agent.policy import Spent, decide
+from fedllm.agent.policy import Spent, decide, hours_end, training_end
 from fedllm.config import AdapterConfig, LocalConfig, PolicyConfig, TaskConfig
 from fedllm.exchange.messages import Plan, Sealed
 
@@ -60,6 +63,10 @@ def test_more_steps_than_the_policy_allows_are_accepted_with_less() -> None:
     assert "5 steps" in done.reason
 
 
+AMAZON, MOVIES, OTHER = "aaaa-" * 7 + "aaaa", "mmmm-" * 7 + "mmmm", "oooo-" * 7 + "oooo"
+PINNED = {"peers": {"movies": MOVIES}, "min_peers": 1}
+
+
 @pytest.mark.parametrize(
     ("asked", "policy", "facts", "reason"),
     [
@@ -73,8 +80,19 @@ def test_more_steps_than_the_policy_allows_are_accepted_with_less() -> None:
         ({}, {"max_length": 64}, {}, "128 tokens a record are above"),
         ({}, {"tasks": ("chat",)}, {}, "does not allow text"),
         ({}, {"min_cohort": 3}, {}, "a cohort of 2 is below the policy's 3"),
-        ({}, {}, {"roster": {"amazon": "a"}}, "a cohort of 1 is below the policy's 2"),
+        ({}, {}, {"roster": {"amazon": AMAZON}}, "a cohort of 1 is below the policy's 2"),
+        ({}, PINNED, {}, "movies is in the roster with other keys than the policy pins"),
+        (
+            {},
+            {"peers": {"nyt": OTHER}, "min_peers": 1},
+            {},
+            "0 pinned peers in the cohort are below the policy's 1",
+        ),
         ({"deadline": 9999.0}, {"max_round": 60}, {}, "above the policy's 60"),
+        ({}, {"max_bytes": 1000}, {}, "1001 bytes a run are above the policy's 1000"),
+        ({}, {"max_bytes": 1500}, {"spent": Spent(bytes=500)}, "1501 bytes a run are above"),
+        ({}, {"max_seconds": 30}, {"spent": Spent(seconds=30.0)}, "30 s of training a run reach"),
+        ({}, {}, {"fault": "weights\nand sites"}, "weights?and sites"),
     ],
 )
 def test_a_plan_beyond_the_policy_is_declined_with_the_reason(
@@ -83,3 +101,75 @@ def test_a_plan_beyond_the_policy_is_declined_with_the_reason(
     done = decision(plan(**asked), PolicyConfig(**policy), **facts)
     assert done.kind == "decline"
     assert reason in done.reason
+
+
+def test_a_cohort_with_the_pinned_peers_is_joined() -> None:
+    done = decision(plan(), PolicyConfig(**PINNED), roster={"amazon": AMAZON, "movies": MOVIES})
+    assert done.kind == "accept"
+
+
+def test_what_a_plan_quotes_into_a_reason_is_printable_and_short() -> None:
+    adapter = AdapterConfig(targets=("x\n2026 INFO all is well", "y" * 10_000))
+    done = decision(plan(adapter=adapter))
+    assert done.reason.isprintable()
+    assert len(done.reason) <= 500
+
+
+def test_only_what_goes_against_the_site_is_put_on_record() -> None:
+    events = [
+        decision(plan(), site="nyt").event,
+        decision(plan(), now=1100.0).event,
+        decision(plan(), PolicyConfig(max_rank=4)).event,
+        decision(plan(), fault="sizes").event,
+    ]
+    assert events == ["", "", "policy", "refused"]
+
+
+@pytest.fixture
+def five_hours_behind(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("TZ", "XYZ5")  # local time is five hours behind UTC
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.mark.parametrize(
+    ("hours", "utc", "end"),
+    [
+        ("22:00-06:00", "02:59", None),
+        ("22:00-06:00", "03:00", "11:00"),
+        ("22:00-06:00", "10:59", "11:00"),
+        ("22:00-06:00", "11:00", None),
+        ("08:00-17:30", "13:00", "22:30"),
+        ("08:00-17:30", "22:30", None),
+    ],
+)
+@pytest.mark.usefixtures("five_hours_behind")
+def test_working_hours_go_by_local_time_and_may_span_midnight(hours: str, utc: str, end: str | None) -> None:
+    def at(told: str) -> float:
+        return datetime.fromisoformat(f"2026-11-22T{told}:00+00:00").timestamp()
+
+    assert hours_end(hours, at(utc)) == (at(end) if end else None)
+
+
+@pytest.mark.usefixtures("five_hours_behind")
+def test_a_plan_outside_working_hours_is_declined() -> None:
+    noon = datetime(2026, 11, 22, 12, tzinfo=UTC).timestamp()
+    done = decision(plan(deadline=noon + 60), PolicyConfig(hours="08:00-17:00"), now=noon)
+    assert done.reason == "it is outside the policy's hours 08:00-17:00"
+
+
+@pytest.mark.usefixtures("five_hours_behind")
+def test_training_ends_with_the_hours_or_the_seconds_whichever_is_first() -> None:
+    now = datetime(2026, 11, 22, 21, 59, tzinfo=UTC).timestamp()
+    policy = PolicyConfig(hours="08:00-17:00", max_seconds=50)
+    assert training_end(policy, now, Spent(seconds=20.0)) == (
+        now + 30,
+        "the policy's 50 s of training a run are spent",
+    )
+    assert training_end(policy, now, Spent(seconds=-99.0)) == (
+        now + 60,
+        "the policy's hours 08:00-17:00 are over",
+    )
+    assert training_end(PolicyConfig(), now, Spent()) is None

@@ -1,0 +1,62 @@
+"""Committed updates on their way out: the identical bytes, until the store has them."""
+
+import logging
+import time
+from dataclasses import dataclass
+
+from fedllm.agent.folder import WorkFolder
+from fedllm.agent.memory import Memory
+from fedllm.errors import ExchangeError, RefusedError
+from fedllm.exchange.mailbox import Mailbox
+from fedllm.exchange.messages import Sealed
+
+log = logging.getLogger(__name__)
+
+LONGEST_PAUSE = 30.0  # s between attempts to send what the store does not take
+
+
+@dataclass
+class Outbox:
+    """Sends what memory holds as committed; nothing is made here."""
+
+    mailbox: Mailbox
+    memory: Memory
+    folder: WorkFolder
+    pause: float  # s after a second miss in a row; doubled with each further one
+    _misses: int = 0  # in a row
+    _due: float = 0.0  # by our monotonic clock
+
+    def release(self, run: str, number: int) -> None:
+        """Upload committed bytes: the payload first, then the message that names its hash.
+
+        Raises:
+            RefusedError: nothing is committed for this round.
+            ExchangeError: the store did not take it; it stays committed.
+        """
+        work = self.memory.work(run, number)
+        if work is None or work.update is None:
+            raise RefusedError(f"round {number} of {run} has no update to release")
+        sealed = self.folder.sealed(run, number)
+        if work.payload is not None:
+            self.mailbox.send_payload(sealed, Sealed.model_validate_json(work.payload))
+        key = self.mailbox.layout.update(self.mailbox.me.name, run, number)
+        self.mailbox.store.put(key, work.update)
+        self.memory.release(run, number)
+        sealed.unlink(missing_ok=True)
+        log.info("round %d of %s: update released", number, run)
+
+    def release_committed(self) -> None:
+        """Send what is committed, again until the store has it; less often while it does not take it."""
+        if time.monotonic() < self._due:
+            return
+        missed = False
+        for work in self.memory.committed():
+            try:
+                self.release(work.run, work.round)
+            except (ExchangeError, OSError) as error:
+                # It stays committed and is tried again; it must not keep the site from anything else.
+                log.warning("round %d of %s is not sent yet: %s", work.round, work.run, error)
+                missed = True
+        self._misses = self._misses + 1 if missed else 0
+        pause = self.pause * (2 ** min(self._misses - 1, 10) - 1) if missed else 0.0
+        self._due = time.monotonic() + min(pause, LONGEST_PAUSE)
