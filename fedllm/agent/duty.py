@@ -196,7 +196,10 @@ class Duty:
     def _finish(self, event: Finished | Failed) -> None:
         """Commit how a job ended; where the disk does not let us, the next poll tries again."""
         self._outcome = event
-        self._commit(event)
+        asked = self.current.message if self.current else None
+        known = self.memory.work(asked.run or "", asked.round) if asked else None
+        if known is None or known.state == "reserved":  # else the disk was full just after the commit
+            self._commit(event)
         self._clear()
 
     def _commit(self, event: Finished | Failed) -> None:

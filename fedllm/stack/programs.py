@@ -99,7 +99,8 @@ def _mlflow(place: Place, state: StackState) -> Program:
         "MLFLOW_S3_ENDPOINT_URL": state.url("minio"),
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # no job runners beside the server
     }
-    return Program("mlflow", argv, env)
+    # What listens is a child of this command: were the command alone killed, the child would keep the port.
+    return Program("mlflow", [sys.executable, "-m", "fedllm.stack.alone", "mlflow", *argv], env)
 
 
 def _prefect(place: Place, state: StackState) -> Program:

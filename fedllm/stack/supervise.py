@@ -159,49 +159,56 @@ def start_daemon(place: Place, env: dict[str, str]) -> None:
         time.sleep(0.05)
 
 
-def leftovers(place: Place) -> list[psutil.Process]:
-    """Every process of this stack that is alive, whoever its parent is now; never the caller's own line."""
+def leftovers(place: Place, program: str | None = None) -> list[psutil.Process]:
+    """Every process of this stack (or of one of its programs) that is alive, whoever its parent is now.
+
+    Never the caller's own line.
+    """
+    wanted = {"FEDLLM_STACK": place.tag} | ({"FEDLLM_PROGRAM": program} if program else {})
     own = psutil.Process()
     mine = {own.pid, *(parent.pid for parent in own.parents())}
     found = []
     for process in psutil.process_iter():
         try:
-            if process.pid not in mine and _tag(process) == place.tag:
+            if process.pid not in mine and wanted.items() <= _told(process, wanted).items():
                 found.append(process)
         except (psutil.Error, OSError):
             continue  # it ended, or belongs to someone else
     return found
 
 
-def _tag(process: psutil.Process) -> str | None:
-    """The stack that a process belongs to.
+def _told(process: psutil.Process, names: Iterable[str]) -> dict[str, str]:
+    """What a process' environment says of the stack and program that it belongs to.
 
     juicefs rewrites its command line and spoils the start of its environment with it, where psutil stops
     reading: so the whole block is searched where the system shows it.
     """
     block = Path(f"/proc/{process.pid}/environ")
     if not block.exists():
-        return dict(process.environ()).get("FEDLLM_STACK")
-    for entry in block.read_bytes().split(b"\0"):
-        if entry.startswith(b"FEDLLM_STACK="):
-            return os.fsdecode(entry.partition(b"=")[2])
-    return None
+        return {name: value for name, value in process.environ().items() if name in names}
+    told = (os.fsdecode(entry).partition("=") for entry in block.read_bytes().split(b"\0"))
+    return {name: value for name, _, value in told if name in names}
 
 
 def sweep(place: Place) -> int:
     """End what outlived supervisord, such as its orphans after a kill -9; say how many there were."""
     found = leftovers(place)
-    for process in found:
-        _signal(process, kill=False)
-    _, stubborn = psutil.wait_procs(found, timeout=5)
-    for process in stubborn:
-        _signal(process, kill=True)
-    psutil.wait_procs(stubborn, timeout=5)
+    end(found)
     place.pidfile.unlink(missing_ok=True)
     place.socket().unlink(missing_ok=True)
     if left := leftovers(place):
         raise StackError(f"processes {[process.pid for process in left]} do not end: end them yourself")
     return len(found)
+
+
+def end(processes: list[psutil.Process]) -> None:
+    """End processes, gently at first."""
+    for process in processes:
+        _signal(process, kill=False)
+    _, stubborn = psutil.wait_procs(processes, timeout=5)
+    for process in stubborn:
+        _signal(process, kill=True)
+    psutil.wait_procs(stubborn, timeout=5)
 
 
 def _signal(process: psutil.Process, *, kill: bool) -> None:

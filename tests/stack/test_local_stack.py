@@ -171,6 +171,22 @@ def test_a_killed_server_is_started_again(stack: Endpoints) -> None:
         time.sleep(0.1)
 
 
+def test_a_server_whose_command_alone_was_killed_is_started_again_and_stays(stack: Endpoints) -> None:
+    """MLflow's command only waits for the process that listens: killed alone, it leaves that one behind."""
+    control = Control(Place.here())
+    pid = control.pids()["mlflow"]
+    listening = {child.pid for child in psutil.Process(pid).children(recursive=True)}
+    assert listening
+    psutil.Process(pid).kill()
+    deadline = time.monotonic() + 60
+    while any(psutil.pid_exists(child) for child in listening) or not answers(f"{stack.mlflow_url}/health"):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    again = control.pids()["mlflow"]
+    time.sleep(6)  # it used to be started every five seconds, for ever
+    assert control.pids()["mlflow"] == again
+
+
 def test_down_leaves_no_process_and_no_port_even_when_supervisord_was_killed(stack: Endpoints) -> None:
     place = Place.here()
     pids = {process.pid for process in leftovers(place)}
