@@ -1,5 +1,8 @@
 """What a site may not do, and what it costs the others: nothing."""
 
+import os
+from pathlib import Path
+
 import pytest
 from sqlalchemy import text as sql
 
@@ -9,6 +12,7 @@ from fedllm.coordinator.dp_audit import dp_audit
 from fedllm.coordinator.evaluate import evaluate
 from fedllm.coordinator.journal import coordinator_folder
 from fedllm.coordinator.outcomes import Aggregated, Audited
+from fedllm.coordinator.remote_local_train import GRACE
 from fedllm.coordinator.round_keys import round_identity, round_recipient
 from fedllm.coordinator.training import Training
 from fedllm.errors import ObjectNotFoundError, RefusedError
@@ -59,6 +63,12 @@ def test_a_pinned_update_that_somebody_else_wrote_over_still_counts(honest: Play
     audited = dp_audit(honest.training, honest.number, outcomes)
     assert left_out(audited) == {}
     assert kinds(honest.training) == [("refused", "movies")]
+
+
+def test_an_update_that_came_after_the_deadline_does_not_count(honest: PlayedRound, tmp_path: Path) -> None:
+    late = honest.plan.deadline + GRACE + 1
+    os.utime(tmp_path / "store" / honest.training.layout.update("movies", "run-1", 1), (late, late))
+    assert left_out(honest.audit()) == {"movies": "silent: the update came after the deadline"}
 
 
 def test_other_objects_under_the_round_break_the_quota(honest: PlayedRound) -> None:

@@ -170,3 +170,22 @@ def test_json_alone_is_on_stdout(undisturbed: dict[str, Any], federation: Path) 
     told = json.loads(done.stdout)
     assert [entry["site"] for entry in told["sites"]] == SITES
     assert undisturbed["run_id"]
+
+
+def test_after_garbage_is_collected_every_registered_version_still_answers(
+    undisturbed: dict[str, Any], federation: Path, stack: Endpoints
+) -> None:
+    looked = json.loads(fedllm("gc", "--config", str(federation), "--days", "0", "--json").stdout)
+    assert looked["objects"] > 0
+    assert looked["deleted"] is False
+    done = json.loads(fedllm("gc", "--config", str(federation), "--days", "0", "--delete", "--json").stdout)
+    assert (done["objects"], done["left"]) == (looked["objects"], [])
+    again = json.loads(fedllm("gc", "--config", str(federation), "--days", "0", "--json").stdout)
+    assert (again["objects"], again["files"]) == (0, 0)
+    found = MlflowClient(stack.mlflow_url).search_model_versions("name = 'test'")
+    ours = [v for v in found if v.tags["fed.run"] == undisturbed["run_id"]]
+    assert len(ours) == undisturbed["rounds"]
+    for version in ours:
+        model = f"models:/test/{version.version}"
+        told = fedllm("chat", model, "--prompt", "a lovely day", "--config", str(federation), "--json")
+        assert json.loads(told.stdout.splitlines()[-1])["model"] == model
