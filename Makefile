@@ -29,7 +29,7 @@ demo: $(STAMP)  ## fine-tune one model across four organisations, on this machin
 	$(BIN)/fedllm demo
 
 test: $(STAMP)  ## run the tests, on real servers
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow" -n 2 --dist loadfile  # most of it waits for servers
 
 lint: $(STAMP)  ## check style, types and security
 	$(BIN)/ruff check

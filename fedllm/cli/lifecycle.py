@@ -88,17 +88,18 @@ def gc(
     store = store_access(federation).connect()
     with closing(Journal(federation.name)) as journal:
         found = find_garbage(journal, store, older_than=days * 86400)
+    size = found.size
     left = remove_garbage(store, found) if delete else []
     payload: dict[str, object] = {
         "schema": "fedllm.gc/1",
         "deleted": delete,
         "objects": len(found.objects),
         "files": len(found.files),
-        "bytes": found.size,
+        "bytes": size,
         "left": left,
     }
     did = "removed" if delete else "would remove"
-    lines = [f"{did} {len(found.objects)} objects and {len(found.files)} files, {found.size / 1e6:.1f} MB"]
+    lines = [f"{did} {len(found.objects)} objects and {len(found.files)} files, {size / 1e6:.1f} MB"]
     lines += [f"  {there.key}" for there in found.objects[:20]] + [f"  {path}" for path in found.files[:20]]
     if len(found.objects) > 20 or len(found.files) > 20:  # noqa: PLR2004 - as many as a screen holds
         lines.append("  and more")

@@ -232,7 +232,7 @@ def _in_the_text() -> Iterator[Mutation]:
         return Mutation(message, name, lambda words: words.texts.append((message, change)))
 
     for message in ("head", "plan", "roster"):
-        yield said(message, "a key twice", lambda text: b'{"federation":"fed",' + text[1:])
+        yield said(message, "a key twice", lambda text: b'{"run":"a","run":"a",' + text[1:])
         yield said(message, "NaN", lambda text: text[:-1] + b',"epoch":NaN}')
         yield said(message, "a number out of range", lambda text: text[:-1] + b',"deadline2":1e999}')
         yield said(message, "nested deeply", lambda _text: b"[" * 50_000 + b"]" * 50_000)

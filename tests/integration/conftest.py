@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from playground import SITES, fedllm, write_corpus
+from playground import SITES, fedllm, own_ports, write_corpus
 
 from fedllm.stack import Endpoints, down, up
 
@@ -20,7 +20,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoints]:
         patch.setenv("FEDLLM_HOME", str(home))
         patch.delenv("PREFECT_API_URL", raising=False)
         try:
-            found = up()
+            found = up(ports=own_ports())
             for name, value in found.environment().items():
                 patch.setenv(name, value)
             yield found

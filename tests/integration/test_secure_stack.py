@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from playground import fedllm, said
+from playground import fedllm, own_ports, said
 
 from fedllm.stack import Endpoints, down, endpoints
 from fedllm.stack.checkup import checkup
@@ -32,7 +32,8 @@ def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoints]:
             patch.delenv(name)
         patch.setenv("FEDLLM_HOME", str(home))
         try:
-            fedllm("up", "--secure", "--no-deploy")
+            ports = [f"--{name}-port={port}" for name, port in own_ports().items()]
+            fedllm("up", "--secure", "--no-deploy", *ports)
             found = endpoints()
             assert found is not None
             yield found
