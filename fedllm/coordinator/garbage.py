@@ -5,12 +5,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy import select
-
 from fedllm.coordinator.journal import Journal, coordinator_folder
 from fedllm.coordinator.outcomes import Aggregated, Evaluated
 from fedllm.coordinator.progress import score
-from fedllm.coordinator.tables import ReleaseRow
+from fedllm.coordinator.release_queue import waiting_releases
 from fedllm.errors import FedllmError
 from fedllm.exchange.keys import Layout
 from fedllm.exchange.messages import Sealed
@@ -47,11 +45,7 @@ def find_garbage(journal: Journal, store: ObjectStore, *, older_than: float) -> 
     """
     layout, before = Layout(journal.federation), time.time() - older_than
     runs = journal.runs()
-    with journal.read() as session:
-        waiting = {
-            (row.run, row.round)
-            for row in session.scalars(select(ReleaseRow).where(ReleaseRow.version.is_(None)))
-        }
+    waiting = {(run, number) for run, number, _ in waiting_releases(journal)}
     over = {row.run for row in runs if row.status in OVER and (row.finished or row.started) < before}
     known = {row.run for row in runs}
     kept = {run: _kept_models(journal, run, waiting) for run in over}

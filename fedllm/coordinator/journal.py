@@ -24,7 +24,6 @@ from fedllm.coordinator.tables import (
     LeaseRow,
     OutboxRow,
     OutcomeRow,
-    ReleaseRow,
     RunRow,
     Table,
 )
@@ -251,33 +250,3 @@ class Journal:
             row = session.get_one(FederationRow, self.federation)
             row.head_counter += 1
             return row.head_counter
-
-    # releases
-
-    def queue_release(self, run: str, number: int, body: str) -> None:
-        """Keep a release until MLflow has it."""
-        with self.write() as session:
-            if session.get(ReleaseRow, (run, number)) is None:
-                session.add(ReleaseRow(run=run, round=number, body=body, version=None))
-
-    def waiting_releases(self) -> list[tuple[str, int, str]]:
-        """Releases that MLflow does not have yet, oldest first: (run, round, body)."""
-        with self.read() as session:
-            rows = session.scalars(
-                select(ReleaseRow)
-                .join(RunRow, RunRow.run == ReleaseRow.run)
-                .where(ReleaseRow.version.is_(None), RunRow.federation == self.federation)
-                .order_by(RunRow.started, ReleaseRow.round)
-            )
-            return [(row.run, row.round, row.body) for row in rows]
-
-    def mark_released(self, run: str, number: int, version: str) -> None:
-        """MLflow has the version."""
-        with self.write() as session:
-            session.get_one(ReleaseRow, (run, number)).version = version
-
-    def released(self, run: str, number: int) -> str | None:
-        """What MLflow answered, or None while the release waits."""
-        with self.read() as session:
-            row = session.get(ReleaseRow, (run, number))
-            return row.version if row else None

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from fedllm.coordinator.evaluate import baseline
 from fedllm.coordinator.outcomes import Aggregated, Audited, Evaluated, RefusedRelease, Released, SiteOutcome
 from fedllm.coordinator.payloads import read_model
+from fedllm.coordinator.release_queue import mark_released, published, queue_release, waiting_releases
 from fedllm.coordinator.training import Training
 from fedllm.errors import ModelError, RecordRefusedError, TrackingError
 from fedllm.models.adapter import decode_flat
@@ -28,14 +29,14 @@ def release(training: Training, number: int) -> Released:
     if training.tracking_uri is None:
         return Released(queued=False)
     made = _describe(training, number, RoundRelease)
-    training.journal.queue_release(training.run, number, made.to_json())
+    queue_release(training.journal, training.run, number, made.to_json())
     publish_waiting(training)
     return released(training, number)
 
 
 def released(training: Training, number: int) -> Released:
     """Where a round's version is now."""
-    told = training.journal.released(training.run, number)
+    told = published(training.journal, training.run, number)
     if told is None:
         refused = training.journal.outcome(training.run, number, REFUSED, RefusedRelease)
         return Released(queued=training.tracking_uri is not None, refused=refused.reason if refused else None)
@@ -53,7 +54,7 @@ def publish_waiting(training: Training) -> None:
     if training.tracking_uri is None:
         return
     tracker = Tracker(training.tracking_uri)
-    for run, number, body in training.journal.waiting_releases():
+    for run, number, body in waiting_releases(training.journal):
         try:
             version = tracker.publish(RoundRelease.from_json(body))
         except (ModelError, RecordRefusedError) as error:
@@ -63,7 +64,7 @@ def publish_waiting(training: Training) -> None:
             log.warning("MLflow does not take round %d of %s, it stays queued: %s", number, run, error)
             return
         told = {"name": version.name, "version": version.version, "uri": version.uri}
-        training.journal.mark_released(run, number, json.dumps(told))
+        mark_released(training.journal, run, number, json.dumps(told))
 
 
 def _note_refusal(training: Training, run: str, number: int, reason: str) -> None:

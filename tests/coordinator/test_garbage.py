@@ -10,6 +10,7 @@ from fedllm.config import FederationConfig
 from fedllm.coordinator.evaluate import baseline
 from fedllm.coordinator.garbage import find_garbage, remove_garbage
 from fedllm.coordinator.journal import Journal
+from fedllm.coordinator.release_queue import mark_released, queue_release
 from fedllm.coordinator.rounds import JournaledSteps, close
 from fedllm.coordinator.training import Training, open_training
 from fedllm.exchange.directory_store import DirectoryStore
@@ -96,11 +97,11 @@ def test_a_model_that_waits_for_mlflow_is_kept(over: Training, journal: Journal)
     folder = over.folder / "round-1"
     folder.mkdir()
     (folder / "adapter_model.safetensors").write_bytes(b"x")
-    journal.queue_release("run-1", 1, "{}")
+    queue_release(journal, "run-1", 1, "{}")
     close(over, "completed", "round limit")
     found = find_garbage(journal, over.mailbox.store, older_than=0)
     assert not any(folder in path.parents for path in found.files)
-    journal.mark_released("run-1", 1, "{}")
+    mark_released(journal, "run-1", 1, "{}")
     found = find_garbage(journal, over.mailbox.store, older_than=0)
     assert any(folder in path.parents for path in found.files)
 

@@ -10,6 +10,7 @@ import pytest
 
 from fedllm.coordinator.journal import Journal
 from fedllm.coordinator.release import publish_waiting, released
+from fedllm.coordinator.release_queue import queue_release, waiting_releases
 from fedllm.errors import RecordRefusedError, TrackingError
 from fedllm.tracking import RoundRelease, Tracker
 
@@ -28,7 +29,7 @@ def training(mlflow_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def queue(training: Any, make_release: Make, number: int, **changes: Any) -> None:  # noqa: ANN401
     release = make_release("queue", number, **changes)
-    training.journal.queue_release(training.run, number, release.to_json())
+    queue_release(training.journal, training.run, number, release.to_json())
 
 
 def test_content_that_mlflow_does_not_take_is_a_refusal(mlflow_uri: str, make_release: Make) -> None:
@@ -60,7 +61,7 @@ def test_a_refused_release_is_told_once_and_kept_and_does_not_hold_up_the_next(
     first = released(training, 1)
     assert first.queued
     assert first.refused is not None
-    assert [number for _, number, _ in training.journal.waiting_releases()] == [1]
+    assert [number for _, number, _ in waiting_releases(training.journal)] == [1]
 
 
 def test_a_refused_release_is_published_once_it_is_possible(

@@ -1,0 +1,38 @@
+"""Releases that MLflow does not have yet, in the journal: MLflow being away loses none and doubles none."""
+
+from sqlalchemy import select
+
+from fedllm.coordinator.journal import Journal
+from fedllm.coordinator.tables import ReleaseRow, RunRow
+
+
+def queue_release(journal: Journal, run: str, number: int, body: str) -> None:
+    """Keep a release (JSON) until MLflow has it."""
+    with journal.write() as session:
+        if session.get(ReleaseRow, (run, number)) is None:
+            session.add(ReleaseRow(run=run, round=number, body=body, version=None))
+
+
+def waiting_releases(journal: Journal) -> list[tuple[str, int, str]]:
+    """Releases that MLflow does not have yet, oldest first: (run, round, body)."""
+    with journal.read() as session:
+        rows = session.scalars(
+            select(ReleaseRow)
+            .join(RunRow, RunRow.run == ReleaseRow.run)
+            .where(ReleaseRow.version.is_(None), RunRow.federation == journal.federation)
+            .order_by(RunRow.started, ReleaseRow.round)
+        )
+        return [(row.run, row.round, row.body) for row in rows]
+
+
+def mark_released(journal: Journal, run: str, number: int, version: str) -> None:
+    """MLflow has the version (JSON of what it answered)."""
+    with journal.write() as session:
+        session.get_one(ReleaseRow, (run, number)).version = version
+
+
+def published(journal: Journal, run: str, number: int) -> str | None:
+    """What MLflow answered, or None while the release waits."""
+    with journal.read() as session:
+        row = session.get(ReleaseRow, (run, number))
+        return row.version if row else None
