@@ -13,7 +13,7 @@ from fedllm.coordinator.progress import played
 from fedllm.coordinator.training import Training, open_training, stored_config
 from fedllm.data.lock import ManagedData, check_lock, managed_data
 from fedllm.data.prepare import PreparedData, layout, prepare
-from fedllm.errors import ConfigError, DataError
+from fedllm.errors import CancelledError, ConfigError, DataError
 from fedllm.simulation import agent_processes, cached_data, new_run_id
 from fedllm.stack import endpoints
 
@@ -81,6 +81,9 @@ def _settle(config: FederationConfig, request: Request) -> tuple[str, Federation
     with closing(Journal(config.name)) as journal:
         if run is None and request.prefect_flow_run is not None:
             run = journal.played_by(request.prefect_flow_run)  # Prefect runs the same flow run again
+            left = journal.run(run) if run else None
+            if left is not None and left.status == "cancelled":
+                raise CancelledError(f"{run} was cancelled; go on with --resume {run}")
         run = run or new_run_id()
         if request.more is not None:
             rounds = played(journal, run) + request.more

@@ -16,7 +16,6 @@ from fedllm.agent.held_base import held_base
 from fedllm.agent.join import Membership
 from fedllm.agent.memory import Memory
 from fedllm.agent.outbox import Outbox
-from fedllm.agent.policy import one_line
 from fedllm.agent.watch import Watch
 from fedllm.agent.worker import Trainer
 from fedllm.data.records import read_records
@@ -26,6 +25,7 @@ from fedllm.exchange.clock import StoreClock
 from fedllm.exchange.mailbox import Mailbox, Received
 from fedllm.exchange.messages import COORDINATOR, Card, Plan
 from fedllm.secure.envelope import sign
+from fedllm.text import one_line
 
 log = logging.getLogger(__name__)
 
@@ -151,7 +151,7 @@ class Agent:
             federation=self.member.layout.federation,
             sender=site.name,
             receiver=COORDINATOR,
-            roster_version=self.memory.value(f"roster/{self.member.layout.federation}"),
+            roster_version=self.memory.value(self.member.mark("roster")),
             counter=counter,
             state=state,
             base_sha256=self._base.sha256,

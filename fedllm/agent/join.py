@@ -90,6 +90,15 @@ class Membership:
         """The federation's keys in the store."""
         return Layout(self.invitation.federation)
 
+    def mark(self, what: str) -> str:
+        """The name of a number of this coordinator's that only rises.
+
+        A coordinator with new keys counts anew for its sites: whoever stole the former ones may have driven
+        the numbers to their end.
+        """
+        told = self.invitation
+        return f"{what}/{told.federation}/{told.coordinator.verify[:8]}"
+
     def connect(self) -> ObjectStore:
         """The store, as this site may use it."""
         from fedllm.exchange.connect import connect

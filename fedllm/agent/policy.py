@@ -7,9 +7,9 @@ from typing import Literal
 
 from fedllm.config import PolicyConfig
 from fedllm.exchange.messages import Plan
+from fedllm.text import one_line
 
 _DAY = 24 * 60  # min
-_LONGEST = 500  # characters of a reason
 
 
 @dataclass(frozen=True)
@@ -153,9 +153,3 @@ def hours_end(hours: str, now: float) -> float | None:
     if since >= length:
         return None
     return now - here.second + (length - since) * 60
-
-
-def one_line(text: str) -> str:
-    """A reason that may quote a message, fit for a log and an answer: printable, and not long."""
-    shown = "".join(letter if letter.isprintable() else "?" for letter in text[: _LONGEST + 1])
-    return shown if len(shown) <= _LONGEST else shown[: _LONGEST - 1] + "…"

@@ -57,8 +57,8 @@ class Watch:
         received = self.mailbox.open(envelope, Head, self.member.invitation.coordinator)
         head = received.message
         # A lower counter or epoch is a replay or a coordinator that was replaced.
-        self.memory.rise(f"epoch/{head.federation}", head.epoch)
-        self.memory.rise(f"head/{head.federation}", head.counter, received.sha256)
+        self.memory.rise(self.member.mark("epoch"), head.epoch)
+        self.memory.rise(self.member.mark("head"), head.counter, received.sha256)
         if head.state == "training" and not (head.run and head.round and head.plan_sha256):
             raise RefusedError("head.json says training but not which plan")
         return head
@@ -101,7 +101,7 @@ class Watch:
         keys = self.member.invitation.coordinator
         received = self.mailbox.read(self.member.layout.roster, Roster, keys)
         roster = received.message
-        self.memory.rise(f"roster/{roster.federation}", roster.roster_version, received.sha256)
+        self.memory.rise(self.member.mark("roster"), roster.roster_version, received.sha256)
         if roster.roster_version < least:
             raise ReplayError(f"the roster is version {roster.roster_version}, version {least} is in force")
         if roster.coordinator != keys:

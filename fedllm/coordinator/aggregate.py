@@ -32,7 +32,7 @@ def aggregate(training: Training, number: int) -> Aggregated:
     earlier = previous_model(training, number)
     state = _optimizer(training, earlier, size)
     after, state = apply_strategy(training.config.aggregation, before, weighted_mean(updates()), state)
-    members = tuple(site.name for site in training.roster.sites)
+    members = tuple(site.recipient for site in training.roster.sites)
     return Aggregated(
         model=seal_model(training, encode_flat(after), members),
         sealed_for=members,

@@ -8,7 +8,7 @@ from fedllm.coordinator.head import point_head
 from fedllm.coordinator.journal import Journal
 from fedllm.coordinator.lease import Lease
 from fedllm.coordinator.members import coordinator_identity, store_access
-from fedllm.errors import ConfigError, ExchangeError, ObjectNotFoundError
+from fedllm.errors import ExchangeError, ObjectNotFoundError
 from fedllm.exchange.keys import Layout
 from fedllm.exchange.mailbox import Mailbox
 from fedllm.exchange.messages import Head
@@ -17,7 +17,6 @@ from fedllm.exchange.store import ObjectStore
 log = logging.getLogger(__name__)
 
 SETTLE = 1.5  # s in which a deposed coordinator may still write a head that it had signed
-REASON = "cancelled by its coordinator"
 
 
 def cancel(config: FederationConfig, run: str, *, store: ObjectStore | None = None) -> None:
@@ -33,13 +32,7 @@ def cancel(config: FederationConfig, run: str, *, store: ObjectStore | None = No
     """
     journal = Journal(config.name)
     try:
-        row = journal.run(run)
-        if row is None:
-            raise ConfigError(f"there is no run {run} of {config.name} here: look for its id in Prefect's UI")
-        if row.status not in {"running", "crashed", "cancelled"}:
-            raise ConfigError(f"{run} is over: {row.status} ({row.reason})")
         with Lease(journal, run, seize=True):
-            journal.end_run(run, "cancelled", REASON)
             identity = coordinator_identity(config.name)
             connected = store or store_access(config).connect()
             _point_nowhere(journal, Mailbox(connected, Layout(config.name), identity), run)

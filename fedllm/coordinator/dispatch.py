@@ -7,7 +7,7 @@ import statistics
 import time
 
 from fedllm.coordinator.outcomes import Aggregated, Dispatched, FailedRound
-from fedllm.coordinator.payloads import read_model, seal_model
+from fedllm.coordinator.payloads import read_model, seal_model, show_model_again
 from fedllm.coordinator.round_keys import round_recipient
 from fedllm.coordinator.tables import CardRow
 from fedllm.coordinator.training import Training
@@ -36,9 +36,7 @@ def dispatch(training: Training, number: int) -> Dispatched:
 
 def read_plan(training: Training, number: int) -> Plan:
     """The plan that this coordinator signed for a round."""
-    key = training.layout.plan(training.run, number)
-    mine = training.mailbox.me.public
-    return training.mailbox.read(key, Plan, mine, run=training.run, number=number).message
+    return training.own(training.layout.plan(training.run, number), Plan, number).message
 
 
 def previous_model(training: Training, number: int) -> Aggregated | None:
@@ -180,11 +178,14 @@ def _model_for(training: Training, number: int, chosen: tuple[str, ...]) -> Seal
     from fedllm.models.adapter import encode_flat
 
     before = previous_model(training, number)
-    if before is not None and set(chosen) <= set(before.sealed_for):
+    wanted = tuple(site.recipient for site in training.roster.sites if site.name in chosen)
+    known = before is not None and set(wanted) <= set(before.sealed_for)
+    if before is not None and known and show_model_again(training, before.model):
         return before.model
-    # The first round starts from the adapter as it is made; later ones are sealed anew for who joined since.
+    # The first round starts from the adapter as it is made; later ones are sealed anew for who joined since,
+    # has new keys, or when the store lost what it had.
     data = encode_flat(training.initial()) if before is None else read_model(training, before.model)
-    return seal_model(training, data, chosen)
+    return seal_model(training, data, wanted)
 
 
 def previous_report(training: Training, number: int) -> str | None:
@@ -192,7 +193,5 @@ def previous_report(training: Training, number: int) -> str | None:
     for earlier in range(number - 1, 0, -1):
         if training.journal.outcome(training.run, earlier, "failed", FailedRound):
             continue
-        key = training.layout.report(training.run, earlier)
-        mine = training.mailbox.me.public
-        return training.mailbox.read(key, Report, mine, run=training.run, number=earlier).sha256
+        return training.own(training.layout.report(training.run, earlier), Report, earlier).sha256
     return None

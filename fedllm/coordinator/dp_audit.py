@@ -92,6 +92,8 @@ def _check_conduct(training: Training, plan: Plan, outcome: SiteOutcome) -> None
     keys = member(training, site)
     if keys is None:
         raise RefusedError("it was revoked")
+    if outcome.verify not in {None, keys.verify}:
+        raise RefusedError("it was revoked: its update is signed with its former keys")
     check_quota(training, plan, site)
     if outcome.update_sha256 is None:
         return

@@ -46,7 +46,13 @@ def find_garbage(journal: Journal, store: ObjectStore, *, older_than: float) -> 
     layout, before = Layout(journal.federation), time.time() - older_than
     runs = journal.runs()
     waiting = {(run, number) for run, number, _ in waiting_releases(journal)}
-    over = {row.run for row in runs if row.status in OVER and (row.finished or row.started) < before}
+    over = {
+        row.run
+        for row in runs
+        if row.status in OVER
+        and (row.finished or row.started) < before
+        and not _has_open_round(journal, row.run)
+    }
     known = {row.run for row in runs}
     kept = {run: _kept_models(journal, run, waiting) for run in over}
     objects = [
@@ -75,6 +81,15 @@ def remove_garbage(store: ObjectStore, found: Garbage) -> list[str]:
         if not any(path.parent.iterdir()):
             path.parent.rmdir()
     return left
+
+
+def _has_open_round(journal: Journal, run: str) -> bool:
+    """Whether a run stopped inside a round: a resume needs that round's plan, model and updates."""
+    steps = set(journal.times(run))
+    return any(
+        step == "dispatch" and not {(number, "evaluate"), (number, "failed")} & steps
+        for number, step in steps
+    )
 
 
 def _is_sites_garbage(there: ObjectInfo, over: set[str], known: set[str], before: float) -> bool:

@@ -5,6 +5,7 @@ SQLite beside the coordinator's keys, or any database that SQLAlchemy knows unde
 the transaction that checks its epoch, so that a zombie cannot overwrite its successor's word.
 """
 
+import json
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -28,7 +29,7 @@ from fedllm.coordinator.tables import (
     Table,
 )
 from fedllm.disk import room
-from fedllm.errors import CancelledError, FedllmError, LeaseError, RoundError
+from fedllm.errors import CancelledError, ConfigError, FedllmError, LeaseError, RoundError
 from fedllm.secure.events import SecurityLog
 
 Outcome = TypeVar("Outcome", bound=BaseModel)
@@ -235,10 +236,16 @@ class Journal:
             row = session.get(FederationRow, self.federation)
             return row.roster if row else None
 
-    def save_roster(self, roster: str) -> None:
-        """Keep the newest roster."""
+    def save_roster(self, roster: str, *, after: int) -> None:
+        """Keep the newest roster (JSON), the one after version `after`.
+
+        Raises:
+            ConfigError: the roster is of another version by now.
+        """
         with self.write() as session:
-            row = session.get(FederationRow, self.federation)
+            row = session.get(FederationRow, self.federation, with_for_update=True)
+            if row is not None and json.loads(row.roster)["roster_version"] != after:
+                raise ConfigError(f"the roster of {self.federation} changed meanwhile: call again")
             if row is None:
                 session.add(FederationRow(federation=self.federation, roster=roster, head_counter=0))
             else:

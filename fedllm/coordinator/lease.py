@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from fedllm.coordinator.journal import Journal
 from fedllm.coordinator.tables import LeaseRow, RunRow
-from fedllm.errors import CancelledError, DiskFullError, FedllmError, LeaseError
+from fedllm.errors import CancelledError, ConfigError, DiskFullError, FedllmError, LeaseError
 
 TTL = 30.0  # s until the lease of a coordinator that fell silent runs out
 RENEW = 5.0  # s between renewals
@@ -46,7 +46,8 @@ class Lease:
     Args:
         journal: the federation's.
         run: the training to lead.
-        seize: depose whoever leads this very run, alive or not.
+        seize: depose whoever leads this very run, alive or not, and mark it `cancelled`; raises `ConfigError`
+            when there is no such run, or it is over.
         on_lost: hears why this coordinator leads no more.
     """
 
@@ -73,6 +74,8 @@ class Lease:
                 row = LeaseRow(federation=self._journal.federation, epoch=0, expires=0.0)
                 session.add(row)
             now = self._journal.now(session)
+            if self._seize:
+                self._cancel(session, now)
             if row.holder:
                 self._succeed(session, row, now)
             row.epoch += 1
@@ -98,6 +101,17 @@ class Lease:
         if left is not None and left.status == "running":
             left.status, left.finished = "crashed", now
             left.reason = f"its coordinator, process {pid} on {host}, is gone; go on with --resume {left.run}"
+
+    def _cancel(self, session: Session, now: float) -> None:
+        """Mark the run `cancelled` with the change of leader: whoever is deposed finds the reason at once."""
+        run = session.get(RunRow, self._run)
+        if run is None or run.federation != self._journal.federation:
+            raise ConfigError(
+                f"there is no run {self._run} of {self._journal.federation} here: Prefect's log says the id"
+            )
+        if run.status not in {"running", "crashed", "cancelled"}:
+            raise ConfigError(f"{self._run} is over: {run.status} ({run.reason})")
+        run.status, run.reason, run.finished = "cancelled", "cancelled by its coordinator", now
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -100,9 +100,12 @@ def roster_of(journal: Journal, identity: Identity) -> Roster:
     )
 
 
-def publish_roster(store: ObjectStore, roster: Roster, identity: Identity) -> None:
-    """Show the roster to all."""
-    store.put(Layout(roster.federation).roster, sign(roster, identity))
+def publish_roster(store: ObjectStore, journal: Journal, identity: Identity) -> None:
+    """Show the newest roster to all, again if it changed meanwhile: an old one must not come last."""
+    shown = -1
+    while (roster := roster_of(journal, identity)).roster_version != shown:
+        store.put(Layout(roster.federation).roster, sign(roster, identity))
+        shown = roster.roster_version
 
 
 def add_site(config: FederationConfig, keys: PublicKeys, *, replace: bool = False) -> bytes:
@@ -139,14 +142,14 @@ def add_site(config: FederationConfig, keys: PublicKeys, *, replace: bool = Fals
                 sites = tuple(sorted((*others, keys), key=lambda site: site.name))
                 roster = save_roster(journal, roster, sites=sites)
                 forget_card(journal, keys.name)
-        publish_roster(access.connect(), roster, identity)
+        publish_roster(access.connect(), journal, identity)
     return invite(access, roster, keys, identity)
 
 
 def save_roster(journal: Journal, roster: Roster, **changes: object) -> Roster:
-    """Keep a changed roster under the next version."""
+    """Keep a changed roster under the next version. Raises `ConfigError` when another was faster."""
     changed = roster.model_copy(update={"roster_version": roster.roster_version + 1, **changes})
-    journal.save_roster(changed.model_dump_json(by_alias=True))
+    journal.save_roster(changed.model_dump_json(by_alias=True), after=roster.roster_version)
     return changed
 
 

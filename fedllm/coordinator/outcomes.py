@@ -28,6 +28,7 @@ class SiteOutcome(Outcome):
     status: Literal["updated", "declined", "failed", "silent", "refused"]
     reason: str = ""
     update_sha256: str | None = None  # of the signed message: pinned, a second one is equivocation
+    verify: str | None = None  # the key that signed it
     payload: Sealed | None = None
     steps: int = 0
     examples: int | None = None
@@ -47,7 +48,7 @@ class Aggregated(Outcome):
     """The next global adapter."""
 
     model: Sealed
-    sealed_for: tuple[str, ...]  # sites
+    sealed_for: tuple[str, ...]  # age recipients
     optimizer: Sealed | None = None
     drift: float  # ||new - old|| / ||new||
 

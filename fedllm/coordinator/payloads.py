@@ -1,12 +1,13 @@
 """Tensors on the coordinator's own disk: what was checked is what counts, whatever the store shows later."""
 
+import contextlib
 import hashlib
 import logging
 from collections.abc import Iterable
 
 from fedllm.coordinator.round_keys import destroy_round_key, round_identity
 from fedllm.coordinator.training import Training
-from fedllm.errors import ExchangeError
+from fedllm.errors import ExchangeError, ObjectNotFoundError
 from fedllm.exchange.mailbox import seal_to_file
 from fedllm.exchange.messages import Sealed
 
@@ -57,15 +58,26 @@ def read_model(training: Training, model: Sealed) -> bytes:
     return _kept(training, model, "model") or training.mailbox.fetch_payload(model)
 
 
-def seal_model(training: Training, data: bytes, sites: tuple[str, ...]) -> Sealed:
-    """Keep a global adapter on disk and publish it, sealed for `sites` and the coordinator."""
+def seal_model(training: Training, data: bytes, recipients: tuple[str, ...]) -> Sealed:
+    """Keep a global adapter on disk and publish it, sealed for `recipients` (age) and the coordinator."""
     sha256 = hashlib.sha256(data).hexdigest()
     (training.folder / f"{sha256}.model").write_bytes(data)
-    recipients = [site.recipient for site in training.roster.sites if site.name in sites]
-    recipients.append(training.mailbox.me.public.recipient)
     path = training.folder / f"{sha256}.sealed"
-    draft = seal_to_file(data, recipients, "unnamed", path)
+    draft = seal_to_file(data, [*recipients, training.mailbox.me.public.recipient], "unnamed", path)
     # Named by what is stored: sealed anew for whoever joined since, it is another object, and both stay.
     sealed = draft.model_copy(update={"key": training.layout.model(training.run, draft.sealed_sha256)})
     training.mailbox.send_payload(path, sealed)
     return sealed
+
+
+def show_model_again(training: Training, model: Sealed) -> bool:
+    """Whether a sealed model is in the store; one that the store lost is sent again from this disk."""
+    store = training.mailbox.store
+    with contextlib.suppress(ObjectNotFoundError):
+        if store.stat(model.key).size == model.sealed_bytes:
+            return True
+    path = training.folder / f"{model.sha256}.sealed"
+    if path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() == model.sealed_sha256:
+        training.mailbox.send_payload(path, model)
+        return True
+    return False

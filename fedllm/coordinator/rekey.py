@@ -4,6 +4,8 @@ import time
 from collections.abc import Mapping
 from contextlib import closing
 
+from sqlalchemy import delete, select
+
 from fedllm.config import FederationConfig
 from fedllm.coordinator.journal import Journal, coordinator_folder
 from fedllm.coordinator.lease import Lease
@@ -15,6 +17,7 @@ from fedllm.coordinator.members import (
     save_roster,
     store_access,
 )
+from fedllm.coordinator.tables import RoundKeyRow, RunRow
 
 
 def rekey_coordinator(config: FederationConfig) -> Mapping[str, bytes]:
@@ -31,8 +34,16 @@ def rekey_coordinator(config: FederationConfig) -> Mapping[str, bytes]:
     folder = coordinator_folder(config.name) / "keys"
     with closing(Journal(config.name)) as journal, Lease(journal, "keys"):
         roster = roster_of(journal, coordinator_identity(config.name))
+        destroy_keys_of_rounds(journal)
         folder.rename(folder.with_name(f"keys-until-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}"))
         identity = coordinator_identity(config.name)
         roster = save_roster(journal, roster, coordinator=identity.public)
-        publish_roster(access.connect(), roster, identity)
+        publish_roster(access.connect(), journal, identity)
         return {keys.name: invite(access, roster, keys, identity) for keys in roster.sites}
+
+
+def destroy_keys_of_rounds(journal: Journal) -> None:
+    """Destroy what is left of rounds' keys: they are sealed for the former keys, and no run goes on."""
+    mine = select(RunRow.run).where(RunRow.federation == journal.federation)
+    with journal.write() as session:
+        session.execute(delete(RoundKeyRow).where(RoundKeyRow.run.in_(mine)))

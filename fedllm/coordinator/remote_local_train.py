@@ -10,6 +10,7 @@ from fedllm.coordinator.training import Training
 from fedllm.errors import ExchangeError, ObjectNotFoundError, RefusedError
 from fedllm.exchange.mailbox import Received
 from fedllm.exchange.messages import Answer, Card, Plan, PublicKeys, Update
+from fedllm.text import one_line
 
 POLL = 0.4  # s between looks at a site's answer or update
 PROGRESS = 2.0  # s between looks at its card
@@ -49,8 +50,10 @@ def remote_local_train(training: Training, number: int, site: str, say: Callable
             done = watch.look()
         except RefusedError as error:
             training.journal.security.refused(error, site, training.run, number)
-            return SiteOutcome(site=site, status="refused", reason=str(error))
+            return SiteOutcome(site=site, status="refused", reason=one_line(str(error)))
         except ExchangeError as error:
+            if training.now() > plan.deadline + GRACE and not isinstance(error, ObjectNotFoundError):
+                raise  # whether an update came in time cannot be said now
             say(f"the store does not answer: {error}")
             done = None
         if done is not None:
@@ -93,8 +96,9 @@ class _Watch:
             self._answer = found.message
             self._of_this_plan(found.message.plan_sha256)
             if found.message.decision == "decline":
-                return SiteOutcome(site=site, status="declined", reason=found.message.reason)
-            self._say(f"{site}: {found.message.decision}, {found.message.steps} steps {found.message.reason}")
+                return SiteOutcome(site=site, status="declined", reason=one_line(found.message.reason))
+            told = one_line(found.message.reason)
+            self._say(f"{site}: {found.message.decision}, {found.message.steps} steps {told}")
         key = layout.update(site, run, number)
         update = mail.find(key, Update, self._keys, **self._place)
         if update is None:
@@ -127,8 +131,9 @@ class _Watch:
             return SiteOutcome(
                 site=site,
                 status="failed",
-                reason=update.failed or "no payload",
+                reason=one_line(update.failed or "no payload"),
                 update_sha256=received.sha256,
+                verify=self._keys.verify,
             )
         expected = self._training.layout.payload(site, self._training.run, self._number)
         if update.payload.key != expected:
@@ -139,6 +144,7 @@ class _Watch:
             site=site,
             status="updated",
             update_sha256=received.sha256,
+            verify=self._keys.verify,
             payload=update.payload,
             steps=update.steps,
             examples=update.examples,

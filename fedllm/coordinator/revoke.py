@@ -40,7 +40,8 @@ def revoke_site(config: FederationConfig, name: str, reason: str = "") -> int:
             roster = save_roster(journal, roster, sites=kept)
             journal.security.record(REVOKED, name, reason or "revoked by the coordinator")
             forget_card(journal, name)
+        # First the roster: sites refuse every plan of a roster that is newer than the one they are shown.
+        publish_roster(access.connect(), journal, identity)
         if access.has_users:
             store_iam(access).remove_site(config.name, name)
-        publish_roster(access.connect(), roster, identity)
     return roster.roster_version

@@ -49,11 +49,18 @@ def round_identity(training: Training, number: int) -> Identity:
 
 def destroy_round_key(training: Training, number: int) -> None:
     """Delete a round's key; SQLite overwrites the row and gives up the log that still holds it."""
-    with training.journal.write() as session:
-        row = session.get(RoundKeyRow, (training.run, number))
-        if row is None:
+    with training.journal.read() as session:
+        if session.get(RoundKeyRow, (training.run, number)) is None:
             return
-        session.delete(row)
+    with training.journal.write() as session:
+        session.delete(session.get_one(RoundKeyRow, (training.run, number)))
     with training.journal.read() as session:
         if session.get_bind().dialect.name == "sqlite":
             session.execute(text("PRAGMA wal_checkpoint(TRUNCATE)"))
+
+
+def destroy_stale_keys(training: Training) -> None:
+    """Destroy the keys of rounds that are over: a coordinator may have died before it did."""
+    over = {number for number, step in training.journal.times(training.run) if step in {"failed", "evaluate"}}
+    for number in over:
+        destroy_round_key(training, number)

@@ -20,11 +20,12 @@ from fedllm.coordinator.outcomes import (
     Released,
     SiteOutcome,
 )
-from fedllm.coordinator.payloads import forget_updates
+from fedllm.coordinator.payloads import forget_updates, show_model_again
 from fedllm.coordinator.progress import evaluations, played, score
 from fedllm.coordinator.release import finish_record, publish_waiting, release
 from fedllm.coordinator.remote_local_train import remote_local_train
 from fedllm.coordinator.result import result
+from fedllm.coordinator.round_keys import destroy_stale_keys
 from fedllm.coordinator.training import Training
 from fedllm.errors import CancelledError, DiskFullError, ExchangeError, LeaseError, RoundError
 
@@ -69,6 +70,8 @@ class JournaledSteps:
         if known is None:
             return self._once(number, "dispatch", Dispatched, lambda: dispatch(training, number))
         if training.journal.outcome(run, number, "dp-audit", Audited) is None:
+            show_model_again(training, read_plan(training, number).model)
+            training.show_again(training.layout.plan(run, number))
             training.point_head(number, known.plan_sha256)
         return known
 
@@ -141,6 +144,7 @@ def play(training: Training, steps: Steps, *, insist: bool = False) -> str:
     """
     reason = "round limit"
     try:
+        destroy_stale_keys(training)
         baseline(training)
         for number in remaining(training):
             begun = training.journal.outcome(training.run, number, "dispatch", Dispatched) is not None

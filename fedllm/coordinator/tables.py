@@ -1,6 +1,6 @@
 """The journal's tables."""
 
-from sqlalchemy import LargeBinary, String
+from sqlalchemy import BigInteger, LargeBinary, String
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
@@ -94,4 +94,4 @@ class CardRow(Table):
     __tablename__ = "card"
     federation: Mapped[str] = mapped_column(String(63), primary_key=True)
     site: Mapped[str] = mapped_column(String(63), primary_key=True)
-    counter: Mapped[int]
+    counter: Mapped[int] = mapped_column(BigInteger)  # a site's own word, up to 2**53

@@ -14,10 +14,10 @@ from fedllm.coordinator.head import point_head
 from fedllm.coordinator.journal import Journal, coordinator_folder
 from fedllm.coordinator.lease import Lease
 from fedllm.coordinator.members import coordinator_identity, publish_roster, roster_of, store_access
-from fedllm.errors import CancelledError, ConfigError, FedllmError
+from fedllm.errors import CancelledError, ConfigError, FedllmError, RoundError
 from fedllm.exchange.clock import StoreClock
 from fedllm.exchange.keys import Layout
-from fedllm.exchange.mailbox import Mailbox
+from fedllm.exchange.mailbox import Mailbox, Received
 from fedllm.exchange.messages import Message, Roster
 from fedllm.exchange.store import ObjectStore
 from fedllm.models.base import fingerprint, resolve_base
@@ -111,6 +111,23 @@ class Training:
         self.stop_cause = self.stop_cause or cause
         self.stopping.set()
 
+    def own(self, key: str, kind: type[M], number: int) -> Received[M]:
+        """What this coordinator signed under a key, by its journal: a store may lose it or show an old one.
+
+        Raises:
+            RoundError: it is not in this journal.
+        """
+
+        def gone() -> bytes:
+            raise RoundError(f"{key} is not in this journal: was another one restored?")
+
+        envelope = self.journal.commit_bytes(key, gone)
+        return self.mailbox.open(envelope, kind, self.mailbox.me.public, run=self.run, number=number)
+
+    def show_again(self, key: str) -> None:
+        """Put what was signed under a key back into the store."""
+        self.publish(key, _never)
+
     def publish(self, key: str, make: Callable[[], Message]) -> bytes:
         """Sign a message once, commit it, and show it; after a crash the same bytes are shown."""
         envelope = self.journal.commit_bytes(key, lambda: sign(make(), self.mailbox.me))
@@ -120,6 +137,10 @@ class Training:
     def point_head(self, number: int, plan_sha256: str | None) -> None:
         """Tell the sites where to look: at a round's plan, or (None) nowhere."""
         point_head(self.journal, self.mailbox, self.run, number, plan_sha256)
+
+
+def _never() -> Message:
+    raise RoundError("nothing was signed under this key yet")
 
 
 def stored_config(federation: str, run: str) -> FederationConfig | None:
@@ -171,7 +192,7 @@ def open_training(  # noqa: PLR0913 - what a training is made of, each named by 
                 raise ConfigError(
                     f"the roster of {config.name} is empty: add sites with `fedllm site add CARD`"
                 )
-            publish_roster(connected, roster, identity)
+            publish_roster(connected, journal, identity)
             begun_by = journal.commit_bytes(f"{config.name}/keys/{run}", identity.public.verify.encode)
             if begun_by.decode() != identity.public.verify:
                 raise ConfigError(f"{run} began under former keys of the coordinator: begin a new training")

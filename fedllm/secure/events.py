@@ -7,9 +7,9 @@ from sqlalchemy import Engine, String, func, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from fedllm.errors import RefusedError
+from fedllm.text import LONGEST, one_line
 
 MOST_REASONS = 1000  # different ones a party and run: a flood of refusals fills no disk
-_LONGEST = 500  # characters of a reason
 
 
 class _Table(DeclarativeBase):
@@ -23,7 +23,7 @@ class _EventRow(_Table):
     party: Mapped[str] = mapped_column(String(63), index=True)
     run: Mapped[str] = mapped_column(String(63), index=True)
     round: Mapped[int]
-    reason: Mapped[str] = mapped_column(String(_LONGEST))
+    reason: Mapped[str] = mapped_column(String(LONGEST))
     times: Mapped[int]
     first: Mapped[float]  # s since 1970
     last: Mapped[float]  # s since 1970
@@ -62,7 +62,7 @@ class SecurityLog:
         where = (_EventRow.party == party, _EventRow.run == run)
         with Session(self._engine) as session, session.begin():
             known = session.scalar(select(func.count()).select_from(_EventRow).where(*where)) or 0
-            told = reason[:_LONGEST] if known < MOST_REASONS else "and more reasons than are kept"
+            told = one_line(reason) if known < MOST_REASONS else "and more reasons than are kept"
             same = (_EventRow.kind == kind, _EventRow.round == round_number, _EventRow.reason == told)
             row = session.scalar(select(_EventRow).where(*where, *same))
             if row is None:

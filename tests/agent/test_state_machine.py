@@ -15,7 +15,6 @@ from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
-from fedllm.coordinator.members import publish_roster
 from fedllm.exchange.directory_store import DirectoryStore
 from fedllm.exchange.messages import COORDINATOR, EVERYONE, Roster
 from fedllm.secure.envelope import sign
@@ -87,7 +86,9 @@ class Schedule(RuleBasedStateMachine):
         self.coordinator.mailbox = replace(self.coordinator.mailbox, store=self.shown)
         self.heads: list[bytes] = []
         self.states: Works = {}
-        publish_roster(self.shown, self.prepared.roster, self.coordinator.me)
+        self.shown.put(
+            self.coordinator.mailbox.layout.roster, sign(self.prepared.roster, self.coordinator.me)
+        )
         self.shown.put(self.coordinator.sealed_model().key, self.prepared.model)
 
     @initialize(crashes=CRASHES)

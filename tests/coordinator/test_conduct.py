@@ -11,9 +11,10 @@ from fedllm.coordinator.aggregate import aggregate
 from fedllm.coordinator.dp_audit import dp_audit
 from fedllm.coordinator.evaluate import evaluate
 from fedllm.coordinator.journal import coordinator_folder
-from fedllm.coordinator.outcomes import Aggregated, Audited
+from fedllm.coordinator.outcomes import Aggregated, Audited, FailedRound
 from fedllm.coordinator.remote_local_train import GRACE
-from fedllm.coordinator.round_keys import round_identity, round_recipient
+from fedllm.coordinator.round_keys import destroy_stale_keys, round_identity, round_recipient
+from fedllm.coordinator.rounds import JournaledSteps
 from fedllm.coordinator.training import Training
 from fedllm.errors import ObjectNotFoundError, RefusedError
 from fedllm.secure.sealing import unseal
@@ -150,3 +151,35 @@ def test_a_store_that_wraps_an_honest_update_anew_frames_nobody(honest: PlayedRo
     audited = dp_audit(honest.training, honest.number, outcomes)
     assert left_out(audited) == {}
     assert kinds(honest.training) == [("refused", "movies")]
+
+
+def test_a_round_goes_on_though_the_store_lost_plan_and_model(honest: PlayedRound) -> None:
+    """What the coordinator signed and sealed is read from its own disk, and shown again when it resumes."""
+    training, store = honest.training, honest.training.mailbox.store
+    key = training.layout.plan("run-1", 1)
+    plan = store.get(key, limit=10**6)
+    store.delete(key)
+    store.delete(honest.plan.model.key)
+    assert JournaledSteps(training).dispatch(1).plan_sha256 == honest.plan_sha256
+    assert store.get(key, limit=10**6) == plan
+    assert store.stat(honest.plan.model.key).size == honest.plan.model.sealed_bytes
+    assert len(honest.audit().counted) == len(honest.sites)
+
+
+def test_keys_that_a_killed_coordinator_left_are_destroyed_when_it_resumes(honest: PlayedRound) -> None:
+    training = honest.training
+    training.journal.once("run-1", 1, "failed", FailedRound, lambda: FailedRound(reason="by a test"))
+    assert round_identity(training, 1)
+    destroy_stale_keys(training)
+    with pytest.raises(RefusedError, match="destroyed"):
+        round_identity(training, 1)
+
+
+def test_what_a_site_writes_into_a_reason_is_one_printable_line(honest: PlayedRound) -> None:
+    site = honest.sites["nyt"]
+    site.answer(
+        honest.plan, honest.plan_sha256, decision="decline", reason="no\x00\nfedllm: all is well\x1b[2J"
+    )
+    assert honest.wait("nyt").reason == "no??fedllm: all is well?[2J"
+    honest.training.journal.security.record("refused", "nyt", "a\x00\nb")
+    assert honest.training.journal.security.events()[-1].reason == "a??b"

@@ -129,3 +129,21 @@ def test_a_run_is_kept_whole_when_it_may_be_resumed(
         begin_round(training, sites)
     with open_training(config, "run-2", Path(config.evaluation.public)) as later:
         assert find_garbage(later.journal, later.mailbox.store, older_than=0).objects == ()
+
+
+def test_a_run_that_stopped_inside_a_round_is_kept_whole_whatever_it_ended_as(
+    config: FederationConfig, sites: dict[str, PlayedSite]
+) -> None:
+    public = Path(config.evaluation.public)
+    with open_training(config, "run-1", public) as training:
+        begun = begin_round(training, sites)
+        for site in sites.values():
+            site.take_part(begun.plan, begun.plan_sha256)
+        steps = JournaledSteps(training)
+        steps.dp_audit(1, [steps.wait_for(1, name, lambda _text: None) for name in sites])
+        baseline(training)
+        training.journal.end_run("run-1", "cancelled", "by a test")
+        found = find_garbage(training.journal, training.mailbox.store, older_than=0)
+        assert (found.objects, found.files) == ((), ())
+    with open_training(config, "run-1", public) as again:
+        assert JournaledSteps(again).aggregate(1).model.sha256

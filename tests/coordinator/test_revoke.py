@@ -2,17 +2,28 @@
 
 import threading
 import time
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from fedllm.config import FederationConfig
-from fedllm.coordinator.members import add_site
+from fedllm.coordinator.evaluate import baseline
+from fedllm.coordinator.journal import Journal
+from fedllm.coordinator.members import (
+    StoreAccess,
+    add_site,
+    coordinator_identity,
+    roster_of,
+    save_roster,
+)
 from fedllm.coordinator.rekey import rekey_coordinator
 from fedllm.coordinator.revoke import revoke_site
 from fedllm.coordinator.rounds import JournaledSteps
 from fedllm.coordinator.training import Training, open_training
 from fedllm.errors import AccessDeniedError, ConfigError, IdentityError, LeaseError, RefusedError
+from fedllm.exchange.messages import Roster
 from fedllm.exchange.minio_store import MinioStore
 from fedllm.secure.identity import create_identity
 from fedllm.secure.sealing import unseal
@@ -138,3 +149,62 @@ def test_a_revoked_sites_store_user_is_gone_at_once(
         session.get(member.layout.roster, limit=10_000)
     with pytest.raises(AccessDeniedError):
         session.put(member.layout.card("amazon"), b"still here")
+
+
+def test_an_update_under_former_keys_does_not_count_though_the_name_is_back(
+    training: Training, sites: dict[str, PlayedSite], config: FederationConfig, tmp_path: Path
+) -> None:
+    begun = begin_round(training, sites)
+    for site in sites.values():
+        site.take_part(begun.plan, begun.plan_sha256)
+    steps = JournaledSteps(training)
+    outcomes = [steps.wait_for(1, name, lambda _text: None) for name in begun.plan.sites]
+    revoke_site(config, "movies")
+    add_site(config, create_identity(tmp_path / "new", "movies").public)
+    assert [counted.site for counted in steps.dp_audit(1, outcomes).counted] == ["amazon", "nyt"]
+
+
+def test_a_model_is_sealed_anew_for_a_site_with_new_keys(
+    training: Training, sites: dict[str, PlayedSite], config: FederationConfig, tmp_path: Path
+) -> None:
+    begun = begin_round(training, sites)
+    for site in sites.values():
+        site.take_part(begun.plan, begun.plan_sha256)
+    steps = JournaledSteps(training)
+    baseline(training)
+    steps.dp_audit(1, [steps.wait_for(1, name, lambda _text: None) for name in begun.plan.sites])
+    steps.aggregate(1)
+    steps.evaluate(1)
+    steps.release(1)
+    revoke_site(config, "movies")
+    new = create_identity(tmp_path / "new", "movies")
+    add_site(config, new.public)
+    sites["movies"] = replace(sites["movies"], me=new, counter=0)
+    model = begin_round(training, sites, 2).plan.model
+    sealed = training.mailbox.store.get(model.key, limit=10**7)
+    for keys in (new, sites["nyt"].me):
+        assert unseal(sealed, keys)
+
+
+def test_two_changes_of_a_roster_at_once_are_not_both_kept(
+    sites: dict[str, PlayedSite], config: FederationConfig
+) -> None:
+    assert sites
+    with closing(Journal(config.name)) as journal:
+        roster = roster_of(journal, coordinator_identity(config.name))
+        save_roster(journal, roster, sites=roster.sites[:2])
+        with pytest.raises(ConfigError, match="changed meanwhile"):
+            save_roster(journal, roster, sites=roster.sites[1:])
+
+
+def test_a_store_that_cannot_remove_a_user_has_shown_the_new_roster_all_the_same(
+    sites: dict[str, PlayedSite], config: FederationConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(StoreAccess, "has_users", property(lambda _self: True))
+    with pytest.raises(ConfigError, match="administrator"):
+        revoke_site(config, "movies")
+    mail = sites["nyt"].mailbox
+    with closing(Journal(config.name)) as journal:
+        newest = roster_of(journal, coordinator_identity(config.name))
+    assert mail.read(mail.layout.roster, Roster, newest.coordinator).message == newest
+    assert [site.name for site in newest.sites] == ["amazon", "nyt"]
