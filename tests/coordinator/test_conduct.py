@@ -177,9 +177,8 @@ def test_keys_that_a_killed_coordinator_left_are_destroyed_when_it_resumes(hones
 
 def test_what_a_site_writes_into_a_reason_is_one_printable_line(honest: PlayedRound) -> None:
     site = honest.sites["nyt"]
-    site.answer(
-        honest.plan, honest.plan_sha256, decision="decline", reason="no\x00\nfedllm: all is well\x1b[2J"
-    )
+    reason = "no\x00\nfedllm: all is well\x1b[2J"
+    site.answer(honest.plan, honest.plan_sha256, decision="decline", reason=reason)
     assert honest.wait("nyt").reason == "no??fedllm: all is well?[2J"
     honest.training.journal.security.record("refused", "nyt", "a\x00\nb")
     assert honest.training.journal.security.events()[-1].reason == "a??b"
