@@ -16,7 +16,7 @@ from fedllm.coordinator.remote_local_train import GRACE
 from fedllm.coordinator.round_keys import destroy_stale_keys, round_identity, round_recipient
 from fedllm.coordinator.rounds import JournaledSteps
 from fedllm.coordinator.training import Training
-from fedllm.errors import ObjectNotFoundError, RefusedError
+from fedllm.errors import ExchangeError, ObjectNotFoundError, RefusedError
 from fedllm.secure.sealing import unseal
 from tests.coordinator.played import PlayedRound, PlayedSite, begin_round
 
@@ -182,3 +182,20 @@ def test_what_a_site_writes_into_a_reason_is_one_printable_line(honest: PlayedRo
     assert honest.wait("nyt").reason == "no??fedllm: all is well?[2J"
     honest.training.journal.security.record("refused", "nyt", "a\x00\nb")
     assert honest.training.journal.security.events()[-1].reason == "a??b"
+
+
+def test_a_store_that_is_away_when_the_deadline_has_passed_makes_no_site_silent(
+    honest: PlayedRound, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The update had come in time: whether it had can be said once the store answers again."""
+
+    def away(*_arguments: object, **_named: object) -> bytes:
+        raise ExchangeError("the store does not answer")
+
+    later = honest.plan.deadline + GRACE + 1
+    with monkeypatch.context() as patch:
+        patch.setattr(honest.training.mailbox.store, "get", away)
+        patch.setattr(Training, "now", lambda _self: later)
+        with pytest.raises(ExchangeError):
+            honest.wait("nyt")
+    assert honest.wait("nyt").status == "updated"
