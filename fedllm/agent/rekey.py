@@ -1,6 +1,5 @@
 """New keys for a site, between trainings."""
 
-import time
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -8,6 +7,7 @@ from filelock import FileLock, Timeout
 from fedllm.agent.join import init_site
 from fedllm.config import load_site
 from fedllm.errors import IdentityError
+from fedllm.secure.identity import retire_identity
 
 
 def rekey_site(home: Path) -> Path:
@@ -25,8 +25,7 @@ def rekey_site(home: Path) -> Path:
     except Timeout:
         raise IdentityError(f"the agent of {site.name} runs: stop it before its keys are replaced") from None
     try:
-        keys = home / "keys"
-        keys.rename(keys.with_name(f"keys-until-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}"))
+        retire_identity(home / "keys")
         return init_site(site.name, site.data, home)
     finally:
         lock.release()

@@ -1,6 +1,5 @@
 """Cancelling a training, from any process of its coordinator and whether or not that one is alive."""
 
-import logging
 import time
 
 from fedllm.config import FederationConfig
@@ -13,8 +12,6 @@ from fedllm.exchange.keys import Layout
 from fedllm.exchange.mailbox import Mailbox
 from fedllm.exchange.messages import Head
 from fedllm.exchange.store import ObjectStore
-
-log = logging.getLogger(__name__)
 
 SETTLE = 1.5  # s in which a deposed coordinator may still write a head that it had signed
 

@@ -12,6 +12,7 @@ from fedllm.coordinator.remote_local_train import member
 from fedllm.coordinator.round_keys import round_identity
 from fedllm.coordinator.training import Training
 from fedllm.errors import EquivocationError, ObjectNotFoundError, RefusedError, RoundError
+from fedllm.exchange.mailbox import place_of
 from fedllm.exchange.messages import COORDINATOR, EVERYONE, Closed, Counted, Plan, Update, Verdict
 from fedllm.models.adapter import decode_flat
 from fedllm.privacy.update_audit import audit_update, refuse
@@ -99,12 +100,7 @@ def _check_conduct(training: Training, plan: Plan, outcome: SiteOutcome) -> None
         return
     try:
         again = training.mailbox.find(
-            training.layout.update(site, run, number),
-            Update,
-            keys,
-            run=run,
-            number=number,
-            roster_version=plan.roster_version,
+            training.layout.update(site, run, number), Update, keys, **place_of(plan)
         )
     except RefusedError as error:
         # Anybody who can write to the store could do that: the signed message that was pinned holds.

@@ -1,6 +1,5 @@
 """New keys for the coordinator, between trainings: the runbook's step when the old ones were stolen."""
 
-import time
 from collections.abc import Mapping
 from contextlib import closing
 
@@ -18,6 +17,7 @@ from fedllm.coordinator.members import (
     store_access,
 )
 from fedllm.coordinator.tables import RoundKeyRow, RunRow
+from fedllm.secure.identity import retire_identity
 
 
 def rekey_coordinator(config: FederationConfig) -> Mapping[str, bytes]:
@@ -35,7 +35,7 @@ def rekey_coordinator(config: FederationConfig) -> Mapping[str, bytes]:
     with closing(Journal(config.name)) as journal, Lease(journal, "keys"):
         roster = roster_of(journal, coordinator_identity(config.name))
         destroy_keys_of_rounds(journal)
-        folder.rename(folder.with_name(f"keys-until-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}"))
+        retire_identity(folder)
         identity = coordinator_identity(config.name)
         roster = save_roster(journal, roster, coordinator=identity.public)
         publish_roster(access.connect(), journal, identity)

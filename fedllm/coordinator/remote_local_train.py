@@ -2,13 +2,12 @@
 
 import time
 from collections.abc import Callable
-from typing import TypedDict
 
 from fedllm.coordinator.dispatch import read_plan
 from fedllm.coordinator.outcomes import Dispatched, SiteOutcome
 from fedllm.coordinator.training import Training
 from fedllm.errors import ExchangeError, ObjectNotFoundError, RefusedError
-from fedllm.exchange.mailbox import Received
+from fedllm.exchange.mailbox import Received, place_of
 from fedllm.exchange.messages import Answer, Card, Plan, PublicKeys, Update
 from fedllm.text import one_line
 
@@ -16,14 +15,6 @@ POLL = 0.4  # s between looks at a site's answer or update
 PROGRESS = 2.0  # s between looks at its card
 ROSTER = 2.0  # s between looks at whether it was revoked
 GRACE = 2.0  # s after the deadline in which an upload that began in time may end
-
-
-class Place(TypedDict):
-    """What a message must name to be about one plan."""
-
-    run: str
-    number: int
-    roster_version: int
 
 
 def remote_local_train(training: Training, number: int, site: str, say: Callable[[str], None]) -> SiteOutcome:
@@ -90,7 +81,7 @@ class _Watch:
         mail, layout, run = self._training.mailbox, self._training.layout, self._training.run
         site, number = self._keys.name, self._number
         if self._answer is None:
-            found = mail.find(layout.answer(site, run, number), Answer, self._keys, **self._place)
+            found = mail.find(layout.answer(site, run, number), Answer, self._keys, **place_of(self._plan))
             if found is None:
                 return None
             self._answer = found.message
@@ -100,7 +91,7 @@ class _Watch:
             told = one_line(found.message.reason)
             self._say(f"{site}: {found.message.decision}, {found.message.steps} steps {told}")
         key = layout.update(site, run, number)
-        update = mail.find(key, Update, self._keys, **self._place)
+        update = mail.find(key, Update, self._keys, **place_of(self._plan))
         if update is None:
             self._show_progress()
             return None
@@ -108,15 +99,6 @@ class _Watch:
         if mail.store.stat(key).modified > self._plan.deadline + GRACE:
             return SiteOutcome(site=site, status="silent", reason="the update came after the deadline")
         return self._outcome(update)
-
-    @property
-    def _place(self) -> Place:
-        """What every message about this plan must name."""
-        return {
-            "run": self._training.run,
-            "number": self._number,
-            "roster_version": self._plan.roster_version,
-        }
 
     def _of_this_plan(self, plan_sha256: str) -> None:
         journal, run = self._training.journal, self._training.run

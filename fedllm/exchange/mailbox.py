@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic, TypedDict, TypeVar, Unpack
 
 from fedllm.errors import ObjectNotFoundError, RefusedError
 from fedllm.exchange.directory_store import replacing
@@ -19,6 +19,19 @@ from fedllm.secure.sealing import seal, unseal
 M = TypeVar("M", bound=Message)
 
 LARGEST_PAYLOAD = 2 * 1024**3  # bytes, where nothing narrower is known
+
+
+class Place(TypedDict, total=False):
+    """What a message must name beside its parties; what is left out may be any."""
+
+    run: str | None
+    number: int | None
+    roster_version: int | None
+
+
+def place_of(plan: Message) -> Place:
+    """What every word about a plan must name."""
+    return {"run": plan.run, "number": plan.round, "roster_version": plan.roster_version}
 
 
 @dataclass(frozen=True)
@@ -38,47 +51,19 @@ class Mailbox:
     layout: Layout
     me: Identity
 
-    def read(  # noqa: PLR0913 - every field of the head that a reader may insist on
-        self,
-        key: str,
-        kind: type[M],
-        keys: PublicKeys,
-        *,
-        run: str | None = None,
-        number: int | None = None,
-        roster_version: int | None = None,
-    ) -> Received[M]:
+    def read(self, key: str, kind: type[M], keys: PublicKeys, **place: Unpack[Place]) -> Received[M]:
         """Fetch and check a message. Raises `ObjectNotFoundError` or, with the reason, `RefusedError`."""
-        envelope = self.store.get(key, limit=kind.largest)
-        return self.open(envelope, kind, keys, run=run, number=number, roster_version=roster_version)
+        return self.open(self.store.get(key, limit=kind.largest), kind, keys, **place)
 
-    def find(  # noqa: PLR0913 - every field of the head that a reader may insist on
-        self,
-        key: str,
-        kind: type[M],
-        keys: PublicKeys,
-        *,
-        run: str | None = None,
-        number: int | None = None,
-        roster_version: int | None = None,
-    ) -> Received[M] | None:
+    def find(self, key: str, kind: type[M], keys: PublicKeys, **place: Unpack[Place]) -> Received[M] | None:
         """As `read`, but None while there is nothing under the key."""
         try:
-            return self.read(key, kind, keys, run=run, number=number, roster_version=roster_version)
+            return self.read(key, kind, keys, **place)
         except ObjectNotFoundError:
             return None
 
-    def open(  # noqa: PLR0913 - every field of the head that a reader may insist on
-        self,
-        envelope: bytes,
-        kind: type[M],
-        keys: PublicKeys,
-        *,
-        run: str | None = None,
-        number: int | None = None,
-        roster_version: int | None = None,
-    ) -> Received[M]:
-        """Check the bytes of a message that should come from the owner of `keys`."""
+    def open(self, envelope: bytes, kind: type[M], keys: PublicKeys, **place: Unpack[Place]) -> Received[M]:
+        """Check the bytes of a message that should come from the owner of `keys`, for this place."""
         message = open_envelope(
             envelope,
             kind,
@@ -86,9 +71,9 @@ class Mailbox:
             federation=self.layout.federation,
             sender=keys.name,
             receiver=self.me.public.name,
-            run=run,
-            round=number,
-            roster_version=roster_version,
+            run=place.get("run"),
+            round=place.get("number"),
+            roster_version=place.get("roster_version"),
         )
         return Received(message, hashlib.sha256(envelope).hexdigest(), envelope)
 

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import os
+import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -93,6 +94,11 @@ def load_identity(folder: Path) -> Identity:
     if identity.public != public:
         raise IdentityError(f"{folder / PUBLIC} belongs to other keys: restore the folder from your backup")
     return identity
+
+
+def retire_identity(folder: Path) -> None:
+    """Set keys aside, beside where they were, so that `create_identity` may draw new ones."""
+    folder.rename(folder.with_name(f"{folder.name}-until-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}"))
 
 
 def fingerprint(keys: PublicKeys) -> str:

@@ -126,6 +126,11 @@ class PlayedRound:
     plan: Plan
     plan_sha256: str
 
+    def take_part(self) -> None:
+        """What all sites do when they are honest."""
+        for site in self.sites.values():
+            site.take_part(self.plan, self.plan_sha256)
+
     def wait(self, name: str) -> SiteOutcome:
         return remote_local_train(self.training, self.number, name, lambda _text: None)
 

@@ -29,8 +29,7 @@ def play_audit(round_: PlayedRound) -> Audited:
 def honest(training: Training, sites: dict[str, PlayedSite]) -> PlayedRound:
     """A round in which all sites have done what was asked."""
     begun = begin_round(training, sites)
-    for site in sites.values():
-        site.take_part(begun.plan, begun.plan_sha256)
+    begun.take_part()
     return begun
 
 

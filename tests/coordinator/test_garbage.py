@@ -27,8 +27,7 @@ def over(training: Training, sites: dict[str, PlayedSite]) -> Training:
     baseline(training)
     for number in range(1, ROUNDS + 1):
         begun = begin_round(training, sites, number)
-        for site in sites.values():
-            site.take_part(begun.plan, begun.plan_sha256)
+        begun.take_part()
         steps.dp_audit(number, [steps.wait_for(number, name, lambda _text: None) for name in sites])
         steps.aggregate(number)
         steps.evaluate(number)
@@ -84,8 +83,7 @@ def test_a_run_goes_on_after_its_garbage_is_gone(
     close(over, "completed", "round limit")
     remove_garbage(over.mailbox.store, find_garbage(journal, over.mailbox.store, older_than=0))
     begun = begin_round(over, sites, ROUNDS + 1)
-    for site in sites.values():
-        site.take_part(begun.plan, begun.plan_sha256)
+    begun.take_part()
     steps = JournaledSteps(over)
     outcomes = [steps.wait_for(ROUNDS + 1, name, lambda _text: None) for name in sites]
     assert len(steps.dp_audit(ROUNDS + 1, outcomes).counted) == len(sites)
@@ -137,8 +135,7 @@ def test_a_run_that_stopped_inside_a_round_is_kept_whole_whatever_it_ended_as(
     public = Path(config.evaluation.public)
     with open_training(config, "run-1", public) as training:
         begun = begin_round(training, sites)
-        for site in sites.values():
-            site.take_part(begun.plan, begun.plan_sha256)
+        begun.take_part()
         steps = JournaledSteps(training)
         steps.dp_audit(1, [steps.wait_for(1, name, lambda _text: None) for name in sites])
         baseline(training)

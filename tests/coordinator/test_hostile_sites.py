@@ -149,7 +149,6 @@ def refuse(round_: PlayedRound, data: st.DataObject, kinds: list[Callable[[Case]
 
 def test_after_all_of_it_the_honest_go_on(round_: PlayedRound) -> None:
     """The same sites, the hostile one reformed: all three updates count."""
-    for site in round_.sites.values():
-        site.take_part(round_.plan, round_.plan_sha256)
+    round_.take_part()
     audited = round_.audit()
     assert [counted.site for counted in audited.counted] == list(SITES)

@@ -49,8 +49,7 @@ def test_an_update_that_came_before_the_revocation_does_not_count(
     training: Training, sites: dict[str, PlayedSite], config: FederationConfig
 ) -> None:
     begun = begin_round(training, sites)
-    for site in sites.values():
-        site.take_part(begun.plan, begun.plan_sha256)
+    begun.take_part()
     steps = JournaledSteps(training)
     outcomes = [steps.wait_for(1, name, lambda _text: None) for name in begun.plan.sites]
     revoke_site(config, "movies")
@@ -155,8 +154,7 @@ def test_an_update_under_former_keys_does_not_count_though_the_name_is_back(
     training: Training, sites: dict[str, PlayedSite], config: FederationConfig, tmp_path: Path
 ) -> None:
     begun = begin_round(training, sites)
-    for site in sites.values():
-        site.take_part(begun.plan, begun.plan_sha256)
+    begun.take_part()
     steps = JournaledSteps(training)
     outcomes = [steps.wait_for(1, name, lambda _text: None) for name in begun.plan.sites]
     revoke_site(config, "movies")
@@ -168,8 +166,7 @@ def test_a_model_is_sealed_anew_for_a_site_with_new_keys(
     training: Training, sites: dict[str, PlayedSite], config: FederationConfig, tmp_path: Path
 ) -> None:
     begun = begin_round(training, sites)
-    for site in sites.values():
-        site.take_part(begun.plan, begun.plan_sha256)
+    begun.take_part()
     steps = JournaledSteps(training)
     baseline(training)
     steps.dp_audit(1, [steps.wait_for(1, name, lambda _text: None) for name in begun.plan.sites])
