@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedllm.config import FederationConfig
-from fedllm.config.federation import NAME
+from fedllm.config.frozen import NAME
 from fedllm.coordinator.journal import Journal
 from fedllm.coordinator.progress import played
 from fedllm.coordinator.training import Training, open_training, stored_config

@@ -9,7 +9,7 @@ import yaml
 from pydantic import ValidationError
 
 from fedllm.config import SiteConfig, fedllm_home, load_site
-from fedllm.config.federation import NAME
+from fedllm.config.frozen import NAME
 from fedllm.config.home import private_dir
 from fedllm.errors import IdentityError, RefusedError
 from fedllm.exchange.keys import Layout

@@ -8,7 +8,6 @@ from fedllm.config.federation import (
     LocalConfig,
     ModelConfig,
     PartitionConfig,
-    PrivacyConfig,
     RoundsConfig,
     SimulationConfig,
     StoreConfig,
@@ -17,6 +16,7 @@ from fedllm.config.federation import (
 )
 from fedllm.config.home import cache_dir, fedllm_home
 from fedllm.config.load import load_federation, load_site
+from fedllm.config.privacy import PrivacyConfig
 from fedllm.config.site import PolicyConfig, SiteConfig
 
 __all__ = [

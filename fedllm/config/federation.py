@@ -3,37 +3,16 @@
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-NAME = r"^[a-z0-9][a-z0-9-]{0,62}$"  # literal in keys, IAM policies and MLflow names
-
-_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-
-
-def _seconds(value: object) -> object:
-    """Read `15m`, `90s`, `1.5h` as seconds; numbers are seconds already."""
-    if isinstance(value, str):
-        match = re.fullmatch(r"\s*([0-9.]+)\s*(ms|s|m|h|d)?\s*", value)
-        if match is None:
-            raise ValueError(f"{value!r} is no duration: write 90s, 15m or 2h")
-        return float(match[1]) * _SECONDS[match[2] or "s"]
-    return value
-
-
-Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0)]
-Name = Annotated[str, Field(pattern=NAME)]
-
-
-class Frozen(BaseModel):
-    """A part of a configuration: immutable, and an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+from fedllm.config.frozen import Frozen, Name, Seconds
+from fedllm.config.privacy import PrivacyConfig
 
 
 class AdapterConfig(Frozen):
     """What is trained on top of the frozen base model."""
 
-    method: Literal["ffa-lora", "lora"] = "ffa-lora"
+    method: Literal["ffa-lora", "lora", "full"] = "ffa-lora"  # `full`: every weight of a small model
     average: Literal["naive"] = "naive"  # `lora` alone: A and B averaged apart, which is not exact
     rank: int = Field(default=8, ge=1, le=256)
     alpha: float = Field(default=16, gt=0)
@@ -51,19 +30,21 @@ class ModelConfig(Frozen):
 class TaskConfig(Frozen):
     """How a record becomes a prompt and the words that should follow it."""
 
-    kind: Literal["classification", "chat", "summarization", "text"] = "classification"
-    fields: dict[str, str] = {"text": "text", "label": "label"}
-    labels: dict[str, str] = {}
+    kind: Literal["classification", "chat", "summarization", "text", "image"] = "classification"
+    fields: dict[str, str] = Field(default_factory=lambda: {"text": "text", "label": "label"})
+    labels: dict[str, str] = Field(default_factory=dict)
     template: str = "{text}"
     max_length: int = Field(default=128, ge=8, le=8192)  # tokens of prompt and answer
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if self.kind == "classification":
+        if self.kind in {"classification", "image"}:
             if len(self.labels) < 2:  # noqa: PLR2004 - a choice needs two
                 raise ValueError("task.labels needs at least two labels for a classification")
             if "label" not in self.fields:
                 raise ValueError("task.fields needs `label` for a classification")
+        if self.kind == "image" and "image" not in self.fields:
+            raise ValueError("task.fields needs `image`: the field that holds the pixels")
         if self.kind in {"chat", "summarization"} and "answer" not in self.fields:
             raise ValueError(f"task.fields needs `answer` for {self.kind}: the words to learn")
         wanted = set(re.findall(r"\{(\w+)\}", self.template))
@@ -102,7 +83,7 @@ class LocalConfig(Frozen):
     schedule: Literal["constant", "cosine", "linear"] = "constant"  # over the federation, not a round
     warmup: int = Field(default=0, ge=0)  # steps, over the federation
     steps: int = Field(default=15, ge=1, le=100_000)
-    batch_size: int = Field(default=16, ge=1, le=4096)
+    batch_size: int = Field(default=16, ge=1, le=65536)  # with privacy: the public denominator of a step
     prox_mu: float = Field(default=0.0, ge=0)  # FedProx, Li et al. 2020, eq. 2
     weight_decay: float = Field(default=0.0, ge=0)
     momentum: float = Field(default=0.0, ge=0, lt=1)  # sgd
@@ -128,12 +109,6 @@ class AggregationConfig(Frozen):
     beta1: float = Field(default=0.9, ge=0, lt=1)
     beta2: float = Field(default=0.99, ge=0, lt=1)
     tau: float = Field(default=1e-3, gt=0)  # degree of adaptivity
-
-
-class PrivacyConfig(Frozen):
-    """Differential privacy; `none` is said as such wherever a result is shown."""
-
-    unit: Literal["none"] = "none"
 
 
 class StoreConfig(Frozen):
@@ -218,11 +193,29 @@ class FederationConfig(Frozen):
     tracking: TrackingConfig = TrackingConfig()
     simulation: SimulationConfig | None = None
 
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if (self.task.kind == "image") != (self.model.adapter.method == "full"):
+            raise ValueError("model.adapter.method full is for task.kind image, and the only one for it")
+        if self.privacy.on and self.aggregation.weighting not in {"auto", "equal"}:
+            raise ValueError(
+                f"aggregation.weighting {self.aggregation.weighting} would let a private "
+                "count decide how far one unit reaches: use equal with privacy"
+            )
+        least = self.rounds.min_sites
+        if self.privacy.unit == "site" and (self.privacy.min_honest or least) > least:
+            raise ValueError("privacy.min_honest is above rounds.min_sites: too little noise could remain")
+        if self.privacy.unit == "site" and self.rounds.cohort < 1:
+            raise ValueError("rounds.cohort must be 1 with privacy.unit site: every site is in each round")
+        return self
+
     @property
     def weighting(self) -> Literal["examples", "work", "equal"]:
         """`auto` resolved: by examples without DP; counts are private with it."""
         chosen = self.aggregation.weighting
-        return "examples" if chosen == "auto" else chosen
+        if chosen == "auto":
+            return "equal" if self.privacy.on else "examples"
+        return chosen
 
     def public_json(self) -> dict[str, Any]:
         """The configuration as JSON, for MLflow and for reports; it holds no secrets."""

@@ -60,7 +60,8 @@ def load_site(path: str | Path) -> SiteConfig:
     """Read a site file; a relative `data` path is relative to the file's folder."""
     file = Path(path)
     site = _validate(SiteConfig, _read(file), str(path))
-    return site.model_copy(update={"data": (file.parent / site.data).resolve()})
+    ledger = (file.parent / site.ledger).resolve() if site.ledger else None
+    return site.model_copy(update={"data": (file.parent / site.data).resolve(), "ledger": ledger})
 
 
 def _read(path: Path) -> dict[str, Any]:

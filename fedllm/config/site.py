@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from fedllm.config.federation import Frozen, Name, Seconds
+from fedllm.config.frozen import Frozen, Name, Seconds
 
 _FINGERPRINT = re.compile(r"[a-z2-7]{4}(-[a-z2-7]{4}){7}")
 _HOURS = re.compile(r"([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d")
@@ -41,7 +41,7 @@ class PolicyConfig(Frozen):
 
     bases: tuple[str, ...] = ()  # SHA-256 fingerprints of base models that may be trained
     targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-    methods: tuple[Literal["ffa-lora", "lora"], ...] = ("ffa-lora", "lora")
+    methods: tuple[Literal["ffa-lora", "lora", "full"], ...] = ("ffa-lora", "lora", "full")
     max_rank: int = Field(default=64, ge=1)
     max_steps: int = Field(default=1000, ge=1)  # a round; a plan that asks more is accepted with less
     max_length: int = Field(default=2048, ge=8)  # tokens a record
@@ -53,7 +53,13 @@ class PolicyConfig(Frozen):
     max_round: Seconds = 86400.0  # s
     max_bytes: int | None = Field(default=None, ge=1)  # a run, both ways
     max_seconds: Seconds | None = None  # s of training a run
-    tasks: tuple[str, ...] = ("classification", "chat", "summarization", "text")
+    tasks: tuple[str, ...] = ("classification", "chat", "summarization", "text", "image")
+    privacy: tuple[Literal["none", "record", "person", "site"], ...] = ("none", "record", "person", "site")
+    max_epsilon: float | None = Field(default=None, gt=0)  # of one training
+    total_epsilon: float | None = Field(
+        default=None, gt=0
+    )  # of `dataset_id`, over all trainings and federations
+    max_delta: float = Field(default=1e-5, gt=0, lt=0.1)  # of one training, and of total_epsilon
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -70,6 +76,10 @@ class SiteConfig(Frozen):
 
     name: Name
     data: Path  # JSON lines, beside this file or absolute
+    dataset_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,100}$")] | None = (
+        None  # whose budget; default: name
+    )
+    ledger: Path | None = None  # default: ledger.db beside this file; several homes may share one
     base: str = "smollm2-135m"  # the base model that this site holds
     threads: int | None = Field(default=None, ge=1)  # torch threads; default: torch's own choice
     policy: PolicyConfig = PolicyConfig()

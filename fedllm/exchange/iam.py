@@ -14,7 +14,7 @@ from minio import MinioAdmin
 from minio.credentials.providers import StaticProvider
 from minio.error import MinioAdminException, MinioException
 
-from fedllm.config.federation import NAME
+from fedllm.config.frozen import NAME
 from fedllm.errors import AccessDeniedError, ConfigError, ExchangeError
 from fedllm.exchange.keys import Layout
 from fedllm.exchange.messages import COORDINATOR, EVERYONE

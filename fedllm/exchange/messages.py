@@ -9,7 +9,8 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from fedllm.config.federation import AdapterConfig, LocalConfig, Name, TaskConfig
+from fedllm.config.federation import AdapterConfig, LocalConfig, TaskConfig
+from fedllm.config.frozen import Name
 
 COORDINATOR = "coordinator"
 EVERYONE = "everyone"

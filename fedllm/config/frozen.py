@@ -1,0 +1,30 @@
+"""What every part of a configuration is built from."""
+
+import re
+from typing import Annotated
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+NAME = r"^[a-z0-9][a-z0-9-]{0,62}$"  # literal in keys, IAM policies and MLflow names
+
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def _seconds(value: object) -> object:
+    """Read `15m`, `90s`, `1.5h` as seconds; numbers are seconds already."""
+    if isinstance(value, str):
+        match = re.fullmatch(r"\s*([0-9.]+)\s*(ms|s|m|h|d)?\s*", value)
+        if match is None:
+            raise ValueError(f"{value!r} is no duration: write 90s, 15m or 2h")
+        return float(match[1]) * _SECONDS[match[2] or "s"]
+    return value
+
+
+Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0)]
+Name = Annotated[str, Field(pattern=NAME)]
+
+
+class Frozen(BaseModel):
+    """A part of a configuration: immutable, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
