@@ -54,11 +54,9 @@ class PolicyConfig(Frozen):
     max_bytes: int | None = Field(default=None, ge=1)  # a run, both ways
     max_seconds: Seconds | None = None  # s of training a run
     tasks: tuple[str, ...] = ("classification", "chat", "summarization", "text", "image")
-    privacy: tuple[Literal["none", "record", "person", "site"], ...] = ("none", "record", "person", "site")
+    units: tuple[Literal["none", "record", "person", "site"], ...] = ("none", "record", "person", "site")
     max_epsilon: float | None = Field(default=None, gt=0)  # of one training
-    total_epsilon: float | None = Field(
-        default=None, gt=0
-    )  # of `dataset_id`, over all trainings and federations
+    total_epsilon: float | None = Field(default=None, gt=0)  # of `dataset_id`, over all trainings
     max_delta: float = Field(default=1e-5, gt=0, lt=0.1)  # of one training, and of total_epsilon
 
     @model_validator(mode="after")
@@ -77,7 +75,7 @@ class SiteConfig(Frozen):
     name: Name
     data: Path  # JSON lines, beside this file or absolute
     dataset_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,100}$")] | None = (
-        None  # whose budget; default: name
+        None  # whose budget; else name
     )
     ledger: Path | None = None  # default: ledger.db beside this file; several homes may share one
     base: str = "smollm2-135m"  # the base model that this site holds
