@@ -34,6 +34,7 @@ def _hours(value: str) -> str:
 
 Fingerprint = Annotated[str, AfterValidator(_fingerprint)]
 Hours = Annotated[str, AfterValidator(_hours)]
+DatasetId = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,100}$")]
 
 
 class PolicyConfig(Frozen):
@@ -74,9 +75,7 @@ class SiteConfig(Frozen):
 
     name: Name
     data: Path  # JSON lines, beside this file or absolute
-    dataset_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,100}$")] | None = (
-        None  # whose budget; else name
-    )
+    dataset_id: DatasetId | None = None  # whose budget is spent; default: the site's name
     ledger: Path | None = None  # default: ledger.db beside this file; several homes may share one
     base: str = "smollm2-135m"  # the base model that this site holds
     threads: int | None = Field(default=None, ge=1)  # torch threads; default: torch's own choice
