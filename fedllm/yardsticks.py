@@ -24,6 +24,7 @@ from fedllm.models.adapter import attach
 from fedllm.models.base import CausalModel, Tokenizer, load_base, resolve_base
 from fedllm.training.evaluate import Evaluation, evaluate
 from fedllm.training.local import train
+from fedllm.training.text import TextLearner
 
 Say = Callable[[str], None]
 
@@ -40,21 +41,20 @@ class _Bench:
     def trained_on(self, records: Sequence[Record], steps: int) -> float:
         """Accuracy after training a fresh adapter for so many steps on these records alone."""
         adapted = attach(self.model, self.config.model.adapter, self.config.seed)
+        learner = TextLearner(adapted, self.tokenizer, self.config.task)
         try:
             # One round as long as the whole federation, so that a schedule runs its full course.
             local = self.config.local.model_copy(update={"steps": steps})
             train(
-                adapted,
-                self.tokenizer,
+                learner,
                 records,
-                self.config.task,
                 local,
                 steps=steps,
                 round_number=1,
                 rounds=1,
                 seed=self.config.seed,
             )
-            return accuracy(evaluate(adapted, self.tokenizer, self.public, self.config.task))
+            return accuracy(evaluate(learner, self.public))
         finally:
             adapted.detach()
 
@@ -117,7 +117,7 @@ def _measure(
     bench = _Bench(seeded, model, tokenizer, load_public(seeded, data.public))
     steps = config.rounds.max * config.local.steps
     row: dict[str, Any] = {"seed": seed}
-    row["zero_shot"] = accuracy(evaluate(model, tokenizer, bench.public, config.task))
+    row["zero_shot"] = accuracy(evaluate(TextLearner(model, tokenizer, config.task), bench.public))
     say(f"seed {seed}: zero-shot {row['zero_shot']:.1%}")
     row["federated"] = federated(seeded)
     say(f"seed {seed}: federated {row['federated']:.1%}")

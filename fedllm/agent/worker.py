@@ -17,9 +17,7 @@ from fedllm.errors import DataError, RefusedError, TrainingError
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
-    from transformers import PreTrainedTokenizerBase
-
-    from fedllm.models.adapter import AdaptedModel
+    from fedllm.training.learner import Learner
 
 
 log = logging.getLogger(__name__)
@@ -89,35 +87,33 @@ class Trainer(Protocol):
 
 
 class Workbench:
-    """What stays warm from job to job: the base model with its adapter, and the tokenizer."""
+    """What stays warm from job to job: the base model with its adapter and task."""
 
     def __init__(self) -> None:
         self._key: tuple[object, ...] | None = None
-        self._adapted: AdaptedModel | None = None
-        self._tokenizer: PreTrainedTokenizerBase | None = None
+        self._learner: Learner | None = None
 
     def perform(self, job: Job, progress: Callable[[int, int], None]) -> Finished:
         """Train from the global adapter and write the difference to the job's output."""
         import torch
 
         from fedllm.data.records import read_records
-        from fedllm.models.adapter import decode_flat, encode_flat
+        from fedllm.models.shared import decode_flat, encode_flat
         from fedllm.training.local import train
 
         if job.threads is not None:
             torch.set_num_threads(job.threads)
-        adapted, tokenizer = self._warm(job)
-        if adapted.layout.sha256 != job.layout_sha256:
+        learner = self._warm(job)
+        shared = learner.shared
+        if shared.layout.sha256 != job.layout_sha256:
             raise TrainingError("the adapter's names and shapes here are not the plan's")
-        if adapted.frozen_sha256 != job.frozen_sha256:
+        if shared.frozen_sha256 != job.frozen_sha256:
             raise TrainingError("A as expanded here is not the plan's")
-        before = decode_flat(job.model.read_bytes(), adapted.layout.size)
-        adapted.write(before)
+        before = decode_flat(job.model.read_bytes(), shared.layout.size)
+        shared.write(before)
         done = train(
-            adapted,
-            tokenizer,
+            learner,
             read_records(job.data),
-            job.task,
             job.local,
             steps=job.steps,
             round_number=job.round,
@@ -125,19 +121,17 @@ class Workbench:
             seed=job.seed,
             progress=progress,
         )
-        write_when_room(job.output, encode_flat(adapted.read() - before))
+        write_when_room(job.output, encode_flat(shared.read() - before))
         return Finished(done.steps, done.examples, done.loss, done.seconds)
 
-    def _warm(self, job: Job) -> "tuple[AdaptedModel, PreTrainedTokenizerBase]":
-        from fedllm.models.adapter import attach
-        from fedllm.models.base import load_base
+    def _warm(self, job: Job) -> "Learner":
+        from fedllm.training.learner import load_learner
 
-        key = (job.base, job.adapter, job.adapter_seed)
-        if self._key != key or self._adapted is None or self._tokenizer is None:
-            model, self._tokenizer = load_base(job.base)
-            self._adapted = attach(model, job.adapter, job.adapter_seed)
+        key = (job.base, job.adapter, job.adapter_seed, job.task.model_dump_json())
+        if self._key != key or self._learner is None:
+            self._learner = load_learner(job.base, job.adapter, job.adapter_seed, job.task)
             self._key = key
-        return self._adapted, self._tokenizer
+        return self._learner
 
 
 def site_seed(seed: int, site: str) -> int:

@@ -9,7 +9,7 @@ from fedllm.coordinator.payloads import read_model, read_update, seal_model
 from fedllm.coordinator.training import Training
 from fedllm.exchange.mailbox import seal_to_file
 from fedllm.exchange.messages import Sealed
-from fedllm.models.adapter import decode_flat, encode_flat
+from fedllm.models.shared import decode_flat, encode_flat
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,7 +21,7 @@ def aggregate(training: Training, number: int) -> Aggregated:
     """Compute the next adapter from `closed.json` alone: bit-identical whoever does it, and when."""
     audited = training.journal.require(training.run, number, "dp-audit", Audited)
     plan = read_plan(training, number)
-    size = training.adapted()[0].layout.size
+    size = training.learner().shared.layout.size
     before = decode_flat(read_model(training, plan.model), size)  # (n,)
 
     def updates() -> "Iterator[tuple[int, torch.Tensor]]":

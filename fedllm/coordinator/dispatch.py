@@ -52,7 +52,7 @@ def _plan(training: Training, number: int) -> Plan:
     config = training.config
     cards = _live(training, number)
     chosen = _cohort(training, sorted(cards), number)
-    adapted, _ = training.adapted()
+    shared = training.learner().shared
     weighting = config.weighting
     follows = previous_report(training, number)
     return Plan(
@@ -72,12 +72,12 @@ def _plan(training: Training, number: int) -> Plan:
         weighting=weighting,
         base_sha256=training.base[1],
         adapter=config.model.adapter,
-        layout_sha256=adapted.layout.sha256,
-        frozen_sha256=adapted.frozen_sha256,
+        layout_sha256=shared.layout.sha256,
+        frozen_sha256=shared.frozen_sha256,
         model=_model_for(training, number, chosen),
         task=config.task,
         local=config.local,
-        most_bytes=_most_bytes(adapted.layout.size * 4),
+        most_bytes=_most_bytes(shared.layout.size * 4),
         recipient=round_recipient(training, number),
         confidentiality=config.confidentiality,
     )
@@ -175,7 +175,7 @@ def _cohort(training: Training, live: list[str], number: int) -> tuple[str, ...]
 
 def _model_for(training: Training, number: int, chosen: tuple[str, ...]) -> Sealed:
     """The global adapter that the round starts from, sealed for every chosen site."""
-    from fedllm.models.adapter import encode_flat
+    from fedllm.models.shared import encode_flat
 
     before = previous_model(training, number)
     wanted = tuple(site.recipient for site in training.roster.sites if site.name in chosen)

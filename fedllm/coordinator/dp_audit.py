@@ -14,7 +14,7 @@ from fedllm.coordinator.training import Training
 from fedllm.errors import EquivocationError, ObjectNotFoundError, RefusedError, RoundError
 from fedllm.exchange.mailbox import place_of
 from fedllm.exchange.messages import COORDINATOR, EVERYONE, Closed, Counted, Plan, Update, Verdict
-from fedllm.models.adapter import decode_flat
+from fedllm.models.shared import decode_flat
 from fedllm.privacy.update_audit import audit_update, refuse
 
 
@@ -37,7 +37,7 @@ def dp_audit(training: Training, number: int, outcomes: Sequence[SiteOutcome]) -
 
 def _close(training: Training, number: int, outcomes: Sequence[SiteOutcome]) -> Closed:
     plan = read_plan(training, number)
-    size = training.adapted()[0].layout.size
+    size = training.learner().shared.layout.size
     model_norm = float(decode_flat(read_model(training, plan.model), size).double().norm())
     verdicts: list[Verdict] = []
     counted: list[Counted] = []

@@ -6,7 +6,7 @@ from fedllm.coordinator.training import Training
 from fedllm.data.prepare import load_public
 from fedllm.errors import TrackingError
 from fedllm.exchange.messages import COORDINATOR, EVERYONE, Report, Sealed
-from fedllm.models.adapter import decode_flat
+from fedllm.models.shared import decode_flat
 
 
 def evaluate(training: Training, number: int) -> Evaluated:
@@ -45,13 +45,13 @@ def baseline(training: Training) -> Evaluated:
 def _measure(training: Training, model: Sealed | None) -> dict[str, float]:
     from fedllm.training.evaluate import evaluate as measure
 
-    adapted, tokenizer = training.adapted()
+    learner = training.learner()
     if model is None:
-        adapted.write(training.initial())
+        learner.shared.write(training.initial())
     else:
-        adapted.write(decode_flat(read_model(training, model), adapted.layout.size))
+        learner.shared.write(decode_flat(read_model(training, model), learner.shared.layout.size))
     public = load_public(training.config, training.public)
-    found = measure(adapted, tokenizer, public, training.config.task, between=training.check)
+    found = measure(learner, public, between=training.check)
     metrics = {"loss": found.loss}
     if found.accuracy is not None:
         metrics["accuracy"] = found.accuracy

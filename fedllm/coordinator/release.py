@@ -10,7 +10,7 @@ from fedllm.coordinator.payloads import read_model
 from fedllm.coordinator.release_queue import mark_released, published, queue_release, waiting_releases
 from fedllm.coordinator.training import Training
 from fedllm.errors import ModelError, RecordRefusedError, TrackingError
-from fedllm.models.adapter import decode_flat
+from fedllm.models.shared import decode_flat
 
 if TYPE_CHECKING:
     from fedllm.tracking import RoundRelease
@@ -92,10 +92,10 @@ def _describe(training: Training, number: int, kind: "type[RoundRelease]") -> "R
     aggregated = journal.require(run, number, "aggregate", Aggregated)
     evaluated = journal.require(run, number, "evaluate", Evaluated)
     audited = journal.require(run, number, "dp-audit", Audited)
-    adapted, _ = training.adapted()
-    adapted.write(decode_flat(read_model(training, aggregated.model), adapted.layout.size))
+    shared = training.learner().shared
+    shared.write(decode_flat(read_model(training, aggregated.model), shared.layout.size))
     folder = training.folder / f"round-{number}"
-    adapted.save_peft(folder)
+    shared.save(folder)
     return kind(
         federation=config.name,
         run=run,

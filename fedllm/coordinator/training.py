@@ -25,9 +25,8 @@ from fedllm.secure.envelope import sign
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedTokenizerBase
 
-    from fedllm.models.adapter import AdaptedModel
+    from fedllm.training.learner import Learner
 
 log = logging.getLogger(__name__)
 M = TypeVar("M", bound=Message)
@@ -49,7 +48,7 @@ class Training:
     dvc_lock_sha256: str | None = None
     stopping: threading.Event = field(default_factory=threading.Event)
     stop_cause: FedllmError | None = None
-    _adapted: "tuple[AdaptedModel, PreTrainedTokenizerBase] | None" = None
+    _learner: "Learner | None" = None
     _initial: "torch.Tensor | None" = None
     _clock: StoreClock | None = None
     _base: tuple[Path, str] | None = None
@@ -77,21 +76,19 @@ class Training:
         """The newest roster: sites may join while a training runs."""
         return roster_of(self.journal, self.mailbox.me)
 
-    def adapted(self) -> "tuple[AdaptedModel, PreTrainedTokenizerBase]":
-        """The base model with the federation's adapter, loaded on first use and kept."""
-        if self._adapted is None:
-            from fedllm.models.adapter import attach
-            from fedllm.models.base import load_base
+    def learner(self) -> "Learner":
+        """The base model with the federation's adapter and task, loaded on first use and kept."""
+        if self._learner is None:
+            from fedllm.training.learner import load_learner
 
-            model, tokenizer = load_base(self.base[0])
-            adapted = attach(model, self.config.model.adapter, self.config.seed)
-            self._initial = adapted.read()
-            self._adapted = adapted, tokenizer
-        return self._adapted
+            config = self.config
+            self._learner = load_learner(self.base[0], config.model.adapter, config.seed, config.task)
+            self._initial = self._learner.shared.read()
+        return self._learner
 
     def initial(self) -> "torch.Tensor":
         """The shared part of the adapter before the first round, flat: (n,) fp32."""
-        self.adapted()
+        self.learner()
         assert self._initial is not None  # noqa: S101 - set with the adapter
         return self._initial
 

@@ -3,38 +3,18 @@
 import hashlib
 import json
 import logging
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from fedllm.config import AdapterConfig
-from fedllm.errors import ModelError, RefusedError
+from fedllm.errors import ModelError
 from fedllm.models.base import CausalModel
 from fedllm.models.expansion import expand
+from fedllm.models.shared import SharedLayout, read_flat, write_flat
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class AdapterLayout:
-    """Which tensors are shared, in the order in which the flat vector holds them."""
-
-    names: tuple[str, ...]
-    shapes: tuple[tuple[int, ...], ...]
-
-    @cached_property
-    def size(self) -> int:
-        """How many numbers the flat vector has."""
-        return sum(torch.Size(shape).numel() for shape in self.shapes)
-
-    @cached_property
-    def sha256(self) -> str:
-        """Of the names and shapes as compact JSON, `[[name, [rows, columns]], …]`."""
-        pairs = [[name, list(shape)] for name, shape in zip(self.names, self.shapes, strict=True)]
-        return hashlib.sha256(json.dumps(pairs, separators=(",", ":")).encode()).hexdigest()
 
 
 class AdaptedModel:
@@ -69,7 +49,7 @@ class AdaptedModel:
         for name, factor in self._factors.items():
             factor.requires_grad_(name in shared)
         self._shared = list(shared.values())
-        self.layout = AdapterLayout(tuple(shared), tuple(tuple(factor.shape) for factor in self._shared))
+        self.layout = SharedLayout(tuple(shared), tuple(tuple(factor.shape) for factor in self._shared))
 
     @property
     def trainable(self) -> list[torch.nn.Parameter]:
@@ -78,25 +58,13 @@ class AdaptedModel:
 
     def read(self) -> torch.Tensor:
         """The shared tensors as one fp32 vector on the CPU, a copy; shape (layout.size,)."""
-        parts = [factor.detach().reshape(-1).to("cpu", torch.float32) for factor in self._shared]
-        return torch.cat(parts)
+        return read_flat(self._shared)
 
     def write(self, flat: torch.Tensor) -> None:
-        """Set the shared tensors from a vector of shape (layout.size,).
+        """Set the shared tensors from a vector of shape (layout.size,). Raises `ModelError` for another."""
+        write_flat(self._shared, flat)
 
-        Raises:
-            ModelError: the vector has another shape.
-        """
-        if flat.shape != (self.layout.size,):
-            raise ModelError(
-                f"the adapter takes {self.layout.size} numbers, not a tensor of {tuple(flat.shape)}"
-            )
-        with torch.no_grad():
-            pieces = torch.split(flat, [factor.numel() for factor in self._shared])
-            for factor, piece in zip(self._shared, pieces, strict=True):
-                factor.copy_(piece.view_as(factor))
-
-    def save_peft(self, folder: Path, base: str | None = None) -> None:
+    def save(self, folder: Path, base: str | None = None) -> None:
         """Write a plain peft folder, the same bytes for the same adapter.
 
         Args:
@@ -170,41 +138,3 @@ def _factors(model: CausalModel) -> dict[str, torch.nn.Parameter]:
         if ".lora_A." in name or ".lora_B." in name
     }
     return dict(sorted(found.items()))
-
-
-def encode_flat(flat: torch.Tensor) -> bytes:
-    """One flat fp32 vector as a safetensors file with the single tensor `adapter`; the same bytes always."""
-    values = flat.detach().to("cpu", torch.float32).contiguous().numpy().astype("<f4", copy=False)
-    header = _header(values.size)
-    return len(header).to_bytes(8, "little") + header + values.tobytes()
-
-
-def decode_flat(data: bytes, size: int) -> torch.Tensor:
-    """Read what `encode_flat` wrote.
-
-    Nothing is allocated on a header's word: the size is known beforehand, so that the only header that
-    can be right is compared byte for byte.
-
-    Args:
-        data: the whole file.
-        size: how many numbers it must hold.
-
-    Raises:
-        RefusedError: anything but one finite fp32 tensor `adapter` of that size.
-    """
-    header = _header(size)
-    start = 8 + len(header)
-    if len(data) != start + 4 * size:
-        raise RefusedError(f"payload: {len(data)} bytes where {start + 4 * size} are due for {size} numbers")
-    if data[:8] != len(header).to_bytes(8, "little") or data[8:start] != header:
-        raise RefusedError(f"payload: its header is not that of one fp32 tensor `adapter` of shape [{size}]")
-    flat = torch.frombuffer(bytearray(memoryview(data)[start:]), dtype=torch.float32)
-    if not bool(torch.isfinite(flat).all()):
-        raise RefusedError("payload: holds numbers that are not finite")
-    return flat
-
-
-def _header(size: int) -> bytes:
-    described = {"adapter": {"dtype": "F32", "shape": [size], "data_offsets": [0, 4 * size]}}
-    text = json.dumps(described, separators=(",", ":")).encode()
-    return text + b" " * (-len(text) % 8)

@@ -49,7 +49,7 @@ def audit_update(  # noqa: PLR0913 - what is checked and what against, each name
     site: str, payload: bytes, *, steps: int, size: int, local: "LocalConfig", model_norm: float
 ) -> Verdict:
     """Check the opened bytes of an update whose signature and hashes were right."""
-    from fedllm.models.adapter import decode_flat
+    from fedllm.models.shared import decode_flat
 
     checks: dict[str, Check] = {"signature": "pass", "hash": "pass", "size": "pass"}
     try:

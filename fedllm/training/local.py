@@ -7,13 +7,11 @@ from dataclasses import dataclass
 
 import torch
 
-from fedllm.config import LocalConfig, TaskConfig
+from fedllm.config import LocalConfig
 from fedllm.data.records import Record
 from fedllm.errors import DataError, TrainingError
-from fedllm.models.adapter import AdaptedModel
-from fedllm.models.base import CausalModel, Tokenizer
-from fedllm.training.batches import draw, split
-from fedllm.training.examples import IGNORED, Padded, collate, encode
+from fedllm.training.batches import draw
+from fedllm.training.learner import Learner
 from fedllm.training.precision import accelerator
 
 _ADAM_BETAS = (0.9, 0.999)
@@ -34,10 +32,8 @@ def _silent(step: int, steps: int) -> None:
 
 
 def train(  # noqa: PLR0913 - a plan's terms, each named by the caller
-    adapted: AdaptedModel,
-    tokenizer: Tokenizer,
+    learner: Learner,
     records: Sequence[Record],
-    task: TaskConfig,
     local: LocalConfig,
     *,
     steps: int,
@@ -46,16 +42,14 @@ def train(  # noqa: PLR0913 - a plan's terms, each named by the caller
     seed: int,
     progress: Callable[[int, int], None] = _silent,
 ) -> TrainingResult:
-    """Train the adapter in place, from where it stands.
+    """Train the shared part in place, from where it stands.
 
-    The loss is the mean over an example's answer tokens, then over the batch's examples, so that no
-    example weighs more for being long. The same seed, round and number of threads give the same bits.
+    The loss is the mean over the batch's examples, each of which counts alike. The same seed, round and
+    number of threads give the same bits.
 
     Args:
-        adapted: the model; its present values are FedProx's anchor.
-        tokenizer: the base's.
+        learner: the model, whose present values are FedProx's anchor, and its task.
         records: the site's own.
-        task: how records become prompts and answers.
         local: optimizer, schedule, batch size.
         steps: optimizer steps to do, at most `local.steps` where a site accepts less.
         round_number: from 1; schedules span the federation, so they need it.
@@ -71,62 +65,34 @@ def train(  # noqa: PLR0913 - a plan's terms, each named by the caller
         raise DataError("no records to train on")
     begun = time.perf_counter()
     engine = accelerator(local.precision)
-    adapted.model.to(engine.device)
+    learner.model.to(engine.device)
+    trainable = learner.shared.trainable
     batches = list(draw(len(records), local.batch_size, steps, (seed, round_number)))
     drawn = sorted({i for batch in batches for i in batch})  # nothing else is worth the tokenizer's time
-    examples = dict(zip(drawn, encode(tokenizer, [records[i] for i in drawn], task), strict=True))
-    anchor = [parameter.detach().clone() for parameter in adapted.trainable]
-    optimizer = _optimizer(adapted.trainable, local)
+    examples = dict(zip(drawn, learner.encode([records[i] for i in drawn]), strict=True))
+    anchor = [parameter.detach().clone() for parameter in trainable]
+    optimizer = _optimizer(trainable, local)
     total = 0.0
     for step, batch in enumerate(batches, start=1):
         _set_rate(optimizer, local, (round_number - 1) * local.steps + step, rounds * local.steps)
         optimizer.zero_grad(set_to_none=True)
         chosen = [examples[i] for i in batch]
         loss = 0.0
-        for part in split([example.length for example in chosen]):
-            padded = collate([chosen[i] for i in part], tokenizer.pad_token_id)
+        for part in learner.split(chosen):
             with engine.autocast():
-                share = example_losses(adapted.model, padded).sum() / len(chosen)
+                share = learner.losses([chosen[i] for i in part]).sum() / len(chosen)
             engine.backward(share)
             loss += float(share.detach())
         if not math.isfinite(loss):
             raise TrainingError(f"the loss is {loss} at step {step}: lower local.lr, or look at the data")
         if local.prox_mu:
-            _pull(adapted.trainable, anchor, local.prox_mu)
-        torch.nn.utils.clip_grad_norm_(adapted.trainable, local.max_grad_norm, error_if_nonfinite=False)
+            _pull(trainable, anchor, local.prox_mu)
+        torch.nn.utils.clip_grad_norm_(trainable, local.max_grad_norm, error_if_nonfinite=False)
         optimizer.step()
         total += loss
         progress(step, steps)
-    _assert_moved(adapted.trainable, anchor)
+    _assert_moved(trainable, anchor)
     return TrainingResult(steps, steps * local.batch_size, total / steps, time.perf_counter() - begun)
-
-
-def example_losses(model: CausalModel, padded: Padded) -> torch.Tensor:
-    """Each example's mean loss over its answer tokens; logits are computed at these positions alone.
-
-    Returns:
-        fp32, (batch,).
-    """
-    logits = answer_logits(model, padded)  # (batch, keep, vocabulary)
-    labels = padded.labels.to(logits.device)  # (batch, keep)
-    losses = torch.nn.functional.cross_entropy(
-        logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED, reduction="none"
-    ).view_as(labels)
-    return losses.sum(1) / (labels != IGNORED).sum(1)
-
-
-def answer_logits(model: CausalModel, padded: Padded) -> torch.Tensor:
-    """Logits that predict the answers' tokens; (batch, keep, vocabulary)."""
-    device = next(model.parameters()).device
-    output = model(
-        input_ids=padded.tokens.to(device),
-        attention_mask=padded.mask.to(device),
-        position_ids=padded.positions.to(device),
-        logits_to_keep=padded.keep,
-        use_cache=False,
-    )
-    logits: torch.Tensor = output.logits
-    return logits
 
 
 def rate(local: LocalConfig, step: int, steps: int) -> float:

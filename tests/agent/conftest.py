@@ -12,8 +12,9 @@ from fedllm.agent.worker import Workbench
 from fedllm.config import FederationConfig
 from fedllm.coordinator.members import add_site
 from fedllm.data.records import write_records
-from fedllm.models.adapter import attach, encode_flat
+from fedllm.models.adapter import attach
 from fedllm.models.base import fingerprint, load_base, resolve_base
+from fedllm.models.shared import encode_flat
 from tests.agent.played import ADAPTER, POLICY, SEED, SITE, Coordinator, CountingTrainer, Global
 
 

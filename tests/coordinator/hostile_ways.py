@@ -17,7 +17,7 @@ from securesystemslib.dsse import Envelope
 from securesystemslib.signer import CryptoSigner  # type: ignore[attr-defined]  # re-exported without `as`
 
 from fedllm.exchange.messages import Update
-from fedllm.models.adapter import encode_flat
+from fedllm.models.shared import encode_flat
 from fedllm.secure.envelope import PAYLOAD_TYPE
 from fedllm.secure.identity import Identity
 from tests.coordinator.played import PlayedRound, PlayedSite

@@ -15,8 +15,8 @@ from fedllm.coordinator.training import Training
 from fedllm.exchange.mailbox import Mailbox, seal_to_file
 from fedllm.exchange.messages import COORDINATOR, Answer, Card, Message, Plan, Sealed, Update
 from fedllm.exchange.store import ObjectStore
-from fedllm.models.adapter import encode_flat
 from fedllm.models.base import fingerprint, resolve_base
+from fedllm.models.shared import encode_flat
 from fedllm.secure.envelope import sign
 from fedllm.secure.identity import Identity
 

@@ -23,7 +23,7 @@ from fedllm.exchange.directory_store import DirectoryStore
 from fedllm.exchange.keys import Layout
 from fedllm.exchange.mailbox import Mailbox
 from fedllm.exchange.messages import Verdict
-from fedllm.models.adapter import encode_flat
+from fedllm.models.shared import encode_flat
 from fedllm.secure.identity import create_identity
 from tests.coordinator.hostile_ways import HOSTILE, KINDS, Case, envelope
 from tests.coordinator.played import SITES, PlayedRound, PlayedSite, begin_round
@@ -130,7 +130,7 @@ def test_each_way_alone_is_refused(
 def refuse(round_: PlayedRound, data: st.DataObject, kinds: list[Callable[[Case], None]]) -> None:
     """Play one case and hold what the coordinator makes of it against the rule."""
     security = round_.training.journal.security
-    size = round_.training.adapted()[0].layout.size
+    size = round_.training.learner().shared.layout.size
     case = Case(round_, round_.sites[HOSTILE], data.draw, torch.full((size,), 1e-4))
     for kind in kinds:
         kind(case)

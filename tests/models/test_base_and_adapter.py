@@ -13,9 +13,10 @@ import torch
 
 from fedllm.config import AdapterConfig
 from fedllm.errors import ModelError, RefusedError
-from fedllm.models.adapter import AdaptedModel, attach, decode_flat, encode_flat
+from fedllm.models.adapter import AdaptedModel, attach
 from fedllm.models.base import fingerprint, load_base, resolve_base
 from fedllm.models.expansion import expand
+from fedllm.models.shared import decode_flat, encode_flat
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +181,7 @@ def test_plain_peft_loads_what_is_saved(folder: Path, tmp_path: Path) -> None:
 
     model = adapted(folder)
     model.write(torch.randn(model.layout.size))
-    model.save_peft(tmp_path, base="tiny")
+    model.save(tmp_path, base="tiny")
     base, tokenizer = load_base(folder)
     tokens = tokenizer("some text", return_tensors="pt")
     loaded = PeftModel.from_pretrained(base, str(tmp_path))
@@ -189,7 +190,7 @@ def test_plain_peft_loads_what_is_saved(folder: Path, tmp_path: Path) -> None:
 
 def test_the_same_adapter_is_saved_as_the_same_bytes(folder: Path, tmp_path: Path) -> None:
     for name in ("a", "b"):
-        adapted(folder).save_peft(tmp_path / name, base="tiny")
+        adapted(folder).save(tmp_path / name, base="tiny")
     for file in ("adapter_config.json", "adapter_model.safetensors"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
     assert str(folder) not in (tmp_path / "a" / "adapter_config.json").read_text()

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fedllm.config import LocalConfig
-from fedllm.models.adapter import encode_flat
+from fedllm.models.shared import encode_flat
 from fedllm.privacy.update_audit import audit_update, norm_bound
 
 

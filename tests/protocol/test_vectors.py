@@ -15,9 +15,10 @@ from fedllm.agent.worker import site_seed
 from fedllm.coordinator.dispatch import _cohort
 from fedllm.errors import RefusedError
 from fedllm.exchange.messages import Answer, Message, PublicKeys, Update
-from fedllm.models.adapter import AdapterLayout, attach, decode_flat, encode_flat
+from fedllm.models.adapter import attach
 from fedllm.models.base import load_base, resolve_base
 from fedllm.models.expansion import expand
+from fedllm.models.shared import SharedLayout, decode_flat, encode_flat
 from fedllm.secure.envelope import open_envelope, sign
 from fedllm.secure.identity import Identity, fingerprint
 from fedllm.secure.sealing import unseal
@@ -143,7 +144,7 @@ def test_an_adapter_on_a_real_base_has_the_published_hash_over_its_frozen_part()
 def test_fedllm_hashes_the_layout_as_published() -> None:
     vector = TENSORS["layout"]
     names, shapes = zip(*vector["pairs"], strict=True)
-    layout = AdapterLayout(names, tuple(tuple(shape) for shape in shapes))
+    layout = SharedLayout(names, tuple(tuple(shape) for shape in shapes))
     assert (layout.sha256, layout.size) == (vector["sha256"], vector["size"])
 
 

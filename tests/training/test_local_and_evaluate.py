@@ -11,8 +11,9 @@ from fedllm.models.base import Tokenizer, load_base, resolve_base
 from fedllm.training.batches import draw, split
 from fedllm.training.evaluate import evaluate, predict
 from fedllm.training.examples import IGNORED, Example, collate, encode
-from fedllm.training.local import TrainingResult, answer_logits, example_losses, rate, train
+from fedllm.training.local import TrainingResult, rate, train
 from fedllm.training.precision import accelerator
+from fedllm.training.text import TextLearner
 
 TASK = TaskConfig(
     labels={"positive": " positive", "negative": " negative"},
@@ -40,13 +41,13 @@ def run(
 ) -> TrainingResult:
     terms = {"steps": local.steps, "round_number": 1, "rounds": 1, "seed": 7} | terms
     records = terms.pop("records", RECORDS)
-    return train(model, tokenizer, records, terms.pop("task", TASK), local, **terms)
+    return train(TextLearner(model, tokenizer, terms.pop("task", TASK)), records, local, **terms)
 
 
 def test_training_learns(tiny: tuple[AdaptedModel, Tokenizer]) -> None:
-    before = evaluate(*tiny, RECORDS, TASK)
+    before = evaluate(TextLearner(*tiny, TASK), RECORDS)
     run(*tiny)
-    after = evaluate(*tiny, RECORDS, TASK)
+    after = evaluate(TextLearner(*tiny, TASK), RECORDS)
     assert after.loss < before.loss / 2
     assert after.accuracy == 1.0
 
@@ -97,12 +98,12 @@ def _cost_of_any_split(lengths: list[int], overhead: int) -> list[int]:
     return costs
 
 
-def _gradient(model: AdaptedModel, parts: list[list[Example]]) -> torch.Tensor:
+def _gradient(model: AdaptedModel, tokenizer: Tokenizer, parts: list[list[Example]]) -> torch.Tensor:
     count = sum(len(part) for part in parts)
     for parameter in model.trainable:
         parameter.grad = None
     for part in parts:
-        (example_losses(model.model, collate(part, 0)).sum() / count).backward()  # type: ignore[no-untyped-call]
+        (TextLearner(model, tokenizer, TASK).losses(part).sum() / count).backward()  # type: ignore[no-untyped-call]
     grads = [parameter.grad.flatten() for parameter in model.trainable if parameter.grad is not None]
     return torch.cat(grads)
 
@@ -110,16 +111,16 @@ def _gradient(model: AdaptedModel, parts: list[list[Example]]) -> torch.Tensor:
 def test_the_gradient_does_not_depend_on_the_split(tiny: tuple[AdaptedModel, Tokenizer]) -> None:
     model, tokenizer = tiny
     examples = encode(tokenizer, RECORDS, TASK)
-    whole = _gradient(model, [examples])
+    whole = _gradient(model, tokenizer, [examples])
     for parts in ([[example] for example in examples], [examples[:3], examples[3:]]):
-        assert torch.allclose(_gradient(model, parts), whole, atol=1e-5 * float(whole.abs().max()))
+        assert torch.allclose(_gradient(model, tokenizer, parts), whole, atol=1e-5 * float(whole.abs().max()))
 
 
 def test_logits_at_the_labels_are_those_of_the_whole_sequence(tiny: tuple[AdaptedModel, Tokenizer]) -> None:
     model, tokenizer = tiny
     model.write(torch.randn(model.layout.size))
     examples = [*encode(tokenizer, RECORDS, TASK), Example((5, 6, 7), (8, 9, 10))]
-    kept = answer_logits(model.model, collate(examples, 0))
+    kept = TextLearner(model, tokenizer, TASK)._logits(collate(examples, 0))
     for row, example in enumerate(examples):
         alone = model.model(input_ids=torch.tensor([(*example.prompt, *example.answer)])).logits[0]
         for place in range(len(example.answer)):
@@ -128,10 +129,10 @@ def test_logits_at_the_labels_are_those_of_the_whole_sequence(tiny: tuple[Adapte
 
 
 def test_a_long_example_weighs_no_more_than_a_short_one(tiny: tuple[AdaptedModel, Tokenizer]) -> None:
-    model, _ = tiny
+    learner = TextLearner(*tiny, TASK)
     short, long = Example((5,), (8,)), Example((5,), (8, 9, 10, 11))
-    together = example_losses(model.model, collate([short, long], 0))
-    apart = [example_losses(model.model, collate([example], 0))[0] for example in (short, long)]
+    together = learner.losses([short, long])
+    apart = [learner.losses([example])[0] for example in (short, long)]
     assert torch.allclose(together, torch.stack(apart), atol=1e-5)
 
 
@@ -222,8 +223,8 @@ def test_a_record_that_does_not_fit_is_named(
 
 def test_evaluation_is_by_silo_and_predicts_what_it_counts(tiny: tuple[AdaptedModel, Tokenizer]) -> None:
     run(*tiny, steps=3)
-    found = evaluate(*tiny, RECORDS, TASK)
-    said = predict(*tiny, [record["text"] for record in RECORDS], TASK)
+    found = evaluate(TextLearner(*tiny, TASK), RECORDS)
+    said = predict(TextLearner(*tiny, TASK), [record["text"] for record in RECORDS])
     right = [one == record["label"] for one, record in zip(said, RECORDS, strict=True)]
     assert found.by_group["a"].accuracy == sum(right[:4]) / 4
     assert found.by_group["b"].accuracy == sum(right[4:]) / 4
@@ -234,7 +235,7 @@ def test_evaluation_is_by_silo_and_predicts_what_it_counts(tiny: tuple[AdaptedMo
 
 def test_records_without_a_silo_are_one_group(tiny: tuple[AdaptedModel, Tokenizer]) -> None:
     bare = [{key: value for key, value in record.items() if key != "silo"} for record in RECORDS]
-    assert list(evaluate(*tiny, bare, TASK).by_group) == ["all"]
+    assert list(evaluate(TextLearner(*tiny, TASK), bare).by_group) == ["all"]
 
 
 @pytest.mark.parametrize("kind", ["chat", "summarization", "text"])
@@ -243,12 +244,12 @@ def test_tasks_that_write_words_learn_too(tiny: tuple[AdaptedModel, Tokenizer], 
         {"kind": kind, "fields": {"text": "text", "answer": "answer"}, "template": "{text}", "max_length": 64}
     )
     records = [{"text": "ping", "answer": "pong"}]
-    before = evaluate(*tiny, records, task)
+    before = evaluate(TextLearner(*tiny, task), records)
     run(*tiny, task=task, records=records)
-    after = evaluate(*tiny, records, task)
+    after = evaluate(TextLearner(*tiny, task), records)
     assert after.loss < before.loss
     assert after.accuracy is None
-    assert isinstance(predict(*tiny, ["ping"], task)[0], str)
+    assert isinstance(predict(TextLearner(*tiny, task), ["ping"])[0], str)
 
 
 def test_one_process_can_change_its_precision(tiny: tuple[AdaptedModel, Tokenizer]) -> None:

@@ -1,0 +1,59 @@
+"""What is trained: a shared model, and how records become examples, losses and judgements."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from fedllm.config import AdapterConfig, TaskConfig
+from fedllm.data.records import Record
+from fedllm.models.shared import SharedModel
+
+
+class Learner(Protocol):
+    """One kind of task on one model. Examples are opaque to everybody else."""
+
+    model: Any  # a torch module
+
+    @property
+    def shared(self) -> SharedModel:
+        """The part that travels."""
+
+    def encode(self, records: Iterable[Record]) -> list[Any]:
+        """Turn records into examples. Raises `DataError` for one that the task cannot read."""
+
+    def split(self, examples: Sequence[Any]) -> list[list[int]]:
+        """Split a batch into micro-batches of indices, as is cheapest here."""
+
+    def losses(self, examples: Sequence[Any]) -> torch.Tensor:
+        """One loss an example, whatever the others are; fp32, (batch,)."""
+
+    def quizzes(self, examples: Sequence[Any]) -> Iterator[list[int]]:
+        """Batches of indices for `judge`; nothing is learned there, so the order is free."""
+
+    def judge(self, examples: Sequence[Any]) -> tuple[list[float], list[bool] | None]:
+        """Each example's loss, and whether the answer is right; None where no answer is the right one."""
+
+    def predict(self, records: Sequence[Record | str]) -> list[str]:
+        """Answer records, or texts where the task needs one field alone."""
+
+
+def load_learner(folder: Path, adapter: AdapterConfig, seed: int, task: TaskConfig) -> Learner:
+    """Load a base model with a fresh adapter and what its task needs.
+
+    Args:
+        folder: of the base model, from `resolve_base`.
+        adapter: what is trained.
+        seed: of the federation; it fixes the adapter's start.
+        task: how records become examples.
+
+    Raises:
+        ModelError: the base is not of the task's kind, or the adapter does not fit it.
+    """
+    from fedllm.models.adapter import attach
+    from fedllm.models.base import load_base
+    from fedllm.training.text import TextLearner
+
+    model, tokenizer = load_base(folder)
+    return TextLearner(attach(model, adapter, seed), tokenizer, task)
