@@ -65,6 +65,18 @@ class QuotaError(RefusedError):
     kind = "quota"
 
 
+class BudgetError(RefusedError):
+    """A training, or a step of one, that the privacy budget does not cover."""
+
+    kind = "budget"
+
+
+class LedgerError(RefusedError):
+    """A ledger of privacy events that is torn, edited, forked or rolled back: nothing is trained on it."""
+
+    kind = "ledger"
+
+
 class RoundError(FedllmError):
     """A round that cannot be completed, such as one with fewer sites than `min_sites`."""
 

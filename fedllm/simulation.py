@@ -41,7 +41,10 @@ def cached_data(config: FederationConfig) -> PreparedData:
 def join(config: FederationConfig, name: str, data: Path, home: Path, **settings: object) -> Membership:
     """Make a simulated site a member, or find that it is one; its own keys stay in its home."""
     assert config.simulation is not None  # noqa: S101 - the caller simulates
-    chosen = {"base": config.model.base, "threads": config.simulation.threads, **settings}
+    chosen: dict[str, object] = {"base": config.model.base, "threads": config.simulation.threads, **settings}
+    if config.privacy.on:
+        asked = config.privacy
+        chosen["policy"] = {"units": [asked.unit], "max_epsilon": asked.epsilon, "max_delta": asked.delta}
     (home / "site.yaml").unlink(missing_ok=True)  # a simulated site follows the configuration
     card = init_site(name, data, home, **chosen)
     invitation = home / f"{config.name}.invitation"

@@ -10,6 +10,7 @@ from typing import Literal
 
 from filelock import FileLock, Timeout
 
+from fedllm.agent.accounts import open_accounts
 from fedllm.agent.duty import Duty
 from fedllm.agent.folder import WorkFolder
 from fedllm.agent.held_base import held_base
@@ -55,7 +56,8 @@ class Agent:
         self._examples = len(read_records(member.site.data))
         self.watch = Watch(member, self.mailbox, self.memory)
         clock = StoreClock(self.mailbox.store)
-        self.duty = Duty(member, self.mailbox, self.memory, trainer, self._base, clock, folder)
+        accounts = open_accounts(member.site, member.home, member.identity)
+        self.duty = Duty(member, self.mailbox, self.memory, accounts, trainer, self._base, clock, folder)
         self.outbox = Outbox(self.mailbox, self.memory, folder, member.site.poll_near)
         self._plan: Received[Plan] | None = None  # to be taken up
         self._card_due = self._head_due = 0.0  # by our monotonic clock
@@ -155,7 +157,7 @@ class Agent:
             counter=counter,
             state=state,
             base_sha256=self._base.sha256,
-            examples=self._examples,
+            examples=self._examples if site.tells_count else None,
             cpus=os.cpu_count() or 1,
             fedllm=version("fedllm"),
             progress=self.duty.progress,

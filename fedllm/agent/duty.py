@@ -6,16 +6,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from fedllm.agent.accounts import Accounts
 from fedllm.agent.folder import WorkFolder, write_own
 from fedllm.agent.held_base import HeldBase
 from fedllm.agent.join import Membership
 from fedllm.agent.memory import Memory, Work
 from fedllm.agent.plan_faults import fault_of
-from fedllm.agent.policy import decide, promised_bytes, training_end
+from fedllm.agent.policy import Decision, decide, promised_bytes, training_end
 from fedllm.agent.watch import STORE
 from fedllm.agent.worker import Failed, Finished, Job, Progress, Trainer, public_reason, site_seed
 from fedllm.disk import is_full
 from fedllm.errors import (
+    BudgetError,
     EquivocationError,
     ExchangeError,
     FedllmError,
@@ -26,7 +28,9 @@ from fedllm.exchange import messages
 from fedllm.exchange.clock import StoreClock
 from fedllm.exchange.mailbox import Mailbox, Received, seal_to_file
 from fedllm.exchange.messages import Answer, Plan, Sealed, Update
+from fedllm.privacy.terms import PrivacyPlan, private_terms
 from fedllm.secure.envelope import open_envelope, sign
+from fedllm.text import one_line
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +44,7 @@ class Duty:
     member: Membership
     mailbox: Mailbox
     memory: Memory
+    accounts: Accounts
     trainer: Trainer
     base: HeldBase
     clock: StoreClock
@@ -92,6 +97,8 @@ class Duty:
             spent=self.memory.spent(run),
             fault=fault_of(asked, self.mailbox.layout, self.base),
         )
+        if asked.privacy is not None and decision.kind != "decline":
+            decision = self._afforded(plan, asked.privacy, decision)
         if decision.event:
             party = messages.COORDINATOR
             self.memory.security.record(decision.event, party, decision.reason, run, asked.round)
@@ -107,6 +114,17 @@ class Duty:
         log.info("round %d of %s: %s %s", asked.round, run, decision.kind, decision.reason)
         envelope = sign(answer, self.mailbox.me)
         return self.memory.reserve(run, asked.round, plan.sha256, envelope, declined=declined, size=size)
+
+    def _afforded(self, plan: Received[Plan], asked: PrivacyPlan, decision: Decision) -> Decision:
+        """The decision, or a decline when the privacy budget or the ledger speaks against it."""
+        try:
+            self.accounts.reserve(plan, asked)
+        except BudgetError as error:
+            return Decision("decline", reason=one_line(str(error)), event="policy")
+        except RefusedError as error:
+            log.error("round %d of %s: %s", plan.message.round, plan.message.run, error)  # noqa: TRY400 - one line says all
+            return Decision("decline", reason=one_line(public_reason(error)), event="refused")
+        return decision
 
     def _promised(self, envelope: bytes) -> int:
         """Steps that the answer on record promised."""
@@ -137,9 +155,12 @@ class Duty:
             rounds=asked.rounds,
             seed=site_seed(asked.seed, self._name),
             threads=site.threads,
+            privacy=private_terms(asked.privacy, self._name) if asked.privacy else None,
         )
         try:
             write_own(model, self._fetched(asked))
+            if asked.privacy is not None:
+                self.accounts.charge(asked, asked.privacy, steps)
             self.attempt += 1
             self._begun = time.monotonic()
             self.trainer.start(self.job)
@@ -182,6 +203,8 @@ class Duty:
         while self.current is not None and (event := self._outcome or self.trainer.poll()) is not None:
             asked = self.current.message
             if isinstance(event, Progress):
+                if asked.privacy is not None:
+                    continue  # how fast steps go tells how many records they drew
                 self.progress = messages.Progress(
                     run=asked.run or "", round=asked.round, step=event.step, steps=event.steps
                 )
@@ -209,7 +232,8 @@ class Duty:
         run = asked.run or ""
         if isinstance(event, Failed):
             log.error("round %d of %s failed: %s", asked.round, run, event.reason)
-            update = Update(**self._head(asked), plan_sha256=plan_sha256, failed=event.reason[:2000])
+            told = {"ledger": self.accounts.entries(asked)} if asked.privacy else {}
+            update = Update(**self._head(asked), plan_sha256=plan_sha256, failed=event.reason[:2000], **told)
             payload: Sealed | None = None
         else:
             sealed = self.folder.sealed(run, asked.round)
@@ -224,12 +248,16 @@ class Duty:
                 plan_sha256=plan_sha256,
                 payload=payload,
                 steps=event.steps,
-                examples=event.examples,
-                loss=event.loss,
-                seconds=event.seconds,
+                **self._told(asked, event),
             )
         described = payload.model_dump_json() if payload else None
         self.memory.commit(run, asked.round, sign(update, self.mailbox.me), described)
+
+    def _told(self, asked: Plan, event: Finished) -> dict[str, Any]:
+        """What an update says beside its payload: under DP the ledger alone."""
+        if asked.privacy is not None:
+            return {"ledger": self.accounts.entries(asked)}
+        return {"examples": event.examples, "loss": event.loss, "seconds": event.seconds}
 
     def stop(self) -> None:
         """Give up the job under way; what was committed stays."""

@@ -29,6 +29,7 @@ def fault_of(plan: Plan, layout: Layout, base: HeldBase) -> str | None:
         _in_the_round(plan)
         or _in_the_cohort(plan)
         or _in_the_task(plan)
+        or _in_the_privacy(plan)
         or _in_the_keys(plan, layout)
         or _in_the_sizes(plan, base)
     )
@@ -61,6 +62,21 @@ def _in_the_task(plan: Plan) -> str | None:
         return f"a template of {len(task.template)} characters is longer than {_LONGEST_TEMPLATE}"
     if max(len(task.labels), len(task.fields)) > _MOST_FIELDS:
         return f"a task has at most {_MOST_FIELDS} labels and fields"
+    return None
+
+
+def _in_the_privacy(plan: Plan) -> str | None:
+    asked = plan.privacy
+    if asked is None:
+        return None
+    if plan.weighting != "equal":
+        return f"the plan weighs by {plan.weighting}: with privacy weights are equal"
+    if plan.round > asked.rounds:
+        return f"the privacy plan's {asked.rounds} rounds are over"
+    if asked.unit != "site" and plan.local.steps > asked.steps:
+        return f"{plan.local.steps} steps are above the privacy plan's {asked.steps}"
+    if (asked.unit == "person") != (asked.unit_field is not None):
+        return "the privacy plan must name the field of a person, and of a person alone"
     return None
 
 

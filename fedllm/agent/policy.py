@@ -59,6 +59,7 @@ def decide(  # noqa: PLR0913 - what a decision rests on, each named by the calle
         return Decision("decline", reason="the plan's deadline has passed")
     for reason in (
         _about_the_model(plan, policy, base_sha256),
+        _about_the_privacy(plan, policy),
         _about_the_cohort(plan, policy, roster),
         _about_the_effort(plan, policy, now, spent),
     ):
@@ -75,7 +76,7 @@ def _about_the_model(  # noqa: PLR0911 - a reason each
     plan: Plan, policy: PolicyConfig, base_sha256: str
 ) -> str | None:
     adapter = plan.adapter
-    foreign = sorted(set(adapter.targets) - set(policy.targets))
+    foreign = sorted(set(adapter.targets) - set(policy.targets)) if adapter.method != "full" else []
     if plan.base_sha256 != base_sha256:
         return f"the base model here is {base_sha256[:12]}, not the plan's"
     if policy.bases and plan.base_sha256 not in policy.bases:
@@ -90,6 +91,20 @@ def _about_the_model(  # noqa: PLR0911 - a reason each
         return f"{plan.task.max_length} tokens a record are above the policy's {policy.max_length}"
     if plan.task.kind not in policy.tasks:
         return f"the policy does not allow {plan.task.kind}"
+    return None
+
+
+def _about_the_privacy(plan: Plan, policy: PolicyConfig) -> str | None:
+    asked = plan.privacy
+    unit = asked.unit if asked else "none"
+    if unit not in policy.units:
+        return f"privacy by {unit} is not what the policy allows: {', '.join(policy.units)}"
+    if asked is None:
+        return None
+    if policy.max_epsilon is not None and asked.epsilon > policy.max_epsilon:
+        return f"epsilon {asked.epsilon:.6g} is above the policy's {policy.max_epsilon:.6g} a training"
+    if asked.delta > policy.max_delta:
+        return f"delta {asked.delta:.6g} is above the policy's {policy.max_delta:.6g}"
     return None
 
 

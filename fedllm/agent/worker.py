@@ -5,14 +5,16 @@ import hashlib
 import logging
 import multiprocessing
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from fedllm.agent.folder import write_when_room
 from fedllm.config import AdapterConfig, LocalConfig, TaskConfig
-from fedllm.errors import DataError, RefusedError, TrainingError
+from fedllm.data.records import Record
+from fedllm.errors import DataError, LedgerError, RefusedError, TrainingError
+from fedllm.privacy.terms import PrivateTerms
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -42,6 +44,7 @@ class Job:
     rounds: int
     seed: int  # the site's, for batches
     threads: int | None
+    privacy: PrivateTerms | None = None
 
 
 @dataclass(frozen=True)
@@ -57,8 +60,8 @@ class Finished:
     """The update is in the job's output file."""
 
     steps: int
-    examples: int
-    loss: float
+    examples: int | None  # None under DP, as is the loss
+    loss: float | None
     seconds: float
 
 
@@ -99,7 +102,6 @@ class Workbench:
 
         from fedllm.data.records import read_records
         from fedllm.models.shared import decode_flat, encode_flat
-        from fedllm.training.local import train
 
         if job.threads is not None:
             torch.set_num_threads(job.threads)
@@ -111,18 +113,14 @@ class Workbench:
             raise TrainingError("A as expanded here is not the plan's")
         before = decode_flat(job.model.read_bytes(), shared.layout.size)
         shared.write(before)
-        done = train(
-            learner,
-            read_records(job.data),
-            job.local,
-            steps=job.steps,
-            round_number=job.round,
-            rounds=job.rounds,
-            seed=job.seed,
-            progress=progress,
-        )
-        write_when_room(job.output, encode_flat(shared.read() - before))
-        return Finished(done.steps, done.examples, done.loss, done.seconds)
+        told = _trained(learner, read_records(job.data), job, progress)
+        update = shared.read() - before
+        if job.privacy is not None and job.privacy.unit == "site":
+            from fedllm.training.site_level import hide_site
+
+            update = hide_site(update, job.privacy)
+        write_when_room(job.output, encode_flat(update))
+        return told
 
     def _warm(self, job: Job) -> "Learner":
         from fedllm.training.learner import load_learner
@@ -134,6 +132,39 @@ class Workbench:
         return self._learner
 
 
+def _trained(
+    learner: "Learner", records: Sequence[Record], job: Job, progress: Callable[[int, int], None]
+) -> Finished:
+    """Train as the job's privacy has it."""
+    if job.privacy is None or job.privacy.unit == "site":
+        from fedllm.training.local import train
+
+        done = train(
+            learner,
+            records,
+            job.local,
+            steps=job.steps,
+            round_number=job.round,
+            rounds=job.rounds,
+            seed=job.seed,
+            progress=progress,
+        )
+        return Finished(done.steps, done.examples, done.loss, done.seconds)
+    from fedllm.training.dp import train_privately
+
+    private = train_privately(
+        learner,
+        records,
+        job.local,
+        job.privacy,
+        steps=job.steps,
+        round_number=job.round,
+        rounds=job.rounds,
+        progress=progress,
+    )
+    return Finished(private.steps, None, None, private.seconds)
+
+
 def site_seed(seed: int, site: str) -> int:
     """A site's own seed for its batches, from the plan's: SHA-256 of both, its first 32 bits."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{site}".encode()).digest()[:4], "big")
@@ -141,6 +172,8 @@ def site_seed(seed: int, site: str) -> int:
 
 def public_reason(error: Exception) -> str:
     """What others may know of a failure: never a record's id, label or path, which errors quote."""
+    if isinstance(error, LedgerError):
+        return "the site's privacy ledger does not let it take part; the site's own log says why"
     if isinstance(error, TrainingError | RefusedError):
         return str(error)  # these speak of tensors and messages alone
     if isinstance(error, DataError):

@@ -9,7 +9,9 @@ from fedllm.errors import RefusedError
 LARGEST_WEIGHT = 2**53  # above it an integer may not be exact in float64
 
 
-def weighted_mean(updates: Iterable[tuple[int, torch.Tensor]]) -> torch.Tensor:
+def weighted_mean(
+    updates: Iterable[tuple[int, torch.Tensor]], denominator: int | None = None
+) -> torch.Tensor:
     """Average updates by integer weights, as federated averaging does (McMahan et al. 2017, Algorithm 1).
 
     The sum runs in float64 in the order given and is divided once, at the end. Floating-point sums depend
@@ -20,15 +22,17 @@ def weighted_mean(updates: Iterable[tuple[int, torch.Tensor]]) -> torch.Tensor:
     Args:
         updates: pairs of a weight, an unnormalised integer >= 0, and a flat float32 tensor, shape (n,).
             It is read once; each tensor may be freed as soon as the next one is asked for.
+        denominator: a public number fixed beforehand, where a site's absence must not change by how much
+            the others count (site-level privacy); else the weights' sum.
 
     Returns:
-        sum(weight * update) / sum(weight), float32, shape (n,).
+        sum(weight * update) / denominator, float32, shape (n,).
 
     Raises:
         RefusedError: there is no update, a weight is no such integer, the weights sum to zero, or a
             tensor is not flat float32 of the first one's size.
     """
-    total = 0
+    summed = 0
     accumulator: torch.Tensor | None = None
     for number, (weight, update) in enumerate(updates):
         _check(number, weight, update)
@@ -40,13 +44,13 @@ def weighted_mean(updates: Iterable[tuple[int, torch.Tensor]]) -> torch.Tensor:
                 "updates of one round share one layout"
             )
         accumulator.add_(update.to(torch.float64).mul_(weight))
-        total += weight
+        summed += weight
         del update  # the generator may free it before it reads the next one
     if accumulator is None:
         raise RefusedError("there is no update to average")
-    if total == 0:
+    if summed == 0:
         raise RefusedError("the weights sum to zero: at least one counted update needs a weight above 0")
-    return accumulator.div_(total).to(torch.float32)
+    return accumulator.div_(denominator or summed).to(torch.float32)
 
 
 def _check(number: int, weight: int, update: torch.Tensor) -> None:

@@ -176,13 +176,14 @@ def _text(told: dict[str, Any]) -> str:
     out = Console(file=StringIO(), width=100, highlight=False)
     out.print(_table(told))
     version = told["model"]["uri"] or "waits for MLflow"
+    beside = told["seconds"]["per_round_overhead"]
+    overhead = f", {beside:.1f} s a round beside training and evaluation" if beside is not None else ""
     out.print(
         f"run {told['run_id']}: {told['status']} ({told['stop_reason']}), {told['rounds']} rounds in "
-        f"{told['seconds']['total']:.0f} s, {told['seconds']['per_round_overhead']:.1f} s a round beside "
-        f"training and evaluation"
+        f"{told['seconds']['total']:.0f} s{overhead}"
     )
     out.print(f"best model: {version}, SHA-256 {told['model']['sha256']}")
-    out.print("privacy: no DP configured")
+    out.print(f"privacy: {told['privacy']['words']}")
     text: str = out.file.getvalue()  # type: ignore[attr-defined]  # a StringIO
     return text.rstrip()
 

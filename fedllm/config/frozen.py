@@ -22,6 +22,7 @@ def _seconds(value: object) -> object:
 
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0)]
 Name = Annotated[str, Field(pattern=NAME)]
+DatasetId = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,100}$")]  # an owner's name for its data
 
 
 class Frozen(BaseModel):

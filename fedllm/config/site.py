@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from fedllm.config.frozen import Frozen, Name, Seconds
+from fedllm.config.frozen import DatasetId, Frozen, Name, Seconds
 
 _FINGERPRINT = re.compile(r"[a-z2-7]{4}(-[a-z2-7]{4}){7}")
 _HOURS = re.compile(r"([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d")
@@ -34,7 +34,6 @@ def _hours(value: str) -> str:
 
 Fingerprint = Annotated[str, AfterValidator(_fingerprint)]
 Hours = Annotated[str, AfterValidator(_hours)]
-DatasetId = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,100}$")]
 
 
 class PolicyConfig(Frozen):
@@ -81,6 +80,7 @@ class SiteConfig(Frozen):
     threads: int | None = Field(default=None, ge=1)  # torch threads; default: torch's own choice
     policy: PolicyConfig = PolicyConfig()
     heartbeat: Annotated[Seconds, Field(le=10)] = 10.0  # s between cards while idle; live is 35 s
+    tell_count: bool | None = None  # how many records there are; default: not where privacy is asked for
     poll_near: Seconds = 0.3  # s between looks at head.json between the rounds of a training
     poll_idle: Seconds = 2.0  # s otherwise
 
@@ -89,3 +89,11 @@ class SiteConfig(Frozen):
         if self.name in self.policy.peers:
             raise ValueError(f"policy.peers names this site itself: {self.name}; peers are the others")
         return self
+
+    @property
+    def tells_count(self) -> bool:
+        """Whether the card says how many records there are: under DP a count is a release."""
+        if self.tell_count is not None:
+            return self.tell_count
+        asks = self.policy.max_epsilon is not None or self.policy.total_epsilon is not None
+        return "none" in self.policy.units and not asks

@@ -29,9 +29,12 @@ def aggregate(training: Training, number: int) -> Aggregated:
             payload = read_update(training, counted.payload, number, plan.most_bytes)
             yield counted.weight, decode_flat(payload, size)
 
+    # Where whole sites are hidden, one that stays away must not make the others count for more.
+    fixed = len(plan.sites) if plan.privacy is not None and plan.privacy.unit == "site" else None
+    mean = weighted_mean(updates(), fixed)
     earlier = previous_model(training, number)
     state = _optimizer(training, earlier, size)
-    after, state = apply_strategy(training.config.aggregation, before, weighted_mean(updates()), state)
+    after, state = apply_strategy(training.config.aggregation, before, mean, state)
     members = tuple(site.recipient for site in training.roster.sites)
     return Aggregated(
         model=seal_model(training, encode_flat(after), members),

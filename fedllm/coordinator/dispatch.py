@@ -6,8 +6,10 @@ import math
 import statistics
 import time
 
+from fedllm.coordinator.ledgers import known_heads
 from fedllm.coordinator.outcomes import Aggregated, Dispatched, FailedRound
 from fedllm.coordinator.payloads import read_model, seal_model, show_model_again
+from fedllm.coordinator.privacy_plan import privacy_plan
 from fedllm.coordinator.round_keys import round_recipient
 from fedllm.coordinator.tables import CardRow
 from fedllm.coordinator.training import Training
@@ -80,6 +82,8 @@ def _plan(training: Training, number: int) -> Plan:
         most_bytes=_most_bytes(shared.layout.size * 4),
         recipient=round_recipient(training, number),
         confidentiality=config.confidentiality,
+        privacy=privacy_plan(training),
+        ledgers=known_heads(training.journal, chosen),
     )
 
 

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Sequence
 
 from fedllm.aggregation.weights import weight
+from fedllm.coordinator.account_for import account_for
 from fedllm.coordinator.dispatch import read_plan
 from fedllm.coordinator.outcomes import Audited, Dispatched, SiteOutcome
 from fedllm.coordinator.payloads import keep_update, read_model
@@ -15,6 +16,7 @@ from fedllm.errors import EquivocationError, ObjectNotFoundError, RefusedError, 
 from fedllm.exchange.mailbox import place_of
 from fedllm.exchange.messages import COORDINATOR, EVERYONE, Closed, Counted, Plan, Update, Verdict
 from fedllm.models.shared import decode_flat
+from fedllm.privacy.noise_audit import Trained
 from fedllm.privacy.update_audit import audit_update, refuse
 
 
@@ -43,7 +45,7 @@ def _close(training: Training, number: int, outcomes: Sequence[SiteOutcome]) -> 
     counted: list[Counted] = []
     # Sorted by name: the order of arrival must not show in the sum's rounding.
     for outcome in sorted(outcomes, key=lambda done: done.site):
-        verdict = _verdict(training, plan, outcome, size, model_norm)
+        verdict = _verdict(training, plan, outcome, _as_planned(plan, outcome, size, model_norm))
         verdicts.append(verdict)
         if verdict.accepted and outcome.payload is not None:
             planned = plan.weights[outcome.site]
@@ -69,16 +71,33 @@ def _close(training: Training, number: int, outcomes: Sequence[SiteOutcome]) -> 
     )
 
 
-def _verdict(training: Training, plan: Plan, outcome: SiteOutcome, size: int, model_norm: float) -> Verdict:
+def _as_planned(plan: Plan, outcome: SiteOutcome, size: int, model_norm: float) -> Trained:
+    """What the plan lets an outcome be."""
+    return Trained(
+        site=outcome.site,
+        local=plan.local,
+        steps=outcome.steps,
+        size=size,
+        model_norm=model_norm,
+        round=plan.round,
+        rounds=plan.rounds,
+        privacy=plan.privacy,
+    )
+
+
+def _verdict(training: Training, plan: Plan, outcome: SiteOutcome, trained: Trained) -> Verdict:
     """What is found about one site; every refusal goes on the record of security events."""
     site, security = outcome.site, training.journal.security
     try:
         _check_conduct(training, plan, outcome)
     except RefusedError as error:
         security.refused(error, site, training.run, plan.round)
-        return refuse(site, f"{error.kind}: {error}", {}, "signature")
-    verdict = _checked(training, plan, outcome, size, model_norm)
-    if not verdict.accepted and "fail" in verdict.checks.values() and outcome.status == "updated":
+        verdict, told = refuse(site, f"{error.kind}: {error}", {}, "signature"), True
+    else:
+        verdict, told = _checked(training, plan, outcome, trained), False
+    if plan.privacy is not None:
+        verdict = account_for(training.journal, plan, outcome, verdict, member(training, site))
+    if not (verdict.accepted or told) and "fail" in verdict.checks.values() and outcome.status == "updated":
         security.record("refused", site, verdict.reason, training.run, plan.round)
     return verdict
 
@@ -110,7 +129,7 @@ def _check_conduct(training: Training, plan: Plan, outcome: SiteOutcome) -> None
         raise EquivocationError("it signed two different updates for one round")
 
 
-def _checked(training: Training, plan: Plan, outcome: SiteOutcome, size: int, model_norm: float) -> Verdict:
+def _checked(training: Training, plan: Plan, outcome: SiteOutcome, trained: Trained) -> Verdict:
     site = outcome.site
     if outcome.status != "updated" or outcome.payload is None:
         failed = "signature" if outcome.status == "refused" else "schema"
@@ -127,9 +146,7 @@ def _checked(training: Training, plan: Plan, outcome: SiteOutcome, size: int, mo
         payload = training.mailbox.fetch_payload(outcome.payload, limit=plan.most_bytes, opener=opener)
     except (RefusedError, ObjectNotFoundError) as error:
         return refuse(site, str(error), {"signature": "pass", "size": "pass"}, "hash")
-    verdict = audit_update(
-        site, payload, steps=outcome.steps, size=size, local=plan.local, model_norm=model_norm
-    )
+    verdict = audit_update(payload, trained)
     if verdict.accepted:
         keep_update(training, outcome.payload, payload)
     return verdict

@@ -15,7 +15,7 @@ def evaluate(training: Training, number: int) -> Evaluated:
     model = journal.require(run, number, "aggregate", Aggregated).model
     # The aggregate is on record: nobody needs a single site's update any more.
     forget_updates(training, number, journal.require(run, number, "dispatch", Dispatched).sites)
-    metrics = _measure(training, model)
+    measured = _measure(training, model)
     closed = journal.require(run, number, "dp-audit", Audited)
 
     def report() -> Report:
@@ -28,21 +28,19 @@ def evaluate(training: Training, number: int) -> Evaluated:
             roster_version=training.roster.roster_version,
             closed_sha256=closed.closed_sha256,
             model=model,
-            metrics=metrics,
+            metrics=measured.metrics,
         )
 
     training.publish(training.layout.report(run, number), report)
-    return Evaluated(metrics=metrics, champion=_champion(training))
+    return measured.model_copy(update={"champion": _champion(training)})
 
 
 def baseline(training: Training) -> Evaluated:
     """Zero-shot: the base model with the adapter as it is before the first round."""
-    return training.journal.once(
-        training.run, 0, "baseline", Evaluated, lambda: Evaluated(metrics=_measure(training, None))
-    )
+    return training.journal.once(training.run, 0, "baseline", Evaluated, lambda: _measure(training, None))
 
 
-def _measure(training: Training, model: Sealed | None) -> dict[str, float]:
+def _measure(training: Training, model: Sealed | None) -> Evaluated:
     from fedllm.training.evaluate import evaluate as measure
 
     learner = training.learner()
@@ -59,7 +57,7 @@ def _measure(training: Training, model: Sealed | None) -> dict[str, float]:
         metrics[f"loss/{group}"] = part.loss
         if part.accuracy is not None:
             metrics[f"accuracy/{group}"] = part.accuracy
-    return metrics
+    return Evaluated(metrics=metrics, records=found.count)
 
 
 def _champion(training: Training) -> dict[str, float] | None:

@@ -6,6 +6,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from fedllm.exchange.messages import Counted, Sealed, Verdict
+from fedllm.privacy.entry import Entry
 
 
 class Outcome(BaseModel):
@@ -34,6 +35,7 @@ class SiteOutcome(Outcome):
     examples: int | None = None
     loss: float | None = None
     seconds: float | None = None
+    ledger: tuple[Entry, ...] = ()  # what the site says it has spent since the plan
 
 
 class Audited(Outcome):
@@ -58,6 +60,7 @@ class Evaluated(Outcome):
 
     metrics: Mapping[str, float]
     champion: Mapping[str, float] | None = None
+    records: int = 0  # that were measured on
 
 
 class Released(Outcome):

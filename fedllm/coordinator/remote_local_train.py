@@ -116,6 +116,7 @@ class _Watch:
                 reason=one_line(update.failed or "no payload"),
                 update_sha256=received.sha256,
                 verify=self._keys.verify,
+                ledger=update.ledger,
             )
         expected = self._training.layout.payload(site, self._training.run, self._number)
         if update.payload.key != expected:
@@ -132,6 +133,7 @@ class _Watch:
             examples=update.examples,
             loss=update.loss,
             seconds=update.seconds,
+            ledger=update.ledger,
         )
 
     def _show_progress(self) -> None:

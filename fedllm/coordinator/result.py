@@ -6,10 +6,20 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from fedllm.coordinator.dispatch import read_plan
-from fedllm.coordinator.outcomes import Aggregated, Audited, Dispatched, FailedRound, SiteOutcome
+from fedllm.coordinator.outcomes import (
+    Aggregated,
+    Audited,
+    Dispatched,
+    Evaluated,
+    FailedRound,
+    SiteOutcome,
+)
+from fedllm.coordinator.privacy_plan import privacy_plan
 from fedllm.coordinator.progress import evaluations, score
 from fedllm.coordinator.release import released
 from fedllm.coordinator.training import Training
+from fedllm.privacy.accounting import ACCOUNTANT
+from fedllm.privacy.terms import NO_DP, TRUST, told_in_words
 
 
 @dataclass(frozen=True)
@@ -24,8 +34,9 @@ class RunResult:
     eval: dict[str, Any]  # the best round's metrics, `by_group` among them
     baseline: dict[str, Any]
     sites: dict[str, dict[str, Any]]
-    seconds: dict[str, float]
+    seconds: dict[str, float | None]  # per_round_overhead is None under DP: sites keep their times
     by_round: dict[int, dict[str, float]]  # metrics of every round, 0 is zero-shot
+    privacy: dict[str, Any]  # what may be claimed; `words` says it in a line
 
     def public(self) -> dict[str, Any]:
         """The `fedllm.run/1` object."""
@@ -54,6 +65,7 @@ def result(training: Training) -> RunResult:
     journal, run = training.journal, training.run
     measured = evaluations(training)
     played = [number for number in measured if number > 0]
+    sites = _sites(training, max(played))
     best = max(played, key=lambda number: score(measured[number]))
     version = released(training, best)
     row = journal.run(run)
@@ -70,15 +82,46 @@ def result(training: Training) -> RunResult:
             "uri": version.uri,
             "sha256": journal.require(run, best, "aggregate", Aggregated).model.sha256,
         },
-        eval=grouped(dict(measured[best].metrics)),
+        eval=grouped(dict(measured[best].metrics)) | _precision(measured[best]),
         baseline={"zero_shot": grouped(dict(measured[0].metrics))},
-        sites=_sites(training, max(played)),
+        sites=sites,
         seconds={
             "total": (row.finished or max(times.values())) - row.started,
             "per_round_overhead": _overhead(training, played, times),
         },
         by_round={number: dict(done.metrics) for number, done in measured.items()},
+        privacy=_claim(training, sites),
     )
+
+
+def _precision(measured: Evaluated) -> dict[str, Any]:
+    """On how many records, and where accuracy lies with 95 % confidence (Wilson 1927)."""
+    told: dict[str, Any] = {"records": measured.records}
+    if "accuracy" in measured.metrics and measured.records:
+        from scipy.stats import binomtest
+
+        right = round(measured.metrics["accuracy"] * measured.records)
+        low, high = binomtest(right, measured.records).proportion_ci(method="wilson")
+        told["accuracy_interval"] = [float(low), float(high)]
+    return told
+
+
+def _claim(training: Training, sites: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """What a training may claim: the largest epsilon of its sites, and under which terms."""
+    plan = privacy_plan(training)
+    if plan is None:
+        return {"unit": "none", "epsilon": None, "words": NO_DP}
+    spent = max((told["epsilon"] for told in sites.values() if told["epsilon"] is not None), default=None)
+    return {
+        "unit": plan.unit,
+        "epsilon": spent,
+        "delta": plan.delta,
+        "budget": plan.epsilon,
+        "adjacency": plan.adjacency,
+        "trust_model": TRUST[plan.unit],
+        "accountant": ACCOUNTANT,
+        "words": told_in_words(plan, spent),
+    }
 
 
 def _sites(training: Training, last: int) -> dict[str, dict[str, Any]]:
@@ -88,7 +131,7 @@ def _sites(training: Training, last: int) -> dict[str, dict[str, Any]]:
             continue
         plan = read_plan(training, number)
         audited = training.journal.require(training.run, number, "dp-audit", Audited)
-        accepted = {verdict.site for verdict in audited.verdicts if verdict.accepted}
+        verdicts = {verdict.site: verdict for verdict in audited.verdicts}
         for site in training.journal.require(training.run, number, "dispatch", Dispatched).sites:
             at = told.setdefault(
                 site,
@@ -96,19 +139,24 @@ def _sites(training: Training, last: int) -> dict[str, dict[str, Any]]:
             )
             step = f"remote-local-train {site}"
             did = training.journal.require(training.run, number, step, SiteOutcome)
-            at["rounds"] += site in accepted
+            verdict = verdicts[site]
+            at["rounds"] += verdict.accepted
+            if plan.privacy is not None and verdict.epsilon is not None:
+                at["epsilon"], at["delta"] = verdict.epsilon, plan.privacy.delta
             at["bytes_up"] += did.payload.sealed_bytes if did.payload else 0
             at["bytes_down"] += plan.model.sealed_bytes
             at["declined"] += did.status == "declined"
     return told
 
 
-def _overhead(training: Training, played: list[int], times: dict[tuple[int, str], float]) -> float:
+def _overhead(training: Training, played: list[int], times: dict[tuple[int, str], float]) -> float | None:
     """Median seconds of a round that were neither a site's training nor the evaluation.
 
     A round lasts from the end of the one before to its own; rounds that followed a failed one or a
     crash count as they were.
     """
+    if training.config.privacy.on:
+        return None
     spans = []
     for number in played:
         began = times.get((number - 1, "release")) or times.get((0, "baseline"))

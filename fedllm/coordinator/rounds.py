@@ -21,6 +21,7 @@ from fedllm.coordinator.outcomes import (
     SiteOutcome,
 )
 from fedllm.coordinator.payloads import forget_updates, show_model_again
+from fedllm.coordinator.privacy_plan import privacy_plan
 from fedllm.coordinator.progress import evaluations, played, score
 from fedllm.coordinator.release import finish_record, publish_waiting, release
 from fedllm.coordinator.remote_local_train import remote_local_train
@@ -30,6 +31,8 @@ from fedllm.coordinator.training import Training
 from fedllm.errors import CancelledError, DiskFullError, ExchangeError, LeaseError, RoundError
 
 log = logging.getLogger(__name__)
+
+BUDGET_SPENT = "privacy budget spent"
 
 Say = Callable[[str], None]
 Made = TypeVar("Made", bound=Outcome)
@@ -147,8 +150,7 @@ def play(training: Training, steps: Steps, *, insist: bool = False) -> str:
         destroy_stale_keys(training)
         baseline(training)
         for number in remaining(training):
-            begun = training.journal.outcome(training.run, number, "dispatch", Dispatched) is not None
-            if not (insist or begun) and (early := stop_reason(training)):
+            if early := _over(training, number, insist=insist):
                 reason = early
                 break
             overdue = _is_overdue(training, number)
@@ -177,6 +179,15 @@ def play(training: Training, steps: Steps, *, insist: bool = False) -> str:
         reason = stop_reason(training) or reason
     close(training, "completed", reason)
     return reason
+
+
+def _over(training: Training, number: int, *, insist: bool) -> str | None:
+    """Why a round should not be begun any more, or None."""
+    limit = privacy_plan(training)
+    if limit is not None and number > limit.rounds:
+        return BUDGET_SPENT  # failed rounds were charged as well, and nothing insists on more
+    begun = training.journal.outcome(training.run, number, "dispatch", Dispatched) is not None
+    return None if insist or begun else stop_reason(training)
 
 
 def _is_overdue(training: Training, number: int) -> bool:

@@ -88,6 +88,18 @@ class RoundKeyRow(Table):
     sealed: Mapped[bytes] = mapped_column(LargeBinary)
 
 
+class LedgerRow(Table):
+    """A site's signed privacy ledger as far as this coordinator has checked it; only ever longer."""
+
+    __tablename__ = "ledger"
+    federation: Mapped[str] = mapped_column(String(63), primary_key=True)
+    site: Mapped[str] = mapped_column(String(63), primary_key=True)
+    dataset: Mapped[str] = mapped_column(String(100), primary_key=True)
+    seq: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    sha256: Mapped[str] = mapped_column(String(64))
+    body: Mapped[str]  # JSON of the entry
+
+
 class CardRow(Table):
     """The highest counter seen on a site's card: a lower one is a replay."""
 

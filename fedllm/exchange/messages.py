@@ -10,7 +10,10 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from fedllm.config.federation import AdapterConfig, LocalConfig, TaskConfig
-from fedllm.config.frozen import Name
+from fedllm.config.frozen import DatasetId, Name
+from fedllm.privacy import entry
+from fedllm.privacy.entry import Entry
+from fedllm.privacy.terms import PrivacyPlan
 
 COORDINATOR = "coordinator"
 EVERYONE = "everyone"
@@ -80,6 +83,12 @@ class Head(Message):
     plan_sha256: Sha256 | None = None  # of the plan's envelope
 
 
+class LedgerHead(entry.Head):
+    """The newest entry of a data set's ledger that the coordinator has checked, and signs for."""
+
+    dataset: DatasetId
+
+
 class Plan(Message):
     """What is asked of whom in one round, until when."""
 
@@ -104,6 +113,8 @@ class Plan(Message):
     most_bytes: Count  # of a sealed update
     recipient: Recipient  # updates are sealed for this key of the round's own; it is destroyed after it
     confidentiality: Literal["plain"]
+    privacy: PrivacyPlan | None = None  # None: no DP is configured
+    ledgers: Mapping[Name, Annotated[tuple[LedgerHead, ...], Field(max_length=1000, strict=False)]] = {}
 
 
 class Card(Message):
@@ -143,6 +154,7 @@ class Answer(Message):
 class Update(Message):
     """What a site did. `failed` says that it tried and why it could not."""
 
+    largest: ClassVar[int] = 4 * 1024 * 1024
     schema_: Literal["fedllm.update/1"] = Field(default="fedllm.update/1", alias="schema")
     plan_sha256: Sha256
     failed: Text | None = None
@@ -151,6 +163,7 @@ class Update(Message):
     examples: Count | None = None  # records trained on, repeats counted
     loss: Finite | None = None  # mean over the round; absent under DP
     seconds: Finite | None = None  # absent under DP
+    ledger: Annotated[tuple[Entry, ...], Field(max_length=10_000, strict=False)] = ()  # since the plan's head
 
 
 class Verdict(BaseModel):
@@ -162,7 +175,11 @@ class Verdict(BaseModel):
     accepted: bool
     reason: Text = ""  # why not
     checks: Mapping[str, Literal["pass", "fail", "not observable"]]
-    privacy: Text  # `no DP configured`
+    privacy: Text  # `no DP configured`, or what was spent of what
+    epsilon: Finite | None = (
+        None  # spent in this training so far, recomputed from the ledger; None without DP
+    )
+    ledger: LedgerHead | None = None  # the newest entry that was checked
     norm: Finite | None = None  # L2 of the update
 
 

@@ -1,29 +1,29 @@
 """What can be checked about one site's update without trusting the site.
 
-Every check answers `pass`, `fail` or `not observable`. Accounting joins on this seam when a federation
-has differential privacy; without it the verdict says "no DP configured" and nothing greener.
+Every check answers `pass`, `fail` or `not observable`. Without differential privacy the verdict says "no DP
+configured" and nothing greener.
 """
 
 import math
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from fedllm.errors import RefusedError
 from fedllm.exchange.messages import Verdict
+from fedllm.privacy.ledger_audit import LEDGER_CHECKS, Check
+from fedllm.privacy.noise_audit import Trained, noise_check, private_norm_bound
+from fedllm.privacy.terms import NO_DP
 
 if TYPE_CHECKING:
     from fedllm.config import LocalConfig
 
 LONGEST_REASON = 300  # characters: closed.json holds a verdict on each of thousands of sites
-NO_DP = "no DP configured"
-
-Check = Literal["pass", "fail", "not observable"]
 
 # In the order they are made: the first that fails is the reason.
-CHECKS = ("signature", "hash", "size", "schema", "norm", "accounting")
+CHECKS = ("signature", "hash", "size", "schema", "norm", "noise", *LEDGER_CHECKS)
 
 
 def norm_bound(local: "LocalConfig", steps: int, size: int, model_norm: float) -> float:
-    """Largest L2 norm that honest training can reach.
+    """Largest L2 norm that honest training without DP can reach.
 
     SGD moves at most lr·c/(1-momentum) a step with gradients clipped to c. AdamW moves each parameter at
     most lr·(1-β1)/√(1-β2) = 3.17·lr a step (Kingma and Ba 2015, section 2.1, β1=0.9, β2=0.999), so
@@ -45,26 +45,36 @@ def norm_bound(local: "LocalConfig", steps: int, size: int, model_norm: float) -
     return (moved + decay) * 1.01  # room for rounding in fp32
 
 
-def audit_update(  # noqa: PLR0913 - what is checked and what against, each named by the caller
-    site: str, payload: bytes, *, steps: int, size: int, local: "LocalConfig", model_norm: float
-) -> Verdict:
+def audit_update(payload: bytes, trained: Trained) -> Verdict:
     """Check the opened bytes of an update whose signature and hashes were right."""
     from fedllm.models.shared import decode_flat
 
+    site, plan = trained.site, trained.privacy
     checks: dict[str, Check] = {"signature": "pass", "hash": "pass", "size": "pass"}
     try:
-        update = decode_flat(payload, size)
+        update = decode_flat(payload, trained.size)
     except RefusedError as error:
         return refuse(site, str(error), checks, "schema")
     checks["schema"] = "pass"
     norm = float(update.double().norm())
-    bound = norm_bound(local, steps, size, model_norm)
+    bound = _bound(trained)
     if norm > bound:
         return refuse(site, f"norm {norm:.4g} is above {bound:.4g}, which the plan allows", checks, "norm")
     if norm == 0.0:
         return refuse(site, "the update is all zeros: nothing was trained", checks, "norm")
-    checks |= {"norm": "pass", "accounting": "not observable"}
-    return Verdict(site=site, accepted=True, checks=checks, privacy=NO_DP, norm=norm)
+    checks["norm"] = "pass"
+    if plan is not None:
+        checks["noise"] = noise_check(norm, trained, plan)
+        if checks["noise"] == "fail":
+            return refuse(site, f"norm {norm:.4g} holds less noise than the plan asks for", checks, "noise")
+    told: dict[str, Check] = {name: checks.get(name, "not observable") for name in CHECKS}
+    return Verdict(site=site, accepted=True, checks=told, privacy=NO_DP, norm=norm)
+
+
+def _bound(trained: Trained) -> float:
+    if trained.privacy is not None:
+        return private_norm_bound(trained, trained.privacy)
+    return norm_bound(trained.local, trained.steps, trained.size, trained.model_norm)
 
 
 def refuse(site: str, reason: str, checks: dict[str, Check], failed: str) -> Verdict:

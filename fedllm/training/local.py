@@ -27,7 +27,7 @@ class TrainingResult:
     seconds: float
 
 
-def _silent(step: int, steps: int) -> None:
+def silent(step: int, steps: int) -> None:
     """Report progress to nobody."""
 
 
@@ -40,7 +40,7 @@ def train(  # noqa: PLR0913 - a plan's terms, each named by the caller
     round_number: int,
     rounds: int,
     seed: int,
-    progress: Callable[[int, int], None] = _silent,
+    progress: Callable[[int, int], None] = silent,
 ) -> TrainingResult:
     """Train the shared part in place, from where it stands.
 
@@ -71,10 +71,10 @@ def train(  # noqa: PLR0913 - a plan's terms, each named by the caller
     drawn = sorted({i for batch in batches for i in batch})  # nothing else is worth the tokenizer's time
     examples = dict(zip(drawn, learner.encode([records[i] for i in drawn]), strict=True))
     anchor = [parameter.detach().clone() for parameter in trainable]
-    optimizer = _optimizer(trainable, local)
+    optimizer = make_optimizer(trainable, local)
     total = 0.0
     for step, batch in enumerate(batches, start=1):
-        _set_rate(optimizer, local, (round_number - 1) * local.steps + step, rounds * local.steps)
+        set_rate(optimizer, local, (round_number - 1) * local.steps + step, rounds * local.steps)
         optimizer.zero_grad(set_to_none=True)
         chosen = [examples[i] for i in batch]
         loss = 0.0
@@ -86,12 +86,12 @@ def train(  # noqa: PLR0913 - a plan's terms, each named by the caller
         if not math.isfinite(loss):
             raise TrainingError(f"the loss is {loss} at step {step}: lower local.lr, or look at the data")
         if local.prox_mu:
-            _pull(trainable, anchor, local.prox_mu)
+            pull(trainable, anchor, local.prox_mu)
         torch.nn.utils.clip_grad_norm_(trainable, local.max_grad_norm, error_if_nonfinite=False)
         optimizer.step()
         total += loss
         progress(step, steps)
-    _assert_moved(trainable, anchor)
+    assert_moved(trainable, anchor)
     return TrainingResult(steps, steps * local.batch_size, total / steps, time.perf_counter() - begun)
 
 
@@ -107,12 +107,14 @@ def rate(local: LocalConfig, step: int, steps: int) -> float:
     return 1.0
 
 
-def _set_rate(optimizer: torch.optim.Optimizer, local: LocalConfig, step: int, steps: int) -> None:
+def set_rate(optimizer: torch.optim.Optimizer, local: LocalConfig, step: int, steps: int) -> None:
+    """Set the learning rate for a step of the whole federation, both counted from 1."""
     for group in optimizer.param_groups:
         group["lr"] = local.lr * rate(local, step, steps)
 
 
-def _optimizer(parameters: list[torch.nn.Parameter], local: LocalConfig) -> torch.optim.Optimizer:
+def make_optimizer(parameters: list[torch.nn.Parameter], local: LocalConfig) -> torch.optim.Optimizer:
+    """A fresh optimizer, as the plan names it."""
     if local.optimizer == "sgd":
         return torch.optim.SGD(
             parameters, lr=local.lr, momentum=local.momentum, weight_decay=local.weight_decay
@@ -120,14 +122,15 @@ def _optimizer(parameters: list[torch.nn.Parameter], local: LocalConfig) -> torc
     return torch.optim.AdamW(parameters, lr=local.lr, betas=_ADAM_BETAS, weight_decay=local.weight_decay)
 
 
-def _pull(parameters: list[torch.nn.Parameter], anchor: list[torch.Tensor], prox_mu: float) -> None:
+def pull(parameters: list[torch.nn.Parameter], anchor: list[torch.Tensor], prox_mu: float) -> None:
     """Add the gradient of prox_mu/2 · ||w - w_round||² (FedProx, Li et al. 2020, eq. 2)."""
     for parameter, start in zip(parameters, anchor, strict=True):
         if parameter.grad is not None:
             parameter.grad.add_(parameter.detach() - start, alpha=prox_mu)
 
 
-def _assert_moved(parameters: list[torch.nn.Parameter], anchor: list[torch.Tensor]) -> None:
+def assert_moved(parameters: list[torch.nn.Parameter], anchor: list[torch.Tensor]) -> None:
+    """Raise `TrainingError` where training changed nothing, or left numbers that are not finite."""
     # Training that changes nothing can look right in every other respect.
     if all(
         torch.equal(parameter.detach(), start) for parameter, start in zip(parameters, anchor, strict=True)

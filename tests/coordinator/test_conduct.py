@@ -17,6 +17,7 @@ from fedllm.coordinator.round_keys import destroy_stale_keys, round_identity, ro
 from fedllm.coordinator.rounds import JournaledSteps
 from fedllm.coordinator.training import Training
 from fedllm.errors import ExchangeError, ObjectNotFoundError, RefusedError
+from fedllm.exchange.messages import Answer, Update
 from fedllm.secure.sealing import unseal
 from tests.coordinator.played import PlayedRound, PlayedSite, begin_round
 
@@ -83,7 +84,7 @@ def test_other_objects_under_the_round_break_the_quota(honest: PlayedRound) -> N
 def test_a_huge_object_under_an_expected_name_breaks_the_quota(honest: PlayedRound) -> None:
     outcomes = honest.outcomes()
     key = honest.training.layout.payload("nyt", "run-1", 1)
-    honest.sites["nyt"].store.put(key, bytes(honest.plan.most_bytes + 600 * 1024))
+    honest.sites["nyt"].store.put(key, bytes(honest.plan.most_bytes + Answer.largest + Update.largest + 1))
     assert "its quota is" in left_out(dp_audit(honest.training, honest.number, outcomes))["nyt"]
 
 

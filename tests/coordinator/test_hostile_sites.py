@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fedllm.config import FederationConfig
-from fedllm.coordinator.dp_audit import _verdict
+from fedllm.coordinator.dp_audit import _as_planned, _verdict
 from fedllm.coordinator.members import add_site
 from fedllm.coordinator.outcomes import SiteOutcome
 from fedllm.coordinator.training import open_training
@@ -72,7 +72,8 @@ def judge(case: Case) -> tuple[SiteOutcome, Verdict]:
     outcome = round_.wait(HOSTILE)
     if case.after:
         case.after()
-    return outcome, _verdict(round_.training, round_.plan, outcome, len(case.flat), 1.0)
+    planned = _as_planned(round_.plan, outcome, len(case.flat), 1.0)
+    return outcome, _verdict(round_.training, round_.plan, outcome, planned)
 
 
 def clear(round_: PlayedRound) -> None:

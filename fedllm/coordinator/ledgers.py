@@ -1,0 +1,80 @@
+"""The sites' privacy ledgers as far as this coordinator has checked them.
+
+They are kept whole, entry by entry. A plan names the newest entry of each, and its signature is the
+coordinator's countersignature: a site whose ledger does not hold that entry has lost or rolled it back.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from sqlalchemy import select
+
+from fedllm.coordinator.journal import Journal
+from fedllm.coordinator.tables import LedgerRow
+from fedllm.errors import LedgerError
+from fedllm.exchange.messages import LedgerHead
+from fedllm.privacy.chain import Entry, state_of
+
+
+def known_entries(journal: Journal, site: str, dataset: str) -> list[Entry]:
+    """A data set's chain as it was checked, from its first entry on."""
+    mine = (LedgerRow.federation == journal.federation, LedgerRow.site == site, LedgerRow.dataset == dataset)
+    with journal.read() as session:
+        rows = session.scalars(select(LedgerRow.body).where(*mine).order_by(LedgerRow.seq))
+        return [Entry.model_validate_json(body) for body in rows]
+
+
+def known_datasets(journal: Journal, site: str) -> list[str]:
+    """The data sets that a site has shown a ledger of."""
+    mine = (LedgerRow.federation == journal.federation, LedgerRow.site == site)
+    with journal.read() as session:
+        return list(
+            session.scalars(select(LedgerRow.dataset).where(*mine).distinct().order_by(LedgerRow.dataset))
+        )
+
+
+def known_heads(journal: Journal, sites: Iterable[str]) -> dict[str, tuple[LedgerHead, ...]]:
+    """The newest checked entries, for those sites that have any."""
+    told = {
+        site: tuple(_head(journal, site, name) for name in known_datasets(journal, site)) for site in sites
+    }
+    return {site: heads for site, heads in told.items() if heads}
+
+
+def keep_entries(journal: Journal, site: str, entries: Sequence[Entry]) -> None:
+    """Keep a chain that was checked; entries that are there already must be the same."""
+    with journal.write() as session:
+        for entry in entries:
+            key = (journal.federation, site, entry.dataset, entry.seq)
+            row = session.get(LedgerRow, key)
+            if row is None:
+                body = entry.model_dump_json()
+                names = dict(zip(("federation", "site", "dataset", "seq"), key, strict=True))
+                session.add(LedgerRow(**names, sha256=entry.sha256, body=body))
+            elif row.sha256 != entry.sha256:
+                raise LedgerError(
+                    f"entry {entry.seq} of {site}'s ledger is not the one that was shown before"
+                )
+
+
+def verify_ledgers(journal: Journal, sites: Iterable[str]) -> list[dict[str, object]]:
+    """Check every chain that is kept from end to end, signatures among it; a row a data set."""
+    return [_verified(journal, site, name) for site in sites for name in known_datasets(journal, site)]
+
+
+def _verified(journal: Journal, site: str, dataset: str) -> dict[str, object]:
+    entries = known_entries(journal, site, dataset)
+    row: dict[str, object] = {"site": site, "dataset": dataset, "entries": len(entries)}
+    try:
+        for entry in entries:
+            entry.check_signature()
+        state = state_of(entries)
+    except LedgerError as error:
+        return row | {"head": "", "verdict": str(error)}
+    return row | {"head": state.head.sha256 if state.head else "", "verdict": "whole"}
+
+
+def _head(journal: Journal, site: str, dataset: str) -> LedgerHead:
+    mine = (LedgerRow.federation == journal.federation, LedgerRow.site == site, LedgerRow.dataset == dataset)
+    with journal.read() as session:
+        row = session.scalars(select(LedgerRow).where(*mine).order_by(LedgerRow.seq.desc()).limit(1)).one()
+        return LedgerHead(dataset=dataset, seq=row.seq, sha256=row.sha256)

@@ -1,0 +1,237 @@
+"""A chain of privacy events: the rules that its entries keep, whoever checks them.
+
+The site checks its own ledger with them, the coordinator what a site shows. What they cannot show: that a
+site tells of every event, or that no older copy of its ledger is in use elsewhere. A chain proves that what
+was shown once still stands, unchanged and in order.
+"""
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from fedllm.errors import LedgerError
+from fedllm.privacy.accounting import Event
+from fedllm.privacy.entry import NOTHING, Context, Entry, Head
+
+__all__ = [
+    "ChainState",
+    "Context",
+    "Entry",
+    "Head",
+    "Reservation",
+    "committed_events",
+    "spent_events",
+    "verify_chain",
+]
+
+
+@dataclass
+class Reservation:
+    """A training's promised steps, and how many of them were charged."""
+
+    entry: Entry
+    charged: int = 0
+    settled: bool = False
+
+    @property
+    def most(self) -> int:
+        """Steps promised."""
+        return self.entry.steps or 0
+
+    def event(self, steps: int) -> Event:
+        """So many steps of this training."""
+        return Event(self.entry.sampling_rate or 0.0, self.entry.noise_multiplier or 0.0, steps)
+
+    @property
+    def committed(self) -> Event:
+        """What counts against the budget: all promised steps while it is open, then the charged ones."""
+        return self.event(self.charged if self.settled else self.most)
+
+    @property
+    def plan_sha256(self) -> str | None:
+        """Of its privacy plan; None where its context is not shown."""
+        return self.entry.context.plan_sha256 if self.entry.context else None
+
+    def in_federation(self, federation: str) -> bool:
+        """Whether it is known to be this federation's."""
+        return self.entry.context is not None and self.entry.context.federation == federation
+
+    def about(self, federation: str, run: str) -> bool:
+        """Whether it is this training's."""
+        context = self.entry.context
+        return context is not None and (context.federation, context.run) == (federation, run)
+
+
+@dataclass
+class ChainState:
+    """What a chain comes to. `add` takes entries one by one, and refuses the first that breaks a rule."""
+
+    head: Head | None = None
+    dataset: str = ""
+    unit: str = ""
+    keys: set[str] = field(default_factory=set)  # that may sign the next entry
+    reservations: dict[int, Reservation] = field(default_factory=dict)  # by seq, in order
+    founding: list[int] | None = None  # seqs of `founders`, once something was charged
+    charges: dict[tuple[str, str, int], list[Entry]] = field(default_factory=dict)  # (federation, run, round)
+
+    def add(self, entry: Entry, *, verified: bool = False) -> None:
+        """Take the next entry.
+
+        Args:
+            entry: as it was written, or without its context.
+            verified: its signature was checked before.
+
+        Raises:
+            LedgerError: It is not signed by a key that may, does not follow, or spends what it must not.
+        """
+        place = f"ledger of {self.dataset or entry.dataset}: entry {entry.seq}"
+        due = self.head.seq + 1 if self.head else 0
+        if entry.seq != due:
+            raise LedgerError(f"{place} stands where entry {due} is due: entries were removed or swapped")
+        if entry.previous != (self.head.sha256 if self.head else NOTHING):
+            raise LedgerError(f"{place} does not follow the entry before it: the chain was edited or forked")
+        if (entry.kind == "open") != (self.head is None) or (self.head and entry.dataset != self.dataset):
+            raise LedgerError(f"{place}: a chain opens once, and is of one data set")
+        if not verified:
+            entry.check_signature()
+        if self.head and entry.by not in self.keys:
+            raise LedgerError(f"{place} is signed by {entry.by[:16]}…, a key that the chain does not know")
+        if fault := self._fault(entry):
+            raise LedgerError(f"{place}: {fault}")
+        self._take(entry)
+
+    @property
+    def founders(self) -> list[Reservation]:
+        """The trainings that were promised before anything was charged: no output had a part in their choice.
+
+        What was settled before the first charge released nothing and is not among them.
+        """
+        if self.founding is not None:
+            return [self.reservations[seq] for seq in self.founding]
+        return [reservation for reservation in self.reservations.values() if not reservation.settled]
+
+    def open_for(self, federation: str, run: str) -> Reservation | None:
+        """A training's reservation, unless it was settled."""
+        found = (r for r in self.reservations.values() if not r.settled and r.about(federation, run))
+        return next(found, None)
+
+    def charged(self, federation: str, run: str, number: int, first: int, steps: int) -> Entry | None:
+        """The charge that shares steps with these, if there is one."""
+        for entry in self.charges.get((federation, run, number), ()):
+            if (entry.first or 0) < first + steps and first < (entry.first or 0) + (entry.steps or 0):
+                return entry
+        return None
+
+    def _fault(self, entry: Entry) -> str:
+        """What an entry promises or spends that it must not."""
+        told = entry.context
+        if entry.kind == "reserve" and told and self.open_for(told.federation, told.run):
+            return f"run {told.run} has an open reservation already"
+        if entry.kind == "rekey" and entry.retires not in {None, entry.by}:
+            return "it retires a key that it is not signed by"
+        return self._spending_fault(entry) if entry.kind in {"charge", "settle"} else ""
+
+    def _spending_fault(self, entry: Entry) -> str:
+        source = self.reservations.get(-1 if entry.reservation is None else entry.reservation)
+        if source is None or source.settled:
+            return f"reservation {entry.reservation} is not open"
+        told = entry.context
+        if told and source.entry.context and not source.about(told.federation, told.run):
+            return f"reservation {entry.reservation} is another training's"
+        left = source.most - source.charged
+        if entry.kind == "settle":
+            return "" if entry.steps == left else f"it gives {entry.steps} steps back where {left} are left"
+        return self._charge_fault(entry, source, left)
+
+    def _charge_fault(self, entry: Entry, source: Reservation, left: int) -> str:
+        told, steps = entry.context, entry.steps or 0
+        if source.event(0) != Event(entry.sampling_rate or 0.0, entry.noise_multiplier or 0.0, 0):
+            return "its sampling rate or noise is not the reserved one"
+        if steps > left:
+            return f"it charges {steps} steps where {left} of the reserved are left"
+        if told and self.charged(told.federation, told.run, told.round, entry.first or 0, steps):
+            return f"steps of round {told.round} of {told.run} are charged twice"
+        return ""
+
+    def _take(self, entry: Entry) -> None:
+        if entry.kind == "open":
+            self.dataset, self.unit, self.keys = entry.dataset, entry.unit or "", {entry.by}
+        elif entry.kind == "rekey":
+            self.keys = (self.keys - {entry.retires}) | {entry.key or ""}
+        elif entry.kind == "reserve":
+            self.reservations[entry.seq] = Reservation(entry)
+        elif entry.kind == "settle":
+            self.reservations[entry.reservation or 0].settled = True
+        else:
+            if self.founding is None:
+                self.founding = [founder.entry.seq for founder in self.founders]
+            self.reservations[entry.reservation or 0].charged += entry.steps or 0
+            if told := entry.context:
+                self.charges.setdefault((told.federation, told.run, told.round), []).append(entry)
+        self.head = entry.head
+
+
+def verify_chain(
+    entries: Iterable[Entry], verify_key: str | Collection[str], earlier: Sequence[Entry] = ()
+) -> Head:
+    """Check what a site shows of its ledger, and return the chain's newest head.
+
+    Args:
+        entries: from `earlier`'s last one on, in order; those that `earlier` holds may come again, unchanged.
+        verify_key: the site's Ed25519 key or keys, hex. The newest entry must be signed by one of them: that
+            vouches for all before it, whichever keys of the same owner signed those.
+        earlier: all entries that were verified before, from the first one; contexts may be missing in both.
+
+    Raises:
+        LedgerError: With the first fault: an edited or forged entry, one missing or out of order, a chain
+            that was forked from what was shown before, or a broken rule of spending. An empty chain, too.
+    """
+    state = ChainState()
+    for entry in earlier:
+        state.add(entry, verified=True)
+    newest: Entry | None = None
+    for entry in entries:
+        if entry.seq < len(earlier):
+            if entry.sha256 != earlier[entry.seq].sha256:
+                place = f"ledger of {entry.dataset}: entry {entry.seq}"
+                raise LedgerError(
+                    f"{place} is not the one that was shown before: the ledger was forked or rolled back"
+                )
+            continue
+        state.add(entry)
+        newest = entry
+    keys = {verify_key} if isinstance(verify_key, str) else set(verify_key)
+    if newest is not None and newest.by not in keys:
+        raise LedgerError(f"ledger of {newest.dataset}: entry {newest.seq} is not signed by the site's key")
+    if state.head is None:
+        raise LedgerError("the ledger is empty: no privacy event was shown")
+    return state.head
+
+
+def state_of(entries: Iterable[Entry]) -> ChainState:
+    """What verified entries come to, from the first one on."""
+    state = ChainState()
+    for entry in entries:
+        state.add(entry, verified=True)
+    return state
+
+
+def spent_events(entries: Iterable[Entry], run: str | None = None) -> list[Event]:
+    """What was charged: in one run whose contexts are shown, or in all; one event for each q and sigma."""
+    taken = [
+        e for e in entries if e.kind == "charge" and (run is None or (e.context and e.context.run == run))
+    ]
+    return _summed(Event(e.sampling_rate or 0.0, e.noise_multiplier or 0.0, e.steps or 0) for e in taken)
+
+
+def committed_events(entries: Iterable[Entry]) -> list[Event]:
+    """What counts against a data set's budget: charges, and all promised steps of open reservations."""
+    return _summed(reservation.committed for reservation in state_of(entries).reservations.values())
+
+
+def _summed(events: Iterable[Event]) -> list[Event]:
+    """Steps of one mechanism together: composition does not mind their order."""
+    steps: dict[tuple[float, float], int] = {}
+    for event in events:
+        kind = (event.sampling_rate, event.noise_multiplier)
+        steps[kind] = steps.get(kind, 0) + event.steps
+    return [Event(*kind, count) for kind, count in steps.items() if count]

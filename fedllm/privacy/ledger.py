@@ -1,0 +1,254 @@
+"""A site's ledger of privacy events: durable, append-only, hash-chained, signed; one chain for each data set.
+
+A training's full cost is reserved before its first step, and steps are charged before their noise is drawn.
+What is charged stays charged. Everything that the ledger knows is in its chains: there is no second book
+that could say otherwise. Every write first checks the entry that it builds on; a chain is checked whole
+when it is first used. What a lone site cannot notice is an older copy of its whole file in the place of the
+newer one: the coordinator can, and says so by naming the newest head that it knows (`acknowledge`).
+"""
+
+import secrets
+from collections.abc import Iterable
+from pathlib import Path
+
+from fedllm.errors import BudgetError, EquivocationError, LedgerError
+from fedllm.privacy import ledger_file
+from fedllm.privacy.accounting import Event
+from fedllm.privacy.budget import Limits, refuse_overspend
+from fedllm.privacy.chain import ChainState, Context, Entry, Head, Reservation
+from fedllm.privacy.ledger_chains import Chains, OpenChain
+from fedllm.privacy.terms import Unit
+from fedllm.secure.identity import Identity
+
+__all__ = ["Ledger", "Limits"]
+
+
+class Ledger:
+    """The ledger in one file, written by one site. Several sites of one owner may share a file.
+
+    Args:
+        path: of the SQLite file; it is made when it is not there.
+        identity: who signs.
+        retired: this site's former keys, any order. A chain that knows one of them, and `identity` not yet,
+            goes on with a `rekey` entry that the former key signs. Without the former key it cannot go on:
+            restore it from a backup. A new key that nobody vouches for could be anybody's who found the
+            file.
+
+    Raises:
+        LedgerError: The file is torn.
+        DiskFullError: There is no room for it.
+    """
+
+    def __init__(self, path: Path, identity: Identity, retired: Iterable[Identity] = ()) -> None:
+        self.path = path
+        self._me = identity.public.verify
+        self._chains = Chains(path, identity, retired)
+
+    def close(self) -> None:
+        """Give the file back."""
+        self._chains.close()
+
+    def datasets(self) -> list[str]:
+        """The data sets that were ever reserved for, or acknowledged."""
+        return self._chains.datasets()
+
+    def head(self, dataset: str) -> Head | None:
+        """The newest entry; None while there is none."""
+        with self._chains.open(dataset, writes=False) as chain:
+            return chain.state.head
+
+    def entries(self, dataset: str, after: int = -1, *, show: str | None) -> list[Entry]:
+        """Entries in order.
+
+        Args:
+            dataset: whose.
+            after: the seq to begin behind.
+            show: the federation whose contexts may be seen: others' are left out, and the last entry is one
+                that this site signed, since it vouches for all before it. None for the owner: everything.
+        """
+        with self._chains.open(dataset, writes=False) as chain:
+            found = chain.entries(after)
+        if show is None:
+            return found
+        while found and found[-1].by != self._me:
+            found.pop()
+        return [
+            entry if entry.context and entry.context.federation == show else entry.redacted()
+            for entry in found
+        ]
+
+    def state(self, dataset: str) -> ChainState:
+        """What the chain comes to: unit, keys, trainings. A view of the ledger's own; do not change it."""
+        with self._chains.open(dataset, writes=False) as chain:
+            return chain.state
+
+    def reserve(  # noqa: PLR0913 - what a training is and costs, each named by the caller
+        self,
+        dataset: str,
+        unit: Unit,
+        *,
+        federation: str,
+        run: str,
+        plan_sha256: str,
+        event: Event,
+        delta: float,
+        limit: Limits,
+    ) -> Entry:
+        """Promise a training's full cost before its first step. The same once more returns the same entry.
+
+        Open reservations of the federation's earlier runs are settled: a federation trains one run at a time,
+        and their steps that were not charged are free again.
+
+        Args:
+            dataset: whose budget.
+            unit: what is protected; the first training fixes it for the data set.
+            federation: that asks.
+            run: the training.
+            plan_sha256: of its privacy plan.
+            event: q, sigma and the most steps of the whole training.
+            delta: that the training is planned for.
+            limit: of the data set, over all trainings.
+
+        Raises:
+            BudgetError: It does not fit, or protects another unit than the data set's other trainings.
+            EquivocationError: The run has an open reservation by another plan.
+            LedgerError: The chain is broken, or not this site's.
+        """
+        with self._chains.open(dataset, writes=True) as chain:
+            state = chain.state
+            if (known := state.open_for(federation, run)) is not None:
+                if (known.plan_sha256, known.event(known.most)) != (plan_sha256, event) or state.unit != unit:
+                    raise EquivocationError(f"run {run} came with another privacy plan: the first one holds")
+                return known.entry
+            if state.head and state.unit != unit:
+                raise BudgetError(
+                    f"{dataset} is accounted for by {state.unit}, this training by {unit}: one unit a budget"
+                )
+            chain.begin(unit)
+            for earlier in list(state.reservations.values()):
+                if not earlier.settled and earlier.in_federation(federation):
+                    _settle(chain, earlier)
+            founders = [founder.event(founder.most) for founder in state.founders]
+            committed = [reservation.committed for reservation in state.reservations.values()]
+            refuse_overspend(dataset, founders, committed, event, limit)
+            return chain.append(
+                kind="reserve",
+                sampling_rate=event.sampling_rate,
+                noise_multiplier=event.noise_multiplier,
+                steps=event.steps,
+                delta=delta,
+                context=_context(federation, run, 0, plan_sha256),
+            )
+
+    def charge(self, dataset: str, *, federation: str, run: str, round: int, first: int, steps: int) -> Entry:  # noqa: A002, PLR0913 - what is charged, by the names of its entry
+        """Take steps of a round from the training's reservation, before their noise is drawn.
+
+        When this returns, the charge is on the disk. The same steps once more return the same entry.
+
+        Args:
+            dataset: whose budget.
+            federation: that trains.
+            run: the training.
+            round: of the training.
+            first: step of the round, from 0.
+            steps: how many from there.
+
+        Raises:
+            BudgetError: The training has no open reservation, or fewer steps left.
+            EquivocationError: Some of these steps were charged already, with others or by another plan.
+            LedgerError: The chain is broken, or not this site's.
+        """
+        with self._chains.open(dataset, writes=True) as chain:
+            state = chain.state
+            source = state.open_for(federation, run)
+            if source is None:
+                raise BudgetError(f"run {run} has reserved no privacy budget of {dataset}, or gave it back")
+            if (known := state.charged(federation, run, round, first, steps)) is not None:
+                if (known.first, known.steps) != (first, steps):
+                    raise EquivocationError(
+                        f"round {round} of {run}: {steps} steps from {first} on overlap "
+                        f"the {known.steps} from {known.first} on that are charged already"
+                    )
+                if known.context is None or known.context.plan_sha256 != source.plan_sha256:
+                    # What was paid for one noise pays for no other.
+                    raise EquivocationError(f"round {round} of {run} was charged by another privacy plan")
+                return known
+            if source.charged + steps > source.most:
+                raise BudgetError(
+                    f"the privacy plan's steps are spent: {source.charged} of {source.most} are charged, "
+                    f"round {round} of {run} asks {steps} more"
+                )
+            return chain.append(
+                kind="charge",
+                sampling_rate=source.entry.sampling_rate,
+                noise_multiplier=source.entry.noise_multiplier,
+                first=first,
+                steps=steps,
+                reservation=source.entry.seq,
+                context=_context(federation, run, round, source.plan_sha256),
+            )
+
+    def acknowledge(self, dataset: str, head: Head, envelope: bytes, *, federation: str) -> None:
+        """Take note of a head that a coordinator knows, and keep what it signed.
+
+        Args:
+            dataset: whose chain.
+            head: as the signed message names it.
+            envelope: the message.
+            federation: the coordinator's.
+
+        Raises:
+            LedgerError: This ledger has no such entry: it was rolled back, lost, or forked. Do not train for
+                this coordinator until the newer file is back.
+        """
+        with self._chains.open(dataset, writes=True) as chain:
+            state = chain.state
+            if (state.head.seq if state.head else -1) < head.seq:
+                raise LedgerError(
+                    f"ledger of {dataset}: the coordinator of {federation} has seen entry {head.seq}, "
+                    f"not here: {self.path} is an older copy or a new file; put the newest in its place"
+                )
+            if not chain.holds(head):
+                raise LedgerError(
+                    f"ledger of {dataset}: entry {head.seq} is not what the coordinator of {federation} "
+                    "has seen: the ledger was forked; put the file in place that goes on from there"
+                )
+            marked = ledger_file.marks(chain.connection, dataset).get(federation)
+            if marked is None or head.seq > marked.seq:
+                ledger_file.mark(chain.connection, dataset, federation, head, envelope)
+
+    def admit(self, dataset: str, key: str) -> Entry:
+        """Let another home of the same owner sign in this chain, by its public Ed25519 key in hex."""
+        with self._chains.open(dataset, writes=True) as chain:
+            state = chain.state
+            if state.head is None:
+                raise LedgerError(f"ledger of {dataset} is empty: whoever reserves first opens it")
+            return chain.append(kind="rekey", key=key)
+
+    def verify(self, dataset: str | None = None) -> dict[str, Head]:
+        """Check the whole file anew, from the first entry on: a data set's chain or all; their newest heads.
+
+        Raises:
+            LedgerError: With the first fault.
+        """
+        self._chains.check_again(dataset)
+        heads = {name: self.head(name) for name in ([dataset] if dataset else self.datasets())}
+        return {name: head for name, head in heads.items() if head is not None}
+
+
+def _settle(chain: OpenChain, reservation: Reservation) -> None:
+    """End a training: the steps that it did not charge are free again."""
+    context = reservation.entry.context
+    assert context is not None  # noqa: S101 - nothing is redacted in the site's own file
+    chain.append(
+        kind="settle",
+        steps=reservation.most - reservation.charged,
+        reservation=reservation.entry.seq,
+        context=_context(context.federation, context.run, 0, context.plan_sha256),
+    )
+
+
+def _context(federation: str, run: str, number: int, plan_sha256: str) -> Context:
+    return Context(
+        federation=federation, run=run, round=number, plan_sha256=plan_sha256, nonce=secrets.token_hex(16)
+    )

@@ -1,0 +1,109 @@
+"""What a site's signed ledger shows about one round: its chain, its events, and what they add up to.
+
+A site that lies in its ledger is not found out here. What can be seen: that nothing was edited, that what was
+agreed on was reserved and charged, and that it adds up to no more than the training may spend.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from fedllm.errors import LedgerError
+from fedllm.privacy.accounting import Event, epsilon
+from fedllm.privacy.chain import ChainState, Entry, Reservation, state_of, verify_chain
+from fedllm.privacy.terms import PrivacyPlan
+
+Check = Literal["pass", "fail", "not observable"]
+LEDGER_CHECKS = ("chain", "events", "accounting")
+
+_ROUNDING = 1.000001  # between two machines' arithmetic
+
+
+@dataclass(frozen=True)
+class LedgerFinding:
+    """What was found: a verdict for each of LEDGER_CHECKS, and what the training has cost its site so far."""
+
+    checks: dict[str, Check]
+    reason: str = ""  # of the first that failed
+    epsilon: float | None = None
+    entries: tuple[Entry, ...] = ()  # the whole chain, once it held
+
+    @property
+    def failed(self) -> str | None:
+        """The first check that failed."""
+        return next((name for name in LEDGER_CHECKS if self.checks[name] == "fail"), None)
+
+
+@dataclass(frozen=True)
+class RoundTaken:
+    """The round whose ledger is looked at."""
+
+    site: str
+    federation: str
+    run: str
+    number: int
+    steps: int  # that the site says it did; 0 when it sent no update
+
+
+def audit_ledger(
+    taken: RoundTaken, plan: PrivacyPlan, known: Sequence[Entry], shown: Sequence[Entry], verify_key: str
+) -> LedgerFinding:
+    """Check what a site shows of its ledger against the privacy plan.
+
+    Args:
+        taken: who did what, and when.
+        plan: of the run.
+        known: the chain as far as it was checked before.
+        shown: what the site shows now.
+        verify_key: the site's Ed25519 key in the roster, hex.
+    """
+    found: dict[str, Check] = dict.fromkeys(LEDGER_CHECKS, "not observable")
+    try:
+        verify_chain(shown, verify_key, known)
+    except LedgerError as error:
+        return LedgerFinding(found | {"chain": "fail"}, str(error))
+    found["chain"] = "pass"
+    chain = (*known, *(entry for entry in shown if entry.seq >= len(known)))
+    state = state_of(chain)
+    if fault := _fault_of_events(taken, plan, state):
+        return LedgerFinding(found | {"events": "fail"}, fault, entries=chain)
+    found["events"] = "pass"
+    spent = epsilon(_of_run(taken, state), plan.delta)
+    if spent > plan.epsilon * _ROUNDING:
+        reason = f"its ledger adds up to epsilon {spent:.6g}, the training may spend {plan.epsilon:.6g}"
+        return LedgerFinding(found | {"accounting": "fail"}, reason, spent, chain)
+    return LedgerFinding(found | {"accounting": "pass"}, epsilon=spent, entries=chain)
+
+
+def _of_run(taken: RoundTaken, state: ChainState) -> list[Event]:
+    """What was charged on the run's reservations, whether or not a charge names its run."""
+    mine = [r for r in state.reservations.values() if r.about(taken.federation, taken.run)]
+    return [reservation.event(reservation.charged) for reservation in mine if reservation.charged]
+
+
+def _fault_of_events(taken: RoundTaken, plan: PrivacyPlan, state: ChainState) -> str:
+    if state.unit != plan.unit:
+        return f"its ledger counts by {state.unit}, the privacy plan by {plan.unit}"
+    mine = [r for r in state.reservations.values() if r.about(taken.federation, taken.run)]
+    if not mine:
+        return "its ledger has no reservation for this run"
+    for reservation in mine:
+        if fault := _fault_of_reservation(reservation, plan, taken.site):
+            return fault
+    due = min(taken.steps, 1) if plan.unit == "site" else taken.steps
+    charges = state.charges.get((taken.federation, taken.run, taken.number), ())
+    charged = sum(entry.steps or 0 for entry in charges)
+    if charged < due:
+        return f"its ledger charges {charged} steps of round {taken.number}, the update took {due}"
+    return ""
+
+
+def _fault_of_reservation(reservation: Reservation, plan: PrivacyPlan, site: str) -> str:
+    context, terms = reservation.entry.context, plan.at(site)
+    if context is not None and context.plan_sha256 != plan.sha256:
+        return "its ledger reserved for another privacy plan"
+    if reservation.event(0) != Event(terms.sampling_rate, terms.noise_multiplier, 0):
+        return "its ledger reserved with another sampling rate or noise than the plan's"
+    if reservation.entry.delta != plan.delta:
+        return "its ledger reserved with another delta than the plan's"
+    return ""

@@ -1,0 +1,141 @@
+"""The chains of a ledger's file, each checked before anything is read from it or built on it."""
+
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection
+
+from fedllm.errors import LedgerError
+from fedllm.privacy import ledger_file
+from fedllm.privacy.chain import ChainState, Entry, Head
+from fedllm.privacy.entry import NOTHING, signed
+from fedllm.privacy.ledger_file import LedgerFile
+from fedllm.privacy.terms import Unit
+from fedllm.secure.identity import Identity
+
+
+@dataclass(frozen=True)
+class OpenChain:
+    """One data set's chain, checked, inside a transaction."""
+
+    dataset: str
+    state: ChainState
+    connection: Connection
+    me: Identity
+    retired: tuple[Identity, ...]
+
+    def entries(self, after: int) -> list[Entry]:
+        """Entries behind a seq, in order."""
+        return ledger_file.read_entries(self.connection, self.dataset, after)
+
+    def holds(self, head: Head) -> bool:
+        """Whether a head is an entry of this chain."""
+        found = ledger_file.read_entry(self.connection, self.dataset, head.seq)
+        return found is not None and found.sha256 == head.sha256
+
+    def append(self, **said: Any) -> Entry:  # noqa: ANN401 - an entry's own fields
+        """Sign one entry more and write it.
+
+        Raises:
+            LedgerError: It breaks a rule, or the chain does not know our key, nor one that we had.
+        """
+        self.admit_me()
+        return self._append(self.me, said)
+
+    def begin(self, unit: Unit) -> None:
+        """Open the chain, unless it is."""
+        if self.state.head is None:
+            self._append(self.me, {"kind": "open", "unit": unit})
+
+    def admit_me(self) -> None:
+        """See to it that the chain knows our key."""
+        mine = self.me.public.verify
+        if mine in self.state.keys:
+            return
+        former = next((one for one in self.retired if one.public.verify in self.state.keys), None)
+        if former is None:
+            raise LedgerError(
+                f"ledger of {self.dataset}: it does not know this site's key. Put the former key back beside "
+                "the new one (keys-until-…); another home of the owner is let in by `fedllm ledger admit`"
+            )
+        self._append(former, {"kind": "rekey", "key": mine, "retires": former.public.verify})
+
+    def _append(self, by: Identity, said: dict[str, Any]) -> Entry:
+        head = self.state.head
+        link = {"seq": head.seq + 1, "previous": head.sha256} if head else {"seq": 0, "previous": NOTHING}
+        entry = signed(by.signing, dataset=self.dataset, **link, **said)
+        self.state.add(entry)  # by the rules that every reader checks
+        ledger_file.append(self.connection, entry)
+        return entry
+
+
+class Chains:
+    """All chains of one file. See `Ledger` for the arguments and errors."""
+
+    def __init__(self, path: Path, identity: Identity, retired: Iterable[Identity]) -> None:
+        self._file = LedgerFile(path)
+        self._me = identity
+        self._retired = tuple(retired)
+        self._checked: dict[str, ChainState] = {}
+        self._seen: dict[str, Head] = {}  # outlives a chain that must be read anew
+        self._lock = threading.RLock()
+
+    def close(self) -> None:
+        """Give the file back."""
+        self._file.close()
+
+    def datasets(self) -> list[str]:
+        """The data sets that have entries or acknowledged heads."""
+        with self._file.transaction(writes=False) as connection:
+            return ledger_file.datasets(connection)
+
+    def check_again(self, dataset: str | None) -> None:
+        """Look at the file's pages, and forget what was checked of a data set's chain, or of all."""
+        with self._lock:
+            self._file.check()
+            for name in list(self._checked) if dataset is None else [dataset]:
+                self._checked.pop(name, None)
+
+    @contextmanager
+    def open(self, dataset: str, *, writes: bool) -> Iterator[OpenChain]:
+        """A data set's chain as it is on the disk now; what is appended lasts once the block is left."""
+        with self._lock:
+            with self._file.transaction(writes=writes) as connection:
+                state = self._checked.pop(dataset, None) or ChainState()  # back once it is true of the disk
+                chain = OpenChain(dataset, state, connection, self._me, self._retired)
+                self._catch_up(chain)
+                before = state.head
+                try:
+                    yield chain
+                except BaseException:
+                    if state.head == before:
+                        self._keep(dataset, state)
+                    raise
+            self._keep(dataset, state)
+
+    def _keep(self, dataset: str, state: ChainState) -> None:
+        if state.head is not None:
+            self._checked[dataset], self._seen[dataset] = state, state.head
+
+    def _catch_up(self, chain: OpenChain) -> None:
+        """Check the entry that is built on, take in what others wrote, and look for what is missing."""
+        state = chain.state
+        if state.head is not None and not chain.holds(state.head):
+            raise LedgerError(
+                f"ledger of {chain.dataset}: entry {state.head.seq} was edited or removed meanwhile"
+            )
+        for entry in chain.entries(state.head.seq if state.head else -1):
+            state.add(entry)
+        told = ledger_file.marks(chain.connection, chain.dataset)
+        if chain.dataset in self._seen:
+            told["this program"] = self._seen[chain.dataset]
+        for who, head in told.items():
+            if not chain.holds(head):
+                raise LedgerError(
+                    f"ledger of {chain.dataset}: entry {head.seq}, which {who} has seen, is gone or another: "
+                    "the ledger was cut off, rolled back or forked"
+                )

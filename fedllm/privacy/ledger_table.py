@@ -1,0 +1,101 @@
+"""What a ledger comes to, for people: epsilon of every training, and of a data set against its budget."""
+
+from dataclasses import asdict, dataclass
+
+from fedllm.privacy.accounting import ACCOUNTANT, epsilon
+from fedllm.privacy.budget import Limits, filter_epsilon, filter_order
+from fedllm.privacy.chain import Reservation
+from fedllm.privacy.ledger import Ledger
+from fedllm.privacy.terms import ADJACENCY
+
+
+@dataclass(frozen=True)
+class TrainingSpent:
+    """One reservation; epsilon is by PLD, of this training alone, at the delta that it was planned for."""
+
+    federation: str
+    run: str
+    sampling_rate: float
+    noise_multiplier: float
+    steps_charged: int
+    steps_reserved: int
+    epsilon: float  # of what is charged
+    epsilon_reserved: float  # of all its steps
+    delta: float
+    open: bool
+
+
+@dataclass(frozen=True)
+class DatasetSpent:
+    """A data set. The total is of charges and open promises, at the limits' delta."""
+
+    dataset: str
+    unit: str
+    trainings: tuple[TrainingSpent, ...]
+    epsilon: float  # PLD, were the trainings fixed beforehand
+    epsilon_filter: float | None  # Rényi, however they were chosen; None: PLD is held against the budget
+    epsilon_budget: float | None  # None: the site sets no limit
+    delta: float
+    adjacency: str = ADJACENCY
+    accountant: str = ACCOUNTANT
+
+    @property
+    def title(self) -> str:
+        """What is counted."""
+        return f"{self.dataset}: unit {self.unit}, adjacency {self.adjacency}, {self.accountant}"
+
+    @property
+    def caption(self) -> str:
+        """The total against the budget."""
+        total = f"epsilon {self.epsilon:.4g} by PLD"
+        if self.epsilon_filter is not None:
+            total = f"epsilon {self.epsilon_filter:.4g} by the Rényi filter ({self.epsilon:.4g} by PLD)"
+        elif sum(one.steps_charged > 0 or one.open for one in self.trainings) > 1:
+            total += ", as if all trainings had been planned beforehand"
+        of = ", without a limit" if self.epsilon_budget is None else f" of {self.epsilon_budget:g}"
+        return f"spent or promised: {total}{of} at delta {self.delta:g}"
+
+    def as_json(self) -> dict[str, object]:
+        """All of it."""
+        return asdict(self)
+
+
+def spent_by(ledger: Ledger, dataset: str, limits: Limits) -> DatasetSpent:
+    """What a data set's trainings have spent and promised. Raises `LedgerError` for a broken chain."""
+    state = ledger.state(dataset)
+    committed = [reservation.committed for reservation in state.reservations.values()]
+    several = sum(event.steps > 0 for event in committed) > 1  # a single training is held against it by PLD
+    filtered = None
+    if several and limits.total_epsilon is not None:
+        first = state.founders[0]
+        filtered = filter_epsilon(committed, filter_order(first.event(first.most), limits), limits.delta)
+    return DatasetSpent(
+        dataset=dataset,
+        unit=state.unit,
+        trainings=tuple(_training(reservation) for reservation in state.reservations.values()),
+        epsilon=epsilon(committed, limits.delta),
+        epsilon_filter=filtered,
+        epsilon_budget=limits.total_epsilon,
+        delta=limits.delta,
+    )
+
+
+def _training(reservation: Reservation) -> TrainingSpent:
+    entry, context = reservation.entry, reservation.entry.context
+    delta = entry.delta or 0.0
+
+    def cost(steps: int) -> float:
+        return epsilon([reservation.event(steps)], delta)
+
+    return TrainingSpent(
+        federation=context.federation if context else "",
+        run=context.run if context else "",
+        sampling_rate=entry.sampling_rate or 0.0,
+        noise_multiplier=entry.noise_multiplier or 0.0,
+        steps_charged=reservation.charged,
+        steps_reserved=reservation.most,
+        epsilon=cost(reservation.charged),
+        epsilon_reserved=cost(reservation.most),
+        delta=delta,
+        open=not reservation.settled,
+    )

@@ -1,0 +1,190 @@
+"""What a training will spend before it starts: noise, epsilon by round, and what is left of the signal."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from fedllm.config import FederationConfig
+from fedllm.errors import ConfigError
+from fedllm.privacy.accounting import ACCOUNTANT, Event, epsilon, noise_multiplier
+from fedllm.privacy.terms import ADJACENCY, NO_DP, TRUST
+
+MOST_POINTS = 24  # rounds whose epsilon is told; of longer trainings, evenly chosen ones
+
+# Rules of thumb about the upper bound below, in which every clipped gradient points the same way. Below 1,
+# noise moves the model farther than the data could at best. Gradients of different records agree far less
+# than that: below a tenth, what the data says is lost.
+NOISY, DESTROYED = 1.0, 0.1
+
+
+@dataclass(frozen=True)
+class SitePlan:
+    """One site's whole training."""
+
+    site: str
+    sampling_rate: float  # q
+    noise_multiplier: float  # sigma, as it was asked for or solved for
+    steps: int  # of the accountant: DP-SGD steps, or rounds where whole sites are the unit
+    epsilon: float  # after the last of them
+    by_round: tuple[tuple[int, float], ...]  # (round, epsilon after it)
+
+
+@dataclass(frozen=True)
+class Snr:
+    """Signal to noise, as upper bounds: see `signal_to_noise`."""
+
+    size: int  # numbers shared, d
+    per_step: float  # of one step (of a round, for `site`); at the site where it is worst
+    training: float  # of all steps at all sites
+    verdict: str
+
+
+@dataclass(frozen=True)
+class PrivacyPlanning:
+    """A training's privacy, planned. Without DP it holds no sites, and epsilon is None, never 0."""
+
+    unit: str
+    rounds: int
+    adjacency: str = ADJACENCY
+    accountant: str = ACCOUNTANT
+    trust: str = NO_DP
+    budget: float | None = None  # privacy.epsilon
+    delta: float | None = None
+    common: Event | None = None  # the whole training of a site that privacy.sites does not name
+    sites: tuple[SitePlan, ...] = ()
+    snr: Snr | None = None  # None: how many numbers are shared is not known
+
+    @property
+    def epsilon(self) -> float | None:
+        """The most that any site spends."""
+        return max((site.epsilon for site in self.sites), default=None)
+
+    @property
+    def by_round(self) -> tuple[tuple[int, float], ...]:
+        """(round, the most that any site has spent after it)."""
+        columns = zip(*(site.by_round for site in self.sites), strict=True)
+        return tuple((column[0][0], max(spent for _, spent in column)) for column in columns)
+
+
+def plan(config: FederationConfig, sites: Sequence[str], size: int | None = None) -> PrivacyPlanning:
+    """Plan a training's privacy.
+
+    Args:
+        config: of the federation.
+        sites: who takes part.
+        size: numbers shared, for the signal to noise.
+
+    Raises:
+        ConfigError: The budget cannot be kept, or privacy.sites names a site that is not there.
+    """
+    asked = config.privacy
+    if not asked.on:
+        return PrivacyPlanning(asked.unit, config.rounds.max)
+    if unknown := sorted(set(asked.sites) - set(sites)):
+        raise ConfigError(f"privacy.sites names {unknown[0]}, which is not among {', '.join(sites)}")
+    planned = tuple(_site(config, site) for site in sites)
+    return PrivacyPlanning(
+        unit=asked.unit,
+        rounds=config.rounds.max,
+        trust=TRUST[asked.unit],
+        budget=asked.epsilon,
+        delta=asked.delta,
+        common=resolve(config),
+        sites=planned,
+        snr=signal_to_noise(config, planned, size) if size and planned else None,
+    )
+
+
+def resolve(config: FederationConfig, site: str | None = None) -> Event:
+    """The whole training of one site, or of any that privacy.sites does not name; `auto` noise is solved for.
+
+    Steps are rounds.max times local.steps, or rounds.max where whole sites are the unit.
+
+    Raises:
+        ConfigError: There is no DP, the noise asked for overspends privacy.epsilon, or no noise is enough.
+    """
+    asked = config.privacy
+    if not asked.on or asked.epsilon is None:
+        raise ConfigError(f"{NO_DP}: set privacy.unit and privacy.epsilon first")
+    rate = asked.rate_at(site) if site is not None else asked.sampling_rate or 1.0
+    noise = asked.noise_at(site) if site is not None else asked.noise_multiplier
+    steps = config.rounds.max * _steps_a_round(config)
+    if noise == "auto":
+        return Event(rate, noise_multiplier(asked.epsilon, asked.delta, rate, steps), steps)
+    whole = Event(rate, noise, steps)
+    if (spent := epsilon([whole], asked.delta)) > asked.epsilon:
+        least = noise_multiplier(asked.epsilon, asked.delta, rate, steps)
+        raise ConfigError(
+            f"privacy.noise_multiplier {noise:g} spends epsilon {spent:.4g} in {steps} steps"
+            f"{f' at {site}' if site else ''}, above privacy.epsilon {asked.epsilon:g}: "
+            f"take {least:g}, auto, or fewer rounds or steps"
+        )
+    return whole
+
+
+def signal_to_noise(config: FederationConfig, sites: Sequence[SitePlan], size: int) -> Snr:
+    """How far the data can move the model, over how far the noise will: lengths (L2), an upper bound.
+
+    `record`, `person`: a step at a site adds at most B·C, B = local.batch_size standing for the expected
+    number of units in a step, all gradients clipped to C = privacy.clip and pointing the same way. Its noise
+    has the expected length sigma·C·√d. A step's ratio is B / (sigma·√d). Over all T steps at all n sites the
+    signal adds up as n·T·B, the noise as √(T·Σ sigma²); with one sigma that is √(n·T) times a step's ratio.
+
+    `site`: a round adds at most n·C, for n sites. Each draws noise of sigma·C/√m, m = privacy.min_honest, so
+    that all together have sigma·C·√(n/m) in each of d directions: a round's ratio is √(n·m) / (sigma·√d),
+    which is n / (sigma·√d) where all are counted on. Over T rounds √T times that.
+    """
+    steps, count = sites[0].steps, len(sites)
+    least = config.privacy.min_honest or config.rounds.min_sites
+    noises = [site.noise_multiplier for site in sites]
+    if config.privacy.unit == "site":
+        per_step = math.sqrt(count * least / size) / max(noises)
+        training = per_step * math.sqrt(steps)
+    else:
+        batch = config.local.batch_size
+        per_step = batch / (max(noises) * math.sqrt(size))
+        training = count * batch * math.sqrt(steps / size) / math.hypot(*noises)
+    return Snr(size, per_step, training, _verdict(config, training))
+
+
+def _verdict(config: FederationConfig, training: float) -> str:
+    whole = "over the training"
+    if training >= NOISY:
+        return f"{whole} the data can move the model at most {_times(training)} as far as the noise"
+    farther = f"{whole} the noise moves the model at least {_times(1 / training)} as far as the data"
+    cure = (
+        "more sites, a larger privacy.epsilon, fewer shared numbers (adapter.rank, adapter.layers), or "
+        "privacy.unit record, which protects single records"
+        if config.privacy.unit == "site"
+        else "more records in a step (privacy.sampling_rate with local.batch_size), a larger "
+        "privacy.epsilon, more sites, or fewer shared numbers (adapter.rank, adapter.layers)"
+    )
+    if training < DESTROYED:
+        return f"this budget destroys the model: {farther}. What helps: {cure}"
+    return f"expect a clearly worse model: {farther}. What helps: {cure}"
+
+
+def _times(factor: float) -> str:
+    return f"{factor:.2g} times" if factor < 10 else f"{factor:.0f} times"  # noqa: PLR2004 - two digits
+
+
+def _site(config: FederationConfig, site: str) -> SitePlan:
+    whole = resolve(config, site)
+    each, delta = _steps_a_round(config), config.privacy.delta
+
+    def after(number: int) -> float:
+        return epsilon([Event(whole.sampling_rate, whole.noise_multiplier, number * each)], delta)
+
+    told = tuple((number, after(number)) for number in _points(config.rounds.max))
+    return SitePlan(site, whole.sampling_rate, whole.noise_multiplier, whole.steps, told[-1][1], told)
+
+
+def _steps_a_round(config: FederationConfig) -> int:
+    return 1 if config.privacy.unit == "site" else config.local.steps
+
+
+def _points(rounds: int) -> Iterable[int]:
+    """All rounds, or so many of them, the first and the last among them."""
+    if rounds <= MOST_POINTS:
+        return range(1, rounds + 1)
+    return [1 + round(i * (rounds - 1) / (MOST_POINTS - 1)) for i in range(MOST_POINTS)]

@@ -1,0 +1,96 @@
+"""What a training does for privacy, as coordinator and sites agree on it before the first step."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from fedllm.config.frozen import Name
+
+Unit = Literal["record", "person", "site"]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Rate = Annotated[float, Field(gt=0, le=1)]
+Steps = Annotated[int, Field(ge=1, le=10_000_000)]
+
+ADJACENCY = "add-remove"
+NO_DP = "no DP configured"
+TRUST: Mapping[str, str] = {
+    "record": "local: each site adds its own noise and trusts nobody outside",
+    "person": "local: each site adds its own noise and trusts nobody outside",
+    "site": "the coordinator sees single updates with a share of the noise; all others the noised sums alone",
+}
+
+
+class SiteTerms(BaseModel):
+    """The Poisson-sampled Gaussian mechanism that one site runs in every step."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    sampling_rate: Rate  # q, of the units
+    noise_multiplier: Positive  # sigma, in units of clip
+
+
+class PrivacyPlan(SiteTerms):
+    """What every plan of a run says about privacy, word for word the same.
+
+    A site reserves all of it before its first step: `rounds` times `steps` steps at its own q and sigma.
+    With the unit `site` a step is a round, and each site draws its share of the noise.
+    """
+
+    unit: Unit
+    adjacency: Literal["add-remove"] = ADJACENCY
+    unit_field: Annotated[str, Field(max_length=200)] | None = None  # the field that names a person
+    max_per_person: Annotated[int, Field(ge=1, le=1000)] = 1  # records a person gives to one step
+    epsilon: Positive  # the most that a site may spend in this training
+    delta: Annotated[float, Field(gt=0, lt=1)]
+    clip: Positive  # L2 norm of a unit's gradient; of an update for `site`
+    rounds: Steps  # the most, failed ones among them
+    steps: Steps  # the most in a round
+    min_honest: Annotated[int, Field(ge=1, le=10_000)] = 1  # `site`: survivors whose shares make sigma
+    sites: Mapping[Name, SiteTerms] = Field(default_factory=dict)  # those that differ
+
+    def at(self, site: str) -> SiteTerms:
+        """A site's own q and sigma."""
+        return self.sites.get(site, self)
+
+    @property
+    def sha256(self) -> str:
+        """Of its fields as compact JSON with sorted keys."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class PrivateTerms:
+    """What a site's training process must know."""
+
+    unit: Unit
+    sampling_rate: float
+    noise_multiplier: float
+    clip: float
+    unit_field: str | None = None
+    max_per_person: int = 1
+    min_honest: int = 1
+
+
+def private_terms(plan: PrivacyPlan, site: str) -> PrivateTerms:
+    """A plan's terms as one site trains by them."""
+    mine = plan.at(site)
+    return PrivateTerms(
+        unit=plan.unit,
+        sampling_rate=mine.sampling_rate,
+        noise_multiplier=mine.noise_multiplier,
+        clip=plan.clip,
+        unit_field=plan.unit_field,
+        max_per_person=plan.max_per_person,
+        min_honest=plan.min_honest,
+    )
+
+
+def told_in_words(plan: PrivacyPlan, spent: float | None) -> str:
+    """What was spent of what, in a line; `spent` is None where no ledger could be checked."""
+    told = "not observable" if spent is None else f"{spent:.4g}"
+    return f"epsilon {told} of {plan.epsilon:.4g} at delta {plan.delta:.4g}, by {plan.unit}, {plan.adjacency}"
