@@ -5,18 +5,21 @@ from dataclasses import asdict
 from typing import Any
 
 from prefect import get_run_logger, task
-from prefect.artifacts import create_link_artifact, create_table_artifact
+from prefect.artifacts import create_link_artifact, create_progress_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas import TaskRun
 from prefect.client.schemas.objects import State
 from prefect.events import emit_event
 
+from fedllm.coordinator.budget import spent
 from fedllm.coordinator.outcomes import Aggregated, Audited, Dispatched, Evaluated, Released, SiteOutcome
+from fedllm.coordinator.privacy_plan import privacy_plan
 from fedllm.coordinator.progress import evaluations
 from fedllm.coordinator.release import site_rows
 from fedllm.coordinator.rounds import JournaledSteps
 from fedllm.coordinator.training import Training
 from fedllm.errors import ExchangeError
+from fedllm.privacy.terms import told_in_words
 
 
 def _worth_retrying(_task: object, _run: TaskRun, state: State[Any]) -> bool:
@@ -72,6 +75,7 @@ class PrefectSteps:
         def dp_audit(number: int, outcomes: list[SiteOutcome]) -> Audited:
             done = steps.dp_audit(number, outcomes)
             _unless_away(lambda: self._show_audit(number, done))
+            _unless_away(lambda: self._show_budget(number))
             _unless_away(lambda: self._show_security(number))
             return done
 
@@ -127,6 +131,18 @@ class PrefectSteps:
             key=f"{self._training.config.name}-sites",
             table=rows,
             description=f"Round {number} of {self._training.run}: what each site did and what dp-audit found",
+        )
+
+    def _show_budget(self, number: int) -> None:
+        """How much of the privacy budget is spent, by the site that spent most."""
+        plan, largest = privacy_plan(self._training), spent(self._training, number)
+        if plan is None or largest is None:
+            return
+        name = self._training.config.name
+        create_progress_artifact(
+            min(100.0, 100 * largest / plan.epsilon),
+            key=f"{name}-privacy-budget",
+            description=f"{self._training.run}: {told_in_words(plan, largest)}, after round {number}",
         )
 
     def _show_security(self, number: int) -> None:

@@ -156,6 +156,7 @@ class Duty:
             seed=site_seed(asked.seed, self._name),
             threads=site.threads,
             privacy=private_terms(asked.privacy, self._name) if asked.privacy else None,
+            home=self.member.home,
         )
         try:
             write_own(model, self._fetched(asked))

@@ -45,6 +45,7 @@ class Job:
     seed: int  # the site's, for batches
     threads: int | None
     privacy: PrivateTerms | None = None
+    home: Path | None = None  # the site's, where it keeps what is to be forgotten
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,6 @@ class Workbench:
         """Train from the global adapter and write the difference to the job's output."""
         import torch
 
-        from fedllm.data.records import read_records
         from fedllm.models.shared import decode_flat, encode_flat
 
         if job.threads is not None:
@@ -113,7 +113,7 @@ class Workbench:
             raise TrainingError("A as expanded here is not the plan's")
         before = decode_flat(job.model.read_bytes(), shared.layout.size)
         shared.write(before)
-        told = _trained(learner, read_records(job.data), job, progress)
+        told = _trained(learner, _records(job), job, progress)
         update = shared.read() - before
         if job.privacy is not None and job.privacy.unit == "site":
             from fedllm.training.site_level import hide_site
@@ -130,6 +130,18 @@ class Workbench:
             self._learner = load_learner(job.base, job.adapter, job.adapter_seed, job.task)
             self._key = key
         return self._learner
+
+
+def _records(job: Job) -> list[Record]:
+    """The site's records but for those it was told to forget, and of each the fields that the plan needs."""
+    from fedllm.data.forget import Forgotten
+    from fedllm.data.minimise import needed_fields, only
+    from fedllm.data.records import read_records
+
+    records: Sequence[Record] = read_records(job.data)
+    if job.home is not None:  # forgetting looks at all fields, so it comes first
+        records = Forgotten.load(job.home).keep(records)
+    return list(only(records, needed_fields(job.task, job.privacy.unit_field if job.privacy else None)))
 
 
 def _trained(

@@ -4,6 +4,7 @@ import json
 import logging
 from typing import TYPE_CHECKING, Any
 
+from fedllm.coordinator.budget import budget
 from fedllm.coordinator.evaluate import baseline
 from fedllm.coordinator.outcomes import Aggregated, Audited, Evaluated, RefusedRelease, Released, SiteOutcome
 from fedllm.coordinator.payloads import read_model
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 REFUSED = "release refused"  # the step under which a refusal is on record
-NOT_CONFIGURED = "not configured"
-DP_TAGS = ("epsilon", "delta", "unit", "adjacency", "trust_model", "accountant")
 
 
 def release(training: Training, number: int) -> Released:
@@ -92,6 +91,7 @@ def _describe(training: Training, number: int, kind: "type[RoundRelease]") -> "R
     aggregated = journal.require(run, number, "aggregate", Aggregated)
     evaluated = journal.require(run, number, "evaluate", Evaluated)
     audited = journal.require(run, number, "dp-audit", Audited)
+    cost = budget(training, number)
     shared = training.learner().shared
     shared.write(decode_flat(read_model(training, aggregated.model), shared.layout.size))
     folder = training.folder / f"round-{number}"
@@ -111,7 +111,10 @@ def _describe(training: Training, number: int, kind: "type[RoundRelease]") -> "R
         baseline=dict(baseline(training).metrics),
         champion=dict(evaluated.champion) if evaluated.champion else None,
         site_rows=site_rows(training, number, audited),
-        privacy={f"dp.{name}": NOT_CONFIGURED for name in DP_TAGS},
+        privacy=cost.privacy,
+        budget=cost.budget,
+        ledgers=cost.ledgers,
+        epsilon_quality=cost.epsilon_quality,
         prefect_flow_run=training.prefect_flow_run,
         dvc_lock_sha256=training.dvc_lock_sha256,
     )

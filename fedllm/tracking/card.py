@@ -1,8 +1,9 @@
 """The model card: one screen of markdown on a registered version."""
 
 from collections.abc import Mapping
+from typing import Any
 
-from fedllm.tracking.release import RoundRelease
+from fedllm.tracking.release import NOT_CONFIGURED, RoundRelease
 
 HIGH = "accuracy"  # higher is better; loss is lower
 ROWS = 20  # groups and sites that fit a screen
@@ -25,7 +26,7 @@ def render(release: RoundRelease, version_uri: str) -> str:
         "### Sites",
         _sites(release),
         "### Privacy",
-        _privacy(release.privacy),
+        _privacy(release),
         "### Provenance",
         _provenance(release),
         "### Use",
@@ -71,13 +72,37 @@ def _sites(release: RoundRelease) -> str:
     return "\n".join(lines)
 
 
-def _privacy(tags: Mapping[str, str]) -> str:
-    if tags.get("dp.epsilon", "not configured") == "not configured":
+def _privacy(release: RoundRelease) -> str:
+    tags = release.privacy
+    if tags.get("dp.epsilon", NOT_CONFIGURED) == NOT_CONFIGURED:
         return (
             "**no DP configured**: the model may remember records of its sites. "
             "Only updates travelled, signed and sealed for the coordinator, who could see each of them."
         )
-    return "\n".join(f"- {_cell(name.removeprefix('dp.'))}: {_cell(tags[name])}" for name in sorted(tags))
+    lines = [f"- {_cell(name.removeprefix('dp.'))}: {_cell(tags[name])}" for name in sorted(tags)]
+    if release.budget:
+        lines += ["", *_budget(release.budget)]
+    lines.append(
+        "\nEpsilon is an upper bound for each site by itself: for what several sites hold of one person "
+        "it says nothing. It is composed over the rounds, so half of it left is not half of the rounds."
+    )
+    return "\n".join(lines)
+
+
+def _budget(rows: list[dict[str, Any]]) -> list[str]:
+    heads = {
+        "site": "site",
+        "epsilon": "ε spent",
+        "budget": "budget",
+        "left_pct": "left %",
+        "steps": "steps",
+        "verdict": "verdict",
+    }
+    lines = [_row(list(heads.values())), _row(["---", "---:", "---:", "---:", "---:", "---"])]
+    lines += [_row([_cell(_plain(row.get(name))) for name in heads]) for row in rows[:ROWS]]
+    if len(rows) > ROWS:
+        lines.append(f"\n… and {len(rows) - ROWS} more in `privacy/budget.json`.")
+    return lines
 
 
 def _provenance(release: RoundRelease) -> str:

@@ -7,12 +7,11 @@ from typing import Any, Self
 
 from fedllm.errors import RecordRefusedError
 
-NO_DP = {
-    "dp.epsilon": "not configured",
-    "dp.delta": "not configured",
-    "dp.unit": "not configured",
-    "dp.accountant": "not configured",
-}
+NOT_CONFIGURED = "not configured"
+NOT_OBSERVABLE = "not observable"  # DP is on, and no ledger could be checked
+_PRIVACY = ("epsilon", "delta", "unit", "adjacency", "trust_model", "accountant")
+_BUDGET = ("epsilon_budget", "remaining_pct", "ledger_sha256")
+NO_DP = {f"dp.{name}": NOT_CONFIGURED for name in (*_PRIVACY, *_BUDGET)}
 
 
 @dataclass(frozen=True)
@@ -34,6 +33,10 @@ class RoundRelease:
     champion: dict[str, float] | None = None  # the same of the version now in use
     site_rows: list[dict[str, Any]] = dataclasses.field(default_factory=list)  # one a site
     privacy: dict[str, str] = dataclasses.field(default_factory=lambda: dict(NO_DP))
+    budget: list[dict[str, Any]] = dataclasses.field(default_factory=list)  # one `budget_row` a site
+    ledgers: dict[str, list[str]] = dataclasses.field(default_factory=dict)  # a site's entries as JSON
+    # With DP, a row for each round up to this one: round, epsilon (largest over the sites), metrics.
+    epsilon_quality: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     prefect_flow_run: str | None = None
     dvc_lock_sha256: str | None = None
 
@@ -69,6 +72,12 @@ class PublishedVersion:
     version: str
     uri: str  # models:/{name}/{version}
     run_id: str  # of the round's MLflow run
+
+
+def as_table(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Rows as MLflow's UI reads a table."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    return {"columns": columns, "data": [[row.get(name) for name in columns] for row in rows]}
 
 
 def safe_name(name: str) -> str:

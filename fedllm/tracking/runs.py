@@ -10,7 +10,8 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from fedllm.tracking.release import RoundRelease, safe_name
+from fedllm.tracking.budget import METRIC, epsilon_of, log_budget
+from fedllm.tracking.release import RoundRelease, as_table, safe_name
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -77,23 +78,27 @@ def round_run(client: "MlflowClient", experiment_id: str, parent: "Run", release
         for name, value in sorted(release.metrics.items())
         if math.isfinite(value)
     ]
+    if (spent := epsilon_of(release)) is not None:
+        metrics.append(Metric(METRIC, spent, when, release.round))
     child_id = child.info.run_id
     params = [Param("round", str(release.round)), Param("base", release.base_name)]
     client.log_batch(child_id, metrics=metrics, params=params)
     zero = [Metric(safe_name(name), value, when, 0) for name, value in sorted(release.baseline.items())]
     client.log_batch(parent.info.run_id, metrics=[m for m in zero if math.isfinite(m.value)] + metrics)
-    _log_sites(client, child_id, release.site_rows)
+    tables = _log_sites(client, child_id, release.site_rows)
+    tables += log_budget(client, child_id, parent.info.run_id, release)
+    if tables:
+        shown = [{"path": path, "type": "table"} for path in tables]
+        client.set_tag(child_id, "mlflow.loggedArtifacts", json.dumps(shown))
     return child
 
 
-def _log_sites(client: "MlflowClient", run_id: str, rows: list[dict[str, Any]]) -> None:
+def _log_sites(client: "MlflowClient", run_id: str, rows: list[dict[str, Any]]) -> list[str]:
     """Write the table that MLflow's UI shows; `log_table` would append to it when publishing again."""
     if not rows:
-        return
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    table = {"columns": columns, "data": [[row.get(name) for name in columns] for row in rows]}
-    client.log_dict(run_id, table, SITES_TABLE)
-    client.set_tag(run_id, "mlflow.loggedArtifacts", json.dumps([{"path": SITES_TABLE, "type": "table"}]))
+        return []
+    client.log_dict(run_id, as_table(rows), SITES_TABLE)
+    return [SITES_TABLE]
 
 
 def _find(client: "MlflowClient", experiment_id: str, tags: Mapping[str, str]) -> "Run | None":

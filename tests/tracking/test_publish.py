@@ -113,7 +113,12 @@ def test_a_version_carries_every_tag_and_a_card(tracker: Tracker, make_release: 
         "dp.epsilon": "not configured",
         "dp.delta": "not configured",
         "dp.unit": "not configured",
+        "dp.adjacency": "not configured",
+        "dp.trust_model": "not configured",
         "dp.accountant": "not configured",
+        "dp.epsilon_budget": "not configured",
+        "dp.remaining_pct": "not configured",
+        "dp.ledger_sha256": "not configured",
         "prefect.flow_run": "flow-1",
         "data.dvc_lock_sha256": "d" * 64,
     }

@@ -48,7 +48,7 @@ def adapter(cache: Path) -> Path:
     adapted = attach(model, AdapterConfig(rank=4, alpha=32), seed=7)
     adapted.write(torch.randn(adapted.layout.size, generator=torch.Generator().manual_seed(10)))
     folder = cache / "adapter"
-    adapted.save_peft(folder)
+    adapted.save(folder)
     return folder
 
 

@@ -1,0 +1,85 @@
+"""A secret that a site draws for itself, once: 32 bytes in a file that only its owner may read."""
+
+import os
+import secrets
+import tempfile
+from pathlib import Path
+
+from fedllm.disk import room
+from fedllm.errors import IdentityError
+
+_BYTES = 32
+_OTHERS = 0o077  # what group and world must not have
+
+
+def read_key(path: Path) -> bytes | None:
+    """The key in a file, None where there is no such file.
+
+    Raises:
+        IdentityError: it is open to others, cannot be read, or holds no key.
+    """
+    try:
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            text = file.read(4096)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise IdentityError(f"cannot read {path}: {error.strerror}") from None
+    if os.name == "posix" and mode & _OTHERS:
+        raise IdentityError(f"{path} is open to others: chmod 600 {path}")
+    try:
+        key = bytes.fromhex(text.decode("ascii"))
+    except ValueError:  # never quote the cause: it may hold the key
+        key = b""
+    if len(key) != _BYTES:
+        raise IdentityError(f"{path} holds no key of ours: restore it from your backup")
+    return key
+
+
+def site_key(path: Path) -> tuple[bytes, bool]:
+    """The key in a file, drawn from the operating system where there is none.
+
+    Returns:
+        The key, and whether it was drawn just now.
+
+    Raises:
+        IdentityError: as `read_key`, or the file cannot be made.
+        DiskFullError: there is no room for it.
+    """
+    if (key := read_key(path)) is not None:
+        return key, False
+    try:
+        with room(path.parent, "try again"):
+            drawn = _draw(path)
+    except OSError as error:
+        raise IdentityError(f"cannot keep a key at {path}: {error.strerror}") from None
+    key = read_key(path)
+    assert key is not None  # noqa: S101 - it was just put there, by us or by another process
+    return key, drawn
+
+
+def _draw(path: Path) -> bool:
+    """Put a key there whole or not at all; another process that was quicker keeps its own."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # of mode 600
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(secrets.token_hex(_BYTES).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(name, path)
+    except FileExistsError:
+        return False
+    finally:
+        Path(name).unlink()
+    sync_folder(path.parent)
+    return True
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the names in a folder last, not only the files' bytes."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

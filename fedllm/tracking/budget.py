@@ -1,0 +1,170 @@
+"""The privacy budget where reviewers look: tags, a table, the ledgers, and epsilon against quality.
+
+Epsilon is an upper bound, so what is shown of it is rounded up, and what is left of a budget down.
+"""
+
+import hashlib
+import json
+import math
+import tempfile
+from collections.abc import Iterable, Mapping
+from decimal import ROUND_CEILING, Context
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from fedllm.privacy.accounting import ACCOUNTANT
+from fedllm.privacy.terms import TRUST
+from fedllm.tracking.release import NO_DP, NOT_OBSERVABLE, RoundRelease, as_table, safe_name
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from mlflow import MlflowClient
+
+    from fedllm.privacy.terms import PrivacyPlan
+
+METRIC = "dp/epsilon"
+LEDGERS = "ledgers"  # artifact folder, a file of JSON lines a site
+TABLE = "privacy/budget.json"
+PICTURE = "privacy/epsilon_quality.png"
+
+
+class Head(Protocol):
+    """The newest entry of a ledger."""
+
+    @property
+    def seq(self) -> int:
+        """Its number."""
+
+    @property
+    def sha256(self) -> str:
+        """Of the entry."""
+
+
+def privacy_tags(
+    plan: "PrivacyPlan | None", spent: float | None, heads: Mapping[str, Iterable[Head]]
+) -> dict[str, str]:
+    """What a version says of its privacy; "not configured" throughout without a plan.
+
+    Args:
+        plan: of the run.
+        spent: the largest epsilon of the sites whose ledgers were checked; None: none could be.
+        heads: of each site's ledgers, one a data set.
+    """
+    if plan is None:
+        return dict(NO_DP)
+    return {
+        "dp.epsilon": NOT_OBSERVABLE if spent is None else shown(spent),
+        "dp.delta": f"{plan.delta:g}",
+        "dp.unit": plan.unit,
+        "dp.adjacency": plan.adjacency,
+        "dp.trust_model": TRUST[plan.unit],
+        "dp.accountant": ACCOUNTANT,
+        "dp.epsilon_budget": f"{plan.epsilon:g}",
+        "dp.remaining_pct": NOT_OBSERVABLE if spent is None else f"{left_pct(spent, plan.epsilon):g}",
+        "dp.ledger_sha256": ledgers_sha256(heads),
+    }
+
+
+def budget_row(
+    site: str, *, spent: float | None, budget: float, steps: int | None, verdict: str
+) -> dict[str, Any]:
+    """A site's row of the budget table; epsilon and steps are those of its ledger, in this training."""
+    return {
+        "site": site,
+        "epsilon": None if spent is None else float(shown(spent)) if math.isfinite(spent) else "inf",
+        "budget": budget,
+        "left_pct": None if spent is None else left_pct(spent, budget),
+        "steps": steps,
+        "verdict": verdict,
+    }
+
+
+def shown(epsilon: float) -> str:
+    """Four digits, rounded up."""
+    return f"{float(Context(prec=4, rounding=ROUND_CEILING).create_decimal(epsilon)):g}"
+
+
+def left_pct(spent: float, budget: float) -> float:
+    """What is left of a budget, % of its epsilon, rounded down to a tenth."""
+    return max(0.0, math.floor(1000 * (1 - spent / budget)) / 10) if math.isfinite(spent) else 0.0
+
+
+def ledgers_sha256(heads: Mapping[str, Iterable[Head]]) -> str:
+    """SHA-256 over the sorted lines `site seq sha256`, a line a ledger, each ended by LF."""
+    lines = sorted(f"{site} {head.seq} {head.sha256}\n" for site, held in heads.items() for head in held)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def epsilon_of(release: RoundRelease) -> float | None:
+    """The largest epsilon of the sites after this round, where there is one that a curve can show."""
+    for row in release.epsilon_quality:
+        if row["round"] == release.round and row.get("epsilon") is not None:
+            return float(row["epsilon"]) if math.isfinite(row["epsilon"]) else None
+    return None
+
+
+def log_budget(client: "MlflowClient", child_id: str, parent_id: str, release: RoundRelease) -> list[str]:
+    """Write ledgers, table and picture to the round's run, and to the training's unless a later round has.
+
+    Returns:
+        Artifacts that are tables.
+    """
+    if not (release.budget or release.ledgers or release.epsilon_quality):
+        return []
+    curve = safe_name(min(release.metrics, default=METRIC))
+    later = any(metric.step > release.round for metric in client.get_metric_history(parent_id, curve))
+    with tempfile.TemporaryDirectory(prefix="fedllm-budget-") as scratch:
+        folder = Path(scratch)
+        _write(release, folder)
+        for run_id in [child_id] if later else [child_id, parent_id]:
+            client.log_artifacts(run_id, str(folder))
+    return [TABLE] if release.budget else []
+
+
+def _write(release: RoundRelease, folder: Path) -> None:
+    for part in (LEDGERS, "privacy"):
+        (folder / part).mkdir()
+    for site, entries in release.ledgers.items():
+        file = folder / LEDGERS / f"{safe_name(site).replace('/', '_')}.jsonl"
+        file.write_text("".join(f"{entry}\n" for entry in entries), encoding="utf-8")
+    if release.budget:
+        (folder / TABLE).write_text(json.dumps(as_table(release.budget)), encoding="utf-8")
+    if release.epsilon_quality:
+        draw(release).savefig(folder / PICTURE, dpi=110, metadata={"Software": None})
+
+
+def draw(release: RoundRelease) -> "Figure":
+    """Quality on the public set against the largest epsilon of the sites, a point a round."""
+    from matplotlib.figure import Figure
+
+    name = "accuracy" if any("accuracy" in row for row in release.epsilon_quality) else "loss"
+    rows = sorted(
+        (row for row in release.epsilon_quality if _finite(row.get("epsilon")) and _finite(row.get(name))),
+        key=lambda row: row["round"],
+    )
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.subplots()
+    if rows:
+        axes.plot([row["epsilon"] for row in rows], [row[name] for row in rows], "o-", label="this training")
+        for row in rows:
+            number, at = f"{row['round']:g}", (row["epsilon"], row[name])
+            axes.annotate(number, at, textcoords="offset points", xytext=(4, 6), fontsize=9)
+    else:
+        axes.text(0.5, 0.5, "epsilon is not observable", ha="center", transform=axes.transAxes)
+    if name in release.baseline:
+        axes.axhline(release.baseline[name], color="0.5", linestyle=":", label="zero-shot")
+    if budgets := [row["budget"] for row in release.budget if row.get("budget") is not None]:
+        axes.axvline(max(budgets), color="0.3", linestyle="--", label=f"budget ε {max(budgets):g}")
+    axes.margins(0.1)
+    axes.set_xlim(left=0)
+    terms = {part: release.privacy.get(f"dp.{part}", "?") for part in ("delta", "unit", "adjacency")}
+    axes.set_xlabel(f"ε at δ {terms['delta']}, by {terms['unit']}, {terms['adjacency']}")
+    axes.set_ylabel(f"{name} on the public set")
+    axes.set_title(f"{release.federation}, {release.run}: what the quality cost, by round")
+    axes.grid(visible=True, color="0.9")
+    axes.legend(frameon=False)
+    return figure
+
+
+def _finite(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
