@@ -233,8 +233,12 @@ class Duty:
         run = asked.run or ""
         if isinstance(event, Failed):
             log.error("round %d of %s failed: %s", asked.round, run, event.reason)
-            told = {"ledger": self.accounts.entries(asked)} if asked.privacy else {}
-            update = Update(**self._head(asked), plan_sha256=plan_sha256, failed=event.reason[:2000], **told)
+            update = Update(
+                **self._head(asked),
+                plan_sha256=plan_sha256,
+                failed=event.reason[:2000],
+                ledger=self.accounts.entries(asked) if asked.privacy else (),
+            )
             payload: Sealed | None = None
         else:
             sealed = self.folder.sealed(run, asked.round)

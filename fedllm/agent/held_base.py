@@ -1,6 +1,7 @@
 """The base model that a site holds: its fingerprint, and what an adapter on it would weigh."""
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from pathlib import Path
 
 from fedllm.config import AdapterConfig
 from fedllm.errors import ModelError
-from fedllm.models.base import fingerprint, resolve_base
+from fedllm.models.base import fingerprint, is_vision, resolve_base
 
 _LAYER = re.compile(r".*\.[^.]*\.(\d+)\.")  # as peft reads a layer's number out of a module's name
 # Weights that a file holds under another name than the model's module: their sizes cannot be told from it.
@@ -23,13 +24,18 @@ class HeldBase:
     folder: Path
     sha256: str
     shapes: Mapping[str, tuple[int, int]]  # of each matrix, by its module's name: (out, in)
+    numbers: int  # of all tensors together
 
     def adapter_size(self, adapter: AdapterConfig) -> int | None:
         """How many numbers an adapter shares here; None when the files do not tell.
 
         Raises:
-            ModelError: no module has a target's name, or a layer is not there.
+            ModelError: no module has a target's name, a layer is not there, or `full` is not for this base.
         """
+        if adapter.method == "full":
+            if not is_vision(self.folder):
+                raise ModelError("the adapter method full is for image models, and this base is none")
+            return self.numbers
         size = 0
         layers = None if adapter.layers == "all" else set(adapter.layers)
         seen: set[int] = set()
@@ -59,19 +65,23 @@ def held_base(name: str) -> HeldBase:
     """
     folder = resolve_base(name)
     sha256 = fingerprint(folder)
-    return HeldBase(folder, sha256, _shapes(folder, sha256))
+    return HeldBase(folder, sha256, *_shapes(folder, sha256))
 
 
 @lru_cache(maxsize=4)
-def _shapes(folder: Path, _sha256: str) -> Mapping[str, tuple[int, int]]:
+def _shapes(folder: Path, _sha256: str) -> tuple[Mapping[str, tuple[int, int]], int]:
     found: dict[str, tuple[int, int]] = {}
+    numbers = 0
     for file in sorted(folder.glob("*.safetensors")):
         try:
             with file.open("rb") as opened:
                 header = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
             for name, tensor in header.items():
+                if name == "__metadata__":
+                    continue
+                numbers += math.prod(tensor["shape"])
                 if name.endswith(".weight") and len(tensor["shape"]) == 2:  # noqa: PLR2004 - a matrix
                     found[name.removesuffix(".weight")] = (tensor["shape"][0], tensor["shape"][1])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ModelError(f"{file}: its header cannot be read: {error}") from None
-    return found
+    return found, numbers

@@ -71,6 +71,23 @@ def soak(
         raise typer.Exit(1)
 
 
+@app.command()
+def dp(
+    *,
+    config: Annotated[Path, typer.Option("--config", help="The federation file.")] = Path("params.yaml"),
+    pairs: Annotated[int, typer.Option("--pairs", min=7, help="Measurements of each kind.")] = 9,
+    sets: Annotated[list[str] | None, typer.Option("--set", help="Change a setting: key.part=value.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="End with one JSON object on stdout.")] = False,
+) -> None:
+    """Compare a site's speed with DP-SGD and without, in turns on the same batches."""
+    from fedllm.bench_dp import bench_dp
+    from fedllm.config import load_federation
+
+    found = bench_dp(load_federation(config, sets or ()), pairs, _say)
+    speed = found["records_per_second"]
+    emit(as_json, found, f"{found['ratio']:.2f}: {speed['dp']} records/s with DP, {speed['plain']} without")
+
+
 def _federated(seeded: "FederationConfig") -> float:
     from fedllm.simulation import simulate
 

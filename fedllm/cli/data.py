@@ -1,4 +1,4 @@
-"""`fedllm data`: what a simulated federation is made of, a DVC stage a command."""
+"""`fedllm data`: what a simulated federation is made of, a DVC stage a command; and a site's own."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,7 +8,8 @@ import typer
 from fedllm.cli.output import emit
 
 app = typer.Typer(
-    no_args_is_help=True, help="Fetch, deal out and describe the data of a simulated federation."
+    no_args_is_help=True,
+    help="Fetch, deal and describe the data of simulated sites; at a site: pseudonyms and withdrawal.",
 )
 
 Config = Annotated[Path, typer.Option("--config", help="The federation file.")]
@@ -71,3 +72,76 @@ def report(
     lines.append(f"public: {found['public']['count']} records, {found['public']['labels']}")
     lines.append(f"written: {reports / 'data.json'}, {reports / 'data.png'}")
     emit(as_json, found, "\n".join(lines))
+
+
+Home = Annotated[Path | None, typer.Option(help="The site's folder. Default: the only one.")]
+
+
+@app.command()
+def anonymize(
+    source: Annotated[
+        Path | None, typer.Argument(metavar="IN", help="JSON lines; they stay as they are.")
+    ] = None,
+    target: Annotated[Path | None, typer.Argument(metavar="OUT", help="Where the new records go.")] = None,
+    *,
+    fields: Annotated[str, typer.Option(help="Which fields to look through: a,b,…")] = "text",
+    home: Home = None,
+    key: Annotated[Path | None, typer.Option(help="The file of the key, in place of the home's.")] = None,
+    names: Annotated[Path | None, typer.Option(help="A file of names to look for, one a line.")] = None,
+    region: Annotated[
+        list[str] | None, typer.Option(help="One country more whose telephone numbers are looked for: IT.")
+    ] = None,
+    language: Annotated[str, typer.Option(help="Of the texts: how they are cut into words.")] = "en",
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Instead: plant invented values in public texts, print the F1.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """At a site, offline: replace e-mails, cards, IBANs, IPs, telephone numbers and URLs by pseudonyms.
+
+    A pseudonym is a keyed HMAC: equal values stay equal, and another key links to nothing. The key is drawn
+    once and kept in the home's `pseudonym.key`. Names are found only where --names lists them; ids, labels
+    and other fields stay. This is no differential privacy and no guarantee: it lowers what a mistake can
+    expose.
+    """
+    from fedllm.cli.anonymizing import anonymized, key_file, measured
+    from fedllm.data.anonymize import read_names
+    from fedllm.data.personal import Finder
+
+    finder = Finder(language, read_names(names) if names else (), region or ())
+    if measure:
+        emit(as_json, *measured(finder))
+    else:
+        emit(
+            as_json,
+            *anonymized(
+                source, target, [name.strip() for name in fields.split(",")], finder, key_file(home, key)
+            ),
+        )
+
+
+@app.command()
+def forget(
+    *,
+    ids: Annotated[list[str] | None, typer.Option("--id", help="A record's id.")] = None,
+    where: Annotated[list[str] | None, typer.Option(help="FIELD=VALUE: all records with that value.")] = None,
+    home: Home = None,
+    show: Annotated[bool, typer.Option("--list", help="Show what is journaled, and add nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """At a site: leave records out of every later round, and journal it.
+
+    The journal keeps keyed HMACs, no values. The data file stays as it is: deleting there is its owner's. A
+    round under way ends with what it began; models already trained keep what they learned.
+    """
+    from fedllm.agent.join import only_home
+    from fedllm.cli.withdrawal import asked_for, told
+    from fedllm.config import load_site
+    from fedllm.data.forget import Forgotten
+    from fedllm.data.forget import forget as journal
+
+    folder = (home or only_home()).resolve()
+    site = load_site(folder / "site.yaml")
+    values = asked_for(ids or (), where or (), show=show)
+    forgotten, new = (Forgotten.load(folder), []) if show else journal(folder, values)
+    emit(as_json, *told(folder, site.data, forgotten, new))

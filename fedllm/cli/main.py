@@ -6,7 +6,20 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from fedllm.cli import agent, bench, data, doctor, lifecycle, model, run, site, stack
+from fedllm.cli import (
+    agent,
+    audit,
+    bench,
+    data,
+    doctor,
+    ledger,
+    lifecycle,
+    model,
+    plan_privacy,
+    run,
+    site,
+    stack,
+)
 from fedllm.errors import FedllmError
 
 app = typer.Typer(
@@ -33,7 +46,10 @@ agent.register(app)
 lifecycle.register(app)
 model.register(app)
 doctor.register(app)
+plan_privacy.register(app)
+audit.register(app)
 app.add_typer(site.app, name="site", help="Joining: keys at the site, cards, invitations.")
+app.add_typer(ledger.app, name="ledger", help="What was spent of a data set's privacy budget.")
 app.add_typer(bench.app, name="bench", help="Measure what the README states.")
 app.add_typer(data.app, name="data", help="Fetch, deal and describe the data of simulated sites.")
 

@@ -47,7 +47,7 @@ def evaluate(
     console().print(f"Evaluating {opened.name} on {len(records)} public records …")
     from fedllm.training.evaluate import evaluate as measure
 
-    result = measure(opened.model, opened.tokenizer, records, opened.task)
+    result = measure(opened.learner, records)
     payload: dict[str, object] = {
         "schema": "fedllm.evaluate/1",
         "model": opened.name,
@@ -79,7 +79,7 @@ def chat(
     from fedllm.tracking.answer import answer
 
     if prompt is not None:
-        reply = answer(opened.model, opened.tokenizer, prompt, opened.task)
+        reply = answer(opened.learner, prompt)
         payload: dict[str, object] = {
             "schema": "fedllm.chat/1",
             "model": opened.name,
@@ -91,7 +91,7 @@ def chat(
         return
     console().print(f"{opened.name} is ready. An empty line or Ctrl-D ends.")
     while text := _ask():
-        reply = answer(opened.model, opened.tokenizer, text, opened.task)
+        reply = answer(opened.learner, text)
         emit(as_json, {}, reply.words)
 
 

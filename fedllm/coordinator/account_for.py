@@ -1,13 +1,10 @@
 """The part of dp-audit that is about privacy: a site's ledger is checked and kept, its cost recomputed."""
 
-from collections.abc import Mapping
-from typing import Literal
-
 from fedllm.coordinator.journal import Journal
 from fedllm.coordinator.ledgers import keep_entries, known_entries
 from fedllm.coordinator.outcomes import SiteOutcome
 from fedllm.exchange.messages import LedgerHead, Plan, PublicKeys, Verdict
-from fedllm.privacy.ledger_audit import LedgerFinding, RoundTaken, audit_ledger
+from fedllm.privacy.ledger_audit import Check, LedgerFinding, RoundTaken, audit_ledger
 from fedllm.privacy.terms import PrivacyPlan, told_in_words
 from fedllm.privacy.update_audit import LONGEST_REASON
 
@@ -53,8 +50,6 @@ def _finding(
     return audit_ledger(taken, privacy, known, outcome.ledger, keys.verify)
 
 
-def _refused(
-    verdict: Verdict, reason: str, failed: Mapping[str, Literal["pass", "fail", "not observable"]]
-) -> Verdict:
+def _refused(verdict: Verdict, reason: str, failed: dict[str, Check]) -> Verdict:
     checks = dict(verdict.checks) | failed
     return verdict.model_copy(update={"accepted": False, "reason": reason[:LONGEST_REASON], "checks": checks})

@@ -1,7 +1,7 @@
 """Withdrawal: records that no later round trains on. The data file itself stays as it is."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from fedllm.data.forgotten_file import KEY, Entry, Journal, append, locked, read_journal, was_begun
@@ -15,16 +15,18 @@ from fedllm.errors import DataError
 class Forgotten:
     """What a site's journal of withdrawals says."""
 
-    journal: Journal = Journal()
+    journal: Journal = field(default_factory=Journal)
 
     @classmethod
     def load(cls, home: Path) -> "Forgotten":
         """Read and verify the journal of a site's home; a home that never began one has forgotten nothing.
 
         Raises:
-            DataError: a line is torn or was edited, or the journal, its end or its key is gone.
+            DataError: there is no such home, a line is torn or was edited, or the journal, its end or its key
+                is gone.
             IdentityError: the key is open to others or damaged.
         """
+        _refuse_absent(home)
         if not was_begun(home):
             return cls()
         with locked(home):
@@ -65,6 +67,7 @@ def forget(home: Path, values: Iterable[tuple[str, str]]) -> tuple[Forgotten, li
         DataError: the journal is damaged, or the home cannot be written in; nothing is added.
         DiskFullError: there is no room; nothing was added.
     """
+    _refuse_absent(home)
     try:
         with room(home, "run it again"), locked(home):
             before = read_journal(home)
@@ -82,6 +85,12 @@ def forget(home: Path, values: Iterable[tuple[str, str]]) -> tuple[Forgotten, li
     except OSError as error:
         raise DataError(f"cannot journal in {home}: {error.strerror}") from None
     return Forgotten(journal), list(journal.entries[len(before.entries) :])
+
+
+def _refuse_absent(home: Path) -> None:
+    """A home that is not there must not pass for one where nothing was withdrawn."""
+    if not home.is_dir():
+        raise DataError(f"{home}: no such folder, so nobody can say what was withdrawn; name the site's home")
 
 
 def _by_field(entries: Iterable[Entry]) -> dict[str, set[str]]:

@@ -44,7 +44,7 @@ class Entry:
     seq: int
     at: str
     field: str
-    value: str = field(repr=False)  # HMAC, hex
+    value: str  # HMAC, hex
 
 
 @dataclass(frozen=True)
@@ -125,15 +125,17 @@ def append(home: Path, lines: Sequence[bytes], journal: Journal) -> None:
     """
     data = b"".join(line + b"\n" for line in lines)
     descriptor = os.open(home / JOURNAL, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    with os.fdopen(descriptor, "ab") as file:
+    try:
         size = os.fstat(descriptor).st_size
         try:
-            file.write(data)
-            file.flush()
+            while data:  # a full disk takes a part of it
+                data = data[os.write(descriptor, data) :]
             os.fsync(descriptor)
         except OSError:
             os.ftruncate(descriptor, size)
             raise
+    finally:
+        os.close(descriptor)
     new = home / f".{HEAD}.new"
     with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
         file.write(_line({"seq": len(journal.entries) - 1, "sha256": journal.last}) + b"\n")
@@ -148,11 +150,11 @@ def _entry(key: bytes, line: bytes, seq: int, previous: str, where: str) -> Entr
         said = json.loads(line)
         mac = said.pop("mac")
         right = hmac.compare_digest(mac, _mac(key, said)) and _line(said | {"mac": mac}) == line
-        if not right or (said.pop("seq"), said.pop("previous")) != (seq, previous):
-            raise ValueError
-        return Entry(seq=seq, **said)
     except (ValueError, TypeError, KeyError, AttributeError):
-        raise DataError(f"{where} was edited, or {KEY} is not the one it was written with: {_RESTORE}") from None
+        right = False
+    if not right or (said["seq"], said["previous"]) != (seq, previous):
+        raise DataError(f"{where} was edited, or {KEY} is not the one it was written with: {_RESTORE}")
+    return Entry(seq, said["at"], said["field"], said["value"])
 
 
 def _head(home: Path) -> dict[str, Any]:

@@ -9,12 +9,14 @@ from fedllm.config import PartitionConfig
 from fedllm.data.records import Record, group_of
 from fedllm.errors import DataError
 
+PART, PUBLIC = "part", "public"  # the field and word by which a corpus marks what its makers held out
+
 _HOLD_OUT, _PARTITION = 1, 2  # streams of one seed must not be the same stream
 _LARGEST_SHARE = 5  # the public part is at most a fifth of a group
 
 
 def hold_out(records: Sequence[Record], per_group: int, seed: int) -> tuple[list[Record], list[Record]]:
-    """Take a public part out, at random whatever the class.
+    """Take a public part out: the records marked as such, else some at random whatever the class.
 
     Args:
         records: all records.
@@ -22,8 +24,12 @@ def hold_out(records: Sequence[Record], per_group: int, seed: int) -> tuple[list
         seed: of the draw.
 
     Returns:
-        The training part in the order given, and the public part by silo in the order drawn.
+        The training part in the order given, and the public part by silo in the order drawn, or as given
+        where records are marked.
     """
+    marked = [record for record in records if record.get(PART) == PUBLIC]
+    if marked:
+        return [record for record in records if record.get(PART) != PUBLIC], marked
     chance = np.random.default_rng([seed, _HOLD_OUT])
     groups = _by(records, [group_of(record) for record in records])
     public: list[int] = []

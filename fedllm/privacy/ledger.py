@@ -169,7 +169,7 @@ class Ledger:
                         f"round {round} of {run}: {steps} steps from {first} on overlap "
                         f"the {known.steps} from {known.first} on that are charged already"
                     )
-                if known.context is None or known.context.plan_sha256 != source.plan_sha256:
+                if known.context is None or known.context.plan_sha256 != _context_of(source).plan_sha256:
                     # What was paid for one noise pays for no other.
                     raise EquivocationError(f"round {round} of {run} was charged by another privacy plan")
                 return known
@@ -185,7 +185,7 @@ class Ledger:
                 first=first,
                 steps=steps,
                 reservation=source.entry.seq,
-                context=_context(federation, run, round, source.plan_sha256),
+                context=_context(federation, run, round, _context_of(source).plan_sha256),
             )
 
     def acknowledge(self, dataset: str, head: Head, envelope: bytes, *, federation: str) -> None:
@@ -238,14 +238,19 @@ class Ledger:
 
 def _settle(chain: OpenChain, reservation: Reservation) -> None:
     """End a training: the steps that it did not charge are free again."""
-    context = reservation.entry.context
-    assert context is not None  # noqa: S101 - nothing is redacted in the site's own file
+    context = _context_of(reservation)
     chain.append(
         kind="settle",
         steps=reservation.most - reservation.charged,
         reservation=reservation.entry.seq,
         context=_context(context.federation, context.run, 0, context.plan_sha256),
     )
+
+
+def _context_of(reservation: Reservation) -> Context:
+    context = reservation.entry.context
+    assert context is not None  # noqa: S101 - nothing is left out in the site's own file
+    return context
 
 
 def _context(federation: str, run: str, number: int, plan_sha256: str) -> Context:

@@ -134,7 +134,7 @@ class Chains:
         if chain.dataset in self._seen:
             told["this program"] = self._seen[chain.dataset]
         for who, head in told.items():
-            if not chain.holds(head):
+            if head != state.head and not chain.holds(head):
                 raise LedgerError(
                     f"ledger of {chain.dataset}: entry {head.seq}, which {who} has seen, is gone or another: "
                     "the ledger was cut off, rolled back or forked"

@@ -15,7 +15,7 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Rate = Annotated[float, Field(gt=0, le=1)]
 Steps = Annotated[int, Field(ge=1, le=10_000_000)]
 
-ADJACENCY = "add-remove"
+ADJACENCY: Literal["add-remove"] = "add-remove"
 NO_DP = "no DP configured"
 TRUST: Mapping[str, str] = {
     "record": "local: each site adds its own noise and trusts nobody outside",

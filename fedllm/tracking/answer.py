@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Any
 
-from fedllm.config import TaskConfig
 from fedllm.tracking.loading import as_records
 
 
@@ -22,7 +21,7 @@ class Answer:
         return f"{self.text} ({100 * self.probabilities[self.text]:.1f} %)"
 
 
-def answer(model: Any, tokenizer: Any, text: str, task: TaskConfig) -> Answer:  # noqa: ANN401 - untyped
+def answer(learner: Any, text: str) -> Answer:  # noqa: ANN401 - of any task
     """Answer one text.
 
     The probability is over the task's labels: the softmax of their first tokens' logits, as the label
@@ -36,9 +35,11 @@ def answer(model: Any, tokenizer: Any, text: str, task: TaskConfig) -> Answer:  
     from fedllm.training.evaluate import predict
     from fedllm.training.examples import encode_prompts, label_tokens
 
+    task = learner.task
     records = as_records([text], task)
     if task.kind != "classification":
-        return Answer(predict(model, tokenizer, records, task)[0])
+        return Answer(predict(learner, records)[0])
+    model, tokenizer = learner.model, learner.tokenizer
     labels = {label: tokens[0] for label, tokens in label_tokens(tokenizer, task).items()}
     prompt = torch.tensor(encode_prompts(tokenizer, records, task), device=model.device)  # (1, seq)
     with torch.inference_mode():

@@ -22,8 +22,7 @@ class OpenedModel:
     """A model ready to answer, and what it is."""
 
     name: str  # models:/{name}/{version}, a folder, or `zero-shot`
-    model: Any
-    tokenizer: Any
+    learner: Any
     task: TaskConfig
 
 
@@ -57,16 +56,16 @@ def open_model(wanted: str, config: FederationConfig, tracking_uri: str | None) 
         ModelError: the base is absent or another one, or the folder is no adapter.
     """
     if wanted == ZERO_SHOT:
-        return OpenedModel(wanted, *load_plain(config.model.base), config.task)
+        return OpenedModel(wanted, load_plain(config.model.base, config.task), config.task)
     if not is_registered(wanted):
         folder = check_adapter(wanted)
-        return OpenedModel(wanted, *load_adapter(config.model.base, None, folder), config.task)
+        return OpenedModel(wanted, load_adapter(config.model.base, None, folder, config.task), config.task)
     if tracking_uri is None:
         raise TrackingError(f"{wanted} is in MLflow's registry: say where that is, or run fedllm up")
     with tempfile.TemporaryDirectory(prefix="fedllm-model-") as scratch:
         version = fetch_version(tracking_uri, wanted, Path(scratch))
-        loaded = load_adapter(version.base_name, version.base_sha256, version.adapter)
-    return OpenedModel(version.uri, *loaded, version.task)
+        learner = load_adapter(version.base_name, version.base_sha256, version.adapter, version.task)
+    return OpenedModel(version.uri, learner, version.task)
 
 
 def fetch_version(tracking_uri: str, wanted: str, folder: Path) -> FetchedVersion:

@@ -1,60 +1,81 @@
-"""Bring a published adapter back to life: its base by name and fingerprint, its inputs as records."""
+"""Bring a published model back to life: its base by name and fingerprint, its inputs as records."""
 
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fedllm.config import TaskConfig
 from fedllm.errors import ModelError
 
+if TYPE_CHECKING:
+    from fedllm.training.learner import Learner
 
-def load_plain(base_name: str) -> tuple[Any, Any]:
-    """Load the base model alone, in evaluation mode, and its tokenizer.
+
+def load_plain(base_name: str, task: TaskConfig) -> "Learner":
+    """Load the base model alone, in evaluation mode.
 
     Raises:
         ModelError: there is no such base.
     """
-    from fedllm.models.base import load_base, resolve_base
+    from fedllm.models.base import resolve_base
 
-    model, tokenizer = load_base(resolve_base(base_name))
-    return model.eval(), tokenizer
+    return _learner(resolve_base(base_name), None, task)
 
 
-def load_adapter(base_name: str, base_sha256: str | None, adapter: Path) -> tuple[Any, Any]:
+def _learner(folder: Path, adapter: Path | None, task: TaskConfig) -> "Learner":
+    """A base model with what was trained on it, or bare."""
+    if task.kind == "image":
+        from fedllm.models.vision import load_vision
+        from fedllm.training.images import ImageLearner
+
+        return ImageLearner(load_vision(folder), task)
+    from peft import PeftModel
+
+    from fedllm.models.base import load_base
+    from fedllm.training.text import TextLearner
+
+    model, tokenizer = load_base(folder)
+    if adapter is not None:
+        try:
+            model = PeftModel.from_pretrained(model, str(adapter)).eval()
+        except (OSError, ValueError, RuntimeError) as error:
+            told = " ".join(str(error).split())
+            raise ModelError(f"{adapter} is no adapter for {folder.name}: {told}") from None
+    return TextLearner(model, tokenizer, task)
+
+
+def load_adapter(base_name: str, base_sha256: str | None, adapter: Path, task: TaskConfig) -> "Learner":
     """Load the base model and put a plain peft adapter on top.
+
+    Of an image model all weights were trained, and `adapter` holds the whole: it needs no base.
 
     Args:
         base_name: a name, folder or hub id that `resolve_base` knows.
         base_sha256: fingerprint (hex) that the base had in training; None: not known, any will do.
-        adapter: folder of adapter_config.json and adapter_model.safetensors.
-
-    Returns:
-        The model in evaluation mode, and its tokenizer.
+        adapter: the folder of a version's files.
+        task: what it was trained for.
 
     Raises:
         ModelError: there is no such base, its fingerprint differs, or the adapter is unreadable.
     """
-    from peft import PeftModel
+    from fedllm.models.base import fingerprint, resolve_base
 
-    from fedllm.models.base import fingerprint, load_base, resolve_base
-
+    if task.kind == "image":
+        return _learner(adapter, None, task)
     folder = resolve_base(base_name)
     if base_sha256 is not None and (found := fingerprint(folder)) != base_sha256:
         raise ModelError(
             f"the base model {base_name} here has fingerprint {found[:12]}…, the adapter was trained on "
             f"{base_sha256[:12]}…: fetch the same revision of the base"
         )
-    model, tokenizer = load_base(folder)
-    try:
-        adapted = PeftModel.from_pretrained(model, str(adapter))
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ModelError(f"{adapter} is no adapter for {base_name}: {' '.join(str(error).split())}") from None
-    return adapted.eval(), tokenizer
+    return _learner(folder, adapter, task)
 
 
 def input_columns(task: TaskConfig) -> dict[str, str]:
     """What a prediction needs: role in the template → column of a record (`text` → `text`)."""
+    if task.kind == "image":
+        return {"image": task.fields["image"]}
     roles = dict.fromkeys(re.findall(r"\{(\w+)\}", task.template))
     return {role: task.fields[role] for role in roles}
 

@@ -1,5 +1,6 @@
-"""A version's files: models-from-code pyfunc, adapter as a plain peft folder, no pickle."""
+"""A version's files: models-from-code pyfunc, a plain peft folder or a whole image model, no pickle."""
 
+import base64
 import importlib.metadata
 import json
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from fedllm.config import TaskConfig
 from fedllm.errors import ModelError
+from fedllm.models.base import is_vision
 from fedllm.tracking.loading import input_columns
 from fedllm.tracking.release import RoundRelease
 
@@ -14,21 +16,29 @@ if TYPE_CHECKING:
     from mlflow.entities import LoggedModel
     from mlflow.models import ModelSignature
 
-ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")  # peft's
+VISION_FILES = ("config.json", "model.safetensors")  # of a small model that is shared whole
 REQUIRED = ("fedllm", "mlflow", "torch", "transformers", "peft", "safetensors")
+REQUIRED_BY_IMAGES = ("fedllm", "mlflow", "torch", "safetensors", "kymatio", "scipy")
+_BLANK = base64.b64encode(bytes(28 * 28)).decode()  # an image
 
 
 def check_adapter(folder: str) -> Path:
-    """The adapter's folder.
+    """The folder of what was trained.
 
     Raises:
-        ModelError: a file of a plain peft adapter is missing.
+        ModelError: a file of a plain peft adapter, or of an image model, is missing.
     """
     path = Path(folder)
-    for name in ADAPTER_FILES:
+    for name in model_files(path):
         if not (path / name).is_file():
             raise ModelError(f"{path} holds no {name}: a release needs the round's peft folder")
     return path
+
+
+def model_files(folder: Path) -> tuple[str, ...]:
+    """The files of a released model: a peft adapter's, or a small image model's."""
+    return VISION_FILES if is_vision(folder) else ADAPTER_FILES
 
 
 def save_package(release: RoundRelease, logged: "LoggedModel", run_id: str, folder: Path) -> None:
@@ -54,7 +64,7 @@ def save_package(release: RoundRelease, logged: "LoggedModel", run_id: str, fold
     # Only the two files that load: peft also writes a README that names folders of this machine.
     plain = parts / "adapter"
     plain.mkdir()
-    for name in ADAPTER_FILES:
+    for name in model_files(adapter):
         (plain / name).write_bytes((adapter / name).read_bytes())
     task = TaskConfig.model_validate(release.task)
     mlflow.pyfunc.save_model(
@@ -66,8 +76,10 @@ def save_package(release: RoundRelease, logged: "LoggedModel", run_id: str, fold
             "task": str(parts / "task.json"),
         },
         signature=_signature(task),
-        input_example=dict.fromkeys(input_columns(task).values(), "An example of what to judge."),
-        pip_requirements=_requirements(),
+        input_example=dict.fromkeys(
+            input_columns(task).values(), _BLANK if task.kind == "image" else "An example of what to judge."
+        ),
+        pip_requirements=_requirements(task),
         metadata={
             "base": base,
             "model_sha256": release.model_sha256,
@@ -99,10 +111,10 @@ def _signature(task: TaskConfig) -> "ModelSignature":
     return signature
 
 
-def _requirements() -> list[str]:
+def _requirements(task: TaskConfig) -> list[str]:
     """The packages of this process, so that MLflow need not load the model to find out."""
     pinned = []
-    for name in REQUIRED:
+    for name in REQUIRED_BY_IMAGES if task.kind == "image" else REQUIRED:
         try:
             version = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

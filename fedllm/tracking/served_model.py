@@ -30,7 +30,8 @@ class FederatedAdapter(PythonModel):  # type: ignore[misc]
         artifacts = context.artifacts
         base = json.loads(Path(artifacts["base"]).read_text(encoding="utf-8"))
         self.task = TaskConfig.model_validate_json(Path(artifacts["task"]).read_text(encoding="utf-8"))
-        self.model, self.tokenizer = load_adapter(base["name"], base["sha256"], Path(artifacts["adapter"]))
+        adapter = Path(artifacts["adapter"])
+        self.learner = load_adapter(base["name"], base["sha256"], adapter, self.task)
 
     def predict(
         self,
@@ -51,7 +52,7 @@ class FederatedAdapter(PythonModel):  # type: ignore[misc]
         from fedllm.training.evaluate import predict
 
         records = as_records(model_input, self.task)
-        answers: Sequence[str] = predict(self.model, self.tokenizer, records, self.task) if records else []
+        answers: Sequence[str] = predict(self.learner, records) if records else []
         return list(answers)
 
 

@@ -8,6 +8,7 @@ import torch
 
 from fedllm.config import AdapterConfig, TaskConfig
 from fedllm.data.records import Record
+from fedllm.errors import ModelError
 from fedllm.models.shared import SharedModel
 
 
@@ -51,8 +52,16 @@ def load_learner(folder: Path, adapter: AdapterConfig, seed: int, task: TaskConf
     Raises:
         ModelError: the base is not of the task's kind, or the adapter does not fit it.
     """
+    from fedllm.models.base import is_vision, load_base
+
+    if is_vision(folder) != (task.kind == "image"):
+        raise ModelError(f"{folder.name} and task.kind {task.kind} do not go together")
+    if task.kind == "image":
+        from fedllm.models.vision import load_vision
+        from fedllm.training.images import ImageLearner
+
+        return ImageLearner(load_vision(folder), task)
     from fedllm.models.adapter import attach
-    from fedllm.models.base import load_base
     from fedllm.training.text import TextLearner
 
     model, tokenizer = load_base(folder)

@@ -71,10 +71,9 @@ def _attach(model: torch.nn.Module) -> Any:  # noqa: ANN401 - opacus is untyped
     logging.root.handlers[:] = handlers  # opacus sets the whole process' logging up when it is imported
     # That the lowest shared tensor's module has inputs without gradients is as it should be.
     warnings.filterwarnings("ignore", message="Full backward hook is firing")
-    try:
-        return GradSampleHooks(model, loss_reduction="sum", strict=True)
-    except NotImplementedError as error:
-        raise TrainingError(f"opacus cannot tell this model's examples apart: {error}") from None
+    if faults := GradSampleHooks.validate(model):
+        raise TrainingError(f"opacus cannot tell this model's examples apart: {faults[0]}")
+    return GradSampleHooks(model, loss_reduction="sum")
 
 
 def _take(parameter: torch.nn.Parameter, count: int) -> torch.Tensor:

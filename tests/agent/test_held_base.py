@@ -5,6 +5,7 @@ from fedllm.config import AdapterConfig
 from fedllm.errors import ModelError
 from fedllm.models.adapter import attach
 from fedllm.models.base import load_base
+from fedllm.models.vision import load_vision
 
 
 @pytest.mark.parametrize("method", ["ffa-lora", "lora"])
@@ -37,3 +38,16 @@ def test_targets_and_layers_that_are_not_there_are_named(asked: dict[str, object
 
 def test_what_the_files_do_not_tell_is_not_judged() -> None:
     assert held_base("tiny").adapter_size(AdapterConfig(targets=("lm_head",))) is None
+
+
+@pytest.mark.parametrize("name", ["mnist-cnn", "mnist-scattering"])
+def test_a_model_that_is_shared_whole_counts_all_its_numbers(name: str) -> None:
+    base = held_base(name)
+    assert base.adapter_size(AdapterConfig(method="full")) == load_vision(base.folder).layout.size
+
+
+def test_a_language_model_is_not_shared_whole_and_an_image_model_takes_no_adapter() -> None:
+    with pytest.raises(ModelError, match="full is for image models"):
+        held_base("tiny").adapter_size(AdapterConfig(method="full"))
+    with pytest.raises(ModelError, match="no module of the base model is named 'q_proj'"):
+        held_base("mnist-cnn").adapter_size(AdapterConfig())

@@ -13,6 +13,7 @@ from fedllm.coordinator.aggregate import aggregate
 from fedllm.coordinator.ledgers import known_heads, verify_ledgers
 from fedllm.coordinator.outcomes import Audited, FailedRound
 from fedllm.coordinator.payloads import read_model, read_update
+from fedllm.coordinator.rounds import _over
 from fedllm.coordinator.training import open_training
 from fedllm.exchange.messages import Plan, Verdict
 from fedllm.models.shared import decode_flat, encode_flat
@@ -295,3 +296,12 @@ def test_a_site_level_round_divides_by_the_sites_of_the_plan_also_when_one_is_ab
         after = decode_flat(read_model(training, made.model), size)
     assert len(counted) == 2
     assert torch.allclose((after - before).double(), expected, atol=1e-6)
+
+
+def test_no_round_is_begun_beyond_the_privacy_plan_whoever_insists(
+    config: FederationConfig, sites: Played
+) -> None:
+    with private_round(config, sites) as round_:
+        last = terms_of(round_.plan).rounds
+        assert _over(round_.training, last, insist=True) is None
+        assert _over(round_.training, last + 1, insist=True) == "privacy budget spent"

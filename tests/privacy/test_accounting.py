@@ -127,6 +127,16 @@ def test_a_small_epsilon_is_as_exact_as_a_large_one(event: Event, delta: float) 
     assert epsilon([event], delta) == pytest.approx(exact, rel=1e-3)
 
 
+def test_many_rare_steps_are_followed_to_a_grid_that_is_fine_enough() -> None:
+    # One step loses far less than a grid's interval: a grid four times coarser is 6e-4 off, the first 1.5e-2.
+    event = Event(0.002, 0.6, 20_000)
+    one = privacy_loss_distribution.from_gaussian_mechanism(
+        standard_deviation=0.6, sampling_prob=0.002, value_discretization_interval=1.5e-4
+    )
+    exact = one.self_compose(event.steps).get_epsilon_for_delta(DELTA)
+    assert epsilon([event], DELTA) == pytest.approx(exact, rel=2e-4)
+
+
 @pytest.mark.parametrize(
     ("asked", "delta", "rate", "steps"), [(8.0, 1e-5, 0.02, 48), (1.0, 1e-5, 0.2, 100), (3.0, 1e-3, 1.0, 20)]
 )

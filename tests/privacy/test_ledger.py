@@ -40,6 +40,15 @@ def test_only_its_owner_reads_the_file(ledger: Ledger, path: Path) -> None:
     assert {file.stat().st_mode & 0o777 for file in path.parent.glob("ledger.db*")} == {0o600}
 
 
+def test_every_commit_waits_for_the_disk(ledger: Ledger) -> None:
+    """WAL with synchronous=FULL (2); less loses charges when the power fails, which no test can play."""
+    with ledger._chains._file.transaction(writes=False) as connection:
+        told = [
+            connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in ("journal_mode", "synchronous")
+        ]
+    assert told == ["wal", 2]
+
+
 def test_nothing_is_there_at_first(ledger: Ledger) -> None:
     assert (ledger.head(DATA), ledger.entries(DATA, show=None), ledger.datasets()) == (None, [], [])
 

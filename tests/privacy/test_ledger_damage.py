@@ -7,8 +7,9 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from sqlalchemy import event
 
-from fedllm.errors import LedgerError
+from fedllm.errors import DiskFullError, LedgerError
 from fedllm.privacy.chain import Head
 from fedllm.privacy.entry import signed
 from fedllm.privacy.ledger import Ledger
@@ -271,3 +272,25 @@ def test_what_is_no_database_is_refused_and_kept(path: Path) -> None:
 def test_a_file_that_the_site_cannot_write_is_refused(tmp_path: Path) -> None:
     with pytest.raises(LedgerError, match="cannot be read"):
         ledger_at(tmp_path / "nowhere" / "ledger.db")
+
+
+def charged_from(ledger: Ledger, number: int) -> Iterator[int]:
+    """The newest seq after each charge of one step, round after round."""
+    while True:
+        yield charge(ledger, number, steps=1).seq
+        number += 1
+
+
+def test_a_full_disk_refuses_the_charge_and_loses_none(path: Path) -> None:
+    told = []
+    with closing(ledger_at(path)) as ledger:
+        engine = ledger._chains._file._engine
+        engine.dispose()
+        event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA max_page_count=8"))
+        with pytest.raises(DiskFullError, match="is full: make space"):
+            told.extend(charged_from(ledger, 4))
+    assert told
+    with closing(ledger_at(path)) as again:
+        assert again.verify()[DATA].seq == told[-1]
+        assert charge(again, 4, steps=1).seq == 5  # the first of them
+        assert charge(again, 99, steps=1).seq == told[-1] + 1

@@ -15,7 +15,8 @@ import numpy as np
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from tests.protocol.independent_messages import LARGEST, RefusedError, check_message
+from tests.protocol.independent_checks import RefusedError
+from tests.protocol.independent_messages import LARGEST, check_message
 
 PAYLOAD_TYPE = "application/vnd.fedllm+json"
 
@@ -180,9 +181,15 @@ def cohort(live: list[str], seed: int, number: int, size: int) -> list[str]:
     return sorted(sorted(live, key=lambda site: sha256(f"{seed}/{number}/{site}".encode()))[:size])
 
 
-def mean(updates: "list[tuple[int, np.ndarray[Any, np.dtype[np.float32]]]]") -> Any:  # noqa: ANN401 - an array
-    """The weighted mean of updates in the order of closed.json, fp32."""
+def mean(updates: "list[tuple[int, np.ndarray[Any, np.dtype[np.float32]]]]", fixed: int | None = None) -> Any:  # noqa: ANN401 - an array
+    """The weighted mean of updates in the order of closed.json, fp32; `fixed` stands for the weights' sum."""
     total = np.zeros(updates[0][1].shape, np.float64)
     for weight, update in updates:
         total += update.astype(np.float64) * weight
-    return (total / sum(weight for weight, _ in updates)).astype(np.float32)
+    return (total / (fixed or sum(weight for weight, _ in updates))).astype(np.float32)
+
+
+def denominator(plan: dict[str, Any]) -> int | None:
+    """What a round's sum is divided by where it is not the sum of its weights."""
+    privacy = plan.get("privacy")
+    return len(plan["sites"]) if privacy and privacy["unit"] == "site" else None

@@ -1,11 +1,12 @@
 """A real federation on a folder, with everything that it ever showed kept for a second reader."""
 
 import threading
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fedllm.agent.join import Membership
 from fedllm.agent.worker import Workbench
 from fedllm.config import FederationConfig
 from fedllm.coordinator.outcomes import Audited, SiteOutcome
@@ -13,6 +14,7 @@ from fedllm.coordinator.round_keys import round_identity
 from fedllm.coordinator.rounds import JournaledSteps, play
 from fedllm.coordinator.training import open_training
 from fedllm.data.records import write_records
+from fedllm.errors import ObjectNotFoundError
 from fedllm.exchange.directory_store import DirectoryStore
 from fedllm.exchange.store import ObjectInfo
 from fedllm.simulation import _agent_thread, join
@@ -30,6 +32,7 @@ class Recorded:
     config: FederationConfig
     written: list[tuple[str, bytes]] = field(default_factory=list)
     sites: dict[str, bytes] = field(default_factory=dict)  # what sites wrote, by key
+    cards: list[tuple[str, bytes]] = field(default_factory=list)  # as they were when rounds closed
     round_keys: dict[int, str] = field(default_factory=dict)  # AGE-SECRET-KEY-1…, destroyed since
 
     def last(self, key: str) -> bytes:
@@ -69,12 +72,25 @@ class _WatchedSteps(JournaledSteps):
         for site in SITES:
             for name in ("answer.json", "update.json", "update.bin"):
                 key = f"fed/sites/{site}/{RUN}/{number}/{name}"
-                self._recorded.sites[key] = training.mailbox.store.get(key, limit=1 << 20)
+                card = f"fed/sites/{site}/card.json"
+                self._recorded.cards.append((card, training.mailbox.store.get(card, limit=1 << 20)))
+                with suppress(ObjectNotFoundError):  # a site that declined has sent its answer alone
+                    self._recorded.sites[key] = training.mailbox.store.get(key, limit=1 << 20)
         return super().dp_audit(number, outcomes)
 
 
-def record(folder: Path) -> Recorded:
-    """Play two rounds of three sites with the base `tiny`. FEDLLM_HOME is the caller's care."""
+def record(
+    folder: Path,
+    privacy: Mapping[str, object] | None = None,
+    before: Callable[[Membership], None] | None = None,
+) -> Recorded:
+    """Play two rounds of three sites with the base `tiny`. FEDLLM_HOME is the caller's care.
+
+    Args:
+        folder: where everything is.
+        privacy: of the federation file.
+        before: is called with each site before it takes part.
+    """
     labels = ("positive", "negative")
     config = FederationConfig.model_validate(
         {
@@ -82,7 +98,8 @@ def record(folder: Path) -> Recorded:
             "model": {"base": "tiny", "adapter": {"rank": 2, "alpha": 4}},
             "task": {"labels": {label: f" {label}" for label in labels}, "template": "{text} :"},
             "rounds": {"max": ROUNDS, "patience": None, "deadline": "60s"},
-            "local": {"lr": 0.02, "steps": 2, "batch_size": 2},
+            "local": {"lr": 0.02, "steps": 2, "batch_size": 2, "optimizer": "sgd" if privacy else "adamw"},
+            "privacy": privacy or {},
             "store": {"url": f"file://{folder / 'store'}"},
             "simulation": {"sites": SITES},
         }
@@ -99,6 +116,8 @@ def record(folder: Path) -> Recorded:
                 data, [{"text": f"{label} {n}", "label": label} for n in range(count) for label in labels]
             )
             member = join(config, site, data, folder / site, poll_near=0.05, poll_idle=0.05)
+            if before is not None:
+                before(member)
             stack.enter_context(_agent_thread(member, bench, lock))
         store = _RecordingStore(folder / "store", recorded.written)
         with open_training(config, RUN, public, store=store) as training:

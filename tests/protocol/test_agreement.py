@@ -13,15 +13,18 @@ from fedllm.exchange import messages
 from fedllm.exchange.messages import Message
 from fedllm.secure.envelope import _parsed
 from tests.protocol.independent import _loads
-from tests.protocol.independent_messages import RefusedError as AlsoRefusedError
+from tests.protocol.independent_checks import RefusedError as AlsoRefusedError
 from tests.protocol.independent_messages import check_message
 from tests.protocol.recorded import ROUNDS, RUN, Recorded
+from tests.protocol.vector_ledger import chain
+from tests.protocol.vector_private import messages as messages_of_privacy
 
 KINDS: dict[str, type[Message]] = {kind.__name__.lower(): kind for kind in Message.__subclasses__()}
 
 # What is near the edges of the ranges, and what is of another type altogether.
 VALUES: list[Any] = [
     *(None, True, False, 0, 1, -1, 5, 7, 8, 256, 257, 8192, 8193, 10_000, 10_001, 2**53 - 1, 2**53, 10**30),
+    *(1000, 1001, 65_536, 65_537, 10_000_000, 10_000_001),
     *(0.0, -0.0, 0.5, 1.0, 1.5, -0.5, 1e308, 1e-320),
     *(
         "",
@@ -50,6 +53,8 @@ VALUES: list[Any] = [
         "{text} {other}",
     ),
     *("decline", "idle", "stopped", "work", "not observable", "everyone", "z" * 512, "z" * 513, "w" * 41),
+    *("record", "person", "add-remove", "reserve", "rekey", "image", "full", "A.b_c", "u" * 101, "v" * 200),
+    *("ab" * 16, "ab" * 64, "v" * 201),
     *(
         [],
         {},
@@ -61,6 +66,7 @@ VALUES: list[Any] = [
         {"é": "x"},
         {"a": "1", "b": "2"},
         {"text": "t", "answer": "a"},
+        {"image": "i", "label": "l"},
     ),
 ]
 
@@ -111,9 +117,9 @@ def places(message: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:  
     return [path, *(place for key, value in inside for place in places(value, (*path, key)))]
 
 
-def variants(message: Any) -> Iterator[Any]:  # noqa: ANN401 - JSON
-    """The message with one thing put, left out or added somewhere: every thing, everywhere."""
-    for *way, last in (place for place in places(message) if place):
+def variants(message: Any, part: str | None = None) -> Iterator[Any]:  # noqa: ANN401 - JSON
+    """The message with one thing put, left out or added somewhere: every thing, everywhere or in one part."""
+    for *way, last in (place for place in places(message) if place and part in {None, place[0]}):
         for action in (*VALUES, "leave out", "add"):
             made = copy.deepcopy(message)
             inside = made
@@ -140,14 +146,36 @@ def test_what_a_federation_says_is_taken_by_both(honest: dict[str, Any]) -> None
 def test_a_message_with_one_thing_changed_is_taken_by_both_or_by_neither(
     honest: dict[str, Any], kind: str
 ) -> None:
+    agree(kind, honest[kind])
+
+
+def agree(kind: str, message: Any, part: str | None = None) -> None:  # noqa: ANN401 - JSON
+    """Both judge every variant alike."""
     told = {True: 0, False: 0}
-    for made in variants(honest[kind]):
+    for made in variants(message, part):
         first, second = verdicts(kind, json.dumps(made).encode())
         assert first == second, (
             f"fedllm says {first}, docs/protocol.md says {second}: {json.dumps(made)[:2000]}"
         )
         told[first] += 1
     assert min(told.values()) > 20  # both happen
+
+
+PRIVATE = {vector["message"]["schema"]: vector["message"] for vector in messages_of_privacy()}
+
+
+@pytest.mark.parametrize("part", ["privacy", "ledgers", "task", "adapter", "local"])
+def test_a_plan_with_privacy_and_one_thing_changed_is_taken_by_both_or_by_neither(part: str) -> None:
+    agree("plan", PRIVATE["fedllm.plan/1"], part)
+
+
+@pytest.mark.parametrize("entry", chain(), ids=lambda entry: f"{entry['seq']}-{entry['kind']}")
+def test_a_ledger_with_one_thing_changed_is_taken_by_both_or_by_neither(entry: dict[str, Any]) -> None:
+    agree("update", PRIVATE["fedllm.update/1"] | {"ledger": [entry]}, "ledger")
+
+
+def test_a_verdict_on_privacy_with_one_thing_changed_is_taken_by_both_or_by_neither() -> None:
+    agree("closed", PRIVATE["fedllm.closed/1"], "verdicts")
 
 
 def test_every_kind_of_message_is_known_to_both() -> None:

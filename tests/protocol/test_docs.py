@@ -93,9 +93,11 @@ def test_a_message_stands_under_its_schema_and_its_size(kind: str) -> None:
     assert f"\n### {kind} `{schema}`\n" in PROTOCOL
     assert issubclass(model, Message)
     mib = model.largest / 2**20
-    told = re.search(r"a plan or a roster (\d+) MiB, a closing (\d+) MiB, all others (\d+) KiB", PROTOCOL)
+    told = re.search(
+        r"a plan, a roster or an update (\d+) MiB, a closing (\d+) MiB, all others (\d+) KiB", PROTOCOL
+    )
     assert told is not None
-    sizes = {"Plan": int(told[1]), "Roster": int(told[1]), "Closed": int(told[2])}
+    sizes = dict.fromkeys(("Plan", "Roster", "Update"), int(told[1])) | {"Closed": int(told[2])}
     assert mib == sizes.get(kind, int(told[3]) / 1024)
 
 

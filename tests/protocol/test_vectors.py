@@ -24,7 +24,7 @@ from fedllm.secure.identity import Identity, fingerprint
 from fedllm.secure.sealing import unseal
 from tests.protocol import independent as ind
 from tests.protocol import independent_age as age
-from tests.protocol.independent_messages import RefusedError as AlsoRefusedError
+from tests.protocol.independent_checks import RefusedError as AlsoRefusedError
 from tests.protocol.vectors import FOLDER, files
 
 KINDS: dict[str, type[Message]] = {"fedllm.answer/1": Answer, "fedllm.update/1": Update}
@@ -48,7 +48,7 @@ def label(vector: dict[str, Any]) -> str:
     return str(vector.get("why") or vector.get("label") or vector.get("name"))
 
 
-@pytest.mark.parametrize("name", ["keys.json", "envelope.json", "sealing.json", "tensors.json"])
+@pytest.mark.parametrize("name", sorted(files()))
 def test_a_published_file_is_what_its_generator_makes(name: str) -> None:
     assert files()[name] == (FOLDER / name).read_text(encoding="utf-8")
 

@@ -2,6 +2,7 @@
 
 import base64
 import json
+from typing import Any
 
 from tests.protocol import independent as ind
 from tests.protocol.vector_keys import NOTE, signed
@@ -46,31 +47,32 @@ def update() -> dict[str, object]:
         "examples": 160,
         "loss": 0.6931471805599453,
         "seconds": 1e-07,
+        "ledger": [],
+    }
+
+
+def accepted(message: dict[str, Any], signer: str = "amazon") -> dict[str, object]:
+    """A message with its payload's bytes, its signature, its envelope and hashes."""
+    payload = ind.compact(message)
+    envelope = signed(payload, signer)
+    return {
+        "message": message,
+        "payload": payload.decode(),
+        "signed_bytes_sha256": ind.sha256(ind.pae(payload)),
+        "signature": base64.b64decode(json.loads(envelope)["signatures"][0]["sig"]).hex(),
+        "envelope": envelope.decode(),
+        "envelope_sha256": ind.sha256(envelope),
     }
 
 
 def envelopes() -> dict[str, object]:
     """Messages that are taken, and envelopes that are refused by who expects an answer of `HEAD`."""
-    accepted = []
-    for message in (answer(), update()):
-        payload = ind.compact(message)
-        envelope = signed(payload)
-        accepted.append(
-            {
-                "message": message,
-                "payload": payload.decode(),
-                "signed_bytes_sha256": ind.sha256(ind.pae(payload)),
-                "signature": base64.b64decode(json.loads(envelope)["signatures"][0]["sig"]).hex(),
-                "envelope": envelope.decode(),
-                "envelope_sha256": ind.sha256(envelope),
-            }
-        )
     refused = [{"why": why, "envelope": data.decode()} for why, data in _refused()]
     return {
         "note": NOTE,
         "sender": "amazon",
         "expected": HEAD,
-        "accepted": accepted,
+        "accepted": [accepted(answer()), accepted(update())],
         "refused": refused,
     }
 

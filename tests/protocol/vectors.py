@@ -14,6 +14,8 @@ from tests.protocol import independent as ind
 from tests.protocol import independent_age as age
 from tests.protocol.vector_envelopes import b64, envelopes
 from tests.protocol.vector_keys import NOTE, PARTIES, drawn
+from tests.protocol.vector_ledger import ledger
+from tests.protocol.vector_private import private
 
 FOLDER = Path(__file__).parents[2] / "docs" / "vectors"
 
@@ -148,6 +150,8 @@ def files() -> dict[str, str]:
         "envelope.json": envelopes(),
         "sealing.json": sealing(),
         "tensors.json": tensors(),
+        "ledger.json": ledger(),
+        "private.json": private(),
     }
     return {name: json.dumps(body, indent=1, ensure_ascii=True) + "\n" for name, body in made.items()}
 

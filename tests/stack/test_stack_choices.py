@@ -89,12 +89,15 @@ def test_the_deployments_are_what_others_rely_on() -> None:
     found = yaml.safe_load(deployment_file().read_text())["deployments"]
     names = {(entry["entrypoint"].split(".")[1], entry["name"]) for entry in found}
     assert names >= {("federated_training", "sentiment"), ("federated_round", "sentiment")}
+    assert ("privacy_audit", "sentiment-weekly") in names
     for entry in found:
-        assert set(entry["parameters"]) == {"config_uri", "rounds", "sites", "run_id"}
+        if "audit" not in entry["tags"]:
+            assert set(entry["parameters"]) == {"config_uri", "rounds", "sites", "run_id"}
         assert entry["concurrency_limit"] == {"limit": 1, "collision_strategy": "ENQUEUE"}
         assert entry["work_pool"]["name"] == "fedllm"
-    (nightly,) = [entry for entry in found if entry.get("schedules")]
-    assert nightly["schedules"][0]["active"] is False
+    scheduled = {entry["name"]: entry["schedules"] for entry in found if entry.get("schedules")}
+    assert set(scheduled) == {"sentiment-nightly", "sentiment-weekly"}
+    assert all(schedule["active"] is False for (schedule,) in scheduled.values())
 
 
 def test_a_deployment_is_registered_anew_for_another_file_or_server(tmp_path: Path) -> None:

@@ -1,0 +1,239 @@
+"""What one site can find out about its own privacy: its ledgers, one training with canaries, membership.
+
+All of it is about private data. It is computed and shown at the site; nothing is sent, and no budget is
+charged since nothing is released: the trainings are for the audit alone, and their models are thrown away.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fedllm.config import FederationConfig, fedllm_home, load_site
+from fedllm.errors import ConfigError, LedgerError
+from fedllm.privacy.membership import MembershipReport
+from fedllm.privacy.one_run import OneRunAudit
+from fedllm.privacy.terms import NO_DP, PrivateTerms
+
+if TYPE_CHECKING:
+    from fedllm.privacy.accounting import Event
+    from fedllm.training.canaries import Kind
+    from fedllm.training.learner import Learner
+
+CANARIES = 256  # half of them are guessed; all right, that proves epsilon 3.7
+WHOLE = "whole"  # the verdict on a ledger without a fault
+STAYS = "These results are about private data: they stay at the site, and nothing was sent."
+
+Row = dict[str, object]  # site, dataset, entries, head, verdict
+Told = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The site that is looked at."""
+
+    name: str
+    data: Path  # JSON lines
+    home: Path  # of its keys, which need not be there
+    ledger: Path  # the file, which need not be there
+    threads: int | None = None
+
+
+def site_at(home: Path) -> Subject:
+    """The site that lives in a folder. Raises `ConfigError` for a folder without one."""
+    site = load_site(home / "site.yaml")
+    return Subject(site.name, site.data, home, site.ledger or home / "ledger.db", site.threads)
+
+
+def simulated_site(config: FederationConfig, name: str | None = None) -> Subject:
+    """One of the sites that this machine plays, the first if none is named; its data are made if need be."""
+    from fedllm.simulation import cached_data
+
+    if config.simulation is None:
+        raise ConfigError("the configuration has no `simulation`: give the --home of a site")
+    chosen = name or config.simulation.names[0]
+    if chosen not in config.simulation.names:
+        known = ", ".join(config.simulation.names)
+        raise ConfigError(f"no simulated site is named {chosen!r}; known: {known}")
+    home = fedllm_home() / "simulated" / config.name / chosen
+    data = cached_data(config).sites[chosen]
+    return Subject(chosen, data, home, home / "ledger.db", config.simulation.threads)
+
+
+def verify_site(subject: Subject) -> list[Row]:
+    """Check a site's ledger file anew, from the first entry on; a row a data set, none without a ledger."""
+    from fedllm.privacy.ledger import Ledger
+    from fedllm.secure.identity import load_identity
+
+    if not subject.ledger.is_file():
+        return []
+    rows: list[Row] = []
+    dataset = "all"
+    try:
+        with closing(Ledger(subject.ledger, load_identity(subject.home / "keys"))) as ledger:
+            for dataset in ledger.datasets():
+                head = ledger.verify(dataset).get(dataset)
+                count = len(ledger.entries(dataset, show=None))
+                rows.append(_row(subject, dataset, count, head.sha256 if head else "", WHOLE))
+    except LedgerError as error:  # the first fault: what follows it in the file is not to be relied on
+        rows.append(_row(subject, dataset, 0, "", str(error)))
+    return rows
+
+
+def _row(subject: Subject, dataset: str, entries: int, head: str, verdict: str) -> Row:
+    return {"site": subject.name, "dataset": dataset, "entries": entries, "head": head, "verdict": verdict}
+
+
+def one_run(  # noqa: PLR0913 - what an audit rests on, each named by the caller
+    config: FederationConfig,
+    subject: Subject,
+    *,
+    canaries: int = CANARIES,
+    kind: "Kind" = "gradient",
+    claim: float | None = None,
+    progress: Told = lambda _step, _steps: None,
+) -> OneRunAudit | None:
+    """Train with canaries by the federation file's terms on a site's data.
+
+    Args:
+        config: the federation file: model, task, training, privacy.
+        subject: the site.
+        canaries: how many.
+        kind: of the canaries.
+        claim: the epsilon to hold it against; what the accounting comes to if it is not given.
+        progress: called after every step with (step, steps).
+
+    Returns:
+        None where the site's own training claims nothing: without DP, or where whole sites are the unit.
+    """
+    from fedllm.data.records import read_records
+    from fedllm.privacy.accounting import epsilon
+    from fedllm.training.canaries import audit_training
+
+    whole = _whole(config, subject)
+    if whole is None:
+        return None
+    delta = config.privacy.delta
+    return audit_training(
+        _learner(config, subject),
+        read_records(subject.data),
+        config.local,
+        _terms(config, whole),
+        rounds=config.rounds.max,
+        claim=epsilon([whole], delta) if claim is None else claim,
+        delta=delta,
+        count=canaries,
+        kind=kind,
+        progress=progress,
+    )
+
+
+def membership_report(
+    config: FederationConfig, subject: Subject, *, progress: Told = lambda _step, _steps: None
+) -> MembershipReport:
+    """Train on a random half of a site's data by the federation file's terms, and attack the result.
+
+    Where whole sites are the unit, it is the model before the site's clipping and noise.
+    """
+    from fedllm.data.records import read_records
+    from fedllm.training.held_out import attack_membership
+
+    whole = _whole(config, subject)
+    return attack_membership(
+        _learner(config, subject),
+        read_records(subject.data),
+        config.local,
+        _terms(config, whole) if whole else None,
+        rounds=config.rounds.max,
+        unit_field=config.privacy.unit_field,
+        progress=progress,
+    )
+
+
+def _whole(config: FederationConfig, subject: Subject) -> "Event | None":
+    """A whole training's steps at a site, with its q and sigma."""
+    from fedllm.privacy.planning import resolve
+
+    return resolve(config, subject.name) if config.privacy.local else None
+
+
+def _terms(config: FederationConfig, whole: "Event") -> PrivateTerms:
+    asked = config.privacy
+    assert asked.unit != "none"  # noqa: S101 - the caller asked
+    assert asked.clip is not None  # noqa: S101 - of the configuration's own check
+    return PrivateTerms(
+        unit=asked.unit,
+        sampling_rate=whole.sampling_rate,
+        noise_multiplier=whole.noise_multiplier,
+        clip=asked.clip,
+        unit_field=asked.unit_field,
+        max_per_person=asked.max_per_person,
+    )
+
+
+def _learner(config: FederationConfig, subject: Subject) -> "Learner":
+    """The model as a federation begins: a base with a fresh adapter."""
+    import torch
+
+    from fedllm.models.base import resolve_base
+    from fedllm.training.learner import load_learner
+
+    if subject.threads is not None:
+        torch.set_num_threads(subject.threads)
+    return load_learner(resolve_base(config.model.base), config.model.adapter, config.seed, config.task)
+
+
+@dataclass(frozen=True)
+class Findings:
+    """All that an audit found."""
+
+    ledgers: Sequence[Row]
+    one_run: OneRunAudit | None = None
+    membership: MembershipReport | None = None
+    unit: str = "none"  # of the configuration
+
+    @property
+    def fault(self) -> str | None:
+        """What must not be passed over: a broken ledger, or a violation."""
+        for row in self.ledgers:
+            if row["verdict"] != WHOLE:
+                return f"the ledger of {row['dataset']} at {row['site']} is broken: {row['verdict']}"
+        if self.one_run is not None and self.one_run.verdict == "violation":
+            return self.one_run.words
+        return None
+
+    @property
+    def rows(self) -> list[dict[str, str]]:
+        """A row a finding, for people."""
+        told = [
+            {
+                "check": f"ledger {row['site']}/{row['dataset']}",
+                "finding": f"{row['verdict']}: {row['entries']} entries, head {str(row['head'])[:12]}"
+                if row["verdict"] == WHOLE
+                else f"broken: {row['verdict']}",
+            }
+            for row in self.ledgers
+        ] or [{"check": "ledgers", "finding": "none here: no privacy event was recorded"}]
+        told.append({"check": "one-run audit", "finding": self.one_run.words if self.one_run else self._none})
+        told.append(
+            {"check": "membership", "finding": self.membership.words if self.membership else "not observable"}
+        )
+        return told
+
+    def public_json(self) -> dict[str, Any]:
+        """As `fedllm.audit/1` says it."""
+        broken = any(row["verdict"] != WHOLE for row in self.ledgers)
+        verdict = ("broken" if broken else WHOLE) if self.ledgers else "none"
+        run = asdict(self.one_run) if self.one_run else {"verdict": self._none}
+        return {
+            "schema": "fedllm.audit/1",
+            "ledgers": {"verdict": verdict, "chains": list(self.ledgers)},
+            "one_run": run,
+            "membership": self.membership.public_json() if self.membership else None,
+        }
+
+    @property
+    def _none(self) -> str:
+        """Why there was no one-run audit."""
+        return NO_DP if self.unit == "none" else "not observable"

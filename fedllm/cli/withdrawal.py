@@ -1,0 +1,78 @@
+"""What `fedllm data forget` is asked, and what it tells: locally, where records may be counted."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from fedllm.data.forget import Forgotten
+from fedllm.data.forgotten_file import JOURNAL, Entry
+from fedllm.data.records import read_records
+from fedllm.errors import ConfigError, DataError
+
+
+def asked_for(ids: Sequence[str], where: Sequence[str], *, show: bool) -> list[tuple[str, str]]:
+    """Field and value of everything to forget. Raises `ConfigError`."""
+    values = [("id", one) for one in ids]
+    for one in where:
+        name, equals, value = one.partition("=")
+        if not name or not equals:
+            raise ConfigError(f"--where {one!r}: write FIELD=VALUE, such as person=p-17")
+        values.append((name, value))
+    if show and values:
+        raise ConfigError("--list adds nothing: leave out --id and --where")
+    if not show and not values:
+        raise ConfigError(
+            "name what to forget: --id ID or --where FIELD=VALUE; --list shows what is forgotten"
+        )
+    return values
+
+
+def told(home: Path, data: Path, forgotten: Forgotten, new: Sequence[Entry]) -> tuple[dict[str, object], str]:
+    """The verb's answer as JSON and in words."""
+    records, fault = _read(data)
+    left_out = None if records is None else len(records) - len(forgotten.keep(records))
+    entries: list[dict[str, object]] = [
+        {
+            "seq": entry.seq,
+            "at": entry.at,
+            "field": entry.field,
+            "new": entry in new,
+            "records": None if records is None else forgotten.count(entry, records),
+        }
+        for entry in forgotten.entries
+    ]
+    payload: dict[str, object] = {
+        "schema": "fedllm.data-forget/1",
+        "journal": str(home / JOURNAL),
+        "data": str(data),
+        "added": len(new),
+        "records": None if records is None else len(records),
+        "left_out": left_out,
+        "entries": entries,
+    }
+    lines = [
+        f"{row['seq']:>5}  {row['at']}  {row['field']}: "
+        + ("records cannot be counted" if records is None else f"{row['records']} records")
+        + ("  new" if row["new"] else "")
+        for row in entries
+    ]
+    lines.append(f"{home / JOURNAL}: {len(entries)} entries, {len(new)} of them new")
+    if records is None:
+        lines.append(f"the entries stand, but no records could be counted: {fault}")
+    else:
+        lines.append(f"{left_out} of {len(records)} records are left out of every later round")
+        idle = [row["field"] for row in entries if row["new"] and not row["records"]]
+        if idle:
+            lines.append(
+                f"no record of {data} matches the new entry for {', '.join(map(str, idle))}: a slip?"
+            )
+    if new:
+        lines.append(f"{data} is unchanged, and so are models that were trained before")
+    return payload, "\n".join(lines)
+
+
+def _read(data: Path) -> tuple[list[dict[str, str]] | None, str]:
+    """The site's records; a withdrawal is journaled also while they cannot be read."""
+    try:
+        return read_records(data), ""
+    except DataError as error:
+        return None, str(error)

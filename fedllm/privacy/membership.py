@@ -1,0 +1,93 @@
+"""How well an attacker tells members of a training from others: a heuristic, and no bound of any kind.
+
+An attack that fails says nothing about a better one. What bounds every attack is the ledger's epsilon.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+RATE = 0.01  # share of non-members that the attack may call members
+CONFIDENCE = 0.95
+_FEWEST = 1 / RATE  # non-members, for one of them to be 1 %
+
+
+@dataclass(frozen=True)
+class MembershipReport:
+    """True positives at 1 % false positives, with an interval; both None below 100 non-members."""
+
+    tpr: float | None  # share of the members that are found
+    interval: tuple[float, float] | None  # of `tpr`, for the threshold at hand, at 95 %
+    fpr: float | None  # that the threshold has on the non-members at hand; at most 1 %
+    auc: float | None  # chance that a member scores above a non-member; 0.5 is guessing
+    members: int
+    non_members: int
+    kind: Literal["heuristic"] = "heuristic"
+
+    @property
+    def words(self) -> str:
+        """The report in a line."""
+        counts = f"{self.members} members, {self.non_members} non-members"
+        if self.tpr is None or self.interval is None:
+            return f"heuristic: too few records ({counts}): 1 % needs {_FEWEST:.0f} non-members"
+        low, high = self.interval
+        told = f"{self.tpr:.1%} of members found at 1 % false positives ({low:.1%} to {high:.1%}"
+        return f"heuristic: {told}; {counts}; guessing finds 1 %)"
+
+    def public_json(self) -> dict[str, object]:
+        """As `fedllm audit --json` and the flow show it."""
+        return {
+            "tpr_at_1_percent_fpr": self.tpr,
+            "interval": list(self.interval) if self.interval else None,
+            "fpr": self.fpr,
+            "auc": self.auc,
+            "members": self.members,
+            "non_members": self.non_members,
+            "kind": self.kind,
+        }
+
+
+def membership(members: Sequence[float], non_members: Sequence[float]) -> MembershipReport:
+    """Attack by one threshold on a score, such as loss before the training minus loss after it.
+
+    The measure of Carlini et al. 2022 (arXiv 2112.03570), by the simplest attack: the model before the
+    training is the reference. The threshold is the lowest with at most 1 % of the non-members above it.
+
+    Args:
+        members: scores of records that were trained on; higher speaks for a member.
+        non_members: scores of records of the same kind that were held out.
+    """
+    inside, outside = np.asarray(members, dtype=np.float64), np.asarray(non_members, dtype=np.float64)
+    if not len(inside) or len(outside) < _FEWEST:
+        return MembershipReport(None, None, None, None, len(inside), len(outside))
+    allowed = math.floor(len(outside) * RATE)
+    threshold = float(np.sort(outside)[::-1][allowed])  # strictly above it: at most `allowed` of them
+    found = int((inside > threshold).sum())
+    ranks = np.searchsorted(np.sort(outside), inside, "left") + np.searchsorted(
+        np.sort(outside), inside, "right"
+    )
+    return MembershipReport(
+        tpr=found / len(inside),
+        interval=exact_interval(found, len(inside)),
+        fpr=float((outside > threshold).mean()),
+        auc=float(ranks.mean() / 2 / len(outside)),
+        members=len(inside),
+        non_members=len(outside),
+    )
+
+
+def exact_interval(found: int, count: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """The interval of Clopper and Pearson 1934 for a share.
+
+    >>> [round(end, 3) for end in exact_interval(1, 10)]
+    [0.003, 0.445]
+    """
+    from scipy.stats import beta
+
+    tail = (1 - confidence) / 2
+    low = float(beta.ppf(tail, found, count - found + 1)) if found else 0.0
+    high = float(beta.ppf(1 - tail, found + 1, count - found)) if found < count else 1.0
+    return low, high

@@ -1,0 +1,113 @@
+"""Who was in a training: a membership attack on a model that saw one half of a site's records."""
+
+import random
+import secrets
+from collections.abc import Callable, Sequence
+
+from fedllm.config import LocalConfig
+from fedllm.data.records import Record
+from fedllm.errors import DataError
+from fedllm.privacy.membership import MembershipReport, membership
+from fedllm.privacy.terms import PrivateTerms
+from fedllm.training.canaries import losses_of
+from fedllm.training.dp import train_privately
+from fedllm.training.gradient_canaries import readable
+from fedllm.training.learner import Learner
+from fedllm.training.local import train
+
+_JUDGED = 2000  # records a side, at most, that are asked about
+
+_chance = random.SystemRandom()
+
+
+def attack_membership(  # noqa: PLR0913 - a training's terms, each named by the caller
+    learner: Learner,
+    records: Sequence[Record],
+    local: LocalConfig,
+    terms: PrivateTerms | None,
+    *,
+    rounds: int,
+    unit_field: str | None = None,
+    progress: Callable[[int, int], None] = lambda _step, _steps: None,
+) -> MembershipReport:
+    """Train on a random half, and tell who was in it by how far each record's loss fell.
+
+    No canary is in this training. The shared part is put back as it was.
+
+    Args:
+        learner: the model as it stands before, which is the attack's reference, and its task.
+        records: the site's own.
+        local: of the training.
+        terms: of the training; None trains without DP.
+        rounds: that are played, one after the other at this site alone.
+        unit_field: the field that names a person, who is whole on one side.
+        progress: called after every step with (step, steps) of all rounds.
+
+    Raises:
+        DataError: fewer than two units, or a record that the task cannot read.
+    """
+    sides = _halves(records, unit_field)
+    asked = [readable(learner, _chance.sample(side, len(side)), _JUDGED) for side in sides]
+    shared = learner.shared.read()
+    before = [losses_of(learner, side) for side in asked]
+    try:
+        for number in range(1, rounds + 1):
+            done = (number - 1) * local.steps
+
+            def told(step: int, steps: int, done: int = done) -> None:
+                progress(done + step, rounds * steps)
+
+            _round(learner, sides[0], local, terms, number, rounds, told)
+        after = [losses_of(learner, side) for side in asked]
+    finally:
+        learner.shared.write(shared)
+    fell = [[old - new for old, new in zip(*pair, strict=True)] for pair in zip(before, after, strict=True)]
+    return membership(*fell)
+
+
+def _round(  # noqa: PLR0913, PLR0917 - a round's terms
+    learner: Learner,
+    records: Sequence[Record],
+    local: LocalConfig,
+    terms: PrivateTerms | None,
+    number: int,
+    rounds: int,
+    progress: Callable[[int, int], None],
+) -> None:
+    steps = local.steps
+    if terms is not None:
+        train_privately(
+            learner,
+            records,
+            local,
+            terms,
+            steps=steps,
+            round_number=number,
+            rounds=rounds,
+            progress=progress,
+        )
+        return
+    train(
+        learner,
+        records,
+        local,
+        steps=steps,
+        round_number=number,
+        rounds=rounds,
+        seed=secrets.randbits(32),
+        progress=progress,
+    )
+
+
+def _halves(records: Sequence[Record], unit_field: str | None) -> tuple[list[Record], list[Record]]:
+    """Deal units to two sides by the operating system's own source, as equally as their number allows."""
+    units: dict[str, list[Record]] = {}
+    for number, record in enumerate(records):
+        name = f"#{number}" if unit_field is None else record.get(unit_field, f"#{number}")
+        units.setdefault(name, []).append(record)
+    order = list(units.values())
+    if len(order) < 2:  # noqa: PLR2004 - one to train on, one to hold out
+        raise DataError("membership needs two units at least: one to train on, and one to hold out")
+    _chance.shuffle(order)
+    half = (len(order) + 1) // 2
+    return [one for unit in order[:half] for one in unit], [one for unit in order[half:] for one in unit]

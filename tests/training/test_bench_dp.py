@@ -1,0 +1,58 @@
+"""The bench of DP's speed: both ways do the same work, in turns."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import fedllm.bench_dp
+from fedllm.bench_dp import bench_dp
+from fedllm.config import FederationConfig, load_federation
+from fedllm.data.records import write_records
+from fedllm.training.learner import Learner
+from fedllm.training.learner import load_learner as load
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> FederationConfig:
+    words = ["a fine day", "a sad day, and long, and grey", "good", "a bad thing"] * 4
+    records = [
+        {"id": str(i), "text": text, "label": "negative" if i % 2 else "positive"}
+        for i, text in enumerate(words)
+    ]
+    write_records(tmp_path / "records.jsonl", records)
+    sets = ["model.base=tiny", f"simulation.source={tmp_path / 'records.jsonl'}", "simulation.sites=2"]
+    return load_federation(ROOT / "params.yaml", [*sets, "simulation.partition=iid", "local.batch_size=4"])
+
+
+def test_both_ways_are_timed_on_the_same_micro_batches_in_turns(
+    config: FederationConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[bool, tuple[Any, ...]]] = []
+
+    def watched(*args: Any, **options: Any) -> Learner:  # noqa: ANN401 - as `load_learner`
+        learner = load(*args, **options)
+        losses = learner.losses
+
+        def watch(examples: Sequence[Any]) -> Any:  # noqa: ANN401 - losses
+            hooked = hasattr(learner.model, "autograd_grad_sample_hooks")
+            seen.append((hooked, tuple(sorted((one.prompt, one.answer) for one in examples))))
+            return losses(examples)
+
+        learner.losses = watch  # type: ignore[method-assign]
+        return learner
+
+    monkeypatch.setattr(fedllm.bench_dp, "load_learner", watched)
+    found = bench_dp(config, 2, lambda _: None)
+    assert found["schema"] == "fedllm.bench.dp/1"
+    assert found["pairs"] == 2
+    for way in ("dp", "plain"):
+        assert found["records_per_second"][way] == pytest.approx(4 / found["seconds"][way], rel=0.05)
+    private = sorted(batch for hooked, batch in seen if hooked)
+    plain = sorted(batch for hooked, batch in seen if not hooked)
+    assert private == plain
+    assert seen[0][0]
+    assert not seen[-1][0]
