@@ -81,12 +81,9 @@ def verify_ledgers(config: FederationConfig, subject: Subject | None) -> list[Ro
         return verify_site(subject)
     from fedllm.coordinator.journal import Journal
     from fedllm.coordinator.ledgers import verify_ledgers as verify_kept
-    from fedllm.exchange.messages import Roster
 
     with closing(Journal(config.name)) as journal:
-        kept = journal.roster()
-        sites = [keys.name for keys in Roster.model_validate_json(kept).sites] if kept else []
-        return verify_kept(journal, sites)
+        return verify_kept(journal)
 
 
 @task(name="one-run-audit", **_STEP)

@@ -10,6 +10,7 @@ from fedllm.exchange.messages import Plan
 from fedllm.privacy.accounting import Event
 from fedllm.privacy.entry import Entry, Head
 from fedllm.privacy.ledger import Ledger, Limits
+from fedllm.privacy.site_ledger import dataset_of, site_ledger
 from fedllm.privacy.terms import PrivacyPlan
 from fedllm.secure.identity import Identity
 
@@ -98,10 +99,8 @@ class Accounts:
 
 def open_accounts(site: SiteConfig, home: Path, identity: Identity) -> Accounts:
     """A site's accounts in its home, or where its file says that several homes share them."""
-    policy = site.policy
-    ledger = Ledger(site.ledger or home / "ledger.db", identity)
-    limits = Limits(policy.total_epsilon, policy.max_delta)
-    return Accounts(ledger, site.dataset_id or site.name, site.name, limits)
+    limits = Limits(site.policy.total_epsilon, site.policy.max_delta)
+    return Accounts(site_ledger(home, site, identity), dataset_of(site), site.name, limits)
 
 
 def _epsilon(event: Event, delta: float) -> float:

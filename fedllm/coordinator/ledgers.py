@@ -56,8 +56,11 @@ def keep_entries(journal: Journal, site: str, entries: Sequence[Entry]) -> None:
                 )
 
 
-def verify_ledgers(journal: Journal, sites: Iterable[str]) -> list[dict[str, object]]:
-    """Check every chain that is kept from end to end, signatures among it; a row a data set."""
+def verify_ledgers(journal: Journal) -> list[dict[str, object]]:
+    """Check every chain that is kept, former sites' too, from its first entry on; a row a data set."""
+    with journal.read() as session:
+        kept = select(LedgerRow.site).where(LedgerRow.federation == journal.federation).distinct()
+        sites = list(session.scalars(kept.order_by(LedgerRow.site)))
     return [_verified(journal, site, name) for site in sites for name in known_datasets(journal, site)]
 
 

@@ -147,20 +147,17 @@ class MarkedLearner:
     def losses(self, examples: Sequence[Any]) -> torch.Tensor:
         """A record's own loss; for a canary, one weight times the strength."""
         own = self._inner.losses(self._plain(examples))  # (batch,)
-        marked = {row: one for row, one in enumerate(examples) if isinstance(one, _Marked)}
+        marked = {
+            row: self._places[one.number] for row, one in enumerate(examples) if isinstance(one, _Marked)
+        }
         if not marked:
             return own
         kept = torch.ones_like(own)
         kept[list(marked)] = 0.0
         losses = own * kept
-        for index, layer in enumerate(self._layers):
-            rows = {
-                row: self._places[one.number]
-                for row, one in marked.items()
-                if self._places[one.number].layer == index
-            }
-            if not rows:
-                continue
+        for index in sorted({place.layer for place in marked.values()}):
+            layer = self._layers[index]
+            rows = {row: place for row, place in marked.items() if place.layer == index}
             inputs = torch.zeros(len(examples), layer.in_features, device=own.device)  # (batch, in)
             for row, place in rows.items():
                 inputs[row, place.column] = self._strength

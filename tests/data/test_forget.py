@@ -123,6 +123,27 @@ def test_lines_that_are_gone_moved_or_added_are_refused(home: Path, damage, reas
     refused(home, reason)
 
 
+def test_lines_of_two_copies_of_one_journal_do_not_make_a_third(home: Path) -> None:
+    kept = {file: (home / file).read_bytes() for file in (JOURNAL, HEAD)}
+    forget(home, [("id", "3"), ("id", "4")])
+    one = lines(home)
+    for file, data in kept.items():
+        (home / file).write_bytes(data)  # a backup of before
+    forget(home, [("id", "5"), ("id", "6")])
+    (home / JOURNAL).write_bytes(b"".join([*one[:3], lines(home)[3]]))
+    refused(home, "line 4 was edited")
+
+
+def test_spaces_put_into_a_line_are_an_edit_too(home: Path) -> None:
+    (home / JOURNAL).write_bytes((home / JOURNAL).read_bytes().replace(b'":', b'": '))
+    refused(home, r"line 2 was edited|line 2 is not what")
+
+
+def test_equal_values_of_two_fields_look_unlike_in_the_journal(tmp_path: Path) -> None:
+    forget(tmp_path, [("id", "anna"), ("person", "anna")])
+    assert len({json.loads(line)["value"] for line in lines(tmp_path)}) == 2
+
+
 def test_a_line_whose_writing_was_cut_off_is_named_with_what_to_do(home: Path) -> None:
     whole = (home / JOURNAL).read_bytes()
     with (home / JOURNAL).open("ab") as file:

@@ -21,6 +21,7 @@ from fedllm.tracking.answer import answer
 from fedllm.tracking.fetch import fetch_version, open_model
 from fedllm.tracking.loading import as_records
 from fedllm.training.evaluate import predict
+from fedllm.training.text import TextLearner
 
 TEXTS = [
     "a wonderful evening",
@@ -68,7 +69,8 @@ def published(
 
 def by_peft(adapter: Path, task: TaskConfig) -> list[str]:
     model, tokenizer = load_base(resolve_base("tiny"))
-    return predict(PeftModel.from_pretrained(model, str(adapter)).eval(), tokenizer, TEXTS, task)
+    plain = PeftModel.from_pretrained(model, str(adapter)).eval()
+    return predict(TextLearner(plain, tokenizer, task), TEXTS)
 
 
 def test_mlflow_loads_it_without_pickle_and_it_answers_as_plain_peft_does(
@@ -143,15 +145,15 @@ def test_opening_a_version_a_folder_and_the_bare_base_gives_models_that_answer(
     config = load_federation(root / "params.yaml", ["model.base=tiny"])
     registered = open_model(published, config, mlflow_uri)
     assert registered.name == "models:/served/1"
-    said = answer(registered.model, registered.tokenizer, TEXTS[0], registered.task)
+    said = answer(registered.learner, TEXTS[0])
     assert said.probabilities is not None
     assert sum(said.probabilities.values()) == pytest.approx(1)
     assert said.probabilities[said.text] == max(said.probabilities.values())
     plain = open_model(str(adapter), config, None)
-    again = answer(plain.model, plain.tokenizer, TEXTS[0], plain.task)
+    again = answer(plain.learner, TEXTS[0])
     assert again.text == said.text
     bare = open_model("zero-shot", config, None)
-    assert answer(bare.model, bare.tokenizer, TEXTS[0], bare.task).probabilities != said.probabilities
+    assert answer(bare.learner, TEXTS[0]).probabilities != said.probabilities
 
 
 def test_a_version_that_is_not_there_is_one_clear_line(mlflow_uri: str, tmp_path: Path) -> None:
