@@ -107,6 +107,7 @@ def one_run(  # noqa: PLR0913 - what an audit rests on, each named by the caller
     Returns:
         None where the site's own training claims nothing: without DP, or where whole sites are the unit.
     """
+    from fedllm.data.forget import Forgotten
     from fedllm.data.records import read_records
     from fedllm.privacy.accounting import epsilon
     from fedllm.training.canaries import audit_training
@@ -117,7 +118,7 @@ def one_run(  # noqa: PLR0913 - what an audit rests on, each named by the caller
     delta = config.privacy.delta
     return audit_training(
         _learner(config, subject),
-        read_records(subject.data),
+        Forgotten.load(subject.home).keep(read_records(subject.data)),
         config.local,
         _terms(config, whole),
         rounds=config.rounds.max,
@@ -136,13 +137,14 @@ def membership_report(
 
     Where whole sites are the unit, it is the model before the site's clipping and noise.
     """
+    from fedllm.data.forget import Forgotten
     from fedllm.data.records import read_records
     from fedllm.training.held_out import attack_membership
 
     whole = _whole(config, subject)
     return attack_membership(
         _learner(config, subject),
-        read_records(subject.data),
+        Forgotten.load(subject.home).keep(read_records(subject.data)),
         config.local,
         _terms(config, whole) if whole else None,
         rounds=config.rounds.max,

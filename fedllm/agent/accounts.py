@@ -1,10 +1,14 @@
 """A site's privacy accounts: what a plan costs, whether the budget allows it, and what was spent."""
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedllm.agent.policy import Decision
+from fedllm.agent.worker import public_reason
 from fedllm.config import SiteConfig
-from fedllm.errors import RefusedError
+from fedllm.data.forget import Forgotten
+from fedllm.errors import BudgetError, DataError, IdentityError, RefusedError
 from fedllm.exchange.mailbox import Received
 from fedllm.exchange.messages import Plan
 from fedllm.privacy.accounting import Event
@@ -13,6 +17,9 @@ from fedllm.privacy.ledger import Ledger, Limits
 from fedllm.privacy.site_ledger import dataset_of, site_ledger
 from fedllm.privacy.terms import PrivacyPlan
 from fedllm.secure.identity import Identity
+from fedllm.text import one_line
+
+log = logging.getLogger(__name__)
 
 _ROUNDING = 1.000001  # between two machines' arithmetic
 
@@ -22,9 +29,28 @@ class Accounts:
     """The ledger of one site, as its duty uses it."""
 
     ledger: Ledger
+    home: Path
     dataset: str
     site: str
     limits: Limits
+
+    def objection(self, plan: Received[Plan]) -> Decision | None:
+        """A decline when withdrawals, the privacy budget or the ledger speak against a plan."""
+        asked, where = plan.message.privacy, (plan.message.round, plan.message.run)
+        try:
+            Forgotten.load(self.home)  # before anything is charged for a training that cannot be
+            if asked is not None:
+                self.reserve(plan, asked)
+            elif self.is_private(plan.message):
+                return Decision(
+                    "decline", reason="the run began with privacy, this plan has none", event="refused"
+                )
+        except BudgetError as error:
+            return Decision("decline", reason=one_line(str(error)), event="policy")
+        except (RefusedError, DataError, IdentityError) as error:
+            log.error("round %d of %s: %s", *where, error)  # noqa: TRY400 - the one line says all
+            return Decision("decline", reason=one_line(public_reason(error)), event="refused")
+        return None
 
     def reserve(self, plan: Received[Plan], asked: PrivacyPlan) -> None:
         """Set a training's full cost aside before its first step; again for a plan of the same run is free.
@@ -36,6 +62,10 @@ class Accounts:
             RefusedError: the noise does not keep to the epsilon that the plan names.
         """
         self.check(plan)
+        if self.is_charged(plan.message):
+            # One charge pays for one release. This site's memory has no trace of the round that was paid for:
+            # another home of the same owner took it, or the memory is an older one.
+            raise RefusedError("the round is on this site's ledger already: it was taken elsewhere")
         event = self._whole(asked)
         spent = _epsilon(event, asked.delta)
         if spent > asked.epsilon * _ROUNDING:
@@ -67,6 +97,21 @@ class Accounts:
                     plan.envelope,
                     federation=plan.message.federation,
                 )
+
+    def is_private(self, plan: Plan) -> bool:
+        """Whether the plan's run has reserved privacy here: it cannot go on without."""
+        chain = self.ledger.state(self.dataset)
+        return any(r.about(plan.federation, plan.run or "") for r in chain.reservations.values())
+
+    def is_charged(self, plan: Plan) -> bool:
+        """Whether the plan's round is on the ledger."""
+        key = (plan.federation, plan.run or "", plan.round)
+        return bool(self.ledger.state(self.dataset).charges.get(key))
+
+    @property
+    def history(self) -> bool:
+        """Whether the data set was ever trained on with privacy."""
+        return self.ledger.head(self.dataset) is not None
 
     def charge(self, plan: Plan, asked: PrivacyPlan, steps: int) -> None:
         """Put a round's steps on record, durably, before their noise is drawn; never twice, never back.
@@ -100,7 +145,7 @@ class Accounts:
 def open_accounts(site: SiteConfig, home: Path, identity: Identity) -> Accounts:
     """A site's accounts in its home, or where its file says that several homes share them."""
     limits = Limits(site.policy.total_epsilon, site.policy.max_delta)
-    return Accounts(site_ledger(home, site, identity), dataset_of(site), site.name, limits)
+    return Accounts(site_ledger(home, site, identity), home, dataset_of(site), site.name, limits)
 
 
 def _epsilon(event: Event, delta: float) -> float:

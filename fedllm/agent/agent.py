@@ -19,6 +19,7 @@ from fedllm.agent.memory import Memory
 from fedllm.agent.outbox import Outbox
 from fedllm.agent.watch import Watch
 from fedllm.agent.worker import Trainer
+from fedllm.data.forget import Forgotten
 from fedllm.data.records import read_records
 from fedllm.disk import is_full
 from fedllm.errors import ExchangeError, FedllmError, IdentityError, RefusedError
@@ -53,7 +54,7 @@ class Agent:
             log.info("removed what an interrupted training left: %s", ", ".join(left))
         self.mailbox = Mailbox(member.connect(), member.layout, member.identity)
         self._base = held_base(member.site.base)
-        self._examples = len(read_records(member.site.data))
+        self._examples = len(Forgotten.load(member.home).keep(read_records(member.site.data)))
         self.watch = Watch(member, self.mailbox, self.memory)
         clock = StoreClock(self.mailbox.store)
         accounts = open_accounts(member.site, member.home, member.identity)
@@ -157,7 +158,7 @@ class Agent:
             counter=counter,
             state=state,
             base_sha256=self._base.sha256,
-            examples=self._examples if site.tells_count else None,
+            examples=self._examples if site.tells_count and not self.duty.accounts.history else None,
             cpus=os.cpu_count() or 1,
             fedllm=version("fedllm"),
             progress=self.duty.progress,

@@ -12,25 +12,24 @@ from fedllm.agent.held_base import HeldBase
 from fedllm.agent.join import Membership
 from fedllm.agent.memory import Memory, Work
 from fedllm.agent.plan_faults import fault_of
-from fedllm.agent.policy import Decision, decide, promised_bytes, training_end
+from fedllm.agent.policy import decide, promised_bytes, training_end
 from fedllm.agent.watch import STORE
 from fedllm.agent.worker import Failed, Finished, Job, Progress, Trainer, public_reason, site_seed
 from fedllm.disk import is_full
 from fedllm.errors import (
-    BudgetError,
     EquivocationError,
     ExchangeError,
     FedllmError,
+    LedgerError,
     ObjectNotFoundError,
     RefusedError,
 )
 from fedllm.exchange import messages
 from fedllm.exchange.clock import StoreClock
 from fedllm.exchange.mailbox import Mailbox, Received, seal_to_file
-from fedllm.exchange.messages import Answer, Plan, Sealed, Update
-from fedllm.privacy.terms import PrivacyPlan, private_terms
+from fedllm.exchange.messages import Answer, Plan, Update
+from fedllm.privacy.terms import private_terms
 from fedllm.secure.envelope import open_envelope, sign
-from fedllm.text import one_line
 
 log = logging.getLogger(__name__)
 
@@ -97,8 +96,8 @@ class Duty:
             spent=self.memory.spent(run),
             fault=fault_of(asked, self.mailbox.layout, self.base),
         )
-        if asked.privacy is not None and decision.kind != "decline":
-            decision = self._afforded(plan, asked.privacy, decision)
+        if decision.kind != "decline":
+            decision = self.accounts.objection(plan) or decision
         if decision.event:
             party = messages.COORDINATOR
             self.memory.security.record(decision.event, party, decision.reason, run, asked.round)
@@ -114,17 +113,6 @@ class Duty:
         log.info("round %d of %s: %s %s", asked.round, run, decision.kind, decision.reason)
         envelope = sign(answer, self.mailbox.me)
         return self.memory.reserve(run, asked.round, plan.sha256, envelope, declined=declined, size=size)
-
-    def _afforded(self, plan: Received[Plan], asked: PrivacyPlan, decision: Decision) -> Decision:
-        """The decision, or a decline when the privacy budget or the ledger speaks against it."""
-        try:
-            self.accounts.reserve(plan, asked)
-        except BudgetError as error:
-            return Decision("decline", reason=one_line(str(error)), event="policy")
-        except RefusedError as error:
-            log.error("round %d of %s: %s", plan.message.round, plan.message.run, error)  # noqa: TRY400 - one line says all
-            return Decision("decline", reason=one_line(public_reason(error)), event="refused")
-        return decision
 
     def _promised(self, envelope: bytes) -> int:
         """Steps that the answer on record promised."""
@@ -231,38 +219,28 @@ class Duty:
         assert self.current is not None  # noqa: S101 - the caller holds a job
         asked, plan_sha256 = self.current.message, self.current.sha256
         run = asked.run or ""
+        try:
+            ledger = self.accounts.entries(asked) if asked.privacy else ()
+        except LedgerError as error:  # what it does not account for does not leave
+            log.error("round %d of %s: %s", asked.round, run, error)  # noqa: TRY400 - the one line says all
+            ledger, event = (), Failed(public_reason(error))
+        said: dict[str, Any] = {"plan_sha256": plan_sha256, "ledger": ledger}
         if isinstance(event, Failed):
             log.error("round %d of %s failed: %s", asked.round, run, event.reason)
-            update = Update(
-                **self._head(asked),
-                plan_sha256=plan_sha256,
-                failed=event.reason[:2000],
-                ledger=self.accounts.entries(asked) if asked.privacy else (),
-            )
-            payload: Sealed | None = None
+            said["failed"] = event.reason[:2000]
         else:
-            sealed = self.folder.sealed(run, asked.round)
-            payload = seal_to_file(
+            said["steps"] = event.steps
+            said["payload"] = seal_to_file(
                 self.folder.update(run, asked.round).read_bytes(),
                 [asked.recipient],
                 self.mailbox.layout.payload(self._name, run, asked.round),
-                sealed,
+                self.folder.sealed(run, asked.round),
             )
-            update = Update(
-                **self._head(asked),
-                plan_sha256=plan_sha256,
-                payload=payload,
-                steps=event.steps,
-                **self._told(asked, event),
-            )
-        described = payload.model_dump_json() if payload else None
+            if asked.privacy is None:  # under DP an update says nothing else that rests on the records
+                said |= {"examples": event.examples, "loss": event.loss, "seconds": event.seconds}
+        update = Update(**self._head(asked), **said)
+        described = update.payload.model_dump_json() if update.payload else None
         self.memory.commit(run, asked.round, sign(update, self.mailbox.me), described)
-
-    def _told(self, asked: Plan, event: Finished) -> dict[str, Any]:
-        """What an update says beside its payload: under DP the ledger alone."""
-        if asked.privacy is not None:
-            return {"ledger": self.accounts.entries(asked)}
-        return {"examples": event.examples, "loss": event.loss, "seconds": event.seconds}
 
     def stop(self) -> None:
         """Give up the job under way; what was committed stays."""

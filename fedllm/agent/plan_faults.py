@@ -8,12 +8,15 @@ from fedllm.agent.held_base import HeldBase
 from fedllm.errors import IdentityError, ModelError
 from fedllm.exchange.keys import Layout
 from fedllm.exchange.messages import Plan
+from fedllm.privacy.terms import PrivacyPlan
 from fedllm.secure.sealing import seal
 
 _LONGEST_TEMPLATE = 20_000  # characters
 _MOST_FIELDS = 1000  # labels or fields of a task
 _HEADER = 1024  # bytes that a safetensors header of one tensor stays below
 _STANZAS = 1 << 20  # bytes: what age adds for ten thousand recipients
+_LEAST_RATE = 1e-9  # of sampling: the accountant is not asked about anything below
+_LEAST_NOISE, _MOST_NOISE = 0.01, 1e6
 _TAGS = 4096  # age adds 16 bytes to each 64 KiB: one in so many
 
 
@@ -77,6 +80,17 @@ def _in_the_privacy(plan: Plan) -> str | None:
         return f"{plan.local.steps} steps are above the privacy plan's {asked.steps}"
     if (asked.unit == "person") != (asked.unit_field is not None):
         return "the privacy plan must name the field of a person, and of a person alone"
+    return _in_the_mechanism(asked, len(plan.sites))
+
+
+def _in_the_mechanism(asked: PrivacyPlan, sites: int) -> str | None:
+    if asked.unit == "site" and (asked.sampling_rate != 1 or asked.sites or asked.steps != 1):
+        return "where whole sites are hidden every site takes each round as one step of rate 1"
+    if asked.unit == "site" and asked.min_honest > sites:
+        return f"{asked.min_honest} honest survivors of {sites} sites are counted on"
+    for terms in (asked, *asked.sites.values()):
+        if terms.sampling_rate < _LEAST_RATE or not _LEAST_NOISE <= terms.noise_multiplier <= _MOST_NOISE:
+            return f"q {terms.sampling_rate:g} and sigma {terms.noise_multiplier:g} are beyond any use"
     return None
 
 

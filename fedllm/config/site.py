@@ -55,6 +55,7 @@ class PolicyConfig(Frozen):
     max_seconds: Seconds | None = None  # s of training a run
     tasks: tuple[str, ...] = ("classification", "chat", "summarization", "text", "image")
     units: tuple[Literal["none", "record", "person", "site"], ...] = ("none", "record", "person", "site")
+    person: str | None = None  # the field that names a person here, if plans by person must go by it
     max_epsilon: float | None = Field(default=None, gt=0)  # of one training
     total_epsilon: float | None = Field(default=None, gt=0)  # of `dataset_id`, over all trainings
     max_delta: float = Field(default=1e-5, gt=0, lt=0.1)  # of one training, and of total_epsilon

@@ -1,10 +1,18 @@
 """The part of dp-audit that is about privacy: a site's ledger is checked and kept, its cost recomputed."""
 
 from fedllm.coordinator.journal import Journal
-from fedllm.coordinator.ledgers import keep_entries, known_entries
+from fedllm.coordinator.ledgers import keep_entries, known_datasets, known_entries
 from fedllm.coordinator.outcomes import SiteOutcome
 from fedllm.exchange.messages import LedgerHead, Plan, PublicKeys, Verdict
-from fedllm.privacy.ledger_audit import Check, LedgerFinding, RoundTaken, audit_ledger
+from fedllm.privacy.chain import ChainState, state_of
+from fedllm.privacy.ledger_audit import (
+    LEDGER_CHECKS,
+    NOT_OBSERVABLE,
+    Check,
+    LedgerFinding,
+    RoundTaken,
+    audit_ledger,
+)
 from fedllm.privacy.terms import PrivacyPlan, told_in_words
 from fedllm.privacy.update_audit import LONGEST_REASON
 
@@ -31,6 +39,8 @@ def account_for(
         head = LedgerHead(dataset=newest.dataset, seq=newest.seq, sha256=newest.sha256)
     told = verdict.model_copy(
         update={
+            # A single update's norm holds a share of the noise alone: that is the coordinator's to know.
+            "norm": None if privacy.unit == "site" else verdict.norm,
             "privacy": told_in_words(privacy, finding.epsilon),
             "epsilon": finding.epsilon,
             "ledger": head,
@@ -45,6 +55,12 @@ def _finding(
 ) -> LedgerFinding:
     dataset = outcome.ledger[0].dataset
     known = known_entries(journal, outcome.site, dataset)
+    for other in known_datasets(journal, outcome.site):
+        chain = state_of(known_entries(journal, outcome.site, other)) if other != dataset else ChainState()
+        if any(r.about(plan.federation, plan.run or "") for r in chain.reservations.values()):
+            nothing = dict.fromkeys(LEDGER_CHECKS, NOT_OBSERVABLE)
+            reason = f"its ledger of {other} accounts for this run already, now it shows that of {dataset}"
+            return LedgerFinding({**nothing, "events": "fail"}, reason)
     steps = outcome.steps if outcome.status == "updated" else 0
     taken = RoundTaken(outcome.site, plan.federation, plan.run or "", plan.round, steps)
     return audit_ledger(taken, privacy, known, outcome.ledger, keys.verify)

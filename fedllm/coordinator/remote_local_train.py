@@ -123,6 +123,7 @@ class _Watch:
             raise RefusedError("the payload is not under the site's own key of this round")
         if update.steps > min(self._answer.steps, self._plan.local.steps):
             raise RefusedError(f"claims {update.steps} steps, promised were {self._answer.steps}")
+        private = self._plan.privacy is not None  # what a site tells all the same is passed on to nobody
         return SiteOutcome(
             site=site,
             status="updated",
@@ -130,9 +131,9 @@ class _Watch:
             verify=self._keys.verify,
             payload=update.payload,
             steps=update.steps,
-            examples=update.examples,
-            loss=update.loss,
-            seconds=update.seconds,
+            examples=None if private else update.examples,
+            loss=None if private else update.loss,
+            seconds=None if private else update.seconds,
             ledger=update.ledger,
         )
 

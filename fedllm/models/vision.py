@@ -10,19 +10,14 @@ from torch import nn
 
 from fedllm.errors import ModelError
 from fedllm.models.base import IMAGES
+from fedllm.models.scattering import DEFINITION, FEATURES
 from fedllm.models.shared import SharedLayout, read_flat, write_flat
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
-SIDE, CLASSES = 28, 10  # pixels, labels
-CHANNELS, CELLS = 81, 7  # of the scattering transform with J = 2: 81 channels of 7 x 7
-FEATURES = CHANNELS * CELLS * CELLS
+CLASSES = 10
 
 _SEED = 7
-# What is computed before the first learned weight: parties that differ in it do not train together.
-_FIXED = {
-    "mnist-cnn": "pixels in [0, 1]",
-    "mnist-scattering": "Scattering2D J=2 L=8 of pixels in [0, 1]; 27 groups of 147 normalised, eps=1e-5",
-}
+_FIXED = {"mnist-cnn": "pixels in [0, 1]", "mnist-scattering": DEFINITION}
 
 
 def _cnn() -> nn.Module:

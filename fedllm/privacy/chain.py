@@ -135,7 +135,8 @@ class ChainState:
         if source is None or source.settled:
             return f"reservation {entry.reservation} is not open"
         told = entry.context
-        if told and source.entry.context and not source.about(told.federation, told.run):
+        # A charge that names its training draws on a reservation that does: else its noise is anything.
+        if told and not source.about(told.federation, told.run):
             return f"reservation {entry.reservation} is another training's"
         left = source.most - source.charged
         if entry.kind == "settle":

@@ -15,6 +15,7 @@ from fedllm.privacy.terms import PrivacyPlan
 
 Check = Literal["pass", "fail", "not observable"]
 LEDGER_CHECKS = ("chain", "events", "accounting")
+NOT_OBSERVABLE: Check = "not observable"
 
 _ROUNDING = 1.000001  # between two machines' arithmetic
 
@@ -106,4 +107,7 @@ def _fault_of_reservation(reservation: Reservation, plan: PrivacyPlan, site: str
         return "its ledger reserved with another sampling rate or noise than the plan's"
     if reservation.entry.delta != plan.delta:
         return "its ledger reserved with another delta than the plan's"
+    whole = plan.rounds * plan.steps
+    if reservation.most != whole:
+        return f"its ledger reserved {reservation.most} steps, the privacy plan has {whole}"
     return ""

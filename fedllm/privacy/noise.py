@@ -42,7 +42,7 @@ class SecureNoise:
         many quadruples give the same sum to search (Holohan & Braghin 2021, arXiv 2107.10138).
         """
         drawn = torch.empty(math.prod(shape), dtype=torch.float32)
-        for piece in drawn.split(_BLOCK):
+        for piece in torch.split(drawn, _BLOCK):
             even = piece.numel() + piece.numel() % 2
             total = _box_muller(self._bits(even))
             for _ in range(_DRAWS - 1):

@@ -1,8 +1,6 @@
 """Images as examples: what is refused, features that are computed once, gradients by example, learning."""
 
 import base64
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -90,35 +88,7 @@ def test_a_micro_batch_holds_a_bounded_number_of_gradients(name: str) -> None:
     mine = learner(name)
     parts = mine.split(mine.encode(bars(70)))
     assert [i for part in parts for i in part] == list(range(70))
-    assert max(map(len, parts)) * mine.shared.layout.size <= 2**25
-
-
-def test_features_are_those_of_the_transform_normalised_in_groups_of_147() -> None:
-    mine = learner("mnist-scattering")
-    examples = mine.encode(bars(3))
-    found = mine._features([image.pixels for image in examples])
-    pixels = torch.tensor([list(image.pixels) for image in examples]).view(-1, 28, 28) / 255
-    groups = mine._transform(pixels).reshape(3, 27, 147)
-    centred = groups - groups.mean(2, keepdim=True)
-    due = centred / (groups.var(2, unbiased=False, keepdim=True) + 1e-5).sqrt()
-    torch.testing.assert_close(found, due.reshape(3, 3969), atol=4e-3, rtol=1e-3)  # fp16 keeps 3 digits
-
-
-def test_features_are_computed_once_for_an_image_whoever_brings_it() -> None:
-    mine = learner("mnist-scattering")
-    seen: list[int] = []
-    transform = mine._transform
-
-    def counted(pixels: torch.Tensor) -> torch.Tensor:
-        seen.append(len(pixels))
-        found: torch.Tensor = transform(pixels)
-        return found
-
-    mine._transform = counted
-    first = mine.losses(mine.encode(bars(20)))
-    again = mine.losses(mine.encode([{**record, "id": "other"} for record in bars(20)]))
-    assert torch.equal(first, again)
-    assert sum(seen) == 20
+    assert max(map(len, parts)) * mine.shared.layout.size * 4 < 400e6  # bytes
 
 
 def test_images_that_were_evaluated_can_be_trained_on() -> None:
@@ -129,7 +99,7 @@ def test_images_that_were_evaluated_can_be_trained_on() -> None:
     assert evaluate(mine, bars(20)).loss < before
 
 
-@pytest.mark.parametrize(("name", "lr", "steps"), [("mnist-cnn", 0.05, 40), ("mnist-scattering", 0.01, 20)])
+@pytest.mark.parametrize(("name", "lr", "steps"), [("mnist-cnn", 0.05, 40), ("mnist-scattering", 0.02, 60)])
 def test_bars_are_learned_and_told_by_their_labels(name: str, lr: float, steps: int) -> None:
     mine, unseen = learner(name), bars(50, seed=2)
     local = LocalConfig(optimizer="sgd", lr=lr, momentum=0.9, steps=steps, batch_size=20, max_grad_norm=5)
@@ -151,26 +121,3 @@ def test_bars_are_learned_privately() -> None:
     found = evaluate(mine, bars(50, seed=2)).accuracy
     assert found is not None
     assert found > 0.9
-
-
-def test_without_kymatio_one_line_says_what_to_install() -> None:
-    code = (
-        "import sys\n"
-        "sys.modules['kymatio'] = None\n"
-        "from fedllm.errors import ModelError\n"
-        "from fedllm.training.images import _scattering\n"
-        "try:\n"
-        "    _scattering()\n"
-        "except ModelError as error:\n"
-        "    print(error)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.stdout == "mnist-scattering needs kymatio: pip install 'fedllm[vision]'\n", done.stderr[-500:]
-
-
-def test_scipy_is_left_as_it_was() -> None:
-    import scipy.special
-
-    before = hasattr(scipy.special, "sph_harm")
-    learner("mnist-scattering")
-    assert hasattr(scipy.special, "sph_harm") == before
