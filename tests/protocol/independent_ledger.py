@@ -73,7 +73,7 @@ class Book:
         if promise is None or not promise.open:
             raise RefusedError("the reservation is not open")
         told, reserved = training(entry), training(promise.entry)
-        if told and reserved and told != reserved:
+        if told and told != reserved:
             raise RefusedError("the reservation is another training's")
         return promise
 
