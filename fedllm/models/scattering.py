@@ -47,9 +47,7 @@ class Scattering:
         new = [image for image in dict.fromkeys(images) if image not in self._kept]
         for start in range(0, len(new), _AT_ONCE):
             part = new[start : start + _AT_ONCE]
-            # What an evaluation computes may be trained on: these are no tensors of its inference mode.
-            with torch.inference_mode(mode=False):
-                found = (self._normalised(as_pixels(part)) - self._centre).half()
+            found = (self._normalised(as_pixels(part)) - self._centre).half()
             self._kept |= zip(part, found, strict=True)
         return torch.stack([self._kept[image] for image in images]).float()
 

@@ -1,0 +1,237 @@
+"""What an agent makes of a plan with differential privacy: what it reserves, charges, tells and declines."""
+
+import signal
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedllm.agent.agent import Agent
+from fedllm.agent.join import Membership
+from fedllm.agent.memory import Memory
+from fedllm.config import LocalConfig
+from fedllm.data.forget import forget
+from fedllm.exchange.messages import Answer, Card, Plan
+from fedllm.privacy.terms import PrivacyPlan
+from tests.agent.played import RUN, SITE, Coordinator, CountingTrainer, ticks
+
+LOCAL = LocalConfig(optimizer="sgd", lr=0.1, steps=2, batch_size=2)
+RECORD: dict[str, Any] = {
+    "unit": "record",
+    "epsilon": 10.0,
+    "delta": 1e-5,
+    "clip": 0.5,
+    "rounds": 3,
+    "steps": 2,
+    "sampling_rate": 0.5,
+    "noise_multiplier": 1.5,
+}
+
+
+def private(coordinator: Coordinator, number: int = 1, **changes: Any) -> Plan:  # noqa: ANN401 - any term
+    rest = {name: changes.pop(name) for name in ("ledgers", "run", "local") if name in changes}
+    return coordinator.plan(number, **{"local": LOCAL, "privacy": PrivacyPlan(**RECORD | changes)} | rest)
+
+
+def asked(agent: Agent, coordinator: Coordinator, plan: Plan, counter: int = 1) -> Answer:
+    coordinator.point(counter, coordinator.show_plan(plan), number=plan.round)
+    ticks(agent)
+    answer = coordinator.answer(plan.round)
+    assert answer is not None
+    return answer
+
+
+def test_a_training_is_reserved_whole_and_each_round_charged(agent: Agent, coordinator: Coordinator) -> None:
+    assert asked(agent, coordinator, private(coordinator)).decision == "accept"
+    update = coordinator.update()
+    assert update is not None
+    assert [(entry.kind, entry.steps) for entry in update.ledger] == [
+        ("open", None),
+        ("reserve", 6),
+        ("charge", 2),
+    ]
+    assert asked(agent, coordinator, private(coordinator, 2), 2).decision == "accept"
+    later = coordinator.update(2)
+    assert later is not None
+    assert [entry.kind for entry in later.ledger][-1] == "charge"
+
+
+def test_nothing_but_steps_and_the_ledger_is_told(agent: Agent, coordinator: Coordinator) -> None:
+    asked(agent, coordinator, private(coordinator))
+    update = coordinator.update()
+    assert update is not None
+    assert (update.examples, update.loss, update.seconds, update.steps) == (None, None, None, 2)
+    ticks(agent)
+    card = coordinator.mailbox.read(
+        coordinator.mailbox.layout.card(SITE), Card, coordinator.member.identity.public
+    ).message
+    assert (card.examples, card.progress) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"epsilon": 1.0}, "its noise spends"),
+        ({"unit": "site", "rounds": 1, "steps": 1, "clip": 0.1}, "one step of rate 1"),
+        (
+            {"unit": "site", "steps": 1, "sampling_rate": 1.0, "noise_multiplier": 20.0, "min_honest": 2},
+            "2 honest survivors of 1 sites",
+        ),
+        ({"unit": "person"}, "name the field of a person"),
+        ({"unit_field": "name"}, "name the field of a person"),
+        ({"steps": 1}, "2 steps are above the privacy plan's 1"),
+        ({"noise_multiplier": 1e300}, "beyond any use"),
+        ({"sampling_rate": 5e-324}, "beyond any use"),
+    ],
+)
+def test_a_privacy_plan_that_cannot_be_honest_is_declined(
+    agent: Agent, coordinator: Coordinator, changes: dict[str, Any], reason: str
+) -> None:
+    answer = asked(agent, coordinator, private(coordinator, **changes))
+    assert answer.decision == "decline"
+    assert reason in answer.reason
+
+
+def test_another_privacy_plan_within_a_run_is_declined(agent: Agent, coordinator: Coordinator) -> None:
+    asked(agent, coordinator, private(coordinator))
+    answer = asked(agent, coordinator, private(coordinator, 2, noise_multiplier=1.4), 2)
+    assert (answer.decision, "another privacy plan" in answer.reason) == ("decline", True)
+
+
+def test_a_run_that_began_with_privacy_does_not_go_on_without(agent: Agent, coordinator: Coordinator) -> None:
+    asked(agent, coordinator, private(coordinator))
+    answer = asked(agent, coordinator, coordinator.plan(2, local=LOCAL), 2)
+    assert (answer.decision, answer.reason) == ("decline", "the run began with privacy, this plan has none")
+
+
+def test_a_round_beyond_the_privacy_plan_is_declined(agent: Agent, coordinator: Coordinator) -> None:
+    answer = asked(agent, coordinator, private(coordinator, 2, rounds=1))
+    assert "the privacy plan's 1 rounds are over" in answer.reason
+
+
+def limited(member: Membership, **policy: Any) -> Membership:  # noqa: ANN401 - any limit
+    chosen = member.site.policy.model_copy(update=policy)
+    site = member.site.model_copy(update={"policy": chosen})
+    return Membership(site, member.home, member.identity, member.invitation)
+
+
+@pytest.mark.parametrize(
+    ("policy", "reason"),
+    [
+        ({"max_epsilon": 2.0}, "epsilon 10 is above the policy's 2 a training"),
+        ({"max_delta": 1e-6}, "delta 1e-05 is above the policy's 1e-06"),
+        ({"units": ("site",)}, "privacy by record is not what the policy allows"),
+        ({"total_epsilon": 1.0}, "the budget of amazon is epsilon 1"),
+    ],
+)
+def test_a_site_whose_budget_does_not_allow_it_drops_out_with_its_reason(
+    member: Membership,
+    trainer: CountingTrainer,
+    coordinator: Coordinator,
+    policy: dict[str, Any],
+    reason: str,
+) -> None:
+    with closing(Agent(limited(member, **policy), trainer)) as agent:
+        answer = asked(agent, coordinator, private(coordinator))
+    assert answer.decision == "decline"
+    assert reason in answer.reason
+    assert trainer.jobs == 0
+
+
+def test_a_site_with_a_budget_declines_a_plan_without_privacy(
+    member: Membership, trainer: CountingTrainer, coordinator: Coordinator
+) -> None:
+    with closing(Agent(limited(member, total_epsilon=8.0), trainer)) as agent:
+        answer = asked(agent, coordinator, coordinator.plan())
+    assert answer.reason == "the policy has a privacy budget, the plan no privacy"
+
+
+def test_a_round_that_the_ledger_knows_and_the_memory_does_not_is_not_trained_again(
+    agent: Agent, member: Membership, trainer: CountingTrainer, coordinator: Coordinator
+) -> None:
+    asked(agent, coordinator, private(coordinator))
+    agent.close()
+    for file in member.home.glob("memory.db*"):  # an older memory, or another home of the same owner
+        file.unlink()
+    with closing(Agent(member, trainer)) as again:
+        answer = asked(again, coordinator, private(coordinator), 2)
+    assert (answer.decision, "on this site's ledger already" in answer.reason) == ("decline", True)
+    assert trainer.jobs == 1
+
+
+def test_a_ledger_that_was_rolled_back_keeps_its_site_from_training_and_names_no_path(
+    agent: Agent, member: Membership, trainer: CountingTrainer, coordinator: Coordinator
+) -> None:
+    asked(agent, coordinator, private(coordinator))
+    update = coordinator.update()
+    assert update is not None
+    newest = update.ledger[-1]
+    agent.close()
+    for file in member.home.glob("ledger.db*"):
+        file.unlink()
+    heads = {SITE: ({"dataset": newest.dataset, "seq": newest.seq, "sha256": newest.sha256},)}
+    with closing(Agent(member, trainer)) as again:
+        answer = asked(again, coordinator, private(coordinator, 2, ledgers=heads), 2)
+    assert answer.reason == "the site's privacy ledger does not let it take part; the site's own log says why"
+
+
+def test_withdrawn_records_are_not_trained_on_and_a_torn_journal_stops_the_site_before_it_pays(
+    agent: Agent, member: Membership, coordinator: Coordinator
+) -> None:
+    forget(member.home, [("label", "negative")])
+    asked(agent, coordinator, coordinator.plan())
+    update = coordinator.update()
+    assert update is not None
+    assert update.failed is None
+    journal = member.home / "forgotten.jsonl"
+    journal.write_bytes(journal.read_bytes()[:-5])
+    answer = asked(agent, coordinator, private(coordinator, 2), 2)
+    assert answer.decision == "decline"
+    assert agent.duty.accounts.ledger.head(SITE) is None
+
+
+@pytest.fixture
+def store(coordinator: Coordinator) -> Coordinator:
+    coordinator.point(1, coordinator.show_plan(private(coordinator)))
+    return coordinator
+
+
+@pytest.mark.parametrize(
+    ("when", "place"),
+    [
+        ("before", "charge"),
+        ("after", "charge"),
+        ("before", "commit"),
+        ("after", "commit"),
+        ("after", "release"),
+    ],
+)
+def test_an_agent_killed_by_9_charges_once_and_sends_the_bytes_that_it_committed(
+    member: Membership, store: Coordinator, tmp_path: Path, when: str, place: str
+) -> None:
+    command = [sys.executable, str(Path(__file__).with_name("killed_agent.py"))]
+    command += [str(member.home), str(tmp_path / "amazon.invitation")]
+    killed = subprocess.run([*command, when, place], check=False, capture_output=True, text=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    committed = _committed(member)
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    update = store.update()
+    assert update is not None
+    assert update.failed is None
+    assert [entry.kind for entry in update.ledger] == ["open", "reserve", "charge"]
+    shown = store.mailbox.store.get(store.mailbox.layout.update(SITE, RUN, 1), limit=1 << 20)
+    assert committed in {None, shown}
+    assert (committed is not None) == (
+        (when, place) in {("after", "commit"), ("before", "release"), ("after", "release")}
+    )
+
+
+def _committed(member: Membership) -> bytes | None:
+    """The signed update on the site's own disk, as the killed process left it."""
+    with closing(Memory(member.home / "memory.db")) as memory:
+        work = memory.work(RUN, 1)
+    return work.update if work else None
