@@ -34,7 +34,7 @@ def render(release: RoundRelease, version_uri: str) -> str:
             f'```python\nimport mlflow\n\nmodel = mlflow.pyfunc.load_model("{version_uri}")\n'
             f"model.predict({_example(release)})\n```"
         ),
-        "The folder `artifacts/adapter` is a plain peft adapter (`PeftModel.from_pretrained`).",
+        _files(release),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -116,8 +116,18 @@ def _provenance(release: RoundRelease) -> str:
 
 
 def _example(release: RoundRelease) -> str:
-    fields = release.task.get("fields", {})
-    return f'[{{"{fields.get("text", "text")}": "…"}}]'
+    fields, name = release.task.get("fields", {}), "image" if _is_image(release) else "text"
+    return f'[{{"{fields.get(name, name)}": "…"}}]'
+
+
+def _is_image(release: RoundRelease) -> bool:
+    return release.task.get("kind") == "image"
+
+
+def _files(release: RoundRelease) -> str:
+    if _is_image(release):
+        return "The folder `artifacts/adapter` holds the whole model: config.json and model.safetensors."
+    return "The folder `artifacts/adapter` is a plain peft adapter (`PeftModel.from_pretrained`)."
 
 
 def _row(cells: list[str]) -> str:
