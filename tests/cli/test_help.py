@@ -1,6 +1,6 @@
+import os
 import subprocess
 import sys
-import time
 
 
 def test_help_answers_at_once_and_imports_nothing_heavy() -> None:
@@ -18,8 +18,9 @@ def test_help_answers_at_once_and_imports_nothing_heavy() -> None:
 
 def test_help_takes_less_than_half_a_second_of_a_quiet_machine() -> None:
     def seconds() -> float:
-        began = time.perf_counter()
+        began = os.times()
         subprocess.run([sys.executable, "-m", "fedllm", "--help"], capture_output=True, check=True)
-        return time.perf_counter() - began
+        ended = os.times()  # what it took of a processor: other work on this machine does not count
+        return ended.children_user + ended.children_system - began.children_user - began.children_system
 
     assert min(seconds() for _ in range(5)) < 0.5
