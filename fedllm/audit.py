@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedllm.config import FederationConfig, fedllm_home, load_site
+from fedllm.data.records import Record
 from fedllm.errors import ConfigError, LedgerError
 from fedllm.privacy.membership import MembershipReport
 from fedllm.privacy.one_run import OneRunAudit
@@ -107,8 +108,6 @@ def one_run(  # noqa: PLR0913 - what an audit rests on, each named by the caller
     Returns:
         None where the site's own training claims nothing: without DP, or where whole sites are the unit.
     """
-    from fedllm.data.forget import Forgotten
-    from fedllm.data.records import read_records
     from fedllm.privacy.accounting import epsilon
     from fedllm.training.canaries import audit_training
 
@@ -118,7 +117,7 @@ def one_run(  # noqa: PLR0913 - what an audit rests on, each named by the caller
     delta = config.privacy.delta
     return audit_training(
         _learner(config, subject),
-        Forgotten.load(subject.home).keep(read_records(subject.data)),
+        _records(subject),
         config.local,
         _terms(config, whole),
         rounds=config.rounds.max,
@@ -130,6 +129,15 @@ def one_run(  # noqa: PLR0913 - what an audit rests on, each named by the caller
     )
 
 
+def _records(subject: Subject) -> list[Record]:
+    """A site's records but for those it was told to forget; a simulated site may have no home yet."""
+    from fedllm.data.forget import Forgotten
+    from fedllm.data.records import read_records
+
+    held = read_records(subject.data)
+    return Forgotten.load(subject.home).keep(held) if subject.home.is_dir() else list(held)
+
+
 def membership_report(
     config: FederationConfig, subject: Subject, *, progress: Told = lambda _step, _steps: None
 ) -> MembershipReport:
@@ -137,14 +145,12 @@ def membership_report(
 
     Where whole sites are the unit, it is the model before the site's clipping and noise.
     """
-    from fedllm.data.forget import Forgotten
-    from fedllm.data.records import read_records
     from fedllm.training.held_out import attack_membership
 
     whole = _whole(config, subject)
     return attack_membership(
         _learner(config, subject),
-        Forgotten.load(subject.home).keep(read_records(subject.data)),
+        _records(subject),
         config.local,
         _terms(config, whole) if whole else None,
         rounds=config.rounds.max,

@@ -5,13 +5,16 @@ import torch
 
 from fedllm.config import LocalConfig
 from fedllm.models.shared import encode_flat
+from fedllm.privacy.noise_audit import Trained
 from fedllm.privacy.update_audit import audit_update, norm_bound
 
 
 def audited(update: torch.Tensor, *, size: int = 100, local: LocalConfig | None = None):  # type: ignore[no-untyped-def]  # noqa: ANN201
-    return audit_update(
-        "movies", encode_flat(update), steps=10, size=size, local=local or LocalConfig(), model_norm=1.0
-    )
+    return audit_update(encode_flat(update), trained(size, local or LocalConfig()))
+
+
+def trained(size: int, local: LocalConfig) -> Trained:
+    return Trained(site="movies", local=local, steps=10, size=size, model_norm=1.0)
 
 
 def test_an_honest_update_passes_and_its_privacy_is_not_called_observed() -> None:
@@ -38,7 +41,7 @@ def test_what_honest_training_cannot_make_is_refused_with_a_reason(
     from safetensors.torch import save
 
     payload = save({"adapter": update})
-    done = audit_update("movies", payload, steps=10, size=size, local=LocalConfig(), model_norm=1.0)
+    done = audit_update(payload, trained(size, LocalConfig()))
     assert not done.accepted
     assert done.checks[failed] == "fail"
     assert done.reason
