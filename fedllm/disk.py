@@ -1,6 +1,7 @@
-"""A disk without room, however it shows: one error that says which disk, and what to do."""
+"""A disk: one error for one without room, that says which and what to do; and names that last."""
 
 import errno
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,3 +41,12 @@ def room(folder: Path, then: str) -> Iterator[None]:
         if not is_full(error):
             raise
         raise DiskFullError(f"the disk of {folder} is full: make space, then {then}") from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the names in a folder last, not only the files' bytes."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -27,7 +27,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from fedllm.data.site_key import read_key, sync_folder
+from fedllm.data.site_key import read_key
+from fedllm.disk import sync_folder
 from fedllm.errors import DataError
 
 JOURNAL, KEY, HEAD, LOCK = "forgotten.jsonl", "forgotten.key", "forgotten.head", "forgotten.lock"

@@ -5,7 +5,7 @@ import secrets
 import tempfile
 from pathlib import Path
 
-from fedllm.disk import room
+from fedllm.disk import room, sync_folder
 from fedllm.errors import IdentityError
 
 _BYTES = 32
@@ -74,12 +74,3 @@ def _draw(path: Path) -> bool:
         Path(name).unlink()
     sync_folder(path.parent)
     return True
-
-
-def sync_folder(folder: Path) -> None:
-    """Have the names in a folder last, not only the files' bytes."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

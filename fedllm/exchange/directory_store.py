@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from fedllm.disk import sync_folder
 from fedllm.errors import AccessDeniedError, ExchangeError, ObjectNotFoundError, RefusedError
 from fedllm.exchange.key_rules import checked_key, checked_prefix
 from fedllm.exchange.store import ObjectInfo
@@ -111,19 +112,11 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         Path(name).replace(path)
-        _sync(path.parent)  # else a power cut may take the new name back
+        sync_folder(path.parent)  # else a power cut may take the new name back
     except BaseException:
         with suppress(OSError):
             Path(name).unlink()
         raise
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def write_stream(chunks: Iterator[bytes], path: Path, key: str, limit: int) -> str:

@@ -6,9 +6,7 @@ nothing afterwards and is thrown away.
 
 import secrets
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, Protocol
-
-import torch
+from typing import Literal, Protocol
 
 from fedllm.config import LocalConfig
 from fedllm.data.records import Record
@@ -17,9 +15,9 @@ from fedllm.privacy.noise import NoiseSource
 from fedllm.privacy.one_run import CONFIDENCE, OneRunAudit, audit_one_run
 from fedllm.privacy.terms import PrivateTerms
 from fedllm.training.dp import train_privately
+from fedllm.training.evaluate import judged
 from fedllm.training.gradient_canaries import GradientCanaries, own_unit
 from fedllm.training.learner import Learner
-from fedllm.training.precision import accelerator
 from fedllm.training.text import TextLearner
 
 Kind = Literal["gradient", "text"]
@@ -135,7 +133,7 @@ class TextCanaries:
         self.records: Sequence[Record] = [
             own_unit(_random_record(learner), terms, number) for number in range(count)
         ]
-        self._before = losses_of(learner, learner.encode(self.records))
+        self._before = judged(learner, learner.encode(self.records))[0]
 
     def begin(self, number: int, rounds: int) -> None:
         """Nothing is looked at before the end."""
@@ -145,7 +143,7 @@ class TextCanaries:
 
     def scores(self) -> list[float]:
         """Loss before the training minus loss after it."""
-        after = losses_of(self.learner, self.learner.encode(self.records))
+        after = judged(self.learner, self.learner.encode(self.records))[0]
         return [old - new for old, new in zip(self._before, after, strict=True)]
 
 
@@ -161,16 +159,3 @@ def _random_record(learner: TextLearner) -> dict[str, str]:
         else:
             record[key] = tokenizer.decode(_chance.choices(known, k=_WORDS))
     return record
-
-
-def losses_of(learner: Learner, examples: Sequence[Any]) -> list[float]:
-    """Each example's loss."""
-    engine = accelerator("auto")
-    learner.model.to(engine.device)
-    losses = [0.0] * len(examples)
-    for rows in learner.quizzes(examples):
-        with torch.inference_mode(), engine.autocast():
-            found, _ = learner.judge([examples[i] for i in rows])
-        for row, i in enumerate(rows):
-            losses[i] = found[row]
-    return losses

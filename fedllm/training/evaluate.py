@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -51,7 +52,20 @@ def evaluate(
     """
     if not records:
         raise DataError("no records to evaluate on")
-    examples = learner.encode(records)
+    losses, right = judged(learner, learner.encode(records), between)
+    names = [group_of(record) for record in records]
+    groups = {
+        name: _metrics([i for i, mine in enumerate(names) if mine == name], losses, right)
+        for name in sorted(set(names))
+    }
+    every = _metrics(list(range(len(records))), losses, right)
+    return Evaluation(every.loss, every.accuracy, every.count, groups)
+
+
+def judged(
+    learner: Learner, examples: Sequence[Any], between: Callable[[], None] = lambda: None
+) -> tuple[list[float], list[bool | None]]:
+    """Each example's loss, and whether its answer is right (None where no answer is); `between` as above."""
     engine = accelerator("auto")
     learner.model.to(engine.device)
     losses = [0.0] * len(examples)
@@ -63,13 +77,7 @@ def evaluate(
         for row, i in enumerate(rows):
             losses[i] = found[row]
             right[i] = correct[row] if correct is not None else None
-    names = [group_of(record) for record in records]
-    groups = {
-        name: _metrics([i for i, mine in enumerate(names) if mine == name], losses, right)
-        for name in sorted(set(names))
-    }
-    every = _metrics(list(range(len(examples))), losses, right)
-    return Evaluation(every.loss, every.accuracy, every.count, groups)
+    return losses, right
 
 
 def predict(learner: Learner, records: Sequence[Record | str]) -> list[str]:

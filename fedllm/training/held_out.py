@@ -9,8 +9,8 @@ from fedllm.data.records import Record
 from fedllm.errors import DataError
 from fedllm.privacy.membership import MembershipReport, membership
 from fedllm.privacy.terms import PrivateTerms
-from fedllm.training.canaries import losses_of
 from fedllm.training.dp import train_privately
+from fedllm.training.evaluate import judged
 from fedllm.training.gradient_canaries import readable
 from fedllm.training.learner import Learner
 from fedllm.training.local import train
@@ -49,7 +49,7 @@ def attack_membership(  # noqa: PLR0913 - a training's terms, each named by the 
     sides = _halves(records, unit_field)
     asked = [readable(learner, _chance.sample(side, len(side)), _JUDGED) for side in sides]
     shared = learner.shared.read()
-    before = [losses_of(learner, side) for side in asked]
+    before = [judged(learner, side)[0] for side in asked]
     try:
         for number in range(1, rounds + 1):
             done = (number - 1) * local.steps
@@ -58,7 +58,7 @@ def attack_membership(  # noqa: PLR0913 - a training's terms, each named by the 
                 progress(done + step, rounds * steps)
 
             _round(learner, sides[0], local, terms, number, rounds, told)
-        after = [losses_of(learner, side) for side in asked]
+        after = [judged(learner, side)[0] for side in asked]
     finally:
         learner.shared.write(shared)
     fell = [[old - new for old, new in zip(*pair, strict=True)] for pair in zip(before, after, strict=True)]
