@@ -97,8 +97,20 @@ class TrackingError(FedllmError):
     """MLflow did not answer or holds no such version."""
 
 
+class ReviewError(FedllmError):
+    """A version that does not become champion, or a decision that cannot be taken; the text says why."""
+
+
 class RecordRefusedError(TrackingError):
     """MLflow answered, and refuses what it was given: the same again would be refused again."""
+
+
+class JournalError(FedllmError):
+    """The journal's database does not answer, or broke off: nothing half done is on record."""
+
+
+class BackupError(FedllmError):
+    """An archive that cannot be written, read or restored, or is not what it should be."""
 
 
 class DiskFullError(FedllmError):

@@ -140,6 +140,13 @@ class TrackingConfig(Frozen):
     uri: str = "auto"
 
 
+class ReviewConfig(Frozen):
+    """What a version must hold to before it may become champion."""
+
+    # How much worse than the champion, on the public set: accuracy between 0 and 1, else loss.
+    allowed_loss: float = Field(default=0.0, ge=0)
+
+
 class PartitionConfig(Frozen):
     """How one machine's data is dealt to simulated sites."""
 
@@ -191,6 +198,7 @@ class FederationConfig(Frozen):
     confidentiality: Literal["plain"] = "plain"
     store: StoreConfig = StoreConfig()
     tracking: TrackingConfig = TrackingConfig()
+    review: ReviewConfig = ReviewConfig()
     simulation: SimulationConfig | None = None
 
     @model_validator(mode="after")

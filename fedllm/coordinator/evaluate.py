@@ -7,6 +7,7 @@ from fedllm.data.prepare import load_public
 from fedllm.errors import TrackingError
 from fedllm.exchange.messages import COORDINATOR, EVERYONE, Report, Sealed
 from fedllm.models.shared import decode_flat
+from fedllm.tracking.public_answers import public_answers
 
 
 def evaluate(training: Training, number: int) -> Evaluated:
@@ -57,7 +58,9 @@ def _measure(training: Training, model: Sealed | None) -> Evaluated:
         metrics[f"loss/{group}"] = part.loss
         if part.accuracy is not None:
             metrics[f"accuracy/{group}"] = part.accuracy
-    return Evaluated(metrics=metrics, records=found.count)
+    groups = {group: part.count for group, part in sorted(found.by_group.items())}
+    answers = public_answers(public, found.losses, found.right)
+    return Evaluated(metrics=metrics, records=found.count, by_group=groups, answers=answers)
 
 
 def _champion(training: Training) -> dict[str, float] | None:

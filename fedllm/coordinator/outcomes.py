@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict
 
 from fedllm.exchange.messages import Counted, Sealed, Verdict
 from fedllm.privacy.entry import Entry
+from fedllm.tracking.public_answers import PublicAnswers
 
 
 class Outcome(BaseModel):
@@ -61,6 +62,8 @@ class Evaluated(Outcome):
     metrics: Mapping[str, float]
     champion: Mapping[str, float] | None = None
     records: int = 0  # that were measured on
+    answers: PublicAnswers | None = None  # to each of them
+    by_group: Mapping[str, int] = {}  # how many of them, by group
 
 
 class Released(Outcome):

@@ -12,6 +12,7 @@ from fedllm.coordinator.release_queue import mark_released, published, queue_rel
 from fedllm.coordinator.training import Training
 from fedllm.errors import ModelError, RecordRefusedError, TrackingError
 from fedllm.models.shared import decode_flat
+from fedllm.privacy.ledger_audit import NOT_OBSERVABLE
 
 if TYPE_CHECKING:
     from fedllm.tracking import RoundRelease
@@ -91,7 +92,7 @@ def _describe(training: Training, number: int, kind: "type[RoundRelease]") -> "R
     aggregated = journal.require(run, number, "aggregate", Aggregated)
     evaluated = journal.require(run, number, "evaluate", Evaluated)
     audited = journal.require(run, number, "dp-audit", Audited)
-    cost = budget(training, number)
+    cost, before = budget(training, number), baseline(training)
     shared = training.learner().shared
     shared.write(decode_flat(read_model(training, aggregated.model), shared.layout.size))
     folder = training.folder / f"round-{number}"
@@ -108,13 +109,15 @@ def _describe(training: Training, number: int, kind: "type[RoundRelease]") -> "R
         task=config.task.model_dump(mode="json"),
         config=config.public_json(),
         metrics=dict(evaluated.metrics),
-        baseline=dict(baseline(training).metrics),
+        baseline=dict(before.metrics),
         champion=dict(evaluated.champion) if evaluated.champion else None,
         site_rows=site_rows(training, number, audited),
         privacy=cost.privacy,
         budget=cost.budget,
         ledgers=cost.ledgers,
         epsilon_quality=cost.epsilon_quality,
+        answers=evaluated.answers.model_dump(mode="json") if evaluated.answers else None,
+        zero_shot_answers=before.answers.model_dump(mode="json") if before.answers else None,
         prefect_flow_run=training.prefect_flow_run,
         dvc_lock_sha256=training.dvc_lock_sha256,
     )
@@ -140,6 +143,7 @@ def site_rows(training: Training, number: int, audited: Audited) -> list[dict[st
                 "bytes": did.payload.sealed_bytes if did.payload else 0,
                 "verdict": "accepted" if verdict.accepted else verdict.reason,
                 "privacy": verdict.privacy,
+                "not_observable": ", ".join(n for n, saw in verdict.checks.items() if saw == NOT_OBSERVABLE),
             }
         )
     return rows

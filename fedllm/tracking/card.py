@@ -1,12 +1,12 @@
 """The model card: one screen of markdown on a registered version."""
 
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from fedllm.tracking.markdown import ROWS, by_importance, cell, line, number, plain
 from fedllm.tracking.release import NOT_CONFIGURED, RoundRelease
 
-HIGH = "accuracy"  # higher is better; loss is lower
-ROWS = 20  # groups and sites that fit a screen
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 def render(release: RoundRelease, version_uri: str) -> str:
@@ -45,9 +45,9 @@ def _quality(release: RoundRelease) -> str:
     if release.champion is not None:
         columns.append(release.champion)
         head.append("champion")
-    names = _by_importance(release.metrics)
-    lines = [_row(head), _row(["---", *["---:"] * len(columns)])]
-    lines += [_row([_cell(name), *[_number(name, c.get(name)) for c in columns]]) for name in names[:ROWS]]
+    names = by_importance(release.metrics)
+    lines = [line(head), line(["---", *["---:"] * len(columns)])]
+    lines += [line([cell(name), *[number(name, c.get(name)) for c in columns]]) for name in names[:ROWS]]
     if len(names) > ROWS:
         lines.append(f"\n… and {len(names) - ROWS} more in the run's metrics.")
     if release.champion is None:
@@ -55,18 +55,13 @@ def _quality(release: RoundRelease) -> str:
     return "\n".join(lines)
 
 
-def _by_importance(metrics: Mapping[str, float]) -> list[str]:
-    """Totals first, then accuracy by group, then the rest."""
-    return sorted(metrics, key=lambda name: ("/" in name, not name.startswith(HIGH), name))
-
-
 def _sites(release: RoundRelease) -> str:
     shown = ("site", "verdict", "weight", "examples", "steps", "seconds", "bytes")
     columns = [name for name in shown if any(name in row for row in release.site_rows)]
     if not columns:
         return ", ".join(release.sites)
-    lines = [_row(columns), _row(["---"] * len(columns))]
-    lines += [_row([_cell(_plain(row.get(name))) for name in columns]) for row in release.site_rows[:ROWS]]
+    lines = [line(columns), line(["---"] * len(columns))]
+    lines += [line([cell(plain(row.get(name))) for name in columns]) for row in release.site_rows[:ROWS]]
     if len(release.site_rows) > ROWS:
         lines.append(f"\n… and {len(release.site_rows) - ROWS} more in `sites.json`.")
     return "\n".join(lines)
@@ -79,7 +74,7 @@ def _privacy(release: RoundRelease) -> str:
             "**no DP configured**: the model may remember records of its sites. "
             "Only updates travelled, signed and sealed for the coordinator, who could see each of them."
         )
-    lines = [f"- {_cell(name.removeprefix('dp.'))}: {_cell(tags[name])}" for name in sorted(tags)]
+    lines = [f"- {cell(name.removeprefix('dp.'))}: {cell(tags[name])}" for name in sorted(tags)]
     if release.budget:
         lines += ["", *_budget(release.budget)]
     lines.append(
@@ -98,8 +93,8 @@ def _budget(rows: list[dict[str, Any]]) -> list[str]:
         "steps": "steps",
         "verdict": "verdict",
     }
-    lines = [_row(list(heads.values())), _row(["---", "---:", "---:", "---:", "---:", "---"])]
-    lines += [_row([_cell(_plain(row.get(name))) for name in heads]) for row in rows[:ROWS]]
+    lines = [line(list(heads.values())), line(["---", "---:", "---:", "---:", "---:", "---"])]
+    lines += [line([cell(plain(row.get(name))) for name in heads]) for row in rows[:ROWS]]
     if len(rows) > ROWS:
         lines.append(f"\n… and {len(rows) - ROWS} more in `privacy/budget.json`.")
     return lines
@@ -128,24 +123,3 @@ def _files(release: RoundRelease) -> str:
     if _is_image(release):
         return "The folder `artifacts/adapter` holds the whole model: config.json and model.safetensors."
     return "The folder `artifacts/adapter` is a plain peft adapter (`PeftModel.from_pretrained`)."
-
-
-def _row(cells: list[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
-
-
-def _cell(text: str) -> str:
-    """A cell that cannot break the table or become markup."""
-    return " ".join(text.replace("|", "\\|").replace("<", "&lt;").split())
-
-
-def _plain(value: object) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _number(name: str, value: float | None) -> str:
-    if value is None:
-        return "-"
-    return f"{100 * value:.1f} %" if name.startswith(HIGH) else f"{value:.4f}"

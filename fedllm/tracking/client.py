@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mlflow.entities import LoggedModel
     from mlflow.entities.model_registry import ModelVersion
 
+REPORT = "report.html"
 STATUS = {"completed": "FINISHED", "cancelled": "KILLED", "failed": "FAILED"}
 
 
@@ -76,6 +77,27 @@ class Tracker:
                 self.client.set_tag(run_id, "fed.stop_reason", str(reason))
             self.client.set_terminated(run_id, STATUS.get(status, "FAILED"))
 
+    def log_report(self, federation: str, run: str, page: str) -> None:
+        """Keep a training's report (HTML) as the artifact `report.html` of its parent run.
+
+        Raises:
+            TrackingError: MLflow does not answer or refuses.
+        """
+        with answering(self.uri):
+            run_id = self._parent(federation, run)
+            self.client.log_text(run_id, page, REPORT)
+
+    def report_address(self, federation: str, run: str) -> str:
+        """Where MLflow's UI shows a training's report.
+
+        Raises:
+            TrackingError: MLflow does not answer.
+        """
+        with answering(self.uri):
+            experiment_id = runs.experiment(self.client, federation)
+            run_id = self._parent(federation, run)
+        return f"{self.uri}/#/experiments/{experiment_id}/runs/{run_id}/artifacts/{REPORT}"
+
     def best(self, federation: str, run: str) -> PublishedVersion | None:
         """The best version of one training: highest accuracy, else lowest loss, of equals the first.
 
@@ -102,6 +124,10 @@ class Tracker:
                     return None
                 raise
             return registry.eval_metrics(version.tags)
+
+    def _parent(self, federation: str, run: str) -> str:
+        experiment_id = runs.experiment(self.client, federation)
+        return str(runs.training(self.client, experiment_id, run, {}).info.run_id)
 
     def _register(self, release: RoundRelease, logged: "LoggedModel", run_id: str) -> "ModelVersion":
         return registry.create_version(self.client, release, logged, run_id)

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 CHALLENGER = "challenger"
 CHAMPION = "champion"
+PREVIOUS = "previous"  # the champion before it
 EVAL = "eval."
+BASELINE = "eval_baseline."
 
 
 def version_tags(release: RoundRelease) -> dict[str, str]:
@@ -33,7 +35,10 @@ def version_tags(release: RoundRelease) -> dict[str, str]:
         "data.dvc_lock_sha256": release.dvc_lock_sha256 or "not tracked",
     }
     tags |= {f"{EVAL}{safe_name(name)}": repr(float(value)) for name, value in release.metrics.items()}
-    tags |= {f"eval_baseline.{name}": repr(float(value)) for name, value in release.baseline.items()}
+    tags |= {f"{BASELINE}{safe_name(name)}": repr(float(value)) for name, value in release.baseline.items()}
+    if release.answers is not None:
+        tags["public.sha256"] = str(release.answers["public_sha256"])
+        tags["public.records"] = str(release.answers["records"])
     return tags | NO_DP | release.privacy
 
 

@@ -37,6 +37,9 @@ class RoundRelease:
     ledgers: dict[str, list[str]] = dataclasses.field(default_factory=dict)  # a site's entries as JSON
     # With DP, a row for each round up to this one: round, epsilon (largest over the sites), metrics.
     epsilon_quality: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    # `PublicAnswers` of the model, and of the base model before the first round.
+    answers: dict[str, Any] | None = None
+    zero_shot_answers: dict[str, Any] | None = None
     prefect_flow_run: str | None = None
     dvc_lock_sha256: str | None = None
 

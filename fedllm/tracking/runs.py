@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from fedllm.tracking.budget import METRIC, epsilon_of, log_budget
+from fedllm.tracking.public_answers import ARTIFACT
 from fedllm.tracking.release import RoundRelease, as_table, safe_name
 
 if TYPE_CHECKING:
@@ -85,6 +86,9 @@ def round_run(client: "MlflowClient", experiment_id: str, parent: "Run", release
     client.log_batch(child_id, metrics=metrics, params=params)
     zero = [Metric(safe_name(name), value, when, 0) for name, value in sorted(release.baseline.items())]
     client.log_batch(parent.info.run_id, metrics=[m for m in zero if math.isfinite(m.value)] + metrics)
+    if release.answers is not None:
+        told = {"model": release.answers, "zero_shot": release.zero_shot_answers}
+        client.log_dict(child_id, told, ARTIFACT)
     tables = _log_sites(client, child_id, release.site_rows)
     tables += log_budget(client, child_id, parent.info.run_id, release)
     if tables:

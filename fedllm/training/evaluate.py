@@ -29,6 +29,8 @@ class Evaluation:
     accuracy: float | None
     count: int
     by_group: dict[str, GroupMetrics]
+    losses: tuple[float, ...] = ()  # record by record, in their order
+    right: tuple[bool | None, ...] = ()  # the same; None where no answer is the right one
 
     @property
     def mean_accuracy(self) -> float | None:
@@ -59,7 +61,7 @@ def evaluate(
         for name in sorted(set(names))
     }
     every = _metrics(list(range(len(records))), losses, right)
-    return Evaluation(every.loss, every.accuracy, every.count, groups)
+    return Evaluation(every.loss, every.accuracy, every.count, groups, tuple(losses), tuple(right))
 
 
 def judged(

@@ -91,12 +91,17 @@ def test_the_deployments_are_what_others_rely_on() -> None:
     assert names >= {("federated_training", "sentiment"), ("federated_round", "sentiment")}
     assert ("privacy_audit", "sentiment-weekly") in names
     for entry in found:
-        if "audit" not in entry["tags"]:
+        if {"training", "round"} & set(entry["tags"]):
             assert set(entry["parameters"]) == {"config_uri", "rounds", "sites", "run_id"}
-        assert entry["concurrency_limit"] == {"limit": 1, "collision_strategy": "ENQUEUE"}
+            assert entry["concurrency_limit"] == {"limit": 1, "collision_strategy": "ENQUEUE"}
+        assert entry["concurrency_limit"]["limit"] == 1
         assert entry["work_pool"]["name"] == "fedllm"
-    scheduled = {entry["name"]: entry["schedules"] for entry in found if entry.get("schedules")}
-    assert set(scheduled) == {"sentiment-nightly", "sentiment-weekly"}
+    scheduled = {
+        (entry["entrypoint"].split(".")[1], entry["name"]): entry["schedules"]
+        for entry in found
+        if entry.get("schedules")
+    }
+    assert {("federated_training", "sentiment-nightly"), ("review_tags", "sentiment")} <= set(scheduled)
     assert all(schedule["active"] is False for (schedule,) in scheduled.values())
 
 

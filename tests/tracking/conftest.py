@@ -82,7 +82,7 @@ def bare_adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_release(bare_adapter: Path) -> Callable[..., RoundRelease]:
     """Make a release of its own federation; the name keeps tests on one server apart."""
 
@@ -108,3 +108,9 @@ def make_release(bare_adapter: Path) -> Callable[..., RoundRelease]:
         return RoundRelease(**(fields | changes))
 
     return make
+
+
+@pytest.fixture(scope="session")
+def local_mlflow(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """MLflow without a server: its SQLite store, in this process."""
+    return f"sqlite:///{tmp_path_factory.mktemp('local-mlflow') / 'mlflow.db'}"

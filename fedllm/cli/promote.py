@@ -1,0 +1,176 @@
+"""`fedllm promote` and `fedllm rollback`: which version is champion, decided by a person and on record."""
+
+import getpass
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fedllm.cli.output import console, emit
+from fedllm.config import load_federation
+from fedllm.errors import ReviewError
+
+if TYPE_CHECKING:
+    from fedllm.config import FederationConfig
+    from fedllm.secure.identity import Identity
+    from fedllm.tracking.register import Register, ReviewEvent
+    from fedllm.tracking.review import Review
+
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout's last line.")]
+Config = Annotated[Path, typer.Option(help="The federation file.")]
+DEFAULT = Path("params.yaml")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs to the command line."""
+    app.command()(promote)
+    app.command()(rollback)
+
+
+def promote(
+    version: Annotated[
+        str | None,
+        typer.Argument(help="A number, models:/NAME/3 or models:/NAME@ALIAS. Default: the challenger."),
+    ] = None,
+    *,
+    reviewer: Annotated[str, typer.Option(help="Who decides; asserted unless --sign vouches for it.")] = "",
+    reason: Annotated[str, typer.Option(help="Why.")] = "",
+    reject: Annotated[bool, typer.Option("--reject", help="Reject it: no alias moves.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Show the card and its gates; decide nothing.")
+    ] = False,
+    sign: Annotated[bool, typer.Option("--sign", help="Sign it with the coordinator's keys.")] = False,
+    key: Annotated[Path | None, typer.Option(help="Sign it with the keys in this folder instead.")] = None,
+    config: Config = DEFAULT,
+    as_json: AsJson = False,
+) -> None:
+    """Make a version the champion once its gates hold; the former champion is kept as `previous`."""
+    from fedllm.reviewing import open_register
+    from fedllm.tracking.decision import said
+    from fedllm.tracking.review import decide, look
+
+    federation = load_federation(config)
+    opened, rules = open_register(federation)
+    if check:
+        _show(opened, look(opened, _number(opened, version), rules), as_json=as_json)
+        return
+    words = said(approve=not reject, reviewer=reviewer, reason=reason)
+    signer = _signer(federation, key) if sign or key else None
+    number = _number(opened, version)
+    done = decide(opened, number, words, rules, tell=_tell, signer=signer)
+    payload: dict[str, object] = {
+        "schema": "fedllm.promote/1",
+        "status": done.decision.verdict,
+        "name": opened.name,
+        "version": done.decision.version,
+        "uri": f"models:/{opened.name}/{done.decision.version}",
+        "champion": done.aliases.champion,
+        "previous": done.aliases.previous,
+        "reviewer": done.decision.who,
+        "reason": done.decision.reason,
+        "at": done.decision.at,
+        "gates": {gate.name: {"verdict": gate.verdict, "says": gate.says} for gate in done.gates},
+    }
+    lines = [gate.words for gate in done.gates]
+    lines.append(f"version {number} of {opened.name} was {done.decision.verdict} by {done.decision.who}")
+    lines.append(f"champion: {_named(done.aliases.champion)}, previous: {_named(done.aliases.previous)}")
+    emit(as_json, payload, "\n".join(lines))
+
+
+def rollback(
+    *,
+    reviewer: Annotated[str | None, typer.Option(help="Who decides. Default: the user's name.")] = None,
+    reason: Annotated[str, typer.Option(help="Why.")] = "not said",
+    config: Config = DEFAULT,
+    as_json: AsJson = False,
+) -> None:
+    """Make the previous champion the champion again."""
+    from fedllm.reviewing import open_register
+    from fedllm.tracking.decision import said
+    from fedllm.tracking.rollback import roll_back
+
+    opened, _ = open_register(load_federation(config))
+    words = said(approve=True, reviewer=reviewer or getpass.getuser(), reason=reason)
+    done = roll_back(opened, words.reviewer, words.reason, tell=_tell)
+    payload: dict[str, object] = {
+        "schema": "fedllm.rollback/1",
+        "status": "rolled back",
+        "name": opened.name,
+        "from": done.version,
+        "champion": done.to,
+        "previous": done.then,
+        "reviewer": done.who,
+        "reason": done.reason,
+        "at": done.at,
+    }
+    text = f"{opened.name}: version {done.to} is champion again, version {done.version} is not"
+    emit(as_json, payload, f"{text}; previous: {_named(done.then)}")
+
+
+def _number(opened: "Register", wanted: str | None) -> str:
+    """The number of a version that a user named, or of the challenger."""
+    if wanted is not None and re.fullmatch(r"[1-9][0-9]*", wanted):
+        return wanted
+    wanted = wanted or f"models:/{opened.name}@challenger"
+    named = re.fullmatch(r"models:/([^/@]+)(?:/([1-9][0-9]*)|@(challenger|champion|previous))", wanted)
+    if named is None:
+        raise ReviewError(f"{wanted!r} names no version: write 3, models:/NAME/3 or models:/NAME@challenger")
+    if named[1] != opened.name:
+        raise ReviewError(f"{wanted} is of {named[1]}, --config names the federation file of {opened.name}")
+    if named[2]:
+        return named[2]
+    from fedllm.tracking.connection import answering
+
+    with answering(opened.uri):
+        found: str | None = getattr(opened.aliases(), named[3])
+    if found is None:
+        raise ReviewError(f"{opened.name} has no {named[3]}: train first, or name a version")
+    return found
+
+
+def _signer(federation: "FederationConfig", folder: Path | None) -> "Identity":
+    """Whose keys sign: those of a folder, else the coordinator's that are there already."""
+    from fedllm.coordinator.journal import coordinator_folder
+    from fedllm.secure.identity import load_identity
+
+    return load_identity(folder or coordinator_folder(federation.name) / "keys")
+
+
+def _tell(event: "ReviewEvent") -> None:
+    from fedllm.stack.tell import tell_prefect
+
+    tell_prefect(event)
+
+
+def _show(opened: "Register", review: "Review", *, as_json: bool) -> None:
+    from rich.markdown import Markdown
+
+    from fedllm.tracking.decision import Decision
+    from fedllm.tracking.review_card import Links, render_review
+    from fedllm.tracking.signed_decision import vouched
+
+    former = Decision.from_tags(review.version.tags)
+    payload: dict[str, object] = {
+        "schema": "fedllm.promote/1",
+        "status": "checked",
+        "name": review.version.name,
+        "version": review.version.version,
+        "champion": review.aliases.champion,
+        "previous": review.aliases.previous,
+        "gates": {gate.name: {"verdict": gate.verdict, "says": gate.says} for gate in review.gates},
+        "decision": former
+        and {
+            "verdict": former.verdict,
+            "reviewer": vouched(former, review.version.tags),
+            "reason": former.reason,
+            "at": former.at,
+        },
+    }
+    if not as_json:
+        console().print(Markdown(render_review(review, Links(opened.uri))))
+    emit(as_json, payload)
+
+
+def _named(version: str | None) -> str:
+    return f"version {version}" if version else "none"

@@ -1,0 +1,67 @@
+"""The ledger gate: the sites' signed ledgers behind a version, checked and added up again."""
+
+from collections.abc import Iterable
+
+from pydantic import ValidationError
+
+from fedllm.errors import LedgerError
+from fedllm.privacy.accounting import epsilon
+from fedllm.privacy.chain import ChainState
+from fedllm.privacy.entry import Entry
+from fedllm.privacy.terms import NO_DP
+from fedllm.tracking.budget import ledgers_sha256, shown
+from fedllm.tracking.gate import Gate
+from fedllm.tracking.version_facts import VersionFacts
+
+NAME = "ledger"
+
+_ROUNDING = 1.000001  # between two machines' arithmetic
+
+
+def ledger(version: VersionFacts) -> Gate:
+    """With DP: whether the ledgers are there, whole, those of the version's tag, and cover its epsilon."""
+    if not version.private:
+        return Gate(NAME, "not observable", f"{NO_DP}: there is no ledger")
+    ledgers = version.ledgers or {}
+    if not ledgers or (missing := [site for site in version.sites if not ledgers.get(site)]):
+        whose = ", ".join(missing) if ledgers else "every site"
+        return Gate(NAME, "fail", f"the ledger of {whose} is missing from the artifacts of the round's run")
+    try:
+        chains = {site: _chains(lines) for site, lines in ledgers.items()}
+        spent = max(_spent(version, mine) for mine in chains.values())
+        told = float(version.tags["dp.epsilon"])
+    except (LedgerError, ValidationError, ValueError, KeyError) as error:
+        return Gate(NAME, "fail", f"a ledger cannot be held against the version: {_line(error)}")
+    heads = {site: [chain.head for chain in mine if chain.head] for site, mine in chains.items()}
+    if ledgers_sha256(heads) != version.tags.get("dp.ledger_sha256"):
+        return Gate(NAME, "fail", "the ledgers are not those that the tag dp.ledger_sha256 names")
+    if spent > told * _ROUNDING:
+        says = f"the ledgers add up to epsilon {shown(spent)}, the version says {told:g}"
+        return Gate(NAME, "fail", says)
+    entries = sum(len(lines) for lines in ledgers.values())
+    return Gate(NAME, "pass", f"{entries} signed entries of {len(chains)} sites hold, epsilon {shown(spent)}")
+
+
+def _chains(lines: Iterable[str]) -> list[ChainState]:
+    """A site's chains, one a data set, each followed from its first entry with its signatures."""
+    chains: dict[str, ChainState] = {}
+    for line in lines:
+        entry = Entry.model_validate_json(line)
+        chains.setdefault(entry.dataset, ChainState()).add(entry)
+    return list(chains.values())
+
+
+def _spent(version: VersionFacts, chains: Iterable[ChainState]) -> float:
+    """What a site's ledgers charge to the version's training, as epsilon at the version's delta."""
+    run, delta = version.tags.get("fed.run", ""), float(version.tags["dp.delta"])
+    events = [
+        reservation.event(reservation.charged)
+        for chain in chains
+        for reservation in chain.reservations.values()
+        if reservation.about(version.name, run) and reservation.charged
+    ]
+    return epsilon(events, delta)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,41 @@
+"""The parts of a card: tables whose cells cannot break them."""
+
+from collections.abc import Iterable, Mapping
+
+HIGH = "accuracy"  # higher is better; loss is lower
+ROWS = 20  # groups and sites that fit a screen
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A table of cells that are fit to be shown."""
+    names = list(head)
+    return "\n".join([line(names), line(["---"] * len(names)), *[line(cells) for cells in rows]])
+
+
+def by_importance(metrics: Mapping[str, float]) -> list[str]:
+    """Totals first, then accuracy by group, then the rest."""
+    return sorted(metrics, key=lambda name: ("/" in name, not name.startswith(HIGH), name))
+
+
+def line(cells: Iterable[str]) -> str:
+    """A row of a table."""
+    return "| " + " | ".join(cells) + " |"
+
+
+def cell(text: str) -> str:
+    """A cell that cannot break the table or become markup."""
+    return " ".join(text.replace("|", "\\|").replace("<", "&lt;").split())
+
+
+def plain(value: object) -> str:
+    """A value of a table; four digits are enough."""
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def number(name: str, value: float | None) -> str:
+    """A metric: accuracy as %, loss as it is."""
+    if value is None:
+        return "-"
+    return f"{100 * value:.1f} %" if name.startswith(HIGH) else f"{value:.4f}"

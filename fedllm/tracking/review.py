@@ -1,0 +1,232 @@
+"""A review: what a version is held against, and a decision about it, carried out once whatever crashes."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from fedllm.errors import ReviewError
+from fedllm.secure.identity import Identity, fingerprint
+from fedllm.tracking import decision as tagged
+from fedllm.tracking.connection import answering
+from fedllm.tracking.decision import Decision, Said
+from fedllm.tracking.gate import Gate
+from fedllm.tracking.gates import Rules, first_failed, gates
+from fedllm.tracking.register import Register, ReviewEvent
+from fedllm.tracking.rollback import RECORD as ROLLBACK
+from fedllm.tracking.signed_decision import sign_decision
+from fedllm.tracking.version_facts import Aliases, VersionFacts, read_version
+
+Tell = Callable[[ReviewEvent], None]
+
+WHOEVER: Final = "whoever"  # any champion may be replaced; no version has such a number
+
+
+@dataclass(frozen=True)
+class Review:
+    """What a reviewer looks at."""
+
+    version: VersionFacts
+    champion: VersionFacts | None  # that it would replace
+    aliases: Aliases
+    gates: tuple[Gate, ...]
+
+
+@dataclass(frozen=True)
+class Decided:
+    """What came of a decision."""
+
+    decision: Decision
+    aliases: Aliases
+    gates: tuple[Gate, ...]  # empty where the decision had been carried out before
+
+
+def look(register: Register, version: str | None, rules: Rules) -> Review:
+    """Gather a version's card.
+
+    Args:
+        register: the federation's.
+        version: its number; None: the challenger.
+        rules: what the federation asks of a champion.
+
+    Raises:
+        ReviewError: there is no such version, or no challenger.
+        TrackingError: MLflow does not answer.
+    """
+    with answering(register.uri):
+        return _look(register, version, rules)
+
+
+def _look(register: Register, version: str | None, rules: Rules) -> Review:
+    aliases = register.aliases()
+    number = version or aliases.challenger
+    if number is None:
+        raise ReviewError(f"{register.name} has no challenger: train first, or name a version")
+    facts = read_version(register.client, register.name, number)
+    other = aliases.champion if aliases.champion != number else aliases.previous
+    against = read_version(register.client, register.name, other) if other else None
+    return Review(facts, against, aliases, gates(facts, against, rules))
+
+
+def decide(  # noqa: PLR0913 - what a decision is made of, each named by the caller
+    register: Register,
+    version: str,
+    said: Said,
+    rules: Rules,
+    *,
+    tell: Tell,
+    expect: str | None = WHOEVER,
+    signer: Identity | None = None,
+) -> Decided:
+    """Record a decision and carry it out: `previous` first, then `champion`.
+
+    A second call with the same words, after a crash at whatever point, finishes the first one's decision.
+    Once the version is champion an approval changes nothing.
+
+    Args:
+        register: the federation's.
+        version: the version's number.
+        said: by the reviewer.
+        rules: what the federation asks of a champion.
+        tell: hears of the decision once it is carried out.
+        expect: the champion that the reviewer was shown (None: none).
+        signer: whose keys vouch for the reviewer's name; None: it is asserted.
+
+    Raises:
+        ReviewError: a gate failed (that is on record), the champion is not the expected one any more, or the
+            champion itself is rejected.
+        TrackingError: MLflow does not answer.
+    """
+    with register.held():
+        tags, aliases = register.tags(version), register.aliases()
+        open_one = Decision.open_of(tags)
+        if aliases.champion == version:
+            return _of_the_champion(register, said, tags, aliases, tell)
+        if expect not in {WHOEVER, aliases.champion}:
+            raise ReviewError(changed(register.name, expect, aliases.champion))
+        mark = fingerprint(signer.public) if signer else None
+        found = _look(register, version, rules)
+        taken = _taken(found, said, mark, open_one)
+        if open_one is not None and open_one.says_the_same(taken):
+            taken = open_one
+        else:
+            _record(register, taken, found.gates, signer)
+        _carry_out(register, taken, found.gates, tell)
+        if taken.verdict == "refused" and (failed := first_failed(found.gates)):
+            raise ReviewError(f"version {version} of {register.name} is not promoted: {failed.words}")
+        return Decided(taken, register.aliases(), found.gates)
+
+
+def changed(name: str, shown: str | None, now: str | None) -> str:
+    """Why a decision is void: it was about another champion."""
+    was, is_now = (f"version {v}" if v else "none" for v in (shown, now))
+    return f"the champion of {name} changed since the card was shown (it was {was}, now {is_now}): look again"
+
+
+def _of_the_champion(
+    register: Register, said: Said, tags: dict[str, str], aliases: Aliases, tell: Tell
+) -> Decided:
+    """The version is champion already: finish what made it so, change nothing else."""
+    version = aliases.champion or ""
+    if not said.approve:
+        raise ReviewError(
+            f"version {version} of {register.name} is the champion: fedllm rollback takes it back"
+        )
+    open_one = Decision.open_of(tags)
+    if open_one is not None and open_one.verdict == "approved":
+        _carry_out(register, open_one, (), tell)
+        return Decided(open_one, register.aliases(), ())
+    last = Decision.from_tags(tags)
+    if last is None or last.verdict != "approved":
+        raise ReviewError(f"version {version} of {register.name} is the champion already, without a review")
+    return Decided(last, aliases, ())
+
+
+def _taken(found: Review, said: Said, mark: str | None, open_one: Decision | None) -> Decision:
+    aliases, version = found.aliases, found.version
+    refused = said.approve and first_failed(found.gates) is not None
+    # A promotion that broke off between the two aliases left the champion as `previous`.
+    torn = open_one is not None and aliases.previous == aliases.champion
+    before = open_one.before if open_one is not None and torn else aliases.previous
+    return Decision(
+        id=tagged.new_id(),
+        federation=version.name,
+        version=version.version,
+        model_sha256=version.model_sha256,
+        verdict="refused" if refused else said.status,
+        approve=said.approve,
+        replaces=aliases.champion,
+        before=before,
+        reviewer=said.reviewer,
+        reason=said.reason,
+        at=tagged.now(),
+        signed=mark,
+    )
+
+
+def _record(register: Register, taken: Decision, found: tuple[Gate, ...], signer: Identity | None) -> None:
+    """Take the decision: with `review.record`, which one request sets, it is taken."""
+    envelope = sign_decision(taken, signer) if signer else {tagged.ENVELOPE: None, tagged.KEY: None}
+    told = json.dumps({gate.name: [gate.verdict, gate.says] for gate in found}, ensure_ascii=False)
+    register.tag_model(ROLLBACK, None)  # one that broke off is overtaken
+    register.tag(taken.version, {tagged.GATES: told, **envelope})
+    register.tag(taken.version, {tagged.RECORD: taken.to_json()})
+
+
+def _carry_out(register: Register, taken: Decision, found: tuple[Gate, ...], tell: Tell) -> None:
+    """Do what a decision on record says; all of it can be done again."""
+    said = {
+        tagged.DECISION: taken.verdict,
+        tagged.REVIEWER: taken.who,
+        tagged.REASON: taken.reason,
+        tagged.AT: taken.at,
+    }
+    register.tag(taken.version, said)
+    if taken.verdict == "approved":
+        _promote(register, taken)
+    else:
+        aliases = register.aliases()
+        if aliases.previous is not None and aliases.previous == aliases.champion:
+            register.point_previous(taken.before)
+    tell(_event(taken, found))
+    # The status comes after the outcome: whoever sees the one finds the other.
+    outcome = f"{taken.status}: {_outcome(taken, found)}"
+    register.tag(
+        taken.version, {tagged.OUTCOME: outcome, tagged.STATUS: taken.status, tagged.APPLIED: taken.id}
+    )
+
+
+def _promote(register: Register, taken: Decision) -> None:
+    if register.aliases().champion != taken.version:
+        if taken.replaces is not None:
+            register.point_previous(taken.replaces)
+        register.point_champion(taken.version)
+    now = register.aliases().champion
+    if now != taken.version:
+        raise ReviewError(f"another decision overtook this one: version {now} is champion, look again")
+
+
+def _outcome(taken: Decision, found: tuple[Gate, ...]) -> str:
+    if taken.verdict == "approved":
+        instead = f"in the place of version {taken.replaces}" if taken.replaces else "the first one"
+        return f"champion since {taken.at}, {instead}"
+    if taken.verdict == "rejected":
+        return f"rejected at {taken.at}"
+    failed = first_failed(found)
+    return f"refused at {taken.at}: {failed.words if failed else 'a gate failed'}"
+
+
+def _event(taken: Decision, found: tuple[Gate, ...]) -> ReviewEvent:
+    kind = f"fedllm.review.{taken.verdict}"
+    payload = {
+        "version": taken.version,
+        "model_sha256": taken.model_sha256,
+        "replaces": taken.replaces,
+        "reviewer": taken.who,
+        "reason": taken.reason,
+        "at": taken.at,
+        "gates": {gate.name: gate.verdict for gate in found},
+    }
+    if taken.verdict == "refused" and (failed := first_failed(found)):
+        payload["refused"] = failed.words
+    return ReviewEvent(kind, taken.federation, tagged.event_id(taken.id, kind), payload)

@@ -1,0 +1,120 @@
+"""The card that a reviewer decides by: one screen of markdown, written from what MLflow holds."""
+
+from dataclasses import dataclass
+
+from fedllm.privacy.terms import NO_DP
+from fedllm.tracking.decision import Decision
+from fedllm.tracking.markdown import ROWS, by_importance, cell, number, plain, table
+from fedllm.tracking.review import Review
+from fedllm.tracking.signed_decision import vouched
+
+_NO_FLOW = "none"  # the tag of a version that no flow made
+
+
+@dataclass(frozen=True)
+class Links:
+    """Where the servers' pages are; None where there is no such server."""
+
+    mlflow: str | None
+    prefect: str | None = None
+
+    def version(self, name: str, version: str) -> str | None:
+        """MLflow's page of a version."""
+        return f"{self.mlflow}/#/models/{name}/versions/{version}" if self.mlflow else None
+
+    def flow_run(self, flow_run: str) -> str | None:
+        """Prefect's page of a flow run."""
+        return f"{self.prefect}/runs/flow-run/{flow_run}" if self.prefect else None
+
+
+def render_review(review: Review, links: Links) -> str:
+    """Write the card: gates first, then what they rest on."""
+    facts = review.version
+    tags = facts.tags
+    made = f"Round {tags.get('fed.round', '?')} of run `{tags.get('fed.run', '?')}`"
+    head = f"{made}, by {len(facts.sites)} sites; {_replaced(review)}."
+    parts = [
+        f"# {facts.name}, version {facts.version}: may it be champion?",
+        head,
+        "## Gates",
+        table(["gate", "verdict", "why"], [[g.name, _bold(g.verdict), cell(g.says)] for g in review.gates]),
+        "## Quality on the public set",
+        _quality(review),
+        "## Privacy budget",
+        _budget(review),
+        "## Sites",
+        _sites(review),
+    ]
+    if former := Decision.from_tags(tags):
+        who, why = cell(vouched(former, tags)), cell(former.reason)
+        parts += ["## Decided before", f"{former.verdict} by {who} at {former.at}: {why}"]
+    return "\n\n".join([*parts, "## Where to look", _links(review, links)]) + "\n"
+
+
+def _replaced(review: Review) -> str:
+    if review.aliases.champion == review.version.version:
+        return "it is the champion"
+    if review.champion is None:
+        return "there is no champion yet"
+    return f"it would replace version {review.champion.version}"
+
+
+def _bold(verdict: str) -> str:
+    return f"**{verdict}**" if verdict == "fail" else verdict
+
+
+def _quality(review: Review) -> str:
+    facts = review.version
+    columns = [facts.metrics, facts.baseline]
+    head = ["", f"version {facts.version}", "zero-shot"]
+    if review.champion is not None:
+        columns.append(review.champion.metrics)
+        head.append(f"version {review.champion.version}")
+    names = by_importance(facts.metrics)
+    rows = [[cell(name), *[number(name, c.get(name)) for c in columns]] for name in names[:ROWS]]
+    more = [f"… and {len(names) - ROWS} more in MLflow."] if len(names) > ROWS else []
+    gate = next(gate for gate in review.gates if gate.name == "quality")
+    return "\n\n".join([table(head, rows), *more, cell(gate.says)])
+
+
+def _budget(review: Review) -> str:
+    facts = review.version
+    if not facts.private:
+        return f"**{NO_DP}**"
+    tags = {name: facts.tags.get(f"dp.{name}", "?") for name in ("unit", "adjacency", "trust_model")}
+    gate = next(gate for gate in review.gates if gate.name == "budget")
+    told = cell(f"{gate.says}; by {tags['unit']}, {tags['adjacency']}; {tags['trust_model']}")
+    names = ("site", "epsilon", "budget", "left_pct", "steps", "verdict")
+    rows = [[cell(plain(row.get(name))) for name in names] for row in facts.budget[:ROWS]]
+    return f"{told}\n\n{table(['site', 'ε spent', 'budget', 'left %', 'steps', 'verdict'], rows)}"
+
+
+def _sites(review: Review) -> str:
+    found = review.version.site_rows
+    if found is None:
+        return "What dp-audit found is not on record."
+    counted = set(review.version.sites)
+    rows = [
+        [
+            cell(str(row.get("site"))),
+            "yes" if row.get("site") in counted else "no",
+            cell(plain(row.get("verdict"))),
+            cell(plain(row.get("not_observable") or None)),
+        ]
+        for row in found[:ROWS]
+    ]
+    more = [f"… and {len(found) - ROWS} more in `sites.json`."] if len(found) > ROWS else []
+    return "\n\n".join([table(["site", "counts", "dp-audit", "not observable"], rows), *more])
+
+
+def _links(review: Review, links: Links) -> str:
+    facts = review.version
+    flow_run = facts.tags.get("prefect.flow_run", _NO_FLOW)
+    pages = {f"version {facts.version} in MLflow": links.version(facts.name, facts.version)}
+    if review.champion is not None:
+        other = review.champion.version
+        pages[f"version {other} in MLflow"] = links.version(facts.name, other)
+    if flow_run != _NO_FLOW:
+        pages["its training in Prefect"] = links.flow_run(flow_run)
+    told = [f"- [{text}]({page})" for text, page in pages.items() if page]
+    return "\n".join([*told, f"- model SHA-256 `{facts.model_sha256}`"])

@@ -1,0 +1,115 @@
+"""Rolling back: the former champion is champion again, carried out once whatever crashes."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Self
+
+from fedllm.errors import ReviewError
+from fedllm.tracking.decision import ASSERTED, OUTCOME, STATUS, Decision, event_id, new_id, now
+from fedllm.tracking.register import Register, ReviewEvent
+
+RECORD = "rollback.record"  # JSON, a tag of the registered model: the rollback under way
+KIND = "fedllm.review.rolled-back"
+
+_READABLE = ("rollback.to", "rollback.reviewer", "rollback.reason", "rollback.at")  # of the version
+
+
+@dataclass(frozen=True)
+class RolledBack:
+    """One rollback, as `rollback.record` holds it."""
+
+    id: str
+    federation: str
+    version: str  # champion until now
+    to: str  # champion from now on
+    then: str | None  # `previous` from now on: what `to` once replaced
+    reviewer: str
+    reason: str
+    at: str  # UTC, ISO 8601
+
+    @property
+    def who(self) -> str:
+        """Nobody vouches for the name."""
+        return f"{self.reviewer} {ASSERTED}"
+
+    def fits(self, champion: str, previous: str | None) -> bool:
+        """Whether the aliases are as they are while this one is carried out."""
+        begun = champion == self.version and previous in {self.to, self.then}
+        return begun or (champion == self.to and previous == self.then)
+
+    @classmethod
+    def open_of(cls, tags: Mapping[str, str]) -> Self | None:
+        """The rollback that was begun and not ended, by the tags of the model."""
+        try:
+            return cls(**json.loads(tags.get(RECORD, "")))
+        except (ValueError, TypeError):
+            return None
+
+
+def roll_back(
+    register: Register, reviewer: str, reason: str, *, tell: Callable[[ReviewEvent], None]
+) -> RolledBack:
+    """Make `previous` the champion again. `previous` then names what that one had replaced, if anything.
+
+    Raises:
+        ReviewError: there is no champion, or none before it.
+        TrackingError: MLflow does not answer.
+    """
+    with register.held():
+        aliases = register.aliases()
+        champion, previous = aliases.champion, aliases.previous
+        if champion is None:
+            raise ReviewError(f"{register.name} has no champion: there is nothing to roll back")
+        taken = RolledBack.open_of(register.model_tags())
+        if taken is None or not taken.fits(champion, previous):
+            taken = _taken(register, champion, previous, (reviewer, reason))
+            register.tag_model(RECORD, json.dumps(dataclasses.asdict(taken)))
+        _carry_out(register, taken)
+        tell(_event(taken))
+        readable = dict(zip(_READABLE, (taken.to, taken.who, taken.reason, taken.at), strict=True))
+        # As the status had it: a decision that a tag asked for is not taken a second time.
+        told = f"{register.tags(taken.version).get(STATUS, 'approved')}: rolled back to version {taken.to}"
+        register.tag(taken.version, {**readable, OUTCOME: f"{told} at {taken.at}"})
+        register.tag_model(RECORD, None)
+        return taken
+
+
+def _taken(register: Register, champion: str, previous: str | None, said: tuple[str, str]) -> RolledBack:
+    if previous is None:
+        raise ReviewError(f"{register.name} has no previous champion: there is nothing to roll back to")
+    if previous == champion:
+        raise ReviewError(
+            f"a promotion over version {champion} of {register.name} broke off: decide on it again first"
+        )
+    former = Decision.from_tags(register.tags(previous))
+    then = former.replaces if former is not None and former.verdict == "approved" else None
+    if then in {champion, previous} or (then is not None and not _is_there(register, then)):
+        then = None
+    return RolledBack(new_id(), register.name, champion, previous, then, *said, now())
+
+
+def _is_there(register: Register, version: str) -> bool:
+    try:
+        register.tags(version)
+    except ReviewError:
+        return False
+    return True
+
+
+def _carry_out(register: Register, taken: RolledBack) -> None:
+    """`previous` first: so the two never name one version, whenever it breaks off."""
+    register.point_previous(taken.then)
+    register.point_champion(taken.to)
+
+
+def _event(taken: RolledBack) -> ReviewEvent:
+    payload = {
+        "version": taken.version,
+        "to": taken.to,
+        "reviewer": taken.who,
+        "reason": taken.reason,
+        "at": taken.at,
+    }
+    return ReviewEvent(KIND, taken.federation, event_id(taken.id, KIND), payload)

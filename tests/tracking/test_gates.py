@@ -1,0 +1,295 @@
+"""Each gate on what MLflow holds of a version."""
+
+import random
+from contextlib import closing
+from typing import Any
+
+import pytest
+
+from fedllm.privacy.accounting import epsilon
+from fedllm.privacy.chain import spent_events
+from fedllm.privacy.entry import Entry
+from fedllm.tracking.budget import ledgers_sha256, shown
+from fedllm.tracking.gate import Gate
+from fedllm.tracking.gates import Rules, audit, budget, first_failed, gates
+from fedllm.tracking.ledger_gate import ledger
+from fedllm.tracking.public_answers import PublicAnswers, public_answers
+from fedllm.tracking.quality import quality
+from fedllm.tracking.version_facts import VersionFacts
+from tests.privacy.ledger_home import charge, ledger_at, reserve, trained
+
+NO_DP = {"dp.epsilon": "not configured", "dp.epsilon_budget": "not configured"}
+
+
+def answers(right: list[bool], public: str = "set") -> PublicAnswers:
+    records = [{"text": f"{public} {n}"} for n in range(len(right))]
+    found = public_answers(records, [1.0] * len(right), right)
+    assert found is not None
+    return found
+
+
+def told(right: list[bool]) -> dict[str, str]:
+    return {"eval.accuracy": repr(sum(right) / len(right)), "public.records": str(len(right))}
+
+
+def version(number: str = "2", right: list[bool] | None = None, **changes: Any) -> VersionFacts:  # noqa: ANN401
+    tags = {
+        "fed.sites": "amazon,movies",
+        **NO_DP,
+        **(told(right) if right else {}),
+        **changes.pop("tags", {}),
+    }
+    fields: dict[str, Any] = {
+        "name": "fed",
+        "version": number,
+        "run_id": "r",
+        "tags": tags,
+        "answers": answers(right) if right else None,
+        "site_rows": ({"site": "amazon", "verdict": "accepted"}, {"site": "movies", "verdict": "accepted"}),
+        "asked": "none",
+    }
+    return VersionFacts(**(fields | changes))
+
+
+def share(right: int, of: int) -> list[bool]:
+    return [n < right for n in range(of)]
+
+
+# Quality, against a champion.
+
+
+def test_a_few_records_worse_is_no_reason_to_refuse() -> None:
+    gate = quality(version(right=share(79, 100)), version("1", right=share(80, 100)), 0.0)
+    assert gate.verdict == "pass"
+    assert "-1.0 points of accuracy (95 %: -" in gate.says
+    assert "paired on 100 records" in gate.says
+    assert "0 and 1, exact McNemar p = 1" in gate.says
+
+
+def test_a_challenger_that_is_surely_worse_is_refused() -> None:
+    gate = quality(version(right=share(70, 100)), version("1", right=share(80, 100)), 0.0)
+    assert gate.verdict == "fail"
+    assert gate.says.startswith("worse than the champion: -10.0 points")
+
+
+def test_what_may_be_lost_is_not_held_against_it() -> None:
+    new, old = version(right=share(70, 100)), version("1", right=share(80, 100))
+    assert quality(new, old, 0.05).verdict == "pass"
+    assert quality(new, old, 0.01).verdict == "fail"
+
+
+def test_pairs_see_a_loss_that_two_shares_do_not() -> None:
+    new, old = share(384, 400), share(391, 400)
+    champion = version("1", right=old)
+    assert quality(version(right=new), champion, 0.0).verdict == "fail"
+    alone = quality(version(right=new, answers=None), champion, 0.0)
+    assert alone.verdict == "pass"
+    assert "not paired, for answers are not on record: on 400 and 400 records" in alone.says
+
+
+def test_another_public_set_is_not_paired() -> None:
+    old = version("1", right=share(80, 100), answers=answers(share(80, 100), "another"))
+    gate = quality(version(right=share(81, 100)), old, 0.0)
+    assert gate.verdict == "pass"
+    assert "different public sets" in gate.says
+
+
+def test_the_pairs_are_by_record_and_not_by_count() -> None:
+    order = random.Random(3).sample(range(100), 100)
+    mixed = [n < 80 for n in order]
+    even = quality(version(right=share(70, 100)), version("1", right=mixed), 0.0)
+    assert even.verdict == "pass", "many records went each way: the ten fewer may be chance"
+
+
+def test_without_counts_a_better_one_is_not_observable_and_a_worse_one_is_refused() -> None:
+    old = version("1", tags={"eval.accuracy": "0.8"})
+    gate = quality(version(tags={"eval.accuracy": "0.9"}), old, 0.0)
+    assert (gate.verdict, "no interval" in gate.says) == ("not observable", True)
+    assert quality(version(tags={"eval.accuracy": "0.7"}), old, 0.0).verdict == "fail"
+
+
+def test_a_task_without_right_answers_is_compared_by_its_losses() -> None:
+    def by_loss(number: str, losses: list[float]) -> VersionFacts:
+        kept = PublicAnswers(public_sha256="a" * 64, records=len(losses), losses=tuple(losses))
+        return version(number, answers=kept, tags={"eval.loss": repr(sum(losses) / len(losses))})
+
+    old = by_loss("1", [1.0, 2.0, 3.0, 4.0])
+    better = quality(by_loss("2", [0.9, 1.8, 2.9, 3.8]), old, 0.0)
+    assert better.verdict == "pass"
+    assert "+0.1500 of loss saved (95 %: +0.0581 to +0.2419; paired on 4 records" in better.says
+    worse = by_loss("2", [1.1, 2.2, 3.1, 4.2])
+    assert quality(worse, old, 0.0).verdict == "fail"
+    assert quality(worse, old, 0.2).verdict == "pass"
+    unsure = by_loss("2", [0.2, 2.9, 3.3, 3.8])
+    assert quality(unsure, old, 0.0).verdict == "pass"
+
+
+# Quality, where there is no champion.
+
+
+@pytest.mark.parametrize(("accuracy", "verdict"), [("0.81", "pass"), ("0.8", "fail"), ("0.5", "fail")])
+def test_the_first_champion_must_be_better_than_zero_shot(accuracy: str, verdict: str) -> None:
+    facts = version(
+        tags={"eval.accuracy": accuracy, "eval_baseline.accuracy": "0.8", "public.records": "100"}
+    )
+    gate = quality(facts, None, 0.5)
+    assert gate.verdict == verdict
+    assert "zero-shot" in gate.says
+
+
+def test_zero_shot_is_paired_where_its_answers_are_kept() -> None:
+    facts = version(
+        right=share(9, 10), zero_shot=answers(share(5, 10)), tags={"eval_baseline.accuracy": "0.5"}
+    )
+    assert "paired on 10 records" in quality(facts, None, 0.0).says
+
+
+def test_a_version_without_metrics_is_refused() -> None:
+    assert quality(version(), None, 0.0).verdict == "fail"
+    assert quality(version(), version("1", right=share(8, 10)), 0.0).verdict == "fail"
+
+
+# Budget.
+
+
+def private(spent: str, most: str = "3", **changes: Any) -> VersionFacts:  # noqa: ANN401 - any field
+    tags = {"dp.epsilon": spent, "dp.epsilon_budget": most, "dp.delta": "1e-05", "dp.remaining_pct": "2.3"}
+    return version(asked="record", tags=tags | changes.pop("tags", {}), **changes)
+
+
+@pytest.mark.parametrize(
+    ("spent", "verdict"),
+    [
+        ("2.93", "pass"),
+        ("3", "pass"),
+        ("3.001", "fail"),
+        ("inf", "fail"),
+        ("nan", "fail"),
+        ("not observable", "fail"),
+    ],
+)
+def test_a_training_keeps_to_its_budget(spent: str, verdict: str) -> None:
+    gate = budget(private(spent), Rules())
+    assert gate.verdict == verdict
+    assert f"epsilon {spent} of 3 at delta 1e-05" in gate.says
+
+
+def test_no_dp_is_never_a_pass_and_refuses_only_where_somebody_asks_for_it() -> None:
+    free = budget(version(), Rules())
+    assert (free.verdict, free.says) == ("not observable", "no DP configured: there is no budget to keep to")
+    assert budget(version(asked="record"), Rules()).verdict == "fail"
+    assert budget(version(), Rules(asks_privacy=True)).verdict == "fail"
+    assert budget(version(asked=None), Rules()).verdict == "fail"
+
+
+# Audit.
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        (None, "no sites.json"),
+        ((), "nothing says what dp-audit found about amazon, movies"),
+        (({"site": "amazon", "verdict": "accepted"},), "nothing says what dp-audit found about movies"),
+        (
+            ({"site": "amazon", "verdict": "accepted"}, {"site": "movies", "verdict": "norm: 9 above 3"}),
+            "movies counts and was not accepted: norm: 9 above 3",
+        ),
+    ],
+)
+def test_every_site_that_counts_was_accepted(rows: Any, words: str) -> None:  # noqa: ANN401 - a table
+    gate = audit(version(site_rows=rows))
+    assert gate.verdict == "fail"
+    assert words in gate.says
+
+
+def test_a_site_that_was_left_out_may_have_failed() -> None:
+    rows = [{"site": site, "verdict": "accepted"} for site in ("amazon", "movies")]
+    gate = audit(version(site_rows=(*rows, {"site": "nyt", "verdict": "silent: no answer"})))
+    assert (gate.verdict, gate.says) == ("pass", "accepted: amazon, movies; left out: nyt")
+
+
+def test_with_dp_a_ledger_that_was_not_seen_is_refused() -> None:
+    rows = [{"site": "amazon", "verdict": "accepted"}, {"site": "movies", "verdict": "accepted"}]
+    assert audit(private("1", site_rows=tuple(rows))).verdict == "pass"
+    rows[1] |= {"not_observable": "noise, chain, accounting"}
+    gate = audit(private("1", site_rows=tuple(rows)))
+    assert (gate.verdict, gate.says) == (
+        "fail",
+        "movies counts and its ledger was not seen: chain, accounting",
+    )
+    assert audit(version(site_rows=tuple(rows))).verdict == "pass", "without DP there is no ledger to see"
+
+
+def test_a_version_that_names_no_site_is_refused() -> None:
+    assert audit(version(tags={"fed.sites": ""})).verdict == "fail"
+
+
+# Ledger.
+
+
+@pytest.fixture(scope="module")
+def entries(tmp_path_factory: pytest.TempPathFactory) -> list[Entry]:
+    """The real ledger of a site that took part in this training and in another federation's."""
+    with closing(ledger_at(tmp_path_factory.mktemp("ledger") / "ledger.db")) as kept:
+        trained(kept)
+        reserve(kept, run="other", federation="elsewhere")
+        charge(kept, 1, run="other", federation="elsewhere", steps=50)
+        return kept.entries("ward-7", show="fed")
+
+
+def accounted(entries: list[Entry], **changes: Any) -> VersionFacts:  # noqa: ANN401 - any field
+    spent = epsilon(spent_events(entries, "run-1"), 1e-5)
+    tags = {
+        "fed.run": "run-1",
+        "fed.sites": "amazon",
+        "dp.ledger_sha256": ledgers_sha256({"amazon": [entries[-1].head]}),
+    }
+    kept = {"amazon": tuple(entry.model_dump_json() for entry in entries)}
+    fields = {"ledgers": kept, "tags": tags | changes.pop("tags", {})}
+    return private(changes.pop("spent", shown(spent)), **(fields | changes))
+
+
+def test_ledgers_are_followed_added_up_and_held_against_the_tags(entries: list[Entry]) -> None:
+    facts = accounted(entries)
+    gate = ledger(facts)
+    assert gate.verdict == "pass"
+    assert gate.says == f"7 signed entries of 1 sites hold, epsilon {facts.tags['dp.epsilon']}"
+
+
+def test_missing_ledgers_are_refused(entries: list[Entry]) -> None:
+    assert "of every site is missing" in ledger(accounted(entries, ledgers=None)).says
+    both = accounted(entries, tags={"fed.sites": "amazon,movies"})
+    gate = ledger(both)
+    assert (gate.verdict, "the ledger of movies is missing" in gate.says) == ("fail", True)
+
+
+def test_a_ledger_that_is_not_the_tags_is_refused(entries: list[Entry]) -> None:
+    shorter = {"amazon": tuple(entry.model_dump_json() for entry in entries[:-1])}
+    gate = ledger(accounted(entries, ledgers=shorter))
+    assert (gate.verdict, "dp.ledger_sha256" in gate.says) == ("fail", True)
+
+
+def test_an_edited_ledger_is_refused(entries: list[Entry]) -> None:
+    fewer = [e if e.kind != "charge" else e.model_copy(update={"steps": 1}) for e in entries]
+    gate = ledger(accounted(entries, ledgers={"amazon": tuple(e.model_dump_json() for e in fewer)}))
+    assert (gate.verdict, "was edited" in gate.says) == ("fail", True)
+
+
+def test_a_version_that_claims_less_than_its_ledgers_is_refused(entries: list[Entry]) -> None:
+    gate = ledger(accounted(entries, spent="0.01"))
+    assert (gate.verdict, "the version says 0.01" in gate.says) == ("fail", True)
+
+
+def test_without_dp_there_is_no_ledger() -> None:
+    assert ledger(version()).verdict == "not observable"
+
+
+# All of them.
+
+
+def test_the_first_gate_that_fails_is_the_reason() -> None:
+    found = gates(version(right=share(70, 100), site_rows=None), version("1", right=share(80, 100)), Rules())
+    assert [gate.verdict for gate in found] == ["fail", "not observable", "fail", "not observable"]
+    assert first_failed(found) == found[0]
+    assert first_failed([Gate("budget", "not observable", "no DP configured")]) is None
