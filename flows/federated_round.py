@@ -12,6 +12,7 @@ from fedllm.coordinator.rounds import play
 from fedllm.errors import CancelledError
 from fedllm.session import Request, session
 from flows.output import outlive_readers
+from flows.report import reported
 from flows.tasks import PrefectSteps
 from flows.watch import cancelled, watched
 
@@ -47,7 +48,7 @@ def federated_round(
         prefect_flow_run=flow_run.get_id(),
     )
     try:
-        with session(config, request) as training, watched(training):
+        with session(config, request) as training, reported(training), watched(training):
             play(training, PrefectSteps(training), insist=True)
             return result(training).public()
     except CancelledError as error:

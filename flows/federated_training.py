@@ -12,6 +12,7 @@ from fedllm.coordinator.rounds import play
 from fedllm.errors import CancelledError
 from fedllm.session import Request, session
 from flows.output import outlive_readers
+from flows.report import reported
 from flows.tasks import PrefectSteps
 from flows.watch import cancelled, watched
 
@@ -50,7 +51,7 @@ def federated_training(
         prefect_flow_run=flow_run.get_id(),
     )
     try:
-        with session(config, request) as training, watched(training):
+        with session(config, request) as training, reported(training), watched(training):
             print(f"run {training.run} of {config.name}")  # noqa: T201 - log_prints makes it the flow's log
             play(training, PrefectSteps(training))
             return result(training).public()

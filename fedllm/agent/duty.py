@@ -28,6 +28,7 @@ from fedllm.exchange import messages
 from fedllm.exchange.clock import StoreClock
 from fedllm.exchange.mailbox import Mailbox, Received, seal_to_file
 from fedllm.exchange.messages import Answer, Plan, Update
+from fedllm.logs import about
 from fedllm.privacy.terms import private_terms
 from fedllm.secure.envelope import open_envelope, sign
 
@@ -71,6 +72,10 @@ class Duty:
             EquivocationError: this round had another plan.
             ExchangeError: the store is away; call again.
         """
+        with about(run=plan.message.run, round=plan.message.round):
+            self._take_up(plan, roster)
+
+    def _take_up(self, plan: Received[Plan], roster: Mapping[str, str]) -> None:
         asked = plan.message
         run = asked.run or ""
         work = self.memory.work(run, asked.round) or self._reserve(plan, roster)
@@ -177,6 +182,11 @@ class Duty:
 
     def poll(self) -> bool:
         """Take in what the trainer says; True while a job is under way."""
+        asked = self.current.message if self.current else None
+        with about(**({"run": asked.run, "round": asked.round} if asked else {})):
+            return self._poll()
+
+    def _poll(self) -> bool:
         if self.current is not None and self.clock.now() > self.current.message.deadline:
             late = self.current.message
             log.warning("round %d of %s: the deadline has passed, training stopped", late.round, late.run)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from sqlalchemy import LargeBinary, String, create_engine, event, insert, select
+from sqlalchemy import LargeBinary, String, create_engine, event, func, insert, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from fedllm.agent.policy import Spent
@@ -17,6 +17,7 @@ from fedllm.errors import EquivocationError, RefusedError, ReplayError
 from fedllm.secure.events import SecurityLog
 
 State = Literal["declined", "reserved", "committed", "released"]
+_UNSENT = {"reserved", "committed"}
 
 
 class _Table(DeclarativeBase):
@@ -72,6 +73,19 @@ class Work:
     answer: bytes
     update: bytes | None
     payload: str | None
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What a site did in all."""
+
+    sent: int  # rounds
+    declined: int  # rounds
+    failed: int  # rounds
+    under_way: int  # rounds: accepted, and the store does not have how they ended
+    bytes_sent: int  # of sealed updates
+    bytes_promised: int  # down and up
+    seconds: float  # s of training
 
 
 class Memory:
@@ -130,6 +144,29 @@ class Memory:
         """Count time of training; what a crash cut short is not counted."""
         with Session(self._engine) as session, session.begin():
             _charge(session, run, 0, seconds)
+
+    def tally(self) -> Tally:
+        """Count over all rounds and runs."""
+        size = func.sum(func.json_extract(_Work.payload, "$.sealed_bytes"))
+        by_end = select(_Work.state, _Work.payload.is_(None), func.count(), size)
+        with Session(self._engine) as session:
+            rows = session.execute(by_end.group_by(_Work.state, _Work.payload.is_(None)))
+            ends = {(state, bool(bare)): (count, sealed or 0) for state, bare, count, sealed in rows}
+            totals = select(func.sum(_Spent.bytes), func.sum(_Spent.seconds))
+            promised, seconds = session.execute(totals).one()
+
+        def rounds(state: str, *, bare: bool) -> int:
+            return int(ends.get((state, bare), (0, 0))[0])
+
+        return Tally(
+            sent=rounds("released", bare=False),
+            declined=rounds("declined", bare=True),
+            failed=rounds("released", bare=True),
+            under_way=sum(count for (state, _), (count, _) in ends.items() if state in _UNSENT),
+            bytes_sent=sum(sealed for _, sealed in ends.values()),
+            bytes_promised=promised or 0,
+            seconds=seconds or 0.0,
+        )
 
     def work(self, run: str, number: int) -> Work | None:
         """What is remembered of a round."""

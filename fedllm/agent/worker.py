@@ -14,6 +14,7 @@ from fedllm.agent.folder import write_when_room
 from fedllm.config import AdapterConfig, LocalConfig, TaskConfig
 from fedllm.data.records import Record
 from fedllm.errors import DataError, LedgerError, RefusedError, TrainingError
+from fedllm.logs import log_as_asked
 from fedllm.privacy.terms import PrivateTerms
 
 if TYPE_CHECKING:
@@ -195,6 +196,7 @@ def public_reason(error: Exception) -> str:
 
 def _serve(pipe: "Connection[Any, Any]") -> None:
     """The child: jobs in, events out, until the parent is gone."""
+    log_as_asked()
     bench = Workbench()
     # A parent that was killed closes the pipe: the next send or receive ends this process.
     with contextlib.suppress(EOFError, BrokenPipeError, KeyboardInterrupt):
@@ -204,10 +206,10 @@ def _serve(pipe: "Connection[Any, Any]") -> None:
                 done = bench.perform(job, lambda step, steps: pipe.send(Progress(step, steps)))
             except BrokenPipeError:
                 return
-            except Exception as error:  # noqa: BLE001 - any fault of a job is the job's result
-                import traceback
-
-                traceback.print_exc()  # for the site's own log; the coordinator hears the reason alone
+            except Exception as error:
+                log.exception(
+                    "training failed"
+                )  # in the site's own log; the coordinator hears the reason alone
                 pipe.send(Failed(public_reason(error)))
             else:
                 pipe.send(done)

@@ -4,10 +4,17 @@ import logging
 import os
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from fedllm.errors import ConfigError
+
+if TYPE_CHECKING:
+    from fedllm.agent.agent import Agent
 
 
 def register(app: typer.Typer) -> None:
@@ -24,6 +31,12 @@ def agent(
     log: Annotated[Path | None, typer.Option(help="Log to this file instead of stderr.")] = None,
     coordinator: Annotated[
         str | None, typer.Option(help="The coordinator's fingerprint, as told over the telephone.")
+    ] = None,
+    metrics_port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Answer Prometheus on this port of 127.0.0.1.")
+    ] = None,
+    metrics_textfile: Annotated[
+        Path | None, typer.Option(help="Keep metrics in this file (node exporter's *.prom); nothing listens.")
     ] = None,
     with_parent: Annotated[int | None, typer.Option(hidden=True, help="Stop when this process does.")] = None,
 ) -> None:
@@ -45,9 +58,31 @@ def agent(
     # A simulated site's former agent may still be on its way out after its parent was killed.
     here = Agent(member, ChildTrainer(), patience=0.0 if with_parent is None else 30.0)
     try:
-        here.run(stop)
+        with _measured(here, metrics_port, metrics_textfile):
+            here.run(stop)
     finally:
         here.close()
+
+
+@contextmanager
+def _measured(here: "Agent", port: int | None, textfile: Path | None) -> Iterator[None]:
+    """Show the site's own metrics where its owner wants them; they are told to nobody else."""
+    if port is None and textfile is None:
+        yield
+        return
+    if textfile is not None and textfile.suffix != ".prom":
+        raise ConfigError(f"--metrics-textfile {textfile}: node exporter reads files named *.prom alone")
+    from fedllm.metrics.expose import kept_in_file, registry_of, served
+    from fedllm.metrics.site import SiteMetrics
+
+    registry = registry_of(SiteMetrics(here.memory, here.duty.accounts, lambda: here.contact))
+    with ExitStack() as stack:
+        if port is not None:
+            taken = stack.enter_context(served(registry, port))
+            logging.getLogger(__name__).info("metrics at http://127.0.0.1:%d/metrics", taken)
+        if textfile is not None:
+            stack.enter_context(kept_in_file(registry, textfile))
+        yield
 
 
 def _watch_parent(parent: int, stop: threading.Event) -> None:

@@ -5,16 +5,18 @@ import sys
 from functools import cache
 from typing import TYPE_CHECKING
 
+from fedllm.logs import wants_json
+
 if TYPE_CHECKING:
     from rich.console import Console
 
 
 @cache
 def console() -> "Console":
-    """The console for progress and remarks: stderr, so that stdout stays clean."""
+    """The console for progress and remarks: stderr, so that stdout stays clean; none where logs are JSON."""
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False)
+    return Console(stderr=True, highlight=False, quiet=wants_json())
 
 
 def emit(as_json: bool, payload: dict[str, object], text: str = "") -> None:

@@ -28,7 +28,9 @@ from fedllm.coordinator.remote_local_train import remote_local_train
 from fedllm.coordinator.result import result
 from fedllm.coordinator.round_keys import destroy_stale_keys
 from fedllm.coordinator.training import Training
+from fedllm.coordinator.training_report import report_training
 from fedllm.errors import CancelledError, DiskFullError, ExchangeError, LeaseError, RoundError
+from fedllm.logs import about
 
 log = logging.getLogger(__name__)
 
@@ -80,14 +82,15 @@ class JournaledSteps:
 
     def wait_for(self, number: int, site: str, say: Say) -> SiteOutcome:
         """Wait for one site."""
-        step = f"remote-local-train {site}"
-        return self.training.journal.once(
-            self.training.run,
-            number,
-            step,
-            SiteOutcome,
-            lambda: remote_local_train(self.training, number, site, say),
-        )
+        training, step = self.training, f"remote-local-train {site}"
+        with about(federation=training.config.name, run=training.run, round=number, site=site):
+            return training.journal.once(
+                training.run,
+                number,
+                step,
+                SiteOutcome,
+                lambda: remote_local_train(training, number, site, say),
+            )
 
     def remote_local_train(self, number: int, sites: Sequence[str]) -> list[SiteOutcome]:
         """Wait for all sites at once, a thread each."""
@@ -155,7 +158,8 @@ def play(training: Training, steps: Steps, *, insist: bool = False) -> str:
                 break
             overdue = _is_overdue(training, number)
             try:
-                play_round(training, number, steps)
+                with about(federation=training.config.name, run=training.run, round=number):
+                    play_round(training, number, steps)
             except RoundError as error:
                 if not overdue:
                     raise
@@ -168,6 +172,7 @@ def play(training: Training, steps: Steps, *, insist: bool = False) -> str:
         except (CancelledError, LeaseError):
             # Deposed by `fedllm cancel`, which has told the journal and the sites.
             _end_record(training, "cancelled", str(error))
+            report_training(training)
         raise
     except BaseException as error:
         # What is no `Exception` tells the process to end (Ctrl-C, SIGTERM): nothing has failed.
@@ -208,6 +213,7 @@ def close(training: Training, status: str, reason: str) -> None:
         _end_record(training, status, reason)
     except ExchangeError as error:
         log.warning("%s is over, but the store could not be told: %s", training.run, error)
+    report_training(training)
 
 
 def _end_record(training: Training, status: str, reason: str) -> None:

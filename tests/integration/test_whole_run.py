@@ -149,6 +149,26 @@ def test_the_scheduled_deployment_fires(stack: Endpoints, federation: Path) -> N
     assert found[0]["auto_scheduled"]
 
 
+def test_a_training_leaves_its_report_in_mlflow_and_a_link_to_it_in_prefect(
+    undisturbed: dict[str, Any], stack: Endpoints, tmp_path: Path
+) -> None:
+    client, run = MlflowClient(stack.mlflow_url), undisturbed["run_id"]
+    experiment = client.get_experiment_by_name("test")
+    wanted = f"tags.`fed.kind` = 'training' and tags.`fed.run` = '{run}'"
+    parent = client.search_runs([experiment.experiment_id], wanted)[0].info
+    page = Path(client.download_artifacts(parent.run_id, "report.html", str(tmp_path))).read_text()
+    assert parent.status == "FINISHED"
+    assert undisturbed["model"]["sha256"] in page
+    assert all(site in page for site in SITES)
+    found = httpx.post(
+        f"{stack.prefect_api_url}/artifacts/filter",
+        json={"artifacts": {"key": {"any_": ["test-report"]}}, "limit": 200},
+    )
+    links = [artifact["data"] for artifact in found.raise_for_status().json()]
+    address = f"/#/experiments/{experiment.experiment_id}/runs/{parent.run_id}/artifacts/report.html"
+    assert any(f"{stack.mlflow_url}{address}" in link for link in links), links
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

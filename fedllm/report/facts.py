@@ -1,0 +1,128 @@
+"""What a training came to, as its report and its metrics tell it.
+
+Under DP nothing in here rests on a site's records: counts, losses and seconds of training are None or absent.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from fedllm.config import FederationConfig
+from fedllm.privacy.terms import PrivacyPlan
+from fedllm.secure.events import SecurityEvent
+
+WAIT = "remote-local-train"  # the step in which sites train
+STEPS = ("dispatch", WAIT, "dp-audit", "aggregate", "evaluate", "release")
+
+
+@dataclass(frozen=True)
+class SiteInRound:
+    """What one site did in one round, and what was found about it."""
+
+    site: str
+    status: str  # asked, updated, declined, failed, silent, refused
+    reason: str = ""  # the site's own words, or the audit's
+    accepted: bool | None = None  # whether its update counts; None: the round was not closed
+    steps: int = 0
+    loss: float | None = None  # mean of its training; None under DP
+    norm: float | None = None  # L2 of its update
+    epsilon: float | None = None  # spent in this training so far
+    bytes_up: int = 0
+    bytes_down: int = 0
+
+    @property
+    def verdict(self) -> str:
+        """In a word or two, such as `counted`, `not counted` or `declined`."""
+        if self.status != "updated":
+            return self.status
+        return {True: "counted", False: "not counted", None: "updated"}[self.accepted]
+
+
+@dataclass(frozen=True)
+class Quality:
+    """What was measured on the coordinator's public set."""
+
+    metrics: Mapping[str, float]  # loss, accuracy, and both by group as `accuracy/movies`
+    records: int = 0  # that were measured on
+    by_group: Mapping[str, int] = field(default_factory=dict)  # how many of them, by group
+
+    @property
+    def main(self) -> str:
+        """The metric that counts: accuracy where there is one, else loss."""
+        return "accuracy" if "accuracy" in self.metrics else "loss"
+
+    @property
+    def value(self) -> float:
+        """Of that metric."""
+        return self.metrics[self.main]
+
+    @property
+    def groups(self) -> dict[str, float]:
+        """The metric that counts, by group; records without a silo are one group, which is no group."""
+        start = f"{self.main}/"
+        found = {n.removeprefix(start): v for n, v in self.metrics.items() if n.startswith(start)}
+        return {} if set(found) == {"all"} else found
+
+
+@dataclass(frozen=True)
+class RoundFacts:
+    """One round."""
+
+    number: int
+    state: Literal["finished", "failed", "open"]
+    reason: str = ""  # why it failed
+    sites: tuple[SiteInRound, ...] = ()
+    quality: Quality | None = None
+    drift: float | None = None  # ||new - old|| / ||new||
+    model_sha256: str | None = None
+    version: str = ""  # in MLflow's registry, or why it is not there
+    seconds: Mapping[str, float] = field(default_factory=dict)  # by step; without the sites' under DP
+
+    @property
+    def epsilon(self) -> float | None:
+        """The largest of its sites."""
+        return max((s.epsilon for s in self.sites if s.epsilon is not None), default=None)
+
+
+@dataclass(frozen=True)
+class TrainingFacts:
+    """One training."""
+
+    run: str
+    config: FederationConfig
+    status: str  # running, completed, failed, cancelled, crashed
+    reason: str
+    started: float  # s since 1970
+    finished: (
+        float | None
+    )  # s since 1970; None while it runs, and under DP, where it tells the sites' seconds
+    zero_shot: Quality | None
+    champion: (
+        Mapping[str, float] | None
+    )  # metrics of the version in use, as the newest round was held against
+    rounds: tuple[RoundFacts, ...]
+    privacy: PrivacyPlan | None
+    security: tuple[SecurityEvent, ...] = ()
+    base_sha256: str | None = None
+    dvc_lock_sha256: str | None = None
+    flow_runs: tuple[str, ...] = ()
+
+    @property
+    def measured(self) -> tuple[RoundFacts, ...]:
+        """Rounds whose model was measured."""
+        return tuple(one for one in self.rounds if one.quality is not None)
+
+    @property
+    def best(self) -> RoundFacts | None:
+        """The round with the highest accuracy, else the lowest loss; of equals the first."""
+        return max(self.measured, key=_score, default=None)
+
+    @property
+    def site_names(self) -> tuple[str, ...]:
+        """Every site that was ever asked."""
+        return tuple(sorted({site.site for one in self.rounds for site in one.sites}))
+
+
+def _score(one: RoundFacts) -> float:
+    assert one.quality is not None  # noqa: S101 - of `measured`
+    return one.quality.value if one.quality.main == "accuracy" else -one.quality.value

@@ -1,0 +1,101 @@
+"""What the report draws of a training."""
+
+import statistics
+from collections.abc import Iterator
+
+from fedllm.report import words
+from fedllm.report.facts import STEPS, Quality, TrainingFacts
+from fedllm.report.intervals import interval
+from fedllm.report.line_chart import LineChart, Point, line_chart
+from fedllm.report.row_chart import RowChart, Value, row_chart
+from fedllm.report.site_totals import SiteTotal
+
+
+def quality_by_round(facts: TrainingFacts) -> LineChart | None:
+    """The metric that counts, from zero-shot on, against zero-shot and champion."""
+    measured = list(_measured(facts))
+    if not measured:
+        return None
+    name = measured[0][1].main
+    levels = {}
+    if facts.zero_shot and len(measured) > 1:
+        levels["zero-shot"] = ("zero-shot", facts.zero_shot.value)
+    if facts.champion and name in facts.champion:
+        levels["champion"] = ("champion", facts.champion[name])
+    points = [Point(number, quality.value, interval(quality)) for number, quality in measured]
+    percent = name == "accuracy"
+    return line_chart("quality", f"{name.capitalize()} by round", points, levels=levels, percent=percent)
+
+
+def quality_by_silo(facts: TrainingFacts) -> RowChart | None:
+    """The best round's accuracy, a row a silo, beside zero-shot and champion."""
+    best = facts.best
+    if best is None or best.quality is None or best.quality.main != "accuracy":
+        return None
+    values = []
+    for silo, accuracy in sorted(best.quality.groups.items()):
+        edges = interval(best.quality, silo)
+        told = words.share(accuracy) + (f" ({words.span(edges)})" if edges else "")
+        marks = {}
+        if facts.zero_shot and silo in facts.zero_shot.groups:
+            marks["zero-shot"] = facts.zero_shot.groups[silo]
+        if facts.champion and f"accuracy/{silo}" in facts.champion:
+            marks["champion"] = facts.champion[f"accuracy/{silo}"]
+        values.append(Value(silo, accuracy, told, edges, marks))
+    return row_chart("silos", f"Accuracy by silo, round {best.number}", values)
+
+
+def loss_by_round(facts: TrainingFacts) -> LineChart | None:
+    """Loss on the public set."""
+    points = [Point(n, q.metrics["loss"]) for n, q in _measured(facts) if "loss" in q.metrics]
+    return line_chart("loss", "Loss by round", points)
+
+
+def drift_by_round(facts: TrainingFacts) -> LineChart | None:
+    """How far each round moved the model."""
+    points = [Point(one.number, one.drift) for one in facts.rounds if one.drift is not None]
+    limit = facts.config.rounds.drift
+    levels = {"budget": ("stops below", limit)} if limit is not None else {}
+    return line_chart("drift", "Drift by round", points, levels=levels, from_zero=True)
+
+
+def epsilon_by_round(facts: TrainingFacts) -> LineChart | None:
+    """The largest epsilon of the sites, against what a site may spend."""
+    if facts.privacy is None:
+        return None
+    points = [Point(one.number, one.epsilon) for one in facts.rounds if one.epsilon is not None]
+    levels = {"budget": ("budget", facts.privacy.epsilon)}
+    return line_chart("epsilon", "Largest ε of the sites, by round", points, levels=levels, from_zero=True)
+
+
+def epsilon_by_site(facts: TrainingFacts, totals: tuple[SiteTotal, ...]) -> RowChart | None:
+    """How much of its budget each site has spent in this training."""
+    if facts.privacy is None:
+        return None
+    budget = facts.privacy.epsilon
+    values = [
+        Value(one.site, one.epsilon, f"{words.epsilon(one.epsilon)} of {budget:g}, {one.left_pct:g} % left")
+        for one in totals
+        if one.epsilon is not None
+    ]
+    return row_chart("budgets", f"ε spent by site, of {budget:g}", values, bars=True, most=budget)
+
+
+def seconds_by_step(facts: TrainingFacts) -> RowChart | None:
+    """Median seconds of each step over the finished rounds."""
+    finished = [one for one in facts.rounds if one.state == "finished"]
+    values = []
+    for step in STEPS:
+        took = [one.seconds[step] for one in finished if step in one.seconds]
+        if took:
+            median = statistics.median(took)
+            values.append(Value(step, median, words.seconds(median)))
+    return row_chart("seconds", "Seconds a step, median of the finished rounds", values, bars=True)
+
+
+def _measured(facts: TrainingFacts) -> Iterator[tuple[int, Quality]]:
+    if facts.zero_shot is not None:
+        yield 0, facts.zero_shot
+    for one in facts.measured:
+        assert one.quality is not None  # noqa: S101 - of `measured`
+        yield one.number, one.quality

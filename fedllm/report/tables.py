@@ -1,0 +1,187 @@
+"""What the report says in rows and lists."""
+
+import json
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from platform import python_version
+
+from fedllm.privacy.accounting import ACCOUNTANT
+from fedllm.privacy.terms import TRUST
+from fedllm.report import words
+from fedllm.report.facts import Quality, TrainingFacts
+from fedllm.report.intervals import interval
+from fedllm.report.site_totals import SiteTotal
+
+MOST_GROUPS = 40  # columns
+PARTS = ("fedllm", "torch", "transformers", "peft", "dp-accounting", "prefect", "mlflow")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One of the numbers at the top."""
+
+    name: str
+    value: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A value and what stands small below it."""
+
+    text: str
+    note: str = ""
+
+
+def figures(facts: TrainingFacts, totals: tuple[SiteTotal, ...]) -> list[Figure]:
+    """What a reader wants to know first."""
+    finished = sum(one.state == "finished" for one in facts.rounds)
+    failed = sum(one.state == "failed" for one in facts.rounds)
+    up, down = sum(one.bytes_up for one in totals), sum(one.bytes_down for one in totals)
+    at_odds = sum(one.counted < one.asked for one in totals)
+    told = [
+        _quality_figure(facts),
+        Figure(
+            "rounds",
+            f"{finished} of {facts.config.rounds.max}",
+            f"{words.plural(failed, 'round')} passed over" if failed else "none passed over",
+        ),
+        Figure(
+            "sites",
+            str(len(totals)),
+            f"{at_odds} missed a round or more" if at_odds else "all in every round" if totals else "",
+        ),
+        _privacy_figure(facts),
+        Figure("bytes", words.size(up + down), f"{words.size(up)} up, {words.size(down)} down"),
+    ]
+    if facts.finished is not None:
+        told.append(Figure("time", words.seconds(facts.finished - facts.started), "from start to end"))
+    return told
+
+
+def _quality_figure(facts: TrainingFacts) -> Figure:
+    best = facts.best
+    if best is None or best.quality is None:
+        return Figure("quality", words.ABSENT, "no round was measured")
+    quality, zero = best.quality, facts.zero_shot
+    note = f"round {best.number}"
+    if edges := interval(quality):
+        note += f", 95 % {words.span(edges)}"
+    if zero is not None and zero.main == quality.main:
+        change = quality.value - zero.value
+        by = f"{100 * change:+.1f} points" if quality.main == "accuracy" else f"{change:+.4f}"
+        note += f"; {by} against zero-shot"
+    return Figure(quality.main, words.metric(quality.main, quality.value), note)
+
+
+def _privacy_figure(facts: TrainingFacts) -> Figure:
+    if not facts.config.privacy.on:
+        return Figure("privacy", "no DP configured")
+    if facts.privacy is None:
+        return Figure("privacy", words.ABSENT, "no privacy plan was made")
+    spent = max((one.epsilon for one in facts.rounds if one.epsilon is not None), default=None)
+    terms = facts.privacy
+    return Figure(
+        "largest ε of a site",
+        words.epsilon(spent),
+        f"of {terms.epsilon:g} at δ {terms.delta:g}, by {terms.unit}",
+    )
+
+
+def asked(facts: TrainingFacts) -> dict[str, str]:
+    """What was asked for."""
+    config = facts.config
+    adapter, local, rounds = config.model.adapter, config.local, config.rounds
+    rank = "" if adapter.method == "full" else f", rank {adapter.rank}, on {', '.join(adapter.targets)}"
+    told = {
+        "base model": config.model.base,
+        "adapter": adapter.method + rank,
+        "task": config.task.kind + (f": {', '.join(config.task.labels)}" if config.task.labels else ""),
+        "rounds": f"{rounds.max} at most, at least {words.plural(rounds.min_sites, 'site')} each, "
+        f"deadline {words.seconds(rounds.deadline)}",
+        "at each site": f"{local.steps} steps of {local.batch_size}, {local.optimizer}, "
+        f"learning rate {local.lr:g}" + (f", FedProx μ {local.prox_mu:g}" if local.prox_mu else ""),
+        "aggregation": f"{config.aggregation.strategy}, weighted {_weighed(config.weighting)}",
+        "confidentiality": config.confidentiality,
+        "public set": words.plural(facts.zero_shot.records, "record")
+        if facts.zero_shot
+        else "not measured yet",
+        "seed": str(config.seed),
+    }
+    return {"federation": config.name} | told
+
+
+def _weighed(by: str) -> str:
+    return "equally" if by == "equal" else f"by {by}"
+
+
+def quality_rows(facts: TrainingFacts) -> tuple[list[str], list[tuple[str, list[Cell]]]]:
+    """Columns (all, then silos) and rows (zero-shot, champion, rounds) of the metric that counts."""
+    measured = [one for one in facts.measured if one.quality is not None]
+    first = facts.zero_shot or (measured[0].quality if measured else None)
+    if first is None:
+        return [], []
+    groups = sorted(first.groups)[:MOST_GROUPS]
+    rows = [("zero-shot", _quality_cells(facts.zero_shot, groups))] if facts.zero_shot else []
+    if facts.champion:
+        told = facts.champion
+        names = [first.main, *(f"{first.main}/{group}" for group in groups)]
+        rows.append(("champion", [Cell(words.metric(first.main, told.get(name))) for name in names]))
+    rows += [(f"round {one.number}", _quality_cells(one.quality, groups)) for one in measured if one.quality]
+    return ["all", *groups], rows
+
+
+def _quality_cells(quality: Quality, groups: list[str]) -> list[Cell]:
+    def cell(value: float | None, edges: tuple[float, float] | None) -> Cell:
+        return Cell(words.metric(quality.main, value), words.span(edges))
+
+    told = quality.groups
+    return [
+        cell(quality.value, interval(quality)),
+        *(cell(told.get(group), interval(quality, group)) for group in groups),
+    ]
+
+
+def privacy_terms(facts: TrainingFacts) -> dict[str, str]:
+    """Under which terms an epsilon is told; empty without DP."""
+    terms = facts.privacy
+    if terms is None:
+        return {}
+    return {
+        "unit": terms.unit + (f", named by the field {terms.unit_field}" if terms.unit_field else ""),
+        "budget of a site": f"ε {terms.epsilon:g} at δ {terms.delta:g}",
+        "adjacency": terms.adjacency,
+        "mechanism": f"Gaussian, noise multiplier {terms.noise_multiplier:g}, clip {terms.clip:g}, "
+        f"sampling rate {terms.sampling_rate:g}",
+        "trust": TRUST[terms.unit],
+        "accountant": ACCOUNTANT,
+    }
+
+
+def provenance(facts: TrainingFacts) -> dict[str, str]:
+    """Where it comes from."""
+    best = facts.best
+    return {
+        "run": facts.run,
+        "best model SHA-256": best.model_sha256 or words.ABSENT if best else "there is none",
+        "base SHA-256": facts.base_sha256 or "no plan was made",
+        "dvc.lock SHA-256": facts.dvc_lock_sha256 or "not on record",
+        "Prefect flow run": ", ".join(facts.flow_runs) or "none",
+        "this page was made with": ", ".join(f"{part} {number}" for part, number in versions().items()),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of what computes, on the machine that makes the report."""
+    told = {"Python": python_version()}
+    for part in PARTS:
+        try:
+            told[part] = version(part)
+        except PackageNotFoundError:
+            continue
+    return told
+
+
+def configuration(facts: TrainingFacts) -> str:
+    """The whole of it, as JSON; it holds no secrets."""
+    return json.dumps(facts.config.public_json(), indent=2, ensure_ascii=False)
