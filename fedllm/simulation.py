@@ -106,7 +106,8 @@ def agent_processes(
 
 def _site_environment() -> dict[str, str]:
     """The environment without the coordinator's way to its servers: no site has their passwords."""
-    return {key: value for key, value in os.environ.items() if not key.startswith(("PREFECT_", "MLFLOW_"))}
+    others = ("PREFECT_", "MLFLOW_", "FEDLLM_JOURNAL_", "FEDLLM_PREFECT_", "FEDLLM_MLFLOW_")
+    return {key: value for key, value in os.environ.items() if not key.startswith(others)}
 
 
 def simulate(config: FederationConfig) -> RunResult:

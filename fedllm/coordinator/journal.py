@@ -11,14 +11,17 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
+import stamina
 from pydantic import BaseModel
-from sqlalchemy import Connection, Engine, create_engine, event, func, select
+from sqlalchemy import Engine, func, select
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from fedllm.config import fedllm_home
 from fedllm.config.home import private_dir
+from fedllm.coordinator.journal_database import alone, open_database
 from fedllm.coordinator.tables import (
     FederationRow,
     FlowRunRow,
@@ -29,7 +32,7 @@ from fedllm.coordinator.tables import (
     Table,
 )
 from fedllm.disk import room
-from fedllm.errors import CancelledError, ConfigError, FedllmError, LeaseError, RoundError
+from fedllm.errors import CancelledError, ConfigError, FedllmError, JournalError, LeaseError, RoundError
 from fedllm.secure.events import SecurityLog
 
 Outcome = TypeVar("Outcome", bound=BaseModel)
@@ -46,21 +49,8 @@ def coordinator_folder(federation: str) -> Path:
     return private_dir(fedllm_home() / "coordinator" / federation)
 
 
-def _pragmas(connection: Any, _record: object) -> None:  # noqa: ANN401 - a DBAPI connection has no type
-    connection.isolation_level = None  # transactions begin where `_begin` says, not at the first write
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode=WAL")
-    cursor.execute("PRAGMA synchronous=FULL")  # an outcome that was told must survive a power cut
-    cursor.execute("PRAGMA busy_timeout=10000")
-    cursor.execute("PRAGMA secure_delete=ON")  # a round's key is overwritten when it is deleted
-    cursor.close()
-
-
-def _begin(connection: Connection) -> None:
-    # A transaction that reads before it writes must hold the write lock from its start, or SQLite
-    # refuses the write when another one came between.
-    writes = connection.get_execution_options().get("writes")
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+# A write that says the same once it is repeated: the answer to its commit may have been lost.
+_again = stamina.retry(on=JournalError, attempts=4, timeout=60.0)
 
 
 class Journal:
@@ -68,13 +58,11 @@ class Journal:
 
     def __init__(self, federation: str, url: str | None = None) -> None:
         self.federation = federation
-        self._engine: Engine = create_engine(url or journal_url(federation))
-        if self._engine.dialect.name == "sqlite":
-            event.listen(self._engine, "connect", _pragmas)
-            event.listen(self._engine, "begin", _begin)
+        self._engine: Engine = open_database(url or journal_url(federation))
         self._writes = self._engine.execution_options(writes=True)
-        Table.metadata.create_all(self._engine)
-        self.security = SecurityLog(self._writes)
+        with alone(self._engine):
+            Table.metadata.create_all(self._engine)
+            self.security = SecurityLog(self._writes)
         self.epoch: int | None = None  # set by the lease
 
     def close(self) -> None:
@@ -89,6 +77,8 @@ class Journal:
             LeaseError: another one leads.
             CancelledError: it was deposed by `fedllm cancel`.
             DiskFullError: the disk has no room.
+            JournalError: the database broke off; nothing of the transaction is on record, unless it was the
+                answer to its commit that was lost.
         """
         folder = coordinator_folder(self.federation)
         with (
@@ -149,10 +139,17 @@ class Journal:
             return done
         with room(coordinator_folder(self.federation), f"go on with --resume {run}"):
             made = compute()
-            with self.write() as session:
-                body = made.model_dump_json(by_alias=True)
+            kept = self._keep_outcome(run, number, step, made.model_dump_json(by_alias=True))
+        return made if kept is None else kind.model_validate_json(kept)
+
+    @_again
+    def _keep_outcome(self, run: str, number: int, step: str, body: str) -> str | None:
+        """Keep what a step came to; what was kept before stays, and is returned."""
+        with self.write() as session:
+            row = session.get(OutcomeRow, (run, number, step))
+            if row is None:
                 session.add(OutcomeRow(run=run, round=number, step=step, body=body, at=time.time()))
-        return made
+            return row.body if row else None
 
     def require(self, run: str, number: int, step: str, kind: type[Outcome]) -> Outcome:
         """What a step came to. Raises `RoundError` when it has not been done."""
@@ -175,10 +172,15 @@ class Journal:
             row = session.get(OutboxRow, key)
             if row is not None:
                 return row.body
-        body = make()
+        return self._keep_bytes(key, make())
+
+    @_again
+    def _keep_bytes(self, key: str, body: bytes) -> bytes:
         with self.write() as session:
-            session.add(OutboxRow(key=key, body=body))
-        return body
+            row = session.get(OutboxRow, key)
+            if row is None:
+                session.add(OutboxRow(key=key, body=body))
+            return row.body if row else body
 
     # trainings
 
@@ -242,15 +244,20 @@ class Journal:
         Raises:
             ConfigError: the roster is of another version by now.
         """
-        with self.write() as session:
-            row = session.get(FederationRow, self.federation, with_for_update=True)
-            if row is not None and json.loads(row.roster)["roster_version"] != after:
-                raise ConfigError(f"the roster of {self.federation} changed meanwhile: call again")
-            if row is None:
-                session.add(FederationRow(federation=self.federation, roster=roster, head_counter=0))
-            else:
-                row.roster = roster
+        changed = ConfigError(f"the roster of {self.federation} changed meanwhile: call again")
+        try:
+            with self.write() as session:
+                row = session.get(FederationRow, self.federation, with_for_update=True)
+                if row is not None and json.loads(row.roster)["roster_version"] != after:
+                    raise changed
+                if row is None:
+                    session.add(FederationRow(federation=self.federation, roster=roster, head_counter=0))
+                else:
+                    row.roster = roster
+        except IntegrityError:  # both wrote the first one
+            raise changed from None
 
+    @_again
     def next_head(self) -> int:
         """A head counter that was never used."""
         with self.write() as session:

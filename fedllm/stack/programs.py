@@ -4,6 +4,7 @@ import os
 import sys
 from dataclasses import dataclass, field
 
+from fedllm.stack.databases import VARIABLES, databases
 from fedllm.stack.minio import minio_commands, minio_credentials, minio_environment
 from fedllm.stack.place import Place, StackState
 from fedllm.stack.security import (
@@ -54,7 +55,8 @@ def base_environment(place: Place, *, own_prefect: bool) -> dict[str, str]:
     """
     foreign = ("MLFLOW_", "AWS_", "MINIO_", "UVICORN_") + (("PREFECT_",) if own_prefect else ())
     env = {key: value for key, value in os.environ.items() if not key.startswith(foreign)}
-    env.pop("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", None)
+    for name in ("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", *VARIABLES.values()):
+        env.pop(name, None)  # a database's password is for its own server
     hosts = [h for h in (env.get("NO_PROXY") or env.get("no_proxy") or "").split(",") if h]
     env["NO_PROXY"] = env["no_proxy"] = ",".join(dict.fromkeys([*hosts, "127.0.0.1", "localhost"]))
     env["FEDLLM_STACK"] = place.tag
@@ -84,7 +86,6 @@ def _mlflow(place: Place, state: StackState) -> Program:
     argv = [
         *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"),
         *("--port", str(state.ports["mlflow"]), "--workers", "1"),
-        *("--backend-store-uri", f"sqlite:///{place.folder / 'mlflow.db'}"),
         *("--artifacts-destination", "s3://mlflow"),
         *(("--app-name", "basic-auth") if state.secure else ()),
     ]
@@ -96,6 +97,8 @@ def _mlflow(place: Place, state: StackState) -> Program:
         # S3 servers other than Amazon's do not all know boto3's newer checksums.
         "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
         "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
+        # Not on the command line, which every user of this machine can read.
+        "MLFLOW_BACKEND_STORE_URI": databases(place).mlflow or f"sqlite:///{place.folder / 'mlflow.db'}",
         "MLFLOW_S3_ENDPOINT_URL": state.url("minio"),
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # no job runners beside the server
     }
@@ -111,7 +114,11 @@ def _prefect(place: Place, state: StackState) -> Program:
             *(sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"),
             *(*address, "--log-level", "warning", "--timeout-keep-alive", "5"),
         ]
-    return Program("prefect", argv, _prefect_address(place, state))
+    url = databases(place).prefect
+    own = {"PREFECT_SERVER_DATABASE_CONNECTION_URL": url} if url else {}
+    # Where it writes its pages; by default into the installation, which may be another user's.
+    own["PREFECT_SERVER_UI_STATIC_DIRECTORY"] = str(place.folder / "pages")
+    return Program("prefect", argv, _prefect_address(place, state) | own)
 
 
 def _worker(place: Place, state: StackState) -> Program:

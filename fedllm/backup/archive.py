@@ -1,0 +1,130 @@
+"""The archive: a tar whose last member lists all others with their hashes, on request sealed with age."""
+
+import hashlib
+import io
+import os
+import tarfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, BinaryIO
+
+import pyrage
+
+from fedllm.backup.manifest import MANIFEST, Manifest, Member
+from fedllm.disk import room, sync_folder
+from fedllm.errors import BackupError, ConfigError
+
+
+class ArchiveWriter:
+    """Writes members one by one; each is hashed as it goes in."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._tar = tarfile.TarFile.open(fileobj=stream, mode="w|", format=tarfile.PAX_FORMAT)
+        self.members: list[Member] = []
+
+    def add(self, name: str, path: Path, mode: int = 0o600) -> Member:
+        """Add a file that does not change meanwhile."""
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            reader = _Hashing(file)
+            self._tar.addfile(_header(name, size, mode), reader)
+        member = Member(name=name, size=size, sha256=reader.digest.hexdigest(), mode=mode)
+        self.members.append(member)
+        return member
+
+    def finish(self, manifest: Manifest) -> None:
+        """Write the list of contents, and end the archive."""
+        body = manifest.model_dump_json(indent=1).encode()
+        self._tar.addfile(_header(MANIFEST, len(body), 0o600), io.BytesIO(body))
+        self._tar.close()
+
+
+class _Hashing(io.RawIOBase):
+    """Hashes what is read through it."""
+
+    def __init__(self, inner: IO[bytes]) -> None:
+        self._inner = inner
+        self.digest = hashlib.sha256()
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._inner.read(size)
+        self.digest.update(data)
+        return data
+
+
+def _header(name: str, size: int, mode: int) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.size, info.mode = size, mode
+    return info
+
+
+@contextmanager
+def written(out: Path, recipients: Sequence[str]) -> Iterator[BinaryIO]:
+    """A new file (mode 600) under `out` once the block ends well, sealed for `recipients` if any.
+
+    Raises:
+        ConfigError: a recipient is none, or `out` is there already.
+        BackupError: the disk does not take it.
+        DiskFullError: the disk has no room.
+    """
+    keys = [_recipient(text) for text in recipients]
+    if out.exists():
+        raise ConfigError(f"{out} is there already: a backup never overwrites another one")
+    draft = out.with_name(f".{out.name}.{os.getpid()}")
+    try:
+        with room(out.parent, "back up again"), _private(draft) as file:
+            if keys:
+                with _piped(lambda source: pyrage.encrypt_io(source, file, keys)) as clear:
+                    yield clear
+            else:
+                yield file
+        draft.replace(out)
+        sync_folder(out.parent)
+    except OSError as error:
+        raise BackupError(f"cannot write {out}: {error.strerror or error}") from error
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def _private(path: Path) -> Iterator[BinaryIO]:
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _recipient(text: str) -> Any:  # noqa: ANN401 - pyrage has no types
+    try:
+        return pyrage.x25519.Recipient.from_str(text)
+    except pyrage.RecipientError:
+        raise ConfigError(f"--recipient {text!r} is no age recipient: one begins with age1") from None
+
+
+@contextmanager
+def _piped(drain: Callable[[BinaryIO], None]) -> Iterator[BinaryIO]:
+    """What is written in the block is read by `drain` in a thread; what that raises is raised here."""
+    source, sink = os.pipe()
+    failed: list[Exception] = []
+
+    def work() -> None:
+        with os.fdopen(source, "rb") as reading:
+            try:
+                drain(reading)
+            except Exception as error:  # noqa: BLE001 - it is raised below, in the other thread
+                failed.append(error)
+
+    thread = threading.Thread(target=work, name="age", daemon=True)
+    thread.start()
+    try:
+        with os.fdopen(sink, "wb") as writing:
+            yield writing
+    except BrokenPipeError:
+        thread.join()
+        raise (failed or [BackupError("the sealed archive broke off")])[0] from None
+    thread.join()
+    if failed:
+        raise failed[0]

@@ -1,0 +1,165 @@
+"""Databases as they are at one moment: SQLite by its online backup, Postgres by pg_dump."""
+
+import os
+import shutil
+import sqlite3
+import subprocess
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fedllm.disk import room
+from fedllm.errors import BackupError
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+_MAGIC = b"SQLite format 3\0"
+_BUSY = 60.0  # s for another process' transaction
+
+
+def is_sqlite(path: Path) -> bool:
+    """Whether a file is a SQLite database."""
+    with path.open("rb") as file:
+        return file.read(len(_MAGIC)) == _MAGIC
+
+
+def copy_sqlite(source: Path, target: Path) -> None:
+    """Copy a database that may be in use: one transaction's view of it, with its log's content.
+
+    Raises:
+        BackupError: it is torn, or stays locked.
+        DiskFullError: no room for the copy.
+    """
+    os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    try:
+        with (
+            room(target.parent, "back up again"),
+            closing(sqlite3.connect(f"{source.as_uri()}?mode=rw", uri=True, timeout=_BUSY)) as live,
+            closing(sqlite3.connect(target)) as copy,
+        ):
+            live.backup(copy)
+            # One file, with no log beside it.
+            copy.execute("PRAGMA journal_mode=DELETE")
+            said = copy.execute("PRAGMA quick_check(1)").fetchone()[0]
+    except sqlite3.Error as error:
+        raise BackupError(f"{source} cannot be copied: {error}") from None
+    if said != "ok":
+        raise BackupError(f"{source} is torn: {str(said).splitlines()[-1]}")
+
+
+@contextmanager
+def snapshot(url: str) -> Iterator[tuple["Connection", str | None]]:
+    """A read transaction on a database, and the name by which pg_dump sees the very same state.
+
+    Raises:
+        BackupError: the database does not answer.
+    """
+    from sqlalchemy import create_engine, text
+    from sqlalchemy.exc import SQLAlchemyError
+
+    postgres = is_postgres(url)
+    try:
+        engine = create_engine(url, **({"isolation_level": "REPEATABLE READ"} if postgres else {}))
+        try:
+            with engine.connect() as connection:
+                name = connection.scalar(text("SELECT pg_export_snapshot()")) if postgres else None
+                yield connection, name
+        finally:
+            engine.dispose()
+    except (SQLAlchemyError, ImportError) as error:
+        raise BackupError(f"{_place(url)} cannot be read: {str(error).splitlines()[0]}") from None
+
+
+def is_postgres(url: str) -> bool:
+    """Whether a database is a Postgres."""
+    return url.startswith("postgresql")
+
+
+def dump_postgres(url: str, target: Path, snapshot_name: str | None = None) -> None:
+    """Dump a Postgres database in pg_dump's custom format; its state is that of one moment.
+
+    Args:
+        url: SQLAlchemy's; its password is never on a command line.
+        target: the file to write.
+        snapshot_name: the state to dump, of a transaction that is still open.
+
+    Raises:
+        BackupError: pg_dump is not installed or failed.
+    """
+    address, env = _libpq(url)
+    argv = [_program("pg_dump"), "--format=custom", "--no-owner", "--no-privileges", "--file", str(target)]
+    argv += [f"--snapshot={snapshot_name}"] if snapshot_name else []
+    target.touch(mode=0o600)
+    _run([*argv, "--dbname", address], env, f"{_place(url)} cannot be dumped")
+
+
+def restore_postgres(url: str, dump: Path) -> None:
+    """Bring a dump back into an empty database, whole or not at all.
+
+    Raises:
+        BackupError: the database holds tables already, or pg_restore is not installed or failed.
+    """
+    refuse_filled(url)
+    address, env = _libpq(url)
+    argv = [
+        _program("pg_restore"),
+        "--no-owner",
+        "--no-privileges",
+        "--exit-on-error",
+        "--single-transaction",
+    ]
+    _run([*argv, "--dbname", address, str(dump)], env, f"{_place(url)} cannot be restored")
+
+
+def refuse_filled(url: str) -> None:
+    """Raise `BackupError` unless a Postgres database answers and holds no table."""
+    from sqlalchemy import inspect
+
+    with snapshot(url) as (connection, _):
+        tables = inspect(connection).get_table_names()
+    if tables:
+        raise BackupError(
+            f"{_place(url)} holds tables already ({tables[0]}, …): a dump goes into an empty database"
+        )
+
+
+def _libpq(url: str) -> tuple[str, dict[str, str]]:
+    """The address without its password and driver, and the environment with it."""
+    from sqlalchemy import make_url
+
+    parts = make_url(url)
+    env = os.environ | ({"PGPASSWORD": str(parts.password)} if parts.password else {})
+    plain = parts.set(drivername="postgresql", password=None)
+    return plain.render_as_string(hide_password=False), env
+
+
+def _program(name: str) -> str:
+    """Debian keeps each release's programs in a folder of its own; the newest dumps older servers as well."""
+    releases = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), key=_release)
+    found = str(releases[-1]) if releases else shutil.which(name)
+    if found is None:
+        raise BackupError(f"{name} is not installed: it comes with the package postgresql-client")
+    return found
+
+
+def _release(path: Path) -> int:
+    name = path.parent.parent.name
+    return int(name) if name.isdigit() else 0
+
+
+def _run(argv: list[str], env: dict[str, str], failure: str) -> None:
+    done = subprocess.run(
+        argv, env=env, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
+    )
+    if done.returncode:
+        said = [line for line in done.stderr.strip().splitlines() if line] or [f"exit {done.returncode}"]
+        raise BackupError(f"{failure}: {said[0]}")
+
+
+def _place(url: str) -> str:
+    """A database's address, without a password."""
+    from sqlalchemy import make_url
+
+    return make_url(url).render_as_string(hide_password=True)

@@ -1,0 +1,81 @@
+"""What an archive says of itself: every member with its hash, and the numbers that only ever rise."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+MANIFEST = "manifest.json"  # the archive's last member
+HOME, DATABASES, OBJECTS = "home/", "postgres/", "objects/"  # how the others' names begin
+
+
+class _Said(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Member(_Said):
+    """One file of the archive."""
+
+    name: str
+    size: int  # bytes
+    sha256: str
+    mode: int = 0o600
+
+
+class Bucket(_Said):
+    """A bucket, or a federation's part of one, whose objects are in the archive."""
+
+    folder: str  # its members' names begin with objects/FOLDER/
+    url: str  # s3://name, or file:///folder
+    endpoint: str | None = None  # None: the local stack's own MinIO, or a folder
+    region: str = "us-east-1"
+    prefix: str = ""  # what was asked for; empty: all of the bucket
+    own: bool = False  # of the local stack
+
+
+class StoredObject(_Said):
+    """What S3 knows of an object beside its bytes."""
+
+    member: str
+    folder: str
+    key: str
+    content_type: str = "application/octet-stream"
+    metadata: dict[str, str] = {}
+
+
+class FederationMark(_Said):
+    """How far a federation was: a restore goes on well above these."""
+
+    roster_version: int
+    head_counter: int
+    epoch: int
+    unfinished: tuple[str, ...] = ()  # runs that --resume can go on with
+
+
+class LedgerMark(_Said):
+    """The newest entry of a privacy ledger's chain."""
+
+    home: str  # of the site, below fedllm's home
+    dataset: str
+    seq: int
+    sha256: str
+
+
+class Manifest(_Said):
+    """The archive's list of contents."""
+
+    schema_: Literal["fedllm.backup/1"] = "fedllm.backup/1"
+    fedllm: str  # version that wrote it
+    taken: float  # s since 1970, when the first member was read
+    home: str  # where it was
+    keys: bool  # whether private keys and passwords are inside
+    federations: dict[str, FederationMark]
+    ledgers: tuple[LedgerMark, ...]
+    databases: tuple[str, ...]  # those that are dumps of Postgres: journal, mlflow, prefect
+    buckets: tuple[Bucket, ...]
+    objects: tuple[StoredObject, ...]
+    members: tuple[Member, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all members."""
+        return sum(member.size for member in self.members)

@@ -1,0 +1,155 @@
+"""`fedllm backup` and `fedllm restore`: everything of this home in one archive, and back."""
+
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fedllm.cli.output import console, emit
+from fedllm.config import load_federation
+from fedllm.errors import ConfigError
+
+if TYPE_CHECKING:
+    from fedllm.backup.bring_back import Restored
+    from fedllm.backup.manifest import Manifest
+
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout's last line.")]
+Identity = Annotated[
+    Path | None, typer.Option(help="File (mode 600) of the age identity that opens a sealed archive.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs to the command line."""
+    app.command()(backup)
+    app.command()(restore)
+
+
+def backup(
+    out: Annotated[
+        Path | None, typer.Argument(help="The archive to write (mode 600), such as 2026-11-26.tar.")
+    ] = None,
+    *,
+    recipient: Annotated[
+        list[str] | None,
+        typer.Option(help="Seal the archive for this age recipient (age1…); may be repeated. Do so."),
+    ] = None,
+    keys: Annotated[bool, typer.Option("--keys/--no-keys", help="Put private keys and passwords in.")] = True,
+    config: Annotated[
+        list[Path] | None,
+        typer.Option(help="A federation with a store of its own that has not trained yet."),
+    ] = None,
+    verify: Annotated[
+        Path | None, typer.Option(help="Only check this archive: every member against its hash.")
+    ] = None,
+    identity: Identity = None,
+    as_json: AsJson = False,
+) -> None:
+    """Journal, keys, sites, ledgers, MLflow, Prefect and the buckets' objects in one archive.
+
+    It may be taken while a training runs.
+    """
+    from fedllm.backup.reading import verify as check
+    from fedllm.backup.take import take_backup
+
+    if (out is None) == (verify is None):
+        raise ConfigError("name the archive to write, or one to check with --verify")
+    if verify is not None:
+        _tell("verified", verify, check(verify, identity), as_json)
+        return
+    assert out is not None  # noqa: S101 - looked at above
+    configs = [load_federation(path) for path in config or ()]
+    manifest = take_backup(
+        out, recipients=recipient or (), keys=keys, configs=configs, progress=console().print
+    )
+    if keys and not recipient:
+        console().print(
+            f"{out} holds private keys and is not encrypted: seal backups with --recipient, or guard this "
+            "one as you guard the keys"
+        )
+    _tell("written", out, manifest, as_json)
+
+
+def restore(
+    archive: Annotated[Path, typer.Argument(help="What `fedllm backup` wrote.")],
+    *,
+    into: Annotated[Path | None, typer.Option(help="An empty home. Default: FEDLLM_HOME.")] = None,
+    identity: Identity = None,
+    keep_objects: Annotated[
+        bool,
+        typer.Option("--keep-objects", help="Leave the objects of a store of your own as they are there."),
+    ] = False,
+    nothing_spent: Annotated[
+        bool,
+        typer.Option(
+            "--nothing-spent",
+            help="Your word that no training with privacy ran after this backup: ledgers stay as they are.",
+        ),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Bring a backup back into an empty home; everything is checked before anything is written."""
+    from fedllm.backup.bring_back import restore as bring_back
+
+    if into is not None:
+        os.environ["FEDLLM_HOME"] = str(into)
+    done = bring_back(
+        archive,
+        identity=identity,
+        keep_objects=keep_objects,
+        nothing_spent=nothing_spent,
+        progress=console().print,
+    )
+    unfinished = {name: list(mark.unfinished) for name, mark in done.manifest.federations.items()}
+    payload: dict[str, object] = {
+        "schema": "fedllm.restore/1",
+        "archive": str(archive),
+        "taken": _when(done.manifest),
+        "objects": done.objects,
+        "unfinished": unfinished,
+        "retired": [{"dataset": r.dataset, "run": r.run, "steps": r.steps} for r in done.retired],
+        "invite": {name: list(sites) for name, sites in done.outside.items()},
+    }
+    emit(as_json, payload, "\n".join(_next_steps(done)))
+
+
+def _next_steps(done: "Restored") -> list[str]:
+    lines = [f"restored to {_when(done.manifest)}; start the servers with  fedllm up"]
+    for name, sites in done.outside.items():
+        lines.append(f"invite the sites of {name} anew (fedllm site add CARD): {', '.join(sites)}")
+    for name, mark in done.manifest.federations.items():
+        if mark.unfinished:
+            lines.append(f"{name} can go on with  fedllm run FILE --resume {mark.unfinished[-1]}")
+    lines += [
+        f"the ledger of {one.dataset} counts all of {one.run} as spent ({one.steps} steps more): steps may "
+        "have been taken after the backup"
+        for one in done.retired
+    ]
+    return lines
+
+
+def _tell(status: str, path: Path, manifest: "Manifest", as_json: bool) -> None:
+    payload: dict[str, object] = {
+        "schema": "fedllm.backup/1",
+        "status": status,
+        "archive": str(path),
+        "taken": _when(manifest),
+        "members": len(manifest.members),
+        "objects": len(manifest.objects),
+        "bytes": manifest.size,
+        "keys": manifest.keys,
+        "federations": {name: mark.model_dump(mode="json") for name, mark in manifest.federations.items()},
+        "ledgers": [mark.model_dump() for mark in manifest.ledgers],
+        "postgres": list(manifest.databases),
+    }
+    text = (
+        f"{path} {'is whole' if status == 'verified' else 'is written'}: {len(manifest.members)} members, "
+        f"{manifest.size / 1e6:.1f} MB, taken {_when(manifest)}"
+    )
+    emit(as_json, payload, text)
+
+
+def _when(manifest: "Manifest") -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(manifest.taken))

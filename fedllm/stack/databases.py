@@ -1,0 +1,56 @@
+"""Databases of one's own under the stack's Prefect and MLflow: Postgres in the place of SQLite files."""
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+
+from fedllm.errors import ConfigError, StackError
+from fedllm.secure.identity import read_private
+from fedllm.stack.place import Place
+
+VARIABLES = {"prefect": "FEDLLM_PREFECT_DATABASE_URL", "mlflow": "FEDLLM_MLFLOW_DATABASE_URL"}
+_SCHEMES = {"prefect": "postgresql+asyncpg://", "mlflow": "postgresql+psycopg://"}
+
+
+@dataclass(frozen=True)
+class Databases:
+    """Addresses with their passwords; None: a SQLite file in the stack's folder."""
+
+    prefect: str | None = field(default=None, repr=False)
+    mlflow: str | None = field(default=None, repr=False)
+
+
+def databases(place: Place) -> Databases:
+    """What the environment names, else what it named last: kept in a file of mode 600.
+
+    An empty variable goes back to SQLite.
+
+    Raises:
+        ConfigError: an address is none of a Postgres with the driver that the server needs.
+        StackError: the file is damaged.
+    """
+    path = place.folder / "databases.json"
+    kept: dict[str, str | None] = {"prefect": None, "mlflow": None}
+    if path.exists():
+        try:
+            kept |= asdict(Databases(**json.loads(read_private(path))))
+        except (ValueError, TypeError):
+            raise StackError(f"{path} is damaged: remove it, and name the databases again") from None
+    found = {
+        name: (_checked(name, os.environ[variable]) if variable in os.environ else kept[name])
+        for name, variable in VARIABLES.items()
+    }
+    if found != kept:
+        place.write_private(path, json.dumps(found, indent=1))
+    return Databases(**found)
+
+
+def _checked(name: str, url: str) -> str | None:
+    if not url:
+        return None
+    if not url.startswith(_SCHEMES[name]) or any(char in url for char in "\"'\n ,;#"):
+        raise ConfigError(
+            f"{VARIABLES[name]}: write {_SCHEMES[name]}USER:PASSWORD@HOST/DATABASE, and what is no letter "
+            "or digit in a password as %xx"
+        )
+    return url

@@ -1,0 +1,107 @@
+"""A site whose files come from a backup: it never spends twice what it paid for once."""
+
+import shutil
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from fedllm.agent.agent import Agent
+from fedllm.agent.join import Membership
+from fedllm.backup.databases import copy_sqlite
+from fedllm.backup.skip_ahead import CARDS, Retired, retire_reservations, skip_memory
+from fedllm.config import load_site
+from fedllm.exchange.messages import Update
+from fedllm.privacy.site_ledger import site_ledger
+from fedllm.secure.identity import load_identity
+from tests.agent.played import RUN, SITE, Coordinator, CountingTrainer
+from tests.agent.test_private_plans import asked, private
+
+FILES = ("memory.db", "ledger.db")
+
+
+@pytest.fixture
+def saved(agent: Agent, member: Membership, coordinator: Coordinator, tmp_path: Path) -> Path:
+    """What a backup after round 1 holds; round 2 was trained and sent since, then the disk died."""
+    asked(agent, coordinator, private(coordinator))
+    backup = tmp_path / "backup"
+    backup.mkdir()
+    for name in FILES:
+        copy_sqlite(member.home / name, backup / name)
+    assert asked(agent, coordinator, private(coordinator, 2), 2).decision == "accept"
+    agent.close()
+    return backup
+
+
+def put_back(home: Path, backup: Path) -> None:
+    for name in FILES:
+        for file in home.glob(f"{name}*"):
+            file.unlink()
+        shutil.copyfile(backup / name, home / name)
+
+
+def heads(update: Update) -> dict[str, tuple[dict[str, object], ...]]:
+    newest = update.ledger[-1]
+    return {SITE: ({"dataset": newest.dataset, "seq": newest.seq, "sha256": newest.sha256},)}
+
+
+def charged(home: Path) -> int:
+    """Steps on the site's ledger."""
+    with closing(site_ledger(home, load_site(home / "site.yaml"), load_identity(home / "keys"))) as ledger:
+        return sum(r.charged for r in ledger.state(SITE).reservations.values())
+
+
+def test_a_restored_ledger_trains_no_round_twice_even_for_a_coordinator_that_was_restored_as_well(
+    saved: Path, member: Membership, trainer: CountingTrainer, coordinator: Coordinator
+) -> None:
+    put_back(member.home, saved)
+    assert retire_reservations(member.home) == [Retired(SITE, RUN, 4)]
+    assert retire_reservations(member.home) == []  # a second restore finds nothing to do
+    jobs = trainer.jobs
+    first = coordinator.update()
+    assert first is not None
+    with closing(Agent(member, trainer)) as again:
+        asked(again, coordinator, private(coordinator, 2, ledgers=heads(first)), 3)
+    update = coordinator.update(2)
+    assert update is not None
+    assert (update.payload, trainer.jobs) == (None, jobs)
+    assert update.failed is not None
+    assert charged(member.home) == 6  # all that was promised: it covers what was sent before the disk died
+
+
+def test_a_site_that_lost_what_its_coordinator_saw_stays_out_until_the_newest_ledger_is_back(
+    saved: Path, member: Membership, trainer: CountingTrainer, coordinator: Coordinator, tmp_path: Path
+) -> None:
+    newest = tmp_path / "newest.db"
+    copy_sqlite(member.home / "ledger.db", newest)
+    second = coordinator.update(2)
+    assert second is not None
+    put_back(member.home, saved)
+    retire_reservations(member.home)
+    jobs = trainer.jobs
+    with closing(Agent(member, trainer)) as again:
+        answer = asked(again, coordinator, private(coordinator, 3, ledgers=heads(second)), 3)
+    assert answer.decision == "decline"
+    assert "ledger does not let it take part" in answer.reason
+    assert trainer.jobs == jobs
+    put_back(member.home, saved)  # its memory, in which round 3 is not answered yet
+    shutil.copyfile(newest, member.home / "ledger.db")
+    with closing(Agent(member, trainer)) as caught_up:
+        plan = private(coordinator, 3, ledgers=heads(second))
+        assert asked(caught_up, coordinator, plan, 4).decision == "accept"
+    assert trainer.jobs == jobs + 1
+    assert charged(member.home) == 6
+
+
+def test_a_restored_sites_card_counts_above_what_its_coordinator_saw(
+    saved: Path, member: Membership, trainer: CountingTrainer
+) -> None:
+    with closing(Agent(member, trainer)) as agent:
+        agent.tick()
+        before = agent.memory.value("card")
+    put_back(member.home, saved)
+    skip_memory(member.home)
+    with closing(Agent(member, trainer)) as again:
+        again.tick()
+        assert again.memory.value("card") > CARDS
+        assert again.memory.value("card") > before

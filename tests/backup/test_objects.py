@@ -1,0 +1,83 @@
+"""A bucket's objects through S3, on a real MinIO."""
+
+import io
+from pathlib import Path
+
+import pytest
+from minio import Minio
+
+from fedllm.backup.manifest import Bucket
+from fedllm.backup.objects import enter, member_name
+from fedllm.backup.stores import local_shelves, own_buckets, refuse_filled
+from fedllm.errors import BackupError, ExchangeError
+from fedllm.stack.minio import MinioServer, ensure_bucket
+
+ODD = "mlflow/1/ä b/adapter+x=1.bin"
+
+
+def test_objects_come_back_with_their_bytes_type_and_metadata(
+    minio_server: MinioServer, bucket: str, tmp_path: Path
+) -> None:
+    keys = (minio_server.access_key, minio_server.secret_key)
+    client = Minio(minio_server.endpoint.removeprefix("http://"), *keys, secure=False, region="us-east-1")
+    bodies = {"test/head.json": b"{}", ODD: b"\0" * 3_000_000, "test/empty": b""}
+    for key, body in bodies.items():
+        client.put_object(
+            bucket, key, io.BytesIO(body), len(body), content_type="text/x-kept", metadata={"of": "round-1"}
+        )
+    first = enter(Bucket(folder="a", url=f"s3://{bucket}"), *keys, minio_server.endpoint, None)
+    second = enter(Bucket(folder="a", url=f"s3://{bucket}-2"), *keys, minio_server.endpoint, None)
+    assert not second.exists()
+    second.make()
+    refuse_filled(second)
+    assert set(first.keys()) == set(bodies)
+    for number, key in enumerate(bodies):
+        stored = first.fetch(key, tmp_path / str(number))
+        assert stored is not None
+        second.store(stored, tmp_path / str(number))
+    for key, body in bodies.items():
+        found = client.get_object(f"{bucket}-2", key)
+        assert found.read() == body
+        assert found.headers["content-type"] == "text/x-kept"
+        assert found.headers["x-amz-meta-of"] == "round-1"
+        found.close()
+    with pytest.raises(BackupError, match="--keep-objects"):
+        refuse_filled(second)
+
+
+def test_an_object_that_was_deleted_meanwhile_is_passed_over_and_a_wrong_key_is_not(
+    minio_server: MinioServer, bucket: str, tmp_path: Path
+) -> None:
+    keys = (minio_server.access_key, minio_server.secret_key)
+    shelf = enter(Bucket(folder="a", url=f"s3://{bucket}"), *keys, minio_server.endpoint, None)
+    assert shelf.fetch("test/gone", tmp_path / "gone") is None
+    wrong = enter(Bucket(folder="a", url=f"s3://{bucket}"), keys[0], "wrong", minio_server.endpoint, None)
+    with pytest.raises(ExchangeError, match="the store answered"):
+        wrong.keys()
+    away = enter(Bucket(folder="a", url=f"s3://{bucket}"), *keys, "http://127.0.0.1:9", None)
+    with pytest.raises(ExchangeError, match="does not answer"):
+        away.keys()
+
+
+def test_the_stacks_own_buckets_are_entered_also_while_the_stack_is_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FEDLLM_HOME", str(tmp_path / "home"))
+    with local_shelves(own_buckets()) as none:
+        assert none == []
+    (tmp_path / "home" / "stack").mkdir(parents=True)
+    with MinioServer(tmp_path / "home" / "stack" / "minio") as server:
+        ensure_bucket(server.endpoint, "fedllm", server.access_key, server.secret_key)
+        Minio(
+            server.endpoint.removeprefix("http://"), server.access_key, server.secret_key, secure=False
+        ).put_object("fedllm", "test/a", io.BytesIO(b"a"), 1)
+    with local_shelves(own_buckets()) as (shelf,):  # mlflow was never made
+        assert list(shelf.keys()) == ["test/a"]
+
+
+@pytest.mark.parametrize("key", ["../outside", "a//b", "/etc/passwd", "a/./b", "a\\b", "a/"])
+def test_a_key_that_is_no_files_path_is_quoted_whole(key: str) -> None:
+    name = member_name("fedllm", key)
+    assert name.startswith("objects/fedllm/")
+    assert name.count("/") == 2
+    assert member_name("fedllm", "test/head.json") == "objects/fedllm/test/head.json"
