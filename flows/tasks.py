@@ -20,6 +20,7 @@ from fedllm.coordinator.rounds import JournaledSteps
 from fedllm.coordinator.training import Training
 from fedllm.errors import ExchangeError
 from fedllm.privacy.terms import told_in_words
+from flows import events
 
 
 def _worth_retrying(_task: object, _run: TaskRun, state: State[Any]) -> bool:
@@ -77,6 +78,13 @@ class PrefectSteps:
             _unless_away(lambda: self._show_audit(number, done))
             _unless_away(lambda: self._show_budget(number))
             _unless_away(lambda: self._show_security(number))
+            absent = {
+                outcome.site: outcome.status
+                for outcome in outcomes
+                if outcome.status in {"declined", "silent"}
+            }
+            _unless_away(lambda: events.tell_of_sites(self._training, number, done, absent))
+            _unless_away(lambda: events.tell_of_budgets(self._training, number))
             return done
 
         @task(name="aggregate", task_run_name="round-{number} aggregate", **_STEP)
@@ -95,6 +103,7 @@ class PrefectSteps:
         def release(number: int) -> Released:
             done = steps.release(number)
             _unless_away(lambda: self._show_release(number, done))
+            _unless_away(lambda: events.tell_of_round(self._training, number, done))
             return done
 
         self._dispatch, self._remote_local_train, self._dp_audit = dispatch, remote_local_train, dp_audit

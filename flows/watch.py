@@ -16,10 +16,13 @@ from prefect.events import emit_event
 from prefect.exceptions import TerminationSignal
 from prefect.states import Cancelled
 
+from fedllm.coordinator.progress import played
 from fedllm.coordinator.rounds import close
 from fedllm.coordinator.training import Training
 from fedllm.errors import CancelledError, LeaseError
 from fedllm.stack.automations import HEARTBEAT
+from fedllm.text import one_line
+from flows import events
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +49,7 @@ def watched(training: Training) -> Iterator[None]:
     thread.start()
     try:
         yield
+        _tell_end(training, events.TRAINING_COMPLETED)
     except TerminationSignal as signal:
         if not _is_cancelled(training):
             raise
@@ -55,7 +59,16 @@ def watched(training: Training) -> Iterator[None]:
             close(training, "cancelled", str(reason))
         except (CancelledError, LeaseError) as error:
             log.info("%s is closed already: %s", training.run, error)
+        _tell_end(training, events.TRAINING_CANCELLED)
         raise reason from signal
+    except CancelledError:
+        _tell_end(training, events.TRAINING_CANCELLED)
+        raise
+    except LeaseError:
+        raise  # another coordinator leads: how this training ends is for that one to tell
+    except Exception as error:
+        _tell_end(training, events.TRAINING_FAILED, one_line(str(error)))
+        raise
     finally:
         over.set()
         thread.join(LOOK)
@@ -84,6 +97,17 @@ def _watch(training: Training, over: threading.Event) -> None:
                 log.warning("%s was cancelled in Prefect", training.run)
                 training.stop(_reason(training))
                 return
+
+
+def _tell_end(training: Training, event: str, reason: str = "") -> None:
+    """Tell Prefect how the training ended, as the journal has it. What goes wrong here changes nothing."""
+    try:
+        row = training.journal.run(training.run)
+        rounds = played(training.journal, training.run)
+        told = {"reason": reason or (row.reason if row else ""), "rounds": rounds}
+        events.tell_of_training(training, event, told)
+    except Exception as error:  # noqa: BLE001 - whatever kept it from being told
+        log.warning("Prefect was not told how %s ended: %s", training.run, error)
 
 
 def _beat(training: Training) -> None:

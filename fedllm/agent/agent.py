@@ -11,6 +11,7 @@ from typing import Literal
 from filelock import FileLock, Timeout
 
 from fedllm.agent.accounts import open_accounts
+from fedllm.agent.announce import MARK, DataWatch
 from fedllm.agent.duty import Duty
 from fedllm.agent.folder import WorkFolder
 from fedllm.agent.held_base import held_base
@@ -26,6 +27,7 @@ from fedllm.errors import ExchangeError, FedllmError, IdentityError, RefusedErro
 from fedllm.exchange.clock import StoreClock
 from fedllm.exchange.mailbox import Mailbox, Received
 from fedllm.exchange.messages import COORDINATOR, Card, Plan
+from fedllm.logs import about, log_as_asked
 from fedllm.secure.envelope import sign
 from fedllm.text import one_line
 
@@ -54,7 +56,8 @@ class Agent:
             log.info("removed what an interrupted training left: %s", ", ".join(left))
         self.mailbox = Mailbox(member.connect(), member.layout, member.identity)
         self._base = held_base(member.site.base)
-        self._examples = len(Forgotten.load(member.home).keep(read_records(member.site.data)))
+        self._examples = self._count()
+        self._data = DataWatch(member.site.data, self.memory)
         self.watch = Watch(member, self.mailbox, self.memory)
         clock = StoreClock(self.mailbox.store)
         accounts = open_accounts(member.site, member.home, member.identity)
@@ -63,6 +66,7 @@ class Agent:
         self._plan: Received[Plan] | None = None  # to be taken up
         self._card_due = self._head_due = 0.0  # by our monotonic clock
         self._said = ""  # the refusal that the log told last
+        self.contact: float | None = None  # when the store last did its part, s since 1970
 
     def close(self) -> None:
         """Say goodbye and give everything back."""
@@ -76,11 +80,15 @@ class Agent:
 
     def run(self, stop: threading.Event) -> None:
         """Take part until `stop` is set; a store that is away is waited for."""
+        with about(federation=self.member.layout.federation, site=self.member.site.name):
+            self._run(stop)
+
+    def _run(self, stop: threading.Event) -> None:
         away = 0
         while not stop.is_set():
             try:
                 self.tick()
-                away = 0
+                away, self.contact = 0, time.time()
             except RefusedError as error:
                 self._say(f"refused: {one_line(str(error))}")
             except ExchangeError as error:
@@ -150,6 +158,9 @@ class Agent:
         site = self.member.site
         counter = self.memory.value("card") + 1
         self.memory.rise("card", counter)
+        tells = site.tells_count and not self.duty.accounts.history
+        if tells and (count := self._data.look(self._count)) is not None:
+            self._examples = count
         card = Card(
             federation=self.member.layout.federation,
             sender=site.name,
@@ -158,17 +169,24 @@ class Agent:
             counter=counter,
             state=state,
             base_sha256=self._base.sha256,
-            examples=self._examples if site.tells_count and not self.duty.accounts.history else None,
+            examples=self._examples if tells else None,
             cpus=os.cpu_count() or 1,
             fedllm=version("fedllm"),
             progress=self.duty.progress,
+            announced=self.memory.value(MARK),
         )
         self.mailbox.store.put(self.member.layout.card(site.name), sign(card, self.mailbox.me))
         self._card_due = time.monotonic() + (PROGRESS if self.duty.current else site.heartbeat)
 
+    def _count(self) -> int:
+        """How many records the site holds, without those that were withdrawn."""
+        return len(Forgotten.load(self.member.home).keep(read_records(self.member.site.data)))
+
 
 def log_to(path: Path | None) -> None:
-    """The agent's log: one line an event, to a file or to stderr."""
+    """The agent's log: one line an event, to a file or to stderr; JSON with FEDLLM_LOG=json."""
+    if log_as_asked(path):
+        return
     logging.basicConfig(
         filename=path,
         level=logging.INFO,

@@ -119,6 +119,23 @@ def accept_invitation(path: Path, home: Path, expected: str | None = None) -> Me
     """
     site = load_site(home / "site.yaml")
     identity = load_identity(home / "keys")
+    invitation = open_invitation(path, site.name, identity)
+    coordinator = invitation.coordinator
+    if expected is not None and fingerprint(coordinator) != expected.strip():
+        raise IdentityError(
+            f"the invitation comes from {fingerprint(coordinator)}, not from the coordinator that was told: "
+            "do not use it"
+        )
+    _pin(home / f"coordinator-{invitation.federation}.json", coordinator)
+    return Membership(site, home, identity, invitation)
+
+
+def open_invitation(path: Path, name: str, identity: Identity) -> Invitation:
+    """Open a sealed invitation: what it says, and that the coordinator that it names has signed it.
+
+    Raises:
+        IdentityError: not readable, or not for the site `name` with these keys.
+    """
     try:
         sealed = path.read_bytes()
     except OSError as error:
@@ -132,20 +149,14 @@ def accept_invitation(path: Path, home: Path, expected: str | None = None) -> Me
             coordinator,
             federation=outer["federation"],
             sender="coordinator",
-            receiver=site.name,
+            receiver=name,
         )
     except (RefusedError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = str(error) if isinstance(error, RefusedError) else "not an invitation"
         raise IdentityError(f"{path}: {reason}; ask the coordinator for a new invitation") from None
     if invitation.coordinator != coordinator:
         raise IdentityError(f"{path}: it names two coordinators; ask for a new invitation")
-    if expected is not None and fingerprint(coordinator) != expected.strip():
-        raise IdentityError(
-            f"the invitation comes from {fingerprint(coordinator)}, not from the coordinator that was told: "
-            "do not use it"
-        )
-    _pin(home / f"coordinator-{invitation.federation}.json", coordinator)
-    return Membership(site, home, identity, invitation)
+    return invitation
 
 
 def _pin(path: Path, coordinator: PublicKeys) -> None:

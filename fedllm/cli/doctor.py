@@ -1,15 +1,20 @@
 """`fedllm doctor`: what is wrong on this machine, and what to do."""
 
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fedllm.cli.output import console, emit
 from fedllm.errors import ConfigError
 
+if TYPE_CHECKING:
+    from fedllm.stack.checks.finding import Finding
+
 _COLOUR = {"ok": "green", "warn": "yellow", "fail": "red"}
+_DEFAULT = Path("params.yaml")
 
 
 def register(app: typer.Typer) -> None:
@@ -20,20 +25,26 @@ def register(app: typer.Typer) -> None:
 def doctor(
     *,
     config: Annotated[
-        Path | None, typer.Option(help="Federation file whose store's clock to compare with.")
+        Path | None, typer.Option(help="The federation file. Default: params.yaml, if it is there.")
+    ] = None,
+    site: Annotated[
+        Path | None, typer.Option(help="At a site: look at this folder of `site init` instead.")
+    ] = None,
+    invitation: Annotated[
+        Path | None, typer.Option(help="With --site: try the store as this invitation says.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout's last line.")] = False,
 ) -> None:
-    """Check versions, the MinIO binary, disk, models, the stack's servers and the clock."""
+    """Check versions, servers, store, users, databases, disks, model, keys, and what was left behind."""
     from rich.markup import escape
 
-    from fedllm.stack.checkup import checkup
-
+    if invitation is not None and site is None:
+        raise ConfigError("--invitation is a site's: name its folder with --site")
     findings = []
-    for finding in checkup(_store_url(config)):
+    for finding in _findings(config, site, invitation):
         findings.append(finding)
         colour = _COLOUR[finding.status]
-        line = f"[{colour}]{finding.status:<4}[/] {finding.name:<15} {escape(finding.detail)}"
+        line = f"[{colour}]{finding.status:<4}[/] {finding.name:<16} {escape(finding.detail)}"
         console().print(line + (f" → {escape(finding.remedy)}" if finding.remedy else ""), soft_wrap=True)
     sound = all(finding.status != "fail" for finding in findings)
     payload: dict[str, object] = {
@@ -46,13 +57,12 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _store_url(config: Path | None) -> str | None:
-    """The endpoint of a federation file's store; None means the stack's."""
-    if config is None:
-        return None
+def _findings(config: Path | None, site: Path | None, invitation: Path | None) -> "Iterator[Finding]":
+    from fedllm.stack.checkup import checkup, site_checkup
+
+    if site is not None:
+        return site_checkup(site.resolve(), invitation)
     from fedllm.config import load_federation
 
-    endpoint = load_federation(config).store.endpoint
-    if endpoint is not None and not endpoint.startswith(("http://", "https://")):
-        raise ConfigError(f"store.endpoint {endpoint!r}: write it with http:// or https://")
-    return endpoint
+    file = config or (_DEFAULT if _DEFAULT.is_file() else None)
+    return checkup(load_federation(file) if file else None)

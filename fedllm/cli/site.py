@@ -134,6 +134,28 @@ def rekey(
     )
 
 
+@app.command()
+def announce(
+    *,
+    home: Annotated[Path | None, typer.Option(help="The site's folder. Default: the only one.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """At the site: tell the coordinator that there are new data. Nothing else about them is told."""
+    from contextlib import closing
+
+    from fedllm.agent.announce import announce as raise_number
+    from fedllm.agent.join import only_home
+    from fedllm.agent.memory import Memory
+    from fedllm.config import load_site
+
+    folder = (home or only_home()).resolve()
+    site = load_site(folder / "site.yaml")
+    with closing(Memory(folder / "memory.db")) as memory:
+        number = raise_number(memory)
+    payload: dict[str, object] = {"schema": "fedllm.site-announce/1", "site": site.name, "announced": number}
+    emit(as_json, payload, f"announced, number {number}: the agent's next card says so")
+
+
 @app.command("list")
 def list_sites(*, config: Config = Path("params.yaml"), as_json: AsJson = False) -> None:
     """At the coordinator: the roster."""

@@ -3,16 +3,17 @@
 import socket
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
 import psutil
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from fedllm.coordinator.journal import Journal
 from fedllm.coordinator.tables import LeaseRow, RunRow
-from fedllm.errors import CancelledError, ConfigError, DiskFullError, FedllmError, LeaseError
+from fedllm.errors import CancelledError, ConfigError, DiskFullError, FedllmError, JournalError, LeaseError
 
 TTL = 30.0  # s until the lease of a coordinator that fell silent runs out
 RENEW = 5.0  # s between renewals
@@ -25,7 +26,7 @@ def _me() -> str:
     return f"{socket.gethostname()}|{process.pid}|{process.create_time():.2f}"
 
 
-def _is_dead(holder: str) -> bool:
+def is_dead(holder: str) -> bool:
     """Whether the holder surely is gone: only a process of this host can be known to be."""
     host, pid, started = holder.split("|")
     if host != socket.gethostname():
@@ -69,10 +70,7 @@ class Lease:
 
     def __enter__(self) -> Self:
         with self._journal.write() as session:
-            row = session.get(LeaseRow, self._journal.federation, with_for_update=True)
-            if row is None:
-                row = LeaseRow(federation=self._journal.federation, epoch=0, expires=0.0)
-                session.add(row)
+            row = self._row(session)
             now = self._journal.now(session)
             if self._seize:
                 self._cancel(session, now)
@@ -85,13 +83,22 @@ class Lease:
         self._thread.start()
         return self
 
+    def _row(self, session: Session) -> LeaseRow:
+        """The federation's row, locked; the first coordinators may come to make it at once."""
+        with suppress(IntegrityError), session.begin_nested():
+            if session.get(LeaseRow, self._journal.federation) is None:
+                session.add(LeaseRow(federation=self._journal.federation, epoch=0, expires=0.0))
+        return session.get_one(
+            LeaseRow, self._journal.federation, with_for_update=True, populate_existing=True
+        )
+
     def _succeed(self, session: Session, row: LeaseRow, now: float) -> None:
         """Refuse while the holder lives; mark the run that a dead one left behind."""
         assert row.holder is not None  # noqa: S101 - the caller looked
         host, pid, _ = row.holder.split("|")
         if self._seize and row.run == self._run:
             return
-        if row.expires > now and not _is_dead(row.holder):
+        if row.expires > now and not is_dead(row.holder):
             raise LeaseError(
                 f"{self._journal.federation}: the coordinator with process {pid} on {host} leads run "
                 f"{row.run}; wait for it, stop it with `fedllm cancel {row.run}`, or let its lease run out "
@@ -124,7 +131,7 @@ class Lease:
                 row.holder, row.expires = None, 0.0
         except (LeaseError, CancelledError):
             pass  # taken over meanwhile: nothing of ours to give back
-        except DiskFullError:
+        except (DiskFullError, JournalError):
             pass  # it cannot be given back in writing, so it ends with this process
 
     def _renew(self) -> None:
@@ -140,7 +147,7 @@ class Lease:
                         row.expires = self._journal.now(session) + TTL
             except (LeaseError, CancelledError) as error:
                 lost = error
-            except (SQLAlchemyError, DiskFullError):
+            except (SQLAlchemyError, DiskFullError, JournalError):
                 continue  # a busy database: the next renewal comes well before the lease runs out
             if lost is not None:
                 if self._on_lost:

@@ -107,3 +107,26 @@ class CardRow(Table):
     federation: Mapped[str] = mapped_column(String(63), primary_key=True)
     site: Mapped[str] = mapped_column(String(63), primary_key=True)
     counter: Mapped[int] = mapped_column(BigInteger)  # a site's own word, up to 2**53
+
+
+class SiteSeenRow(Table):
+    """What the watch over the sites knows of one, so that nothing is told twice."""
+
+    __tablename__ = "site_seen"
+    federation: Mapped[str] = mapped_column(String(63), primary_key=True)
+    site: Mapped[str] = mapped_column(String(63), primary_key=True)
+    verify: Mapped[str] = mapped_column(String(64))  # the key by which its card was read
+    heard: Mapped[float]  # s since 1970 by the store's clock
+    silent: Mapped[bool]
+    announced: Mapped[int] = mapped_column(BigInteger)  # the site's number of announcements
+    answered: Mapped[int] = mapped_column(BigInteger)  # up to which a round was asked for, or played
+    since: Mapped[float]  # when `announced` was first seen, s since 1970
+
+
+class WatchEventRow(Table):
+    """An event of the watch, kept until Prefect has it; told again it has the same id."""
+
+    __tablename__ = "watch_event"
+    id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    federation: Mapped[str] = mapped_column(String(63), index=True)
+    body: Mapped[str]  # JSON

@@ -4,6 +4,7 @@
 `…/sites/amazon/*` neither covers `…/sites/amazon-evil/` nor anything outside.
 """
 
+import json
 import re
 import secrets
 from collections.abc import Callable
@@ -124,13 +125,25 @@ class MinioIam:
         self._do(lambda: self._admin.user_remove(user), absent="XMinioAdminNoSuchUser")
         self._do(lambda: self._admin.policy_remove(user), absent="XMinioAdminNoSuchPolicy")
 
-    def _do(self, call: Callable[[], object], absent: str | None = None) -> None:
+    def users(self) -> dict[str, str]:
+        """Every user with the names of its policies, separated by commas; one that is disabled has none."""
+        told = json.loads(str(self._do(self._admin.user_list) or "{}"))
+        return {
+            name: str(entry.get("policyName", "")) if entry.get("status") == "enabled" else ""
+            for name, entry in told.items()
+        }
+
+    def policies(self) -> dict[str, Any]:
+        """Every policy by its name."""
+        return dict(json.loads(str(self._do(self._admin.policy_list) or "{}")))
+
+    def _do(self, call: Callable[[], object], absent: str | None = None) -> object:
         try:
-            call()
+            return call()
         except MinioAdminException as error:
             said = str(error)
             if absent is not None and absent in said:
-                return
+                return None
             if "Status: 403" in said:
                 raise AccessDeniedError(f"{self._endpoint}: these keys may not administrate users") from None
             raise ExchangeError(f"{self._endpoint}: {said}") from None

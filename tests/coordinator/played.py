@@ -37,21 +37,21 @@ class PlayedSite:
     def name(self) -> str:
         return self.me.name
 
-    def show_card(self) -> None:
+    def show_card(self, **changes: Any) -> None:  # noqa: ANN401 - any field
         self.counter += 1
-        card = Card(
-            federation=self.mailbox.layout.federation,
-            sender=self.name,
-            receiver=COORDINATOR,
-            roster_version=1,
-            counter=self.counter,
-            state="idle",
-            base_sha256=fingerprint(resolve_base("tiny")),
-            examples=20,
-            cpus=1,
-            fedllm="0",
-        )
-        self.store.put(self.mailbox.layout.card(self.name), sign(card, self.me))
+        said = {
+            "federation": self.mailbox.layout.federation,
+            "sender": self.name,
+            "receiver": COORDINATOR,
+            "roster_version": 1,
+            "counter": self.counter,
+            "state": "idle",
+            "base_sha256": fingerprint(resolve_base("tiny")),
+            "examples": 20,
+            "cpus": 1,
+            "fedllm": "0",
+        }
+        self.store.put(self.mailbox.layout.card(self.name), sign(Card(**said | changes), self.me))
 
     def head(self, plan: Plan) -> dict[str, Any]:
         return {

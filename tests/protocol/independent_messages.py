@@ -175,7 +175,12 @@ MESSAGES = {
             "cpus": COUNT,
             "fedllm": text(40),
         },
-        {"base_sha256": or_null(SHA), "examples": or_null(COUNT), "progress": or_null(PROGRESS)},
+        {
+            "base_sha256": or_null(SHA),
+            "examples": or_null(COUNT),
+            "progress": or_null(PROGRESS),
+            "announced": COUNT,
+        },
     ),
     "answer": _message(
         "answer",

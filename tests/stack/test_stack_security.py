@@ -13,7 +13,7 @@ from fedllm.secure.ca import server_certificate
 from fedllm.stack import local
 from fedllm.stack.access import access_to
 from fedllm.stack.addresses import Endpoints, read_endpoints
-from fedllm.stack.checkup import _certificates
+from fedllm.stack.checks.servers import certificates
 from fedllm.stack.place import Place, StackState
 from fedllm.stack.programs import base_environment, programs
 from fedllm.stack.security import passwords
@@ -203,7 +203,7 @@ def test_a_certificate_near_its_end_has_the_servers_start_anew(
         patch.setattr(authority, "SERVER_LIFE", timedelta(days=10))
         server_certificate(place.ca)
     StackState(ports=PORTS, secure=True).save(place)
-    findings = {finding.name: finding for finding in _certificates(place.ca)}
+    findings = {finding.name: finding for finding in certificates(place.ca)}
     assert (findings["certificate"].status, findings["private CA"].status) == ("warn", "ok")
     assert "`fedllm up` renews it" in findings["certificate"].remedy
 
@@ -220,7 +220,7 @@ def test_a_certificate_near_its_end_has_the_servers_start_anew(
     assert Running.ended
     found = {program.name: program for program in programs(place, StackState.load(place))}
     assert found
-    assert {finding.status for finding in _certificates(place.ca)} == {"ok"}
+    assert {finding.status for finding in certificates(place.ca)} == {"ok"}
     copy = place.minio_home / ".minio" / "certs"
     assert (copy / "public.crt").read_bytes() == (place.ca / "server.crt").read_bytes()
     assert (copy / "private.key").read_bytes() == (place.ca / "server.key").read_bytes()
@@ -232,12 +232,12 @@ def test_doctor_fails_for_a_certificate_that_expired_or_is_for_another_host(
     with monkeypatch.context() as patch:
         patch.setattr(authority, "SERVER_LIFE", timedelta(minutes=-5))
         server_certificate(place.ca)
-    assert "expired" in {f.name: f for f in _certificates(place.ca)}["certificate"].detail
+    assert "expired" in {f.name: f for f in certificates(place.ca)}["certificate"].detail
     (place.ca / "server.crt").unlink()
     with monkeypatch.context() as patch:
         patch.setattr(authority, "LOOPBACK", ("minio.example",))
         server_certificate(place.ca)
-    finding = {f.name: f for f in _certificates(place.ca)}["certificate"]
+    finding = {f.name: f for f in certificates(place.ca)}["certificate"]
     assert (finding.status, finding.detail) == ("fail", "not for 127.0.0.1, localhost")
 
 

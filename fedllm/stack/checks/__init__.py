@@ -1,0 +1,1 @@
+"""What `fedllm doctor` looks at: a module a subject, a function a question."""

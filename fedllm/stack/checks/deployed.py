@@ -1,0 +1,101 @@
+"""What Prefect holds of fedllm: deployments, automations, and runs that nobody plays."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import yaml
+
+from fedllm.stack.automations import FLOWS, HEARTBEAT, SILENCE, TAG, definitions
+from fedllm.stack.checks.finding import Finding, ok, warn
+from fedllm.stack.deploy import deployment_file
+from fedllm.stack.health import PrefectApi
+from fedllm.stack.reactions import BUDGET, NEW_DATA, OFF_AT_FIRST, REFUSED, SILENT_SITE
+
+_DEPLOY = "`fedllm deploy` registers them"
+_MOST_RUNS = 50  # looked at one by one
+_LATE = timedelta(minutes=2)
+
+
+def deployments(api: PrefectApi) -> Iterator[Finding]:
+    """Those of infra/prefect.yaml are registered, and none of them is paused."""
+    there = api.deployments()
+    wanted = {_name(entry) for entry in yaml.safe_load(deployment_file().read_text())["deployments"]}
+    if missing := sorted(wanted - there.keys()):
+        yield warn("deployments", f"not registered: {', '.join(missing)}", _DEPLOY)
+        return
+    if paused := sorted(name for name in wanted if there[name].get("paused")):
+        yield warn(
+            "deployments",
+            f"paused as a whole, by an automation or a person: {', '.join(paused)}",
+            "look at its events in Prefect, then the switch on its page or `fedllm deploy --activate`",
+        )
+        return
+    active = sorted(n for n in wanted if any(schedule["active"] for schedule in there[n]["schedules"]))
+    yield ok("deployments", f"{len(wanted)}, on schedule: {', '.join(active) or 'none'}")
+
+
+def _name(entry: dict[str, Any]) -> str:
+    """As Prefect names a deployment: `flow/name`."""
+    flow = str(entry["entrypoint"]).rpartition(".")[2].replace("_", "-")
+    return f"{flow}/{entry['name']}"
+
+
+def automations(api: PrefectApi) -> Iterator[Finding]:
+    """The automations of fedllm are there, and those that are on at first still are."""
+    known = {entry["name"]: entry for entry in api.call("/automations/filter", {}) if TAG in entry["tags"]}
+    wanted = {body["name"] for body in definitions()}
+    if any(name.startswith(f"{FLOWS[0]}/") for name in api.deployments()):
+        wanted |= {BUDGET, NEW_DATA, REFUSED, SILENT_SITE}
+    if missing := sorted(wanted - known.keys()):
+        yield warn("automations", f"not registered: {'; '.join(missing)}", "`fedllm deploy` registers them")
+        return
+    if off := sorted(n for n in wanted if not known[n]["enabled"] and n not in OFF_AT_FIRST):
+        yield warn("automations", f"paused: {'; '.join(off)}", "the switch on Prefect's page of automations")
+        return
+    on = sum(known[name]["enabled"] for name in wanted)
+    yield ok("automations", f"{on} on, {len(wanted) - on} off as they are at first")
+
+
+def runs(api: PrefectApi) -> Iterator[Finding]:
+    """Trainings that say they run and show no sign of life, and runs that are late to start."""
+    now = datetime.now(UTC)
+    flows = {"name": {"any_": list(FLOWS)}}
+    running = _of_state(api, {"type": {"any_": ["RUNNING"]}}, flows)
+    gone = [
+        run["name"]
+        for run in running
+        if _before(run["start_time"], now - timedelta(seconds=SILENCE)) and not _beats(api, run["id"], now)
+    ]
+    late = [
+        run["name"]
+        for run in _of_state(api, {"type": {"any_": ["SCHEDULED"]}}, {})
+        if _before(run["next_scheduled_start_time"], now - _LATE)
+    ]
+    if gone:
+        remedy = "`fedllm run FILE --resume RUN`; RUN is in the run's log"
+        yield warn("flow runs", f"running without a sign of life: {', '.join(gone)}", remedy)
+    elif late:
+        yield warn("flow runs", f"late to start: {', '.join(late[:5])}", "see `worker` and `work pool` above")
+    else:
+        yield ok("flow runs", f"{len(running)} trainings under way, none left behind")
+
+
+def _of_state(api: PrefectApi, state: dict[str, Any], flows: dict[str, Any]) -> list[dict[str, Any]]:
+    body = {"flow_runs": {"state": state}, "flows": flows, "limit": _MOST_RUNS, "sort": "START_TIME_DESC"}
+    return list(api.call("/flow_runs/filter", body))
+
+
+def _before(told: str | None, moment: datetime) -> bool:
+    return told is not None and datetime.fromisoformat(told) < moment
+
+
+def _beats(api: PrefectApi, run: str, now: datetime) -> bool:
+    """Whether a run was heard of lately."""
+    since, until = now - timedelta(seconds=SILENCE), now + timedelta(minutes=1)
+    wanted = {
+        "occurred": {"since": since.isoformat(), "until": until.isoformat()},
+        "event": {"name": [HEARTBEAT]},
+        "resource": {"id": [f"prefect.flow-run.{run}"]},
+    }
+    return bool(api.call("/events/filter", {"filter": wanted, "limit": 1})["events"])

@@ -1,0 +1,132 @@
+"""The federation's store: the bucket, its bytes, and what each site's user may do."""
+
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+from fedllm.errors import AccessDeniedError, ExchangeError, ObjectNotFoundError
+from fedllm.stack.checks.finding import Finding, fail, ok, warn
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from fedllm.coordinator.members import StoreAccess
+    from fedllm.exchange.store import ObjectStore
+
+_LEAST = 1000  # bytes of the probe
+
+
+def store(access: "StoreAccess", federation: str) -> Iterator[Finding]:
+    """Write, read and remove a probe under the coordinator's own prefix."""
+    where = access.url + (f" at {access.endpoint}" if access.endpoint else "")
+    if not access.has_users and not _folder(access.url).is_dir():
+        yield ok("store", f"{where} is not there yet: made at first use")
+        return
+    try:
+        seconds = _probe(access.connect(), federation)
+    except AccessDeniedError as error:
+        yield fail("store", f"{where}: {error}", "mend FEDLLM_ACCESS_KEY, FEDLLM_SECRET_KEY or their rights")
+    except ExchangeError as error:
+        yield fail("store", f"{where}: {error}", "start the store and make its bucket, or mend store.url")
+    else:
+        yield ok("store", f"{where}: written, read and removed in {seconds * 1000:.0f} ms")
+
+
+def _folder(url: str) -> Path:
+    return Path(unquote(urlsplit(url).path))
+
+
+def _probe(connected: "ObjectStore", federation: str) -> float:
+    """How long it took, s. Raises `ExchangeError` when the store does not do as it is told."""
+    from fedllm.exchange.keys import Layout
+
+    key = f"{Layout(federation).coordinator_prefix}doctor-{secrets.token_hex(8)}"
+    sent = os.urandom(_LEAST)
+    begun = time.monotonic()
+    connected.put(key, sent)
+    try:
+        read = connected.get(key, limit=_LEAST)
+    finally:
+        connected.delete(key)
+    if read != sent:
+        raise ExchangeError("what was written is not what is read")
+    with suppress(ObjectNotFoundError):
+        connected.get(key, limit=_LEAST)
+        raise ExchangeError("what was removed can still be read")
+    return time.monotonic() - begun
+
+
+def site_users(access: "StoreAccess", federation: str, sites: "Sequence[str]") -> Iterator[Finding]:
+    """Every site of the roster has its user with exactly its own policy, and nobody else has one."""
+    if not access.has_users:
+        yield ok("site users", "a folder tells no users apart: for tests and simulation alone")
+        return
+    from fedllm.coordinator.members import store_iam
+    from fedllm.exchange.iam import access_key, site_policy
+
+    iam = store_iam(access)
+    try:
+        users, policies = iam.users(), iam.policies()
+    except AccessDeniedError as error:
+        yield warn("site users", str(error), "check with the store's administrator's keys")
+        return
+    faults = []
+    for site in sites:
+        name = access_key(federation, site)
+        right = _plain(site_policy(iam.bucket, federation, site))
+        if name not in users:
+            faults.append(f"{name} is missing")
+        elif users[name] != name:
+            faults.append(f"{name} has the policy {users[name] or 'of nobody: it is disabled'}")
+        elif name not in policies:
+            faults.append(f"the policy {name} is missing")
+        elif _plain(policies[name]) != right:
+            faults.append(
+                f"the policy {name} is not the one of its site: {_difference(policies[name], right)}"
+            )
+    members = {access_key(federation, site) for site in sites}
+    strangers = sorted(
+        name
+        for name in users.keys() | policies.keys()
+        if name.startswith(f"{federation}.") and name not in members
+    )
+    if faults:
+        yield fail("site users", "; ".join(faults), "`fedllm site add CARD` makes user and policy anew")
+    elif strangers:
+        remedy = "`fedllm site revoke NAME`, or remove the user in MinIO"
+        yield fail("site users", f"not in the roster: {', '.join(strangers)}", remedy)
+    else:
+        yield ok("site users", f"{len(sites)}, each with the policy of its own prefix")
+
+
+def _plain(policy: "Mapping[str, Any]") -> frozenset[tuple[str, frozenset[str], frozenset[str], str]]:
+    """A policy without the order of its lists: servers sort them as they like."""
+    return frozenset(
+        (
+            str(statement.get("Effect")),
+            _listed(statement.get("Action")),
+            _listed(statement.get("Resource")),
+            str({key: value for key, value in statement.items() if key not in _KNOWN}),
+        )
+        for statement in policy.get("Statement", [])
+    )
+
+
+_KNOWN = {"Effect", "Action", "Resource"}
+
+
+def _listed(told: object) -> frozenset[str]:
+    return frozenset([told] if isinstance(told, str) else map(str, told if isinstance(told, list) else []))
+
+
+def _difference(
+    policy: "Mapping[str, Any]", right: frozenset[tuple[str, frozenset[str], frozenset[str], str]]
+) -> str:
+    more = _plain(policy) - right
+    told = [f"{effect} {'|'.join(sorted(act))} on {'|'.join(sorted(what))}" for effect, act, what, _ in more]
+    return "; ".join(sorted(told)) or "a statement is missing"

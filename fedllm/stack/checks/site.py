@@ -1,0 +1,203 @@
+"""A site's own folder: file, keys, ledger, data, invitation, and its way to the store. Nothing is written."""
+
+import sqlite3
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fedllm.config import SiteConfig, load_site
+from fedllm.errors import AccessDeniedError, ExchangeError, IdentityError, ObjectNotFoundError
+from fedllm.stack.checks import databases, federation, machine
+from fedllm.stack.checks.finding import Check, Finding, fail, ok, tried, warn
+
+if TYPE_CHECKING:
+    from fedllm.exchange.messages import Invitation
+    from fedllm.secure.identity import Identity
+
+_LOW = 0.1  # of the total budget: less left than this is low
+_AGAIN = "ask the coordinator for a new invitation (`fedllm site add CARD`)"
+
+
+@dataclass(frozen=True)
+class Visit:
+    """A site's folder, and the invitation to look at."""
+
+    home: Path
+    site: SiteConfig
+    invitation: Path | None = None
+
+    def checks(self) -> list[tuple[str, str, Check]]:
+        """What to look at, each with its name and what to do when it cannot be looked at."""
+        return [
+            ("data", "mend `data` in site.yaml", self._data),
+            ("keys", "restore the folder from your backup, or `fedllm site rekey`", self._keys),
+            ("ledger", "restore the newest ledger; never train without it", self._ledger),
+            ("memory", "restore it from a backup, or `fedllm site rekey`", self._memory),
+            ("policy", "mend `policy` in site.yaml", self._policy),
+            ("model cache", "mend `base` in site.yaml", lambda: machine.base_model(self.site.base)),
+            ("disk", "make room", lambda: [machine.room("disk", self.home)]),
+            ("invitation", _AGAIN, self._invitation),
+        ]
+
+    def _data(self) -> Iterator[Finding]:
+        from fedllm.data.forget import Forgotten
+        from fedllm.data.records import read_records
+
+        records = read_records(self.site.data)
+        kept = len(Forgotten.load(self.home).keep(records))
+        withdrawn = f", {len(records) - kept} withdrawn" if kept < len(records) else ""
+        told = f"{kept} records in {self.site.data}{withdrawn}"
+        yield ok("data", told) if kept else fail("data", told, "there is nothing to train on")
+
+    def _keys(self) -> Iterator[Finding]:
+        from fedllm.secure.identity import fingerprint, load_identity
+
+        folders = [self.home, *self.home.glob("keys*")]
+        private = federation.open_to_others("keys", folders, [*self.home.glob("keys*/*.key")])
+        if private.status != "ok":
+            yield private
+            return
+        identity = load_identity(self.home / "keys")
+        if identity.name != self.site.name:
+            yield fail("keys", f"they are of {identity.name}", "mend `name` in site.yaml")
+        else:
+            yield ok("keys", f"{private.detail}; ours is {fingerprint(identity.public)}")
+
+    def _ledger(self) -> Iterator[Finding]:
+        from fedllm.privacy.site_ledger import ledger_path
+
+        path = ledger_path(self.home, self.site)
+        if not path.exists():
+            yield ok("ledger", "none yet: no training with DP was promised")
+            return
+        with tempfile.TemporaryDirectory(prefix="fedllm-doctor-") as folder:
+            copy = Path(folder) / "ledger.db"
+            # Opening a ledger may write to it, such as after new keys: a copy is opened.
+            with closing(databases.read_only(path)) as source, closing(sqlite3.connect(copy)) as target:
+                source.backup(target)
+            yield from self._verified(path, copy)
+
+    def _verified(self, path: Path, copy: Path) -> Iterator[Finding]:
+        from fedllm.privacy.ledger import Ledger, Limits
+        from fedllm.privacy.ledger_table import spent_by
+        from fedllm.privacy.site_ledger import dataset_of, former_identities
+        from fedllm.secure.identity import load_identity
+
+        limits = Limits(self.site.policy.total_epsilon, self.site.policy.max_delta)
+        with closing(
+            Ledger(copy, load_identity(self.home / "keys"), former_identities(self.home / "keys"))
+        ) as ledger:
+            heads = ledger.verify()
+            entries = sum(head.seq + 1 for head in heads.values())
+            yield ok("ledger", f"{entries} entries of {len(heads)} data sets hold in {path}")
+            mine = dataset_of(self.site)
+            if limits.total_epsilon is None or mine not in heads:
+                return
+            told = spent_by(ledger, mine, limits)
+        spent = told.epsilon if told.epsilon_filter is None else told.epsilon_filter
+        if limits.total_epsilon - spent < _LOW * limits.total_epsilon:
+            remedy = "decide whether `policy.total_epsilon` is to be raised; nobody else can"
+            yield warn("budget", f"{mine}: {told.caption}", remedy)
+        else:
+            yield ok("budget", f"{mine}: {told.caption}")
+
+    def _memory(self) -> Iterator[Finding]:
+        yield from databases.database("memory", f"sqlite:///{self.home / 'memory.db'}")
+
+    def _policy(self) -> Iterator[Finding]:
+        policy = self.site.policy
+        asks = policy.max_epsilon is not None or policy.total_epsilon is not None
+        odd = []
+        if asks and "none" in policy.units:
+            odd.append("it limits epsilon and takes trainings without DP: leave `none` out of policy.units")
+        if not asks and "none" not in policy.units:
+            odd.append("it takes DP alone and limits no epsilon: set policy.max_epsilon and total_epsilon")
+        if policy.max_epsilon and policy.total_epsilon and policy.max_epsilon > policy.total_epsilon:
+            odd.append("one training may spend more than all together: lower policy.max_epsilon")
+        if asks and self.site.tell_count:
+            odd.append("it tells how many records there are, which is a release: remove tell_count")
+        if odd:
+            yield warn("policy", "; ".join(odd), "decide, and mend site.yaml")
+        else:
+            yield ok("policy", "no part of it contradicts another")
+
+    def _invitation(self) -> Iterator[Finding]:
+        from fedllm.agent.join import open_invitation
+        from fedllm.secure.identity import load_identity
+
+        path = self.invitation or _only(self.home)
+        if path is None:
+            yield ok("invitation", "none looked at: name it with --invitation to try the store as well")
+            return
+        identity = load_identity(self.home / "keys")
+        told = open_invitation(path, self.site.name, identity)
+        yield self._pinned(told)
+        yield from self._entered(told, identity)
+
+    def _pinned(self, told: "Invitation") -> Finding:
+        from fedllm.agent.join import read_card
+        from fedllm.secure.identity import fingerprint
+
+        pin = self.home / f"coordinator-{told.federation}.json"
+        mark = fingerprint(told.coordinator)
+        if pin.exists() and read_card(pin) != told.coordinator:
+            return fail(
+                "invitation",
+                f"it comes from {mark}, another coordinator than {pin.name} remembers",
+                "compare fingerprints over the telephone, then remove that file",
+            )
+        return ok("invitation", f"to {told.federation}, from {mark}")
+
+    def _entered(self, told: "Invitation", identity: "Identity") -> Iterator[Finding]:
+        from fedllm.agent.join import Membership
+        from fedllm.exchange.mailbox import Mailbox
+        from fedllm.exchange.messages import Roster
+
+        member = Membership(self.site, self.home, identity, told)
+        mailbox = Mailbox(member.connect(), member.layout, identity)
+        where = told.endpoint or told.store_url
+        if told.endpoint is not None:
+            yield machine.skew(mailbox.store.now())
+        try:
+            known = mailbox.read(member.layout.roster, Roster, told.coordinator).message
+        except AccessDeniedError as error:
+            yield fail(
+                "store", f"{where}: {error}", f"this site's user is gone or has a new secret: {_AGAIN}"
+            )
+            return
+        except ObjectNotFoundError:
+            yield fail(
+                "store", f"{where} answers and has no roster", "ask the coordinator whether it is set up"
+            )
+            return
+        except ExchangeError as error:
+            yield fail("store", f"{where}: {error}", "mend the network, or ask the coordinator")
+            return
+        if identity.public in known.sites:
+            yield ok(
+                "store", f"{where} lets this site's user in; roster {known.roster_version} holds its keys"
+            )
+        else:
+            yield fail("store", f"roster {known.roster_version} does not hold this site's keys", _AGAIN)
+
+
+def _only(home: Path) -> Path | None:
+    found = sorted(home.glob("*.invitation"))
+    return found[0] if len(found) == 1 else None
+
+
+def visit(home: Path, invitation: Path | None) -> tuple[Visit | None, list[Finding]]:
+    """A site's folder, when its file can be read, and what is found of that file."""
+    boxed: list[Visit] = []
+
+    def site_file() -> Iterator[Finding]:
+        if not home.is_dir():
+            raise IdentityError(f"{home}: no such folder")
+        boxed.append(Visit(home, load_site(home / "site.yaml"), invitation))
+        yield ok("site file", f"{boxed[0].site.name} in {home}")
+
+    found = tried("site file", "name the site's folder, or mend the file", site_file)
+    return (boxed[0] if boxed else None), found

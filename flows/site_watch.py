@@ -1,0 +1,92 @@
+"""A look at the sites' cards as a flow: events for those that fell silent, are back, or have new data."""
+
+import time
+from contextlib import closing
+from typing import Any
+from uuid import UUID
+
+from prefect import flow, get_run_logger
+from prefect.artifacts import create_table_artifact
+from prefect.events.worker import EventsWorker
+
+from fedllm.config import load_federation
+from fedllm.coordinator.journal import Journal
+from fedllm.coordinator.members import coordinator_identity, store_access
+from fedllm.coordinator.site_watch import (
+    DAYS,
+    SILENT,
+    Attention,
+    SiteState,
+    WatchEvent,
+    forget_events,
+    look_at_sites,
+    untold_events,
+)
+from fedllm.exchange.keys import Layout
+from fedllm.exchange.mailbox import Mailbox
+from flows.events import tell
+from flows.output import outlive_readers
+
+
+@flow(name="site-watch", persist_result=False)
+def site_watch(
+    config_uri: str = "params.yaml",
+    silent_after: float = SILENT,
+    new_data_sites: int | None = None,
+    new_data_days: float = DAYS,
+) -> dict[str, Any]:
+    """Look once at every site's card, and tell Prefect what is new since the look before.
+
+    Args:
+        config_uri: the federation's YAML file.
+        silent_after: s without a card after which a site counts as silent.
+        new_data_sites: how many different sites with new data ask for a round; null: `rounds.min_sites`.
+        new_data_days: days in which they have to announce them.
+
+    Returns:
+        How many sites were looked at, how many of them are silent, and the names of the events.
+    """
+    outlive_readers()
+    config = load_federation(config_uri)
+    attention = Attention(silent_after, new_data_sites or config.rounds.min_sites, new_data_days)
+    with closing(Journal(config.name)) as journal:
+        mailbox = Mailbox(
+            store_access(config).connect(), Layout(config.name), coordinator_identity(config.name)
+        )
+        sites = look_at_sites(config, journal, mailbox, attention)
+        events = untold_events(journal)
+        for event in events:
+            tell(config.name, event.name, _told(event), site=event.site, event_id=UUID(event.id))
+        if events:
+            EventsWorker.instance().wait_until_empty()
+            forget_events(journal, events)
+            _show(config.name, sites)
+    silent = sorted(site.site for site in sites if site.silent)
+    get_run_logger().info("%d sites, silent: %s", len(sites), ", ".join(silent) or "none")
+    return {"sites": len(sites), "silent": silent, "events": [event.name for event in events]}
+
+
+def _told(event: WatchEvent) -> dict[str, object]:
+    return {**event.payload, **({"site": event.site} if event.site else {})}
+
+
+def _show(federation: str, sites: list[SiteState]) -> None:
+    """A table of the sites, written only when something changed: a look a minute would fill Prefect."""
+    create_table_artifact(
+        key=f"{federation}-site-watch",
+        table=[
+            {
+                "site": site.site,
+                "says": site.state,
+                "last heard of": _utc(site.heard),
+                "silent": site.silent,
+                "new data waiting": site.waiting,
+            }
+            for site in sites
+        ],
+        description=f"{federation}: the sites at the last change",
+    )
+
+
+def _utc(at: float | None) -> str:
+    return "never" if at is None else f"{time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(at))}Z"

@@ -1,0 +1,32 @@
+"""Whom a round can be planned with, and what is said when they are too few."""
+
+import logging
+
+import pytest
+
+from fedllm.config import FederationConfig
+from fedllm.coordinator.dispatch import dispatch
+from fedllm.coordinator.training import Training
+from fedllm.errors import RoundError
+from tests.coordinator.played import PlayedSite
+
+
+@pytest.fixture
+def config(config: FederationConfig) -> FederationConfig:
+    return config.model_copy(
+        update={"rounds": config.rounds.model_copy(update={"join": 1.0, "min_sites": 3})}
+    )
+
+
+def test_who_is_away_and_who_told_no_count_are_told_apart_and_once(
+    training: Training, sites: dict[str, PlayedSite], caplog: pytest.LogCaptureFixture
+) -> None:
+    sites["amazon"].show_card()
+    sites["movies"].show_card(examples=None)
+    with caplog.at_level(logging.WARNING), pytest.raises(RoundError) as told:
+        dispatch(training, 1)
+    assert str(told.value) == (
+        "1 of 3 sites are live, rounds.min_sites is 3: start the agents of nyt, and set "
+        "aggregation.weighting to equal, since movies told no examples to weigh by"
+    )
+    assert caplog.messages == ["movies has told no examples to weigh it by: left out"]

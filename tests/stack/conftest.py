@@ -1,0 +1,78 @@
+"""One fresh stack for the folder: up, looked at and down once as a user would have it, then up again."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from fedllm.stack import Endpoints, down, up
+from fedllm.stack.place import Place
+from fedllm.stack.supervise import leftovers
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class FirstLife:
+    """What a user sees who clones, sets up, and runs three commands."""
+
+    home: Path
+    up: dict[str, Any]
+    doctor: dict[str, Any]
+    down: dict[str, Any]
+    seconds: float  # of up and doctor together
+    left: list[int]  # processes of the stack after `down`
+    listening: list[int]  # ports of it that still answer
+    made: list[str]  # what is in fedllm's home then
+
+
+def fedllm(home: Path, *arguments: str) -> dict[str, Any]:
+    """A verb in a process of its own, in the clone's folder; what it says with --json."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_"))}
+    argv = [sys.executable, "-m", "fedllm", *arguments, "--json"]
+    env["FEDLLM_HOME"] = str(home)
+    done = subprocess.run(argv, env=env, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout.count("\n") == 1, done.stdout + done.stderr
+    return {**json.loads(done.stdout), "exit_code": done.returncode}
+
+
+@pytest.fixture(scope="package")
+def first_life(tmp_path_factory: pytest.TempPathFactory) -> FirstLife:
+    home = tmp_path_factory.mktemp("fresh") / "home"
+    begun = time.monotonic()
+    told = fedllm(home, "up")
+    found = fedllm(home, "doctor")
+    seconds = time.monotonic() - begun
+    ports = {int(told[name].rsplit(":", 1)[1]) for name in ("minio_url", "prefect_ui_url", "mlflow_url")}
+    ended = fedllm(home, "down")
+    listening = {c.laddr.port for c in psutil.net_connections("tcp") if c.status == psutil.CONN_LISTEN}
+    left = [process.pid for process in leftovers(Place(home))]
+    made = sorted(path.name for path in home.iterdir())
+    return FirstLife(home, told, found, ended, seconds, left, sorted(ports & listening), made)
+
+
+@pytest.fixture(scope="package")
+def fresh(first_life: FirstLife) -> Iterator[Endpoints]:
+    """The same stack, up again; its deployments are registered."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FEDLLM_HOME", str(first_life.home))
+        patch.delenv("PREFECT_API_URL", raising=False)
+        found = up(config=ROOT / "params.yaml")
+        yield found
+        down()
+
+
+@pytest.fixture
+def there(fresh: Endpoints, monkeypatch: pytest.MonkeyPatch) -> Endpoints:
+    """The fresh stack as this process' own, whatever other tests have set meanwhile."""
+    monkeypatch.setenv("FEDLLM_HOME", str(fresh.home))
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    return fresh

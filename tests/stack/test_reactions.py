@@ -1,0 +1,230 @@
+"""Automations on a real Prefect: a federation's events, and what follows from them."""
+
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from prefect.deployments import run_deployment
+from prefect.events.worker import EventsWorker
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from fedllm.config import FederationConfig, load_federation
+from fedllm.coordinator.members import add_site
+from fedllm.exchange.directory_store import DirectoryStore
+from fedllm.exchange.keys import Layout
+from fedllm.exchange.mailbox import Mailbox
+from fedllm.secure.identity import create_identity
+from fedllm.stack import Endpoints
+from fedllm.stack.automations import ZOMBIE, register_automations
+from fedllm.stack.checks import deployed, servers
+from fedllm.stack.health import PrefectApi
+from fedllm.stack.programs import POOL, WORKER
+from fedllm.stack.reactions import BUDGET, NEW_DATA, REFUSED, SILENT_SITE
+from flows.events import tell
+from flows.site_watch import site_watch
+from tests.coordinator.played import PlayedSite
+
+pytestmark = pytest.mark.timeout(600)  # the first one may wait for a stack
+
+ROUND, NIGHTLY = "federated-round/sentiment", "federated-training/sentiment-nightly"
+
+
+@pytest.fixture
+def api(there: Endpoints) -> Iterator[PrefectApi]:
+    """The stack's Prefect, with a work pool that starts nothing meanwhile."""
+    found = PrefectApi(there.prefect_api_url)
+    found.call(f"/work_pools/{POOL}", {"is_paused": True}, method="PATCH")
+    with temporary_settings({PREFECT_API_URL: there.prefect_api_url}):
+        yield found
+    for run in runs(found, ROUND):
+        found.call(f"/flow_runs/{run['id']}", method="DELETE")
+    found.call(f"/work_pools/{POOL}", {"is_paused": False}, method="PATCH")
+
+
+def runs(api: PrefectApi, deployment: str) -> list[dict[str, Any]]:
+    wanted = {"deployments": {"id": {"any_": [api.deployments()[deployment]["id"]]}}}
+    return list(api.call("/flow_runs/filter", wanted))
+
+
+def automations(api: PrefectApi) -> dict[str, dict[str, Any]]:
+    return {entry["name"]: entry for entry in api.call("/automations/filter", {})}
+
+
+def switch(api: PrefectApi, name: str, *, on: bool) -> None:
+    api.call(f"/automations/{automations(api)[name]['id']}", {"enabled": on}, method="PATCH")
+
+
+def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def sent() -> None:
+    EventsWorker.instance().wait_until_empty()
+
+
+@pytest.fixture
+def federation(tmp_path: Path, there: Endpoints) -> tuple[Path, dict[str, PlayedSite]]:
+    """The deployed federation's file with a folder as its store, and three sites that the test plays."""
+    assert there
+    told = {
+        "name": "sentiment",
+        "model": {"base": "tiny"},
+        "task": {"labels": {"positive": " positive", "negative": " negative"}},
+        "rounds": {"min_sites": 2},
+        "store": {"url": f"file://{tmp_path / 'store'}"},
+    }
+    file = tmp_path / "federation.yaml"
+    file.write_text(yaml.safe_dump(told))
+    config: FederationConfig = load_federation(file)
+    sites = {}
+    for name in ("amazon", "movies", "nyt"):
+        me = create_identity(tmp_path / name, name)
+        add_site(config, me.public)
+        store = DirectoryStore(tmp_path / "store")
+        sites[name] = PlayedSite(me, store, Mailbox(store, Layout("sentiment"), me), tmp_path / name)
+    return file, sites
+
+
+def test_new_data_at_two_of_three_sites_make_exactly_one_round(
+    api: PrefectApi, federation: tuple[Path, dict[str, PlayedSite]]
+) -> None:
+    file, sites = federation
+    switch(api, NEW_DATA, on=True)
+    try:
+        for site in sites.values():
+            site.show_card()
+        assert site_watch(str(file))["events"] == []
+        sites["amazon"].show_card(announced=1)
+        assert site_watch(str(file))["events"] == ["fedllm.site.new-data"]
+        sites["amazon"].show_card(announced=2)  # one site twice is not two sites
+        assert site_watch(str(file))["events"] == ["fedllm.site.new-data"]
+        sites["movies"].show_card(announced=1)
+        assert "fedllm.federation.new-data" in site_watch(str(file))["events"]
+        until(lambda: runs(api, ROUND))
+        assert site_watch(str(file))["events"] == []
+        time.sleep(2)  # for what should not come
+        (run,) = runs(api, ROUND)
+    finally:
+        switch(api, NEW_DATA, on=False)
+    assert run["parameters"]["run_id"] is None
+    assert run["idempotency_key"].startswith("automation ")
+
+
+def test_a_double_trigger_with_one_idempotency_key_makes_one_run(api: PrefectApi) -> None:
+    triggered = [
+        run_deployment(ROUND, timeout=0, as_subflow=False, idempotency_key="announcement-7") for _ in range(2)
+    ]
+    assert len({run.id for run in triggered}) == len(runs(api, ROUND)) == 1
+
+
+def test_a_low_budget_and_a_refused_version_pause_what_is_on_schedule_and_a_person_resumes_it(
+    api: PrefectApi,
+) -> None:
+    def paused() -> bool:
+        return bool(api.deployments()[NIGHTLY]["paused"])
+
+    nightly = api.deployments()[NIGHTLY]["id"]
+    tell("sentiment", "fedllm.review.refused", {"version": "1"})  # off at first: nothing follows
+    tell("another", "fedllm.budget.low", {"site": "amazon"}, site="amazon")  # another federation's
+    sent()
+    switch(api, REFUSED, on=True)
+    try:
+        for event in ("fedllm.budget.low", "fedllm.review.refused"):
+            assert not paused()
+            tell("sentiment", event, {"site": "amazon"}, site="amazon")
+            sent()
+            until(paused)
+            (finding,) = deployed.deployments(api)
+            assert (finding.status, NIGHTLY in finding.detail) == ("warn", True)
+            api.call(f"/deployments/{nightly}/resume_deployment", {})
+    finally:
+        switch(api, REFUSED, on=False)
+        api.call(f"/deployments/{nightly}/resume_deployment", {})
+    assert not api.deployments()[ROUND]["paused"]
+
+
+def test_each_silent_site_is_noted_by_the_automation_that_waits_for_a_notification(api: PrefectApi) -> None:
+    mine = f"prefect.automation.{automations(api)[SILENT_SITE]['id']}"
+    begun = datetime.now(UTC)
+
+    def noted() -> int:
+        wanted = {
+            "occurred": {"since": begun.isoformat(), "until": (begun + timedelta(hours=1)).isoformat()},
+            "event": {"name": ["prefect.automation.triggered"]},
+            "resource": {"id": [mine]},
+        }
+        return len(api.call("/events/filter", {"filter": wanted})["events"])
+
+    for site in ("amazon", "movies"):
+        tell("sentiment", "fedllm.site.silent", {"site": site}, site=site)
+    sent()
+    until(lambda: noted() == 2)
+
+
+def test_registering_again_keeps_what_its_owner_changed_and_renews_what_changed_here(
+    api: PrefectApi,
+) -> None:
+    found = automations(api)
+    assert {found[name]["enabled"] for name in (NEW_DATA, REFUSED)} == {False}
+    assert {found[name]["enabled"] for name in (BUDGET, SILENT_SITE)} == {True}
+    assert register_automations(api, federation="sentiment") == []
+    switch(api, BUDGET, on=False)
+    changed = register_automations(api, federation="renamed")
+    assert set(changed) == {BUDGET, NEW_DATA, REFUSED, SILENT_SITE}
+    assert automations(api)[BUDGET]["enabled"] is False
+    switch(api, BUDGET, on=True)
+    register_automations(api, federation="sentiment")
+
+
+def test_the_doctor_sees_a_paused_pool_a_worker_that_is_gone_and_runs_that_are_late(api: PrefectApi) -> None:
+    flow = api.deployments()[ROUND]["flow_id"]
+    due = (datetime.now(UTC) - timedelta(minutes=10)).isoformat()
+    late = {"type": "SCHEDULED", "state_details": {"scheduled_time": due}}
+    made = [api.call("/flow_runs/", {"flow_id": flow, "name": "too-late", "state": late})]
+    pool, worker = servers.worker(api)
+    assert (pool.status, "work-pool resume" in pool.remedy, worker.status) == ("warn", True, "ok")
+    (found,) = deployed.runs(api)
+    assert (found.status, "too-late" in found.detail) == ("warn", True)
+    for run in made:
+        api.call(f"/flow_runs/{run['id']}", method="DELETE")
+    api.call(f"/work_pools/{POOL}/workers/{WORKER}", method="DELETE")  # until its next heartbeat
+    assert list(servers.worker(api))[1].status == "fail"
+
+
+def test_the_doctor_sees_a_training_without_a_sign_of_life(
+    api: PrefectApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flow = api.deployments()[ROUND]["flow_id"]
+    run = api.call("/flow_runs/", {"flow_id": flow, "name": "zombie", "state": {"type": "RUNNING"}})
+    (found,) = deployed.runs(api)
+    assert (found.status, "1 trainings under way" in found.detail) == ("ok", True)
+    monkeypatch.setattr(deployed, "SILENCE", 0.0)
+    (found,) = deployed.runs(api)
+    assert (found.status, "zombie" in found.detail) == ("warn", True)
+    api.call(f"/flow_runs/{run['id']}", method="DELETE")
+
+
+def test_the_doctor_names_automations_and_deployments_that_are_off_or_absent(
+    api: PrefectApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    switch(api, ZOMBIE, on=False)
+    (found,) = deployed.automations(api)
+    assert (found.status, ZOMBIE in found.detail) == ("warn", True)
+    api.call(f"/automations/{automations(api)[ZOMBIE]['id']}", method="DELETE")
+    (found,) = deployed.automations(api)
+    assert (found.status, found.detail) == ("warn", f"not registered: {ZOMBIE}")
+    assert register_automations(api, federation="sentiment") == [ZOMBIE]
+    (found,) = deployed.automations(api)
+    assert found.status == "ok"
+    more = tmp_path / "prefect.yaml"
+    more.write_text("deployments: [{name: other, entrypoint: flows.federated_round.federated_round}]")
+    monkeypatch.setattr(deployed, "deployment_file", lambda: more)
+    (found,) = deployed.deployments(api)
+    assert (found.status, "federated-round/other" in found.detail) == ("warn", True)
