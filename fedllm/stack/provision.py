@@ -1,0 +1,226 @@
+"""Buckets, users and policies of a MinIO that runs for good: `python -m fedllm.stack.provision`.
+
+A job of its own, so that nothing else ever holds the root keys. Run again it changes nothing.
+
+| variable | |
+|---|---|
+| `FEDLLM_STORE_ENDPOINT` | https://host:port of the store |
+| `FEDLLM_CA_FILE` | the authority that vouches for it; without it, those that the machine believes |
+| `MINIO_ROOT_USER`, `MINIO_ROOT_PASSWORD` | the root keys |
+| `FEDLLM_COORDINATOR_SECRET`, `FEDLLM_REGISTRAR_SECRET`, `FEDLLM_MLFLOW_SECRET` | of the users that it has |
+"""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import urllib3
+from minio import MinioAdmin
+from minio.credentials.providers import StaticProvider
+from minio.error import MinioAdminException, MinioException, S3Error
+
+from fedllm.errors import AccessDeniedError, ConfigError, ExchangeError, FedllmError
+from fedllm.exchange.minio_store import http_pool, minio_client
+from fedllm.secure.trust import read_ca, why_untrusted
+from fedllm.stack.minio import ensure_bucket
+
+T = TypeVar("T")
+
+REGION = "us-east-1"
+SHORTEST = 20  # characters of a secret; MinIO itself takes 8
+
+# What `fedllm site add` and `revoke` do. Whoever may make policies and users can give himself every right:
+# that is why the coordinator's worker is not this user.
+REGISTER = [
+    "admin:AttachUserOrGroupPolicy",
+    "admin:CreatePolicy",
+    "admin:CreateUser",
+    "admin:DeletePolicy",
+    "admin:DeleteUser",
+]
+
+
+@dataclass(frozen=True)
+class User:
+    """A user of the store: the bucket that it has to itself, and whether it may make sites' users."""
+
+    name: str
+    bucket: str
+    secret: str = field(repr=False)
+    registers: bool = False
+
+    @property
+    def policy(self) -> dict[str, Any]:
+        """All of one bucket, and nothing of any other."""
+        objects, bucket = f"arn:aws:s3:::{self.bucket}/*", f"arn:aws:s3:::{self.bucket}"
+        statements: list[dict[str, Any]] = [
+            {
+                "Effect": "Allow",
+                "Action": [
+                    "s3:AbortMultipartUpload",
+                    "s3:DeleteObject",
+                    "s3:GetObject",
+                    "s3:ListMultipartUploadParts",
+                    "s3:PutObject",
+                ],
+                "Resource": [objects],
+            },
+            {
+                "Effect": "Allow",
+                "Action": ["s3:GetBucketLocation", "s3:ListBucket", "s3:ListBucketMultipartUploads"],
+                "Resource": [bucket],
+            },
+        ]
+        if self.registers:
+            statements.append({"Effect": "Allow", "Action": REGISTER})
+        return {"Version": "2012-10-17", "Statement": statements}
+
+
+def users(environment: Mapping[str, str]) -> list[User]:
+    """The users to be. Raises `ConfigError` when a secret is missing, short, or used twice."""
+    found = [
+        User("fedllm-coordinator", "fedllm", _secret(environment, "FEDLLM_COORDINATOR_SECRET")),
+        User("fedllm-registrar", "fedllm", _secret(environment, "FEDLLM_REGISTRAR_SECRET"), registers=True),
+        User("fedllm-mlflow", "mlflow", _secret(environment, "FEDLLM_MLFLOW_SECRET")),
+    ]
+    secrets = {*(user.secret for user in found), environment.get("MINIO_ROOT_PASSWORD", "")}
+    if len(secrets) <= len(found):
+        raise ConfigError("two users of the store have the same secret: draw each anew")
+    return found
+
+
+class Provisioner:
+    """The store, entered by root. Needs nothing of S3 beyond MinIO's own calls for users and policies."""
+
+    def __init__(self, endpoint: str, root: tuple[str, str], ca: str | None = None) -> None:
+        self.endpoint = endpoint.rstrip("/")
+        self._root = root
+        self._ca = ca
+        self._pool = http_pool(self.endpoint, ca)
+        minio_client(self.endpoint, REGION, *root, self._pool)  # checks the endpoint
+        self._admin = MinioAdmin(
+            endpoint=self.endpoint.partition("://")[2],
+            credentials=StaticProvider(*root),
+            region=REGION,
+            secure=self.endpoint.startswith("https://"),
+            http_client=self._pool,
+        )
+
+    def provide(self, wanted: list[User]) -> list[str]:
+        """Make what is missing or different; returns what that was.
+
+        Raises:
+            AccessDeniedError: the root keys are not the store's.
+            ExchangeError: it does not answer, or is not to be trusted.
+        """
+        changed = []
+        for bucket in sorted({user.bucket for user in wanted}):
+            if not self._there(bucket, *self._root):
+                ensure_bucket(self.endpoint, bucket, *self._root, ca=self._ca)
+                changed.append(f"bucket {bucket}")
+        for user in wanted:
+            changed += self._user(user)
+        return changed
+
+    def _user(self, user: User) -> list[str]:
+        changed = []
+        found = self._told(lambda: self._admin.policy_info(user.name))
+        # The policy first: a user without one could do nothing, but never more than it should.
+        if found is None or _rights(found) != _rights(user.policy):
+            self._do(lambda: self._admin.policy_add(user.name, policy=user.policy))
+            changed.append(f"policy {user.name}")
+        known = self._told(lambda: self._admin.user_info(user.name))
+        if known is None or known.get("status") != "enabled" or not self._enters(user):
+            self._do(lambda: self._admin.user_add(user.name, user.secret))
+            changed.append(f"user {user.name}")
+        if known is None or known.get("policyName") != user.name:
+            self._do(lambda: self._admin.policy_set(user.name, user=user.name))
+            changed.append(f"rights of {user.name}")
+        return changed
+
+    def _enters(self, user: User) -> bool:
+        """Whether the user's secret is the one that the store has: MinIO cannot say, so it is tried."""
+        try:
+            return self._there(user.bucket, user.name, user.secret)
+        except AccessDeniedError:
+            return False
+
+    def _there(self, bucket: str, access_key: str, secret_key: str) -> bool:
+        client = minio_client(self.endpoint, REGION, access_key, secret_key, self._pool)
+        return self._do(lambda: client.bucket_exists(bucket))
+
+    def _told(self, call: Callable[[], str]) -> dict[str, Any] | None:
+        """What the store says of a user or policy; None when there is none."""
+        try:
+            return dict(json.loads(self._do(call)))
+        except _AbsentError:
+            return None
+
+    def _do(self, call: Callable[[], T]) -> T:
+        try:
+            return call()
+        except MinioAdminException as error:
+            said = str(error)
+            if "XMinioAdminNoSuchUser" in said or "XMinioAdminNoSuchPolicy" in said:
+                raise _AbsentError(said) from None
+            if "Status: 403" in said:
+                raise AccessDeniedError(f"{self.endpoint}: these are not its root keys") from None
+            raise ExchangeError(f"{self.endpoint}: {said}") from None
+        except S3Error as error:
+            if error.code in {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"}:
+                raise AccessDeniedError(f"{self.endpoint} refused the keys ({error.code})") from None
+            raise ExchangeError(f"{self.endpoint}: {error.code}: {error.message}") from None
+        except (MinioException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+            if why := why_untrusted(error):
+                raise ExchangeError(f"{self.endpoint} is not trusted: {why}") from None
+            raise ExchangeError(f"{self.endpoint} does not answer: {error}") from None
+
+
+class _AbsentError(ExchangeError):
+    """The store knows no such user or policy."""
+
+
+def _rights(policy: Mapping[str, Any]) -> list[tuple[str, frozenset[str], frozenset[str]]]:
+    """A policy without the order in which the store happens to tell it."""
+    return sorted(
+        (
+            (str(one["Effect"]), frozenset(one["Action"]), frozenset(one.get("Resource", ())))
+            for one in policy["Statement"]
+        ),
+        key=lambda right: (right[0], sorted(right[1])),
+    )
+
+
+def _secret(environment: Mapping[str, str], name: str) -> str:
+    found = environment.get(name, "")
+    if len(found) < SHORTEST:
+        raise ConfigError(f"{name} is missing or shorter than {SHORTEST} characters")
+    return found
+
+
+def main(environment: Mapping[str, str] = os.environ) -> int:
+    """Run the job; prints one JSON object with what it changed, and returns the exit code."""
+    try:
+        endpoint, root_user, root_secret = (
+            environment.get(name) or _missing(name)
+            for name in ("FEDLLM_STORE_ENDPOINT", "MINIO_ROOT_USER", "MINIO_ROOT_PASSWORD")
+        )
+        ca = environment.get("FEDLLM_CA_FILE")
+        there = Provisioner(endpoint, (root_user, root_secret), read_ca(ca) if ca else None)
+        changed = there.provide(users(environment))
+    except FedllmError as error:
+        print(f"provision: {error}", file=sys.stderr)  # noqa: T201 - the job's only words
+        return 1
+    print(json.dumps({"schema": "fedllm.provision/1", "endpoint": endpoint, "changed": changed}))  # noqa: T201
+    return 0
+
+
+def _missing(name: str) -> str:
+    raise ConfigError(f"{name} is not set")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
