@@ -11,7 +11,7 @@ AUDIT := $(BIN)/pip-audit --no-deps --disable-pip --progress-spinner off --timeo
 ADVISED := echo 'jinja2==2.10' | $(AUDIT) -r /dev/stdin 2>/dev/null | grep -q PYSEC-2019-217
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint audit bench
+.PHONY: help setup demo test lint docs audit bench
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -30,6 +30,9 @@ demo: $(STAMP)  ## fine-tune one model across four organisations, on this machin
 	$(BIN)/fedllm demo
 
 test: $(STAMP)  ## run the tests, on real servers
+	tests/system.sh
+	PYTHON=$(BIN)/python tests/infra/tools.sh $(BIN)
+	PATH="$$PATH:$$(printf '%s\n' /usr/lib/postgresql/*/bin | tail -n 1)" \
 	$(BIN)/pytest -m "not slow" -n 2 --dist loadfile  # most of it waits for servers
 
 lint: $(STAMP)  ## check style, types and security
@@ -39,6 +42,9 @@ lint: $(STAMP)  ## check style, types and security
 	$(BIN)/bandit -q -c pyproject.toml -r fedllm flows infra
 	@if $(ADVISED); then $(AUDIT) -r constraints.txt; \
 	else echo 'lint: no advisories can be had here, so known vulnerabilities were not looked for (make audit)'; fi
+
+docs: $(STAMP)  ## build the documentation as a site in build/site; a dead link is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 audit: $(STAMP)  ## look every pinned package up in PyPI's advisories; needs the network
 	@$(ADVISED) || { echo 'audit: no advisories can be had here; run it where https://pypi.org/pypi answers' >&2; exit 1; }

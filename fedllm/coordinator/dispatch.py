@@ -116,17 +116,30 @@ def _live(training: Training, number: int) -> dict[str, Card]:
     until = time.monotonic() + training.config.rounds.join
     while True:
         training.check()
-        cards = {site.name: card for site in asked if (card := _card(training, site, number))}
+        found = {site.name: card for site in asked if (card := _card(training, site, number))}
+        cards = {name: card for name, card in found.items() if _weighable(training, card)}
         if len(cards) >= min(enough, len(asked)) or time.monotonic() >= until:
             break
         training.stopping.wait(0.3)
+    away = sorted({site.name for site in asked} - set(found))
+    silent = sorted(set(found) - set(cards))
+    for name in silent:
+        log.warning("%s has told no examples to weigh it by: left out", name)
     if len(cards) < training.config.rounds.min_sites:
-        missing = ", ".join(sorted({site.name for site in asked} - set(cards)))
+        advice = [f"start the agents of {', '.join(away)}"] if away else []
+        if silent:
+            names = ", ".join(silent)
+            advice.append(f"set aggregation.weighting to equal, since {names} told no examples to weigh by")
         raise RoundError(
             f"{len(cards)} of {len(asked)} sites are live, rounds.min_sites is "
-            f"{training.config.rounds.min_sites}: start the agents of {missing}"
+            f"{training.config.rounds.min_sites}: {', and '.join(advice) or 'more sites have to join'}"
         )
     return cards
+
+
+def _weighable(training: Training, card: Card) -> bool:
+    """Whether a site told what its weight rests on; one with a privacy budget keeps its count to itself."""
+    return training.config.weighting != "examples" or bool(card.examples)
 
 
 def _card(training: Training, site: PublicKeys, number: int) -> Card | None:
@@ -143,9 +156,6 @@ def _card(training: Training, site: PublicKeys, number: int) -> Card | None:
         training.journal.security.refused(error, site.name, training.run, number)
         return None
     if card.state == "stopped":
-        return None
-    if training.config.weighting == "examples" and not card.examples:
-        log.warning("%s has told no examples to weigh it by: left out", site.name)
         return None
     return card
 

@@ -1,0 +1,12 @@
+"""What docs/operations.md says to type works, in this order, in a fresh clone."""
+
+from pathlib import Path
+
+import pytest
+from page_blocks import ROOT
+from page_shell import run_page
+
+
+@pytest.mark.timeout(900)
+def test_the_blocks_of_the_operations_page_run_in_order(tmp_path: Path) -> None:
+    run_page(ROOT / "docs" / "operations.md", tmp_path)

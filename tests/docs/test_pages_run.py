@@ -1,0 +1,21 @@
+"""What the other pages say to type works, page by page in a fresh clone."""
+
+from pathlib import Path
+
+import pytest
+from page_blocks import named, pages, steps
+from page_shell import run_page
+
+# Long pages have a file of their own, so that they can run beside each other.
+ELSEWHERE = {"README.md", "docs/operations.md", "docs/tutorial.md"}
+TYPED = [page for page in pages() if named(page) not in ELSEWHERE and steps(page)]
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("page", TYPED, ids=named)
+def test_the_blocks_of_a_page_run_in_order(page: Path, tmp_path: Path) -> None:
+    run_page(page, tmp_path)
+
+
+def test_the_pages_that_run_elsewhere_are_there() -> None:
+    assert {named(page) for page in pages()} >= ELSEWHERE

@@ -1,0 +1,31 @@
+"""Wait for COUNT completed flow runs in Prefect, and none under way: `python wait_for_flow_runs.py COUNT`."""
+
+import os
+import sys
+import time
+
+import httpx
+
+LONGEST = 180  # s
+
+
+def main(wanted: int) -> int:
+    """Exit code 1 when one failed, or when it takes too long."""
+    ends = time.monotonic() + LONGEST
+    url = f"{os.environ['PREFECT_API_URL']}/flow_runs/filter"
+    states: list[str] = []
+    while time.monotonic() < ends:
+        found = httpx.post(url, json={"limit": 200}).raise_for_status().json()
+        states = [run["state"]["type"] for run in found]
+        if bad := {"FAILED", "CRASHED"} & set(states):
+            sys.stderr.write(f"a flow run is {bad}\n")
+            return 1
+        if states.count("COMPLETED") >= wanted and not {"RUNNING", "PENDING"} & set(states):
+            return 0
+        time.sleep(0.5)
+    sys.stderr.write(f"after {LONGEST} s the flow runs are {states}, not {wanted} completed ones\n")
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1])))
