@@ -1,5 +1,6 @@
 """The command line: every verb, true exit codes, and one clear line for every error."""
 
+import logging
 import os
 import sys
 from typing import Annotated, NoReturn
@@ -9,18 +10,23 @@ import typer
 from fedllm.cli import (
     agent,
     audit,
+    backup,
     bench,
     data,
     doctor,
     ledger,
     lifecycle,
+    metrics,
     model,
     plan_privacy,
+    promote,
+    report,
     run,
     site,
     stack,
 )
 from fedllm.errors import FedllmError
+from fedllm.logs import log_as_asked
 
 app = typer.Typer(
     name="fedllm",
@@ -38,16 +44,21 @@ def options(
     """Options of every verb."""
     if debug:
         os.environ["FEDLLM_DEBUG"] = "1"
+    log_as_asked()
 
 
 run.register(app)
 stack.register(app)
 agent.register(app)
 lifecycle.register(app)
+backup.register(app)
 model.register(app)
 doctor.register(app)
 plan_privacy.register(app)
+promote.register(app)
 audit.register(app)
+report.register(app)
+metrics.register(app)
 app.add_typer(site.app, name="site", help="Joining: keys at the site, cards, invitations.")
 app.add_typer(ledger.app, name="ledger", help="What was spent of a data set's privacy budget.")
 app.add_typer(bench.app, name="bench", help="Measure what the README states.")
@@ -61,7 +72,10 @@ def main() -> NoReturn:
     except FedllmError as error:
         if os.environ.get("FEDLLM_DEBUG"):
             raise
-        sys.stderr.write(f"fedllm: {error}\n")
+        if os.environ.get("FEDLLM_LOG") == "json":
+            logging.getLogger("fedllm").error("%s", error)  # noqa: TRY400 - the one line says all
+        else:
+            sys.stderr.write(f"fedllm: {error}\n")
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.stderr.write("fedllm: interrupted\n")
