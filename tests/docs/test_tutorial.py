@@ -11,6 +11,7 @@ from machines import STORE, Machine, Machines, why_not
 from page_blocks import ROOT, steps
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(why_not() is not None, reason=str(why_not())),
     pytest.mark.timeout(900),
 ]
