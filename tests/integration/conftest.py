@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 from playground import SITES, fedllm, own_ports, write_corpus
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from fedllm.stack import Endpoints, down, up
 
@@ -26,6 +27,13 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoints]:
             yield found
         finally:
             down()
+
+
+@pytest.fixture
+def prefect(stack: Endpoints) -> Iterator[None]:
+    """This process' Prefect client speaks to the stack, whatever was imported first."""
+    with temporary_settings(updates={PREFECT_API_URL: stack.prefect_api_url}):
+        yield
 
 
 @pytest.fixture(scope="session")

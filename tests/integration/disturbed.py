@@ -6,6 +6,7 @@ import signal
 import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,9 @@ def journal(query: str, *arguments: object, federation: str = "test") -> list[An
     path = coordinator_folder(federation) / "journal.db"
     if not path.exists():
         return []
-    with sqlite3.connect(path) as db:
+    # A connection that stays open until the collector comes by loses its locks when a test reads the file
+    # itself (POSIX), and SQLite then takes a log that was deleted for the one in force.
+    with closing(sqlite3.connect(path)) as db:
         return db.execute(query, arguments).fetchall()
 
 

@@ -58,7 +58,7 @@ def eventually(what: Callable[[], Any], seconds: float) -> Any:  # noqa: ANN401 
 
 def ask(federation: str, query: str, *values: object) -> Any:  # noqa: ANN401 - one cell of the journal
     try:
-        with sqlite3.connect(coordinator_folder(federation) / "journal.db") as db:
+        with closing(sqlite3.connect(coordinator_folder(federation) / "journal.db")) as db:
             row = db.execute(query, values).fetchone()
     except sqlite3.OperationalError:
         return None  # there is no journal yet

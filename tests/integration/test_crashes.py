@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +34,12 @@ def agents(federation: Path) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
 
 
 def journal_rows(federation: str) -> list[tuple[str, int, str]]:
-    with sqlite3.connect(coordinator_folder(federation) / "journal.db") as db:
+    with closing(sqlite3.connect(coordinator_folder(federation) / "journal.db")) as db:
         return db.execute("select run, round, step from outcome").fetchall()
 
 
 def newest_run(federation: str) -> str:
-    with sqlite3.connect(coordinator_folder(federation) / "journal.db") as db:
+    with closing(sqlite3.connect(coordinator_folder(federation) / "journal.db")) as db:
         run: str = db.execute("select run from run order by started desc").fetchone()[0]
         return run
 

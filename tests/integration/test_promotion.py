@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -16,9 +16,10 @@ from playground import SITES, fedllm, write_corpus
 from prefect.client.orchestration import get_client
 from prefect.deployments import run_deployment
 from prefect.flow_runs import resume_flow_run
-from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from fedllm.stack import Endpoints
+
+pytestmark = pytest.mark.usefixtures("prefect")
 
 NAME = "reviewed"
 
@@ -47,13 +48,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory, stack: Endpoints) -> Path:
     (folder / "private.yaml").write_text(yaml.safe_dump(config | {"privacy": private}))
     fedllm("deploy", "--config", str(folder / "open.yaml"))
     return folder
-
-
-@pytest.fixture(autouse=True)
-def prefect(stack: Endpoints) -> Iterator[None]:
-    """This process' client speaks to the stack, whatever was imported first."""
-    with temporary_settings(updates={PREFECT_API_URL: stack.prefect_api_url}):
-        yield
 
 
 @pytest.fixture(scope="module")

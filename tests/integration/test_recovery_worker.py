@@ -18,6 +18,8 @@ from fedllm.stack import Endpoints
 from fedllm.stack.place import Place
 from fedllm.stack.supervise import Control
 
+pytestmark = pytest.mark.usefixtures("prefect")
+
 Trigger = Callable[[], tuple[UUID, str]]
 
 

@@ -19,6 +19,8 @@ from prefect.client.schemas.schedules import IntervalSchedule
 
 from fedllm.stack import Endpoints
 
+pytestmark = pytest.mark.usefixtures("prefect")
+
 STEPS = {"dispatch", "remote-local-train", "dp-audit", "aggregate", "evaluate", "release"}
 
 
