@@ -1,6 +1,7 @@
 """Write a small federation into a folder: `python small_federation.py FOLDER SITE…`.
 
-federation.yaml with a model that trains in milliseconds, public.jsonl, and SITE.jsonl for every site.
+federation.yaml with a model that trains in milliseconds, public.jsonl, SITE.jsonl for every site, and
+corpus.jsonl with the records of all sites, each in its silo.
 """
 
 import json
@@ -29,8 +30,13 @@ def write_records(path: Path, rng: random.Random, count: int) -> None:
 def main(folder: Path, sites: list[str]) -> None:
     """Write the files."""
     rng = random.Random(11)
+    folder.mkdir(exist_ok=True)
     for name in [*sites, "public"]:
         write_records(folder / f"{name}.jsonl", rng, 40)
+    with (folder / "corpus.jsonl").open("w", encoding="utf-8") as corpus:
+        for site in sites:
+            for line in (folder / f"{site}.jsonl").read_text(encoding="utf-8").splitlines():
+                corpus.write(json.dumps({"silo": site} | json.loads(line)) + "\n")
     config = {
         "name": "federation",
         "model": {"base": "tiny"},

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 from machines import STORE, Machine, Machines, why_not
-from page_blocks import ROOT, steps
+from page_blocks import ROOT, Step, steps
 
 pytestmark = [
     pytest.mark.slow,
@@ -18,6 +18,7 @@ pytestmark = [
 
 PAGE = ROOT / "docs" / "tutorial.md"
 SITES = ["harbour", "clinic"]
+PREFECT, MLFLOW = 4200, 5000
 PROBE = """
 import json, socket, sys
 found = {}
@@ -31,15 +32,15 @@ print(json.dumps([port for port, open in found.items() if open]))
 
 @pytest.fixture(scope="module")
 def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Machines, dict[str, str]]]:
-    """The machines after the last block of the page, and what each block said by its line."""
+    """The machines before the last block of the page, which stops all, and what each block said."""
     with Machines(tmp_path_factory.mktemp("machines"), ["coordinator", *SITES]) as machines:
-        yield machines, dict(play(machines))
+        yield machines, dict(play(machines, steps(PAGE)[:-1]))
 
 
-def play(machines: Machines) -> Iterator[tuple[str, str]]:
+def play(machines: Machines, page: list[Step]) -> Iterator[tuple[str, str]]:
     """Type the page."""
     at = "coordinator"
-    for step in steps(PAGE):
+    for step in page:
         if step.kind == "at":
             at = step.text
         elif step.kind == "send":
@@ -91,7 +92,7 @@ def test_of_the_coordinator_the_sites_reach_the_stores_port_alone(
     assert {address for address, _ in there} == {host.address, "127.0.0.1"}
     assert {port for address, port in there if address == host.address} == {9000}
     ports = sorted({port for _, port in there})
-    assert {4200, 5000, 9000} <= set(ports)  # Prefect, MLflow, and both MinIOs
+    assert {PREFECT, MLFLOW, 9000} <= set(ports)  # and both MinIOs
     for site in SITES:
         assert reached(machines[site], host.address, ports) == [9000]
         assert reached(machines[site], "127.0.0.1", ports) == []
@@ -164,3 +165,11 @@ def test_the_trainings_store_user_has_neither_roots_nor_the_registrars_rights(
     command = "fedllm site add harbour.json --config federation.yaml --out refused.invitation"
     refused = machines["coordinator"].shell.type(f"! {command} 2>&1", "refused")
     assert refused.count("fedllm: ") == 1, refused
+
+
+def test_the_last_block_stops_the_coordinators_servers(played: tuple[Machines, dict[str, str]]) -> None:
+    machines, _ = played
+    host = machines["coordinator"]
+    assert any(port == PREFECT for _, port in listening(host))
+    host.shell.run(steps(PAGE)[-1])
+    assert not {port for _, port in listening(host)} & {PREFECT, MLFLOW}
