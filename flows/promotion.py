@@ -97,7 +97,7 @@ def _reviewed(config_uri: str, version: int | None, wait_days: float) -> dict[st
         raise ReviewError(changed(register.name, was, now))
     done = decide(register, pinned["version"], words, rules, tell=told, expect=was)
     taken = done.decision
-    print(f"version {taken.version} was {taken.verdict} by {taken.who}: {taken.reason}")  # noqa: T201 - log_prints
+    print(f"version {taken.version} was {taken.verdict} by {done.who}: {taken.reason}")  # noqa: T201 - log_prints
     return {
         "schema": "fedllm.promote/1",
         "status": taken.verdict,
@@ -105,7 +105,7 @@ def _reviewed(config_uri: str, version: int | None, wait_days: float) -> dict[st
         "version": taken.version,
         "champion": done.aliases.champion,
         "previous": done.aliases.previous,
-        "reviewer": taken.who,
+        "reviewer": done.who,
         "reason": taken.reason,
         "at": taken.at,
     }

@@ -123,6 +123,8 @@ def _table(told: "DatasetSpent") -> str:
     from rich.console import Console
     from rich.table import Table
 
+    from fedllm.privacy.accounting import shown
+
     table = Table(title=told.title, caption=told.caption, title_justify="left", caption_justify="left")
     for name in ("federation", "run", "q", "sigma", "charged", "reserved", "epsilon", "delta", ""):
         table.add_column(name, justify="left" if name in {"federation", "run", ""} else "right")
@@ -134,8 +136,8 @@ def _table(told: "DatasetSpent") -> str:
             f"{one.noise_multiplier:g}",
             str(one.steps_charged),
             str(one.steps_reserved),
-            f"{one.epsilon:.4g} of {one.epsilon_reserved:.4g}",
-            f"{one.delta:g}",
+            f"{shown(one.epsilon)} of {shown(one.epsilon_reserved)}",
+            repr(one.delta),
             "open" if one.open else "settled",
         )
     out = StringIO()

@@ -1,5 +1,6 @@
 """`fedllm plan-privacy`: what a training would spend, before anything is trained."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -70,17 +71,20 @@ def _shared_size(config: "FederationConfig") -> int:
 
 
 def _text(planned: "PrivacyPlanning") -> list[str]:
+    from fedllm.privacy.accounting import shown
+
     if planned.common is None:
         return ["no DP configured: the model may remember what it is trained on"]
+    spent = shown(planned.epsilon or math.inf)
     head = (
-        f"epsilon {planned.epsilon:.4g} of {planned.budget:g} at delta {planned.delta:g} after "
-        f"{planned.rounds} rounds, by {planned.unit}, {planned.adjacency} ({planned.accountant})"
+        f"epsilon {spent} of {planned.budget:g} at delta {planned.delta!r} after {planned.rounds} rounds, by "
+        f"{planned.unit}, {planned.adjacency} ({planned.accountant})"
     )
     columns = f"{'site':16} {'q':>8} {'sigma':>8} {'steps':>8} {'epsilon':>8}"
     lines = [head, f"trust: {planned.trust}", "", columns]
     lines += [
         f"{mine.site:16} {mine.sampling_rate:8.4g} {mine.noise_multiplier:8.4g} {mine.steps:8} "
-        f"{mine.epsilon:8.4g}"
+        f"{shown(mine.epsilon):>8}"
         for mine in planned.sites
     ]
     lines += ["", f"{'round':>8} {'epsilon':>8}"]

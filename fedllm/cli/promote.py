@@ -31,7 +31,7 @@ def register(app: typer.Typer) -> None:
 def promote(
     version: Annotated[
         str | None,
-        typer.Argument(help="A number, models:/NAME/3 or models:/NAME@ALIAS. Default: the challenger."),
+        typer.Argument(help="A number, models:/NAME/3 or models:/NAME@ALIAS. --check alone may do without."),
     ] = None,
     *,
     reviewer: Annotated[str, typer.Option(help="Who decides; asserted unless --sign vouches for it.")] = "",
@@ -42,6 +42,10 @@ def promote(
     ] = False,
     sign: Annotated[bool, typer.Option("--sign", help="Sign it with the coordinator's keys.")] = False,
     key: Annotated[Path | None, typer.Option(help="Sign it with the keys in this folder instead.")] = None,
+    over: Annotated[
+        str | None,
+        typer.Option(help="The champion that you were shown (a number, or none): another one refuses."),
+    ] = None,
     config: Config = DEFAULT,
     as_json: AsJson = False,
 ) -> None:
@@ -56,9 +60,11 @@ def promote(
         _show(opened, look(opened, _number(opened, version), rules), as_json=as_json)
         return
     words = said(approve=not reject, reviewer=reviewer, reason=reason)
+    if version is None:
+        raise ReviewError("say which version: fedllm promote --check shows the challenger and its number")
     signer = _signer(federation, key) if sign or key else None
     number = _number(opened, version)
-    done = decide(opened, number, words, rules, tell=_tell, signer=signer)
+    done = decide(opened, number, words, rules, tell=_tell, signer=signer, expect=_shown(over))
     payload: dict[str, object] = {
         "schema": "fedllm.promote/1",
         "status": done.decision.verdict,
@@ -67,19 +73,22 @@ def promote(
         "uri": f"models:/{opened.name}/{done.decision.version}",
         "champion": done.aliases.champion,
         "previous": done.aliases.previous,
-        "reviewer": done.decision.who,
+        "reviewer": done.who,
         "reason": done.decision.reason,
         "at": done.decision.at,
         "gates": {gate.name: {"verdict": gate.verdict, "says": gate.says} for gate in done.gates},
     }
     lines = [gate.words for gate in done.gates]
-    lines.append(f"version {number} of {opened.name} was {done.decision.verdict} by {done.decision.who}")
+    lines.append(f"version {number} of {opened.name} was {done.decision.verdict} by {done.who}")
     lines.append(f"champion: {_named(done.aliases.champion)}, previous: {_named(done.aliases.previous)}")
     emit(as_json, payload, "\n".join(lines))
 
 
 def rollback(
     *,
+    taken_back: Annotated[
+        str | None, typer.Option("--from", help="The champion to take back: another one refuses.")
+    ] = None,
     reviewer: Annotated[str | None, typer.Option(help="Who decides. Default: the user's name.")] = None,
     reason: Annotated[str, typer.Option(help="Why.")] = "not said",
     config: Config = DEFAULT,
@@ -92,7 +101,7 @@ def rollback(
 
     opened, _ = open_register(load_federation(config))
     words = said(approve=True, reviewer=reviewer or getpass.getuser(), reason=reason)
-    done = roll_back(opened, words.reviewer, words.reason, tell=_tell)
+    done = roll_back(opened, words.reviewer, words.reason, tell=_tell, expect=taken_back)
     payload: dict[str, object] = {
         "schema": "fedllm.rollback/1",
         "status": "rolled back",
@@ -106,6 +115,17 @@ def rollback(
     }
     text = f"{opened.name}: version {done.to} is champion again, version {done.version} is not"
     emit(as_json, payload, f"{text}; previous: {_named(done.then)}")
+
+
+def _shown(over: str | None) -> str | None:
+    """The champion that a reviewer was shown, as `decide` takes it."""
+    from fedllm.tracking.review import WHOEVER
+
+    if over is None:
+        return WHOEVER
+    if over != "none" and re.fullmatch(r"[1-9][0-9]*", over) is None:
+        raise ReviewError(f"--over {over} names no version: write its number, or none")
+    return None if over == "none" else over
 
 
 def _number(opened: "Register", wanted: str | None) -> str:
@@ -140,17 +160,18 @@ def _signer(federation: "FederationConfig", folder: Path | None) -> "Identity":
 def _tell(event: "ReviewEvent") -> None:
     from fedllm.stack.tell import tell_prefect
 
-    tell_prefect(event)
+    if not tell_prefect(event):
+        console().print("Prefect was not told of it: none is known, or it does not answer")
 
 
 def _show(opened: "Register", review: "Review", *, as_json: bool) -> None:
     from rich.markdown import Markdown
 
-    from fedllm.tracking.decision import Decision
+    from fedllm.tracking.decision import decision_on
     from fedllm.tracking.review_card import Links, render_review
     from fedllm.tracking.signed_decision import vouched
 
-    former = Decision.from_tags(review.version.tags)
+    former = decision_on(review.version.name, review.version.version, review.version.tags)
     payload: dict[str, object] = {
         "schema": "fedllm.promote/1",
         "status": "checked",
@@ -169,7 +190,12 @@ def _show(opened: "Register", review: "Review", *, as_json: bool) -> None:
     }
     if not as_json:
         console().print(Markdown(render_review(review, Links(opened.uri))))
-    emit(as_json, payload)
+    over = review.aliases.champion or "none"
+    emit(
+        as_json,
+        payload,
+        f"to decide: fedllm promote {review.version.version} --over {over} --reviewer … --reason …",
+    )
 
 
 def _named(version: str | None) -> str:

@@ -1,17 +1,23 @@
 """Step 5, evaluate: the coordinator's own public set, against zero-shot and the champion."""
 
+import math
+
 from fedllm.coordinator.outcomes import Aggregated, Audited, Dispatched, Evaluated
 from fedllm.coordinator.payloads import forget_updates, read_model
 from fedllm.coordinator.training import Training
 from fedllm.data.prepare import load_public
-from fedllm.errors import TrackingError
+from fedllm.errors import RoundError, TrackingError
 from fedllm.exchange.messages import COORDINATOR, EVERYONE, Report, Sealed
 from fedllm.models.shared import decode_flat
 from fedllm.tracking.public_answers import public_answers
 
 
 def evaluate(training: Training, number: int) -> Evaluated:
-    """Measure a round's model and publish the round's report."""
+    """Measure a round's model and publish the round's report.
+
+    Raises:
+        RoundError: the model answers with no finite number any more.
+    """
     journal, run = training.journal, training.run
     model = journal.require(run, number, "aggregate", Aggregated).model
     # The aggregate is on record: nobody needs a single site's update any more.
@@ -51,6 +57,10 @@ def _measure(training: Training, model: Sealed | None) -> Evaluated:
         learner.shared.write(decode_flat(read_model(training, model), learner.shared.layout.size))
     public = load_public(training.config, training.public)
     found = measure(learner, public, between=training.check)
+    if not math.isfinite(found.loss):
+        raise RoundError(
+            f"the model's loss on the public set is {found.loss}: training diverged; lower local.lr"
+        )
     metrics = {"loss": found.loss}
     if found.accuracy is not None:
         metrics["accuracy"] = found.accuracy

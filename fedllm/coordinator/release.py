@@ -134,6 +134,7 @@ def site_rows(training: Training, number: int, audited: Audited) -> list[dict[st
             {
                 "site": verdict.site,
                 "status": did.status,
+                "counts": verdict.site in weights,
                 "weight": weights.get(verdict.site),
                 "steps": did.steps,
                 "examples": did.examples,

@@ -5,10 +5,27 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
+from pydantic import BaseModel, ValidationError
 
 from fedllm.config import FederationConfig, load_federation
 from fedllm.data.prepare import PreparedData, layout
 from fedllm.errors import ConfigError, DataError
+
+
+class _Output(BaseModel):
+    path: str
+    md5: str
+
+
+class _Stage(BaseModel):
+    outs: list[_Output] = []
+    params: dict[str, dict[str, object]] = {}  # by file, then by dotted name
+
+
+class _Lock(BaseModel):
+    """What is read of a dvc.lock."""
+
+    stages: dict[str, _Stage]
 
 
 @dataclass(frozen=True)
@@ -21,7 +38,11 @@ class ManagedData:
 
 
 def managed_data(config: FederationConfig, project: Path) -> ManagedData | None:
-    """The project's managed data when `config` means exactly them, else None."""
+    """The project's managed data when `config` means exactly them, else None.
+
+    They were made by the parameters that `dvc.lock` has on record; a `params.yaml` that was edited since
+    means others.
+    """
     lock, params = project / "dvc.lock", project / "params.yaml"
     if not (lock.is_file() and params.is_file()):
         return None
@@ -34,6 +55,8 @@ def managed_data(config: FederationConfig, project: Path) -> ManagedData | None:
         config.simulation,
         config.evaluation.public,
     ):
+        return None
+    if not _made_by(yaml.safe_load(params.read_text(encoding="utf-8")), lock):
         return None
     return ManagedData(project / "data", lock, hashlib.sha256(lock.read_bytes()).hexdigest())
 
@@ -60,10 +83,29 @@ def _md5(path: Path) -> str:
     return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
 
 
+def _made_by(params: object, lock: Path) -> bool:
+    """Whether the stages that made the data did so by these parameters."""
+    makers = [
+        stage for stage in _read(lock).stages.values() if any(o.path.startswith("data/") for o in stage.outs)
+    ]
+    recorded = [entry for stage in makers for entry in stage.params.get("params.yaml", {}).items()]
+    return all(_at(params, name) == value for name, value in recorded)
+
+
+def _at(params: object, name: str) -> object:
+    """The value at a dotted name; None where there is none."""
+    for part in name.split("."):
+        params = params.get(part) if isinstance(params, dict) else None
+    return params
+
+
 def _locked(lock: Path) -> dict[str, str]:
     """md5 by path of every output in a dvc.lock."""
+    return {out.path: out.md5 for stage in _read(lock).stages.values() for out in stage.outs}
+
+
+def _read(lock: Path) -> _Lock:
     try:
-        stages = yaml.safe_load(lock.read_text(encoding="utf-8"))["stages"]
-        return {out["path"]: out["md5"] for stage in stages.values() for out in stage.get("outs", ())}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, AttributeError):
+        return _Lock.model_validate(yaml.safe_load(lock.read_text(encoding="utf-8")))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, ValidationError):
         raise DataError(f"{lock} cannot be read: restore it from git") from None

@@ -23,7 +23,7 @@ from functools import cache
 from typing import Any
 
 from fedllm.errors import BudgetError
-from fedllm.privacy.accounting import Event, epsilon
+from fedllm.privacy.accounting import Event, epsilon, shown
 
 # From 2 on, where the RDP of the sampled Gaussian converges; more of them gain nothing to speak of.
 ORDERS = (2, 2.5, 3, 3.5, 4, 4.5, 5, 5.5, 6, 7, 8, 9, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 64, 128)
@@ -58,10 +58,10 @@ def refuse_overspend(
         raise BudgetError("a training without noise spends more than any budget")
     if total is None:
         return
-    budget = f"the budget of {dataset} is epsilon {total:g} at delta {delta:g}"
+    budget = f"the budget of {dataset} is epsilon {total:g} at delta {delta!r}"
     if not founders:
         if (alone := epsilon([asked], delta)) > total:
-            raise BudgetError(f"nothing is spent, this training may spend epsilon {alone:.4g}; {budget}")
+            raise BudgetError(f"nothing is spent, this training may spend epsilon {shown(alone)}; {budget}")
         return
     order = filter_order(founders[0], limits)
     planned = filter_epsilon(founders, order, delta)
@@ -69,10 +69,10 @@ def refuse_overspend(
     after = filter_epsilon([*committed, asked], order, delta)
     if max(planned, after) > total:
         alone = epsilon([asked], delta)
-        why = "" if after > total else f", and the first ones were planned for {planned:.4g}"
+        why = "" if after > total else f", and the first ones were planned for {shown(planned)}"
         raise BudgetError(
-            f"epsilon {spent:.4g} is spent or promised, this training may spend {alone:.4g}, "
-            f"together {after:.4g} by the Rényi filter{why}; {budget}"
+            f"epsilon {shown(spent)} is spent or promised, this training may spend {shown(alone)}, "
+            f"together {shown(after)} by the Rényi filter{why}; {budget}"
         )
 
 

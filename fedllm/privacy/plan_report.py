@@ -102,7 +102,7 @@ def _draw_sites(axes: "Axes", planned: "PrivacyPlanning") -> None:
         axes.plot(rounds, spent, "o-", markersize=4, label=f"{who}: q {rate:g}, sigma {noise:g}")
     axes.axhline(planned.budget or 0.0, color="0.3", linestyle="--", label=f"budget ε {planned.budget:g}")
     axes.set_xlabel("round")
-    axes.set_ylabel(f"ε at δ {planned.delta:g}, composed")
+    axes.set_ylabel(f"ε at δ {planned.delta!r}, composed")
     axes.set_title(f"what the training spends, by {planned.unit}, {planned.adjacency}")
     axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))

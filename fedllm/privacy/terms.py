@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from fedllm.config.frozen import Name
+from fedllm.privacy.accounting import shown
 
 Unit = Literal["record", "person", "site"]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -92,5 +93,5 @@ def private_terms(plan: PrivacyPlan, site: str) -> PrivateTerms:
 
 def told_in_words(plan: PrivacyPlan, spent: float | None) -> str:
     """What was spent of what, in a line; `spent` is None where no ledger could be checked."""
-    told = "not observable" if spent is None else f"{spent:.4g}"
-    return f"epsilon {told} of {plan.epsilon:.4g} at delta {plan.delta:.4g}, by {plan.unit}, {plan.adjacency}"
+    told = "not observable" if spent is None else shown(spent)
+    return f"epsilon {told} of {plan.epsilon:g} at delta {plan.delta!r}, by {plan.unit}, {plan.adjacency}"

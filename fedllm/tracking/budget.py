@@ -8,11 +8,10 @@ import json
 import math
 import tempfile
 from collections.abc import Iterable, Mapping
-from decimal import ROUND_CEILING, Context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from fedllm.privacy.accounting import ACCOUNTANT
+from fedllm.privacy.accounting import ACCOUNTANT, shown
 from fedllm.privacy.terms import TRUST
 from fedllm.tracking.release import NO_DP, NOT_OBSERVABLE, RoundRelease, as_table, safe_name
 
@@ -54,12 +53,12 @@ def privacy_tags(
         return dict(NO_DP)
     return {
         "dp.epsilon": NOT_OBSERVABLE if spent is None else shown(spent),
-        "dp.delta": f"{plan.delta:g}",
+        "dp.delta": repr(plan.delta),
         "dp.unit": plan.unit,
         "dp.adjacency": plan.adjacency,
         "dp.trust_model": TRUST[plan.unit],
         "dp.accountant": ACCOUNTANT,
-        "dp.epsilon_budget": f"{plan.epsilon:g}",
+        "dp.epsilon_budget": f"{plan.epsilon:.12g}",
         "dp.remaining_pct": NOT_OBSERVABLE if spent is None else f"{left_pct(spent, plan.epsilon):g}",
         "dp.ledger_sha256": ledgers_sha256(heads),
     }
@@ -77,11 +76,6 @@ def budget_row(
         "steps": steps,
         "verdict": verdict,
     }
-
-
-def shown(epsilon: float) -> str:
-    """Four digits, rounded up."""
-    return f"{float(Context(prec=4, rounding=ROUND_CEILING).create_decimal(epsilon)):g}"
 
 
 def left_pct(spent: float, budget: float) -> float:

@@ -3,10 +3,13 @@
 from typing import TYPE_CHECKING, Any
 
 from fedllm.tracking.markdown import ROWS, by_importance, cell, line, number, plain
-from fedllm.tracking.release import NOT_CONFIGURED, RoundRelease
+from fedllm.tracking.release import LONGEST, NOT_CONFIGURED, RoundRelease
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+_CELL = 60  # characters of a cell: a site's reason may be long, and stands in `sites.json`
+_MORE = "\n\n… the rest is among the artifacts of the round's run.\n"
 
 
 def render(release: RoundRelease, version_uri: str) -> str:
@@ -36,7 +39,8 @@ def render(release: RoundRelease, version_uri: str) -> str:
         ),
         _files(release),
     ]
-    return "\n\n".join(parts) + "\n"
+    text = "\n\n".join(parts) + "\n"
+    return text if len(text) <= LONGEST else text[: text.rindex("\n", 0, LONGEST - len(_MORE))] + _MORE
 
 
 def _quality(release: RoundRelease) -> str:
@@ -61,7 +65,9 @@ def _sites(release: RoundRelease) -> str:
     if not columns:
         return ", ".join(release.sites)
     lines = [line(columns), line(["---"] * len(columns))]
-    lines += [line([cell(plain(row.get(name))) for name in columns]) for row in release.site_rows[:ROWS]]
+    lines += [
+        line([cell(plain(row.get(name)), _CELL) for name in columns]) for row in release.site_rows[:ROWS]
+    ]
     if len(release.site_rows) > ROWS:
         lines.append(f"\n… and {len(release.site_rows) - ROWS} more in `sites.json`.")
     return "\n".join(lines)
@@ -94,7 +100,7 @@ def _budget(rows: list[dict[str, Any]]) -> list[str]:
         "verdict": "verdict",
     }
     lines = [line(list(heads.values())), line(["---", "---:", "---:", "---:", "---:", "---"])]
-    lines += [line([cell(plain(row.get(name))) for name in heads]) for row in rows[:ROWS]]
+    lines += [line([cell(plain(row.get(name)), _CELL) for name in heads]) for row in rows[:ROWS]]
     if len(rows) > ROWS:
         lines.append(f"\n… and {len(rows) - ROWS} more in `privacy/budget.json`.")
     return lines

@@ -123,7 +123,7 @@ class Tracker:
                 if error.error_code in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
                     return None
                 raise
-            return registry.eval_metrics(version.tags)
+            return registry.numbers(version.tags, registry.EVAL)
 
     def _parent(self, federation: str, run: str) -> str:
         experiment_id = runs.experiment(self.client, federation)

@@ -12,7 +12,9 @@ import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, Literal
+
+from pydantic import TypeAdapter, ValidationError
 
 from fedllm.errors import ReviewError
 
@@ -119,19 +121,28 @@ class Decision:
         """Write it as one line."""
         return json.dumps(dataclasses.asdict(self), sort_keys=True, ensure_ascii=False)
 
-    @classmethod
-    def from_tags(cls, tags: Mapping[str, str]) -> Self | None:
-        """The newest decision about a version; None where there is none, or none that can be read."""
-        try:
-            return cls(**json.loads(tags.get(RECORD, "")))
-        except (ValueError, TypeError):
-            return None
 
-    @classmethod
-    def open_of(cls, tags: Mapping[str, str]) -> Self | None:
-        """The decision that was taken and not carried out to its end, if there is one."""
-        found = cls.from_tags(tags)
-        return found if found is not None and tags.get(APPLIED) != found.id else None
+_DECISION = TypeAdapter(Decision)
+
+
+def decision_on(name: str, version: str, tags: Mapping[str, str]) -> Decision | None:
+    """The newest decision about a version, by its tags.
+
+    None where there is none, none that can be read, or one about something else: MLflow copies a version
+    with all its tags, and a decision about the one is none about the other.
+    """
+    try:
+        found = _DECISION.validate_json(tags.get(RECORD, ""))
+    except ValidationError:
+        return None
+    about = (found.federation, found.version, found.model_sha256)
+    return found if about == (name, version, tags.get("model.sha256", "")) else None
+
+
+def open_decision_on(name: str, version: str, tags: Mapping[str, str]) -> Decision | None:
+    """The decision that was taken and not carried out to its end, if there is one."""
+    found = decision_on(name, version, tags)
+    return found if found is not None and tags.get(APPLIED) != found.id else None
 
 
 def new_id() -> str:

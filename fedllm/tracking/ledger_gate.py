@@ -5,11 +5,11 @@ from collections.abc import Iterable
 from pydantic import ValidationError
 
 from fedllm.errors import LedgerError
-from fedllm.privacy.accounting import epsilon
+from fedllm.privacy.accounting import Event, epsilon, shown
 from fedllm.privacy.chain import ChainState
 from fedllm.privacy.entry import Entry
 from fedllm.privacy.terms import NO_DP
-from fedllm.tracking.budget import ledgers_sha256, shown
+from fedllm.tracking.budget import ledgers_sha256
 from fedllm.tracking.gate import Gate
 from fedllm.tracking.version_facts import VersionFacts
 
@@ -18,8 +18,8 @@ NAME = "ledger"
 _ROUNDING = 1.000001  # between two machines' arithmetic
 
 
-def ledger(version: VersionFacts) -> Gate:
-    """With DP: whether the ledgers are there, whole, those of the version's tag, and cover its epsilon."""
+def ledger(version: VersionFacts) -> Gate:  # noqa: PLR0911 - a gate names the first fault that it finds
+    """With DP: whether the ledgers are there, whole, those of the version's tag, and say what it spent."""
     if not version.private:
         return Gate(NAME, "not observable", f"{NO_DP}: there is no ledger")
     ledgers = version.ledgers or {}
@@ -28,16 +28,21 @@ def ledger(version: VersionFacts) -> Gate:
         return Gate(NAME, "fail", f"the ledger of {whose} is missing from the artifacts of the round's run")
     try:
         chains = {site: _chains(lines) for site, lines in ledgers.items()}
-        spent = max(_spent(version, mine) for mine in chains.values())
-        told = float(version.tags["dp.epsilon"])
+        charged = {site: _charged(version, mine) for site, mine in chains.items()}
+        spent = max(epsilon(events, _told(version, "delta")) for events in charged.values())
+        bounds = {
+            "the version says": _told(version, "epsilon"),
+            "the training may spend": _told(version, "epsilon_budget"),
+        }
     except (LedgerError, ValidationError, ValueError, KeyError) as error:
         return Gate(NAME, "fail", f"a ledger cannot be held against the version: {_line(error)}")
     heads = {site: [chain.head for chain in mine if chain.head] for site, mine in chains.items()}
     if ledgers_sha256(heads) != version.tags.get("dp.ledger_sha256"):
         return Gate(NAME, "fail", "the ledgers are not those that the tag dp.ledger_sha256 names")
-    if spent > told * _ROUNDING:
-        says = f"the ledgers add up to epsilon {shown(spent)}, the version says {told:g}"
-        return Gate(NAME, "fail", says)
+    if idle := [site for site in version.sites if not charged[site]]:
+        return Gate(NAME, "fail", f"the ledger of {', '.join(idle)} charges nothing to this training")
+    if over := [f"{words} {bound:g}" for words, bound in bounds.items() if spent > bound * _ROUNDING]:
+        return Gate(NAME, "fail", f"the ledgers add up to epsilon {shown(spent)}, {' and '.join(over)}")
     entries = sum(len(lines) for lines in ledgers.values())
     return Gate(NAME, "pass", f"{entries} signed entries of {len(chains)} sites hold, epsilon {shown(spent)}")
 
@@ -51,16 +56,19 @@ def _chains(lines: Iterable[str]) -> list[ChainState]:
     return list(chains.values())
 
 
-def _spent(version: VersionFacts, chains: Iterable[ChainState]) -> float:
-    """What a site's ledgers charge to the version's training, as epsilon at the version's delta."""
-    run, delta = version.tags.get("fed.run", ""), float(version.tags["dp.delta"])
-    events = [
+def _told(version: VersionFacts, tag: str) -> float:
+    return float(version.tags[f"dp.{tag}"])
+
+
+def _charged(version: VersionFacts, chains: Iterable[ChainState]) -> list[Event]:
+    """What a site's ledgers charge to the version's training."""
+    run = version.tags.get("fed.run", "")
+    return [
         reservation.event(reservation.charged)
         for chain in chains
         for reservation in chain.reservations.values()
         if reservation.about(version.name, run) and reservation.charged
     ]
-    return epsilon(events, delta)
 
 
 def _line(error: Exception) -> str:

@@ -1,9 +1,13 @@
 """The parts of a card: tables whose cells cannot break them."""
 
+import re
 from collections.abc import Iterable, Mapping
 
 HIGH = "accuracy"  # higher is better; loss is lower
 ROWS = 20  # groups and sites that fit a screen
+
+# What begins or ends markup within a line, and what GitHub's dialect makes a link of by itself.
+_MARKUP = re.compile(r"[\\`*_\[\]<|&~@]|:(?=//)|(?<=\bwww)\.", flags=re.IGNORECASE)
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
@@ -22,9 +26,12 @@ def line(cells: Iterable[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def cell(text: str) -> str:
-    """A cell that cannot break the table or become markup."""
-    return " ".join(text.replace("|", "\\|").replace("<", "&lt;").split())
+def cell(text: str, most: int | None = None) -> str:
+    """A cell that cannot break the table or become markup, of at most so many characters to be read."""
+    words = " ".join(text.split())
+    if most is not None and len(words) > most:
+        words = f"{words[: most - 1]}…"
+    return _MARKUP.sub(r"\\\g<0>", words)
 
 
 def plain(value: object) -> str:

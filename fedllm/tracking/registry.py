@@ -3,6 +3,7 @@
 import math
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -124,17 +125,22 @@ def create_version(
 def best_version(found: "Iterable[ModelVersion]") -> "ModelVersion | None":
     """The version of highest accuracy, else of lowest loss; of equals the first."""
     scored = [
-        (score, version) for version in found if (score := _score(eval_metrics(version.tags))) is not None
+        (score, version) for version in found if (score := _score(numbers(version.tags, EVAL))) is not None
     ]
     return max(scored, key=lambda pair: (pair[0], -int(pair[1].version)))[1] if scored else None
 
 
-def eval_metrics(tags: Mapping[str, str]) -> dict[str, float]:
-    """The metrics that a version carries as tags."""
-    return {name.removeprefix(EVAL): float(value) for name, value in tags.items() if name.startswith(EVAL)}
+def numbers(tags: Mapping[str, str], prefix: str) -> dict[str, float]:
+    """The metrics that a version carries as tags; what people put beside them is none."""
+    found = {}
+    for name, value in tags.items():
+        with suppress(ValueError):
+            if name.startswith(prefix) and math.isfinite(number := float(value)):
+                found[name.removeprefix(prefix)] = number
+    return found
 
 
 def _score(metrics: Mapping[str, float]) -> float | None:
     """Higher is better."""
-    value = metrics["accuracy"] if "accuracy" in metrics else -metrics.get("loss", math.nan)
-    return None if math.isnan(value) else value
+    loss = metrics.get("loss")
+    return metrics.get("accuracy", None if loss is None else -loss)

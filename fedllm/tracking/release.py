@@ -7,6 +7,7 @@ from typing import Any, Self
 
 from fedllm.errors import RecordRefusedError
 
+LONGEST = 5000  # characters of a tag that every MLflow takes, and of a version's description
 NOT_CONFIGURED = "not configured"
 NOT_OBSERVABLE = "not observable"  # DP is on, and no ledger could be checked
 _PRIVACY = ("epsilon", "delta", "unit", "adjacency", "trust_model", "accountant")
@@ -45,8 +46,9 @@ class RoundRelease:
 
     @property
     def site_list(self) -> str:
-        """The sites as one tag; MLflow's tags end at 5,000 characters."""
-        return ",".join(self.sites)[:5000]
+        """The sites as one tag; MLflow's end at 5,000 characters, and `sites.json` names them all."""
+        text = ",".join(self.sites)
+        return text if len(text) <= LONGEST else text[: text.rindex(",", 0, LONGEST)]
 
     def to_json(self) -> str:
         """Write it as one line of JSON, always the same for the same release."""

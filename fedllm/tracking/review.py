@@ -9,12 +9,12 @@ from fedllm.errors import ReviewError
 from fedllm.secure.identity import Identity, fingerprint
 from fedllm.tracking import decision as tagged
 from fedllm.tracking.connection import answering
-from fedllm.tracking.decision import Decision, Said
+from fedllm.tracking.decision import Decision, Said, decision_on, open_decision_on
 from fedllm.tracking.gate import Gate
 from fedllm.tracking.gates import Rules, first_failed, gates
 from fedllm.tracking.register import Register, ReviewEvent
 from fedllm.tracking.rollback import RECORD as ROLLBACK
-from fedllm.tracking.signed_decision import sign_decision
+from fedllm.tracking.signed_decision import sign_decision, vouched
 from fedllm.tracking.version_facts import Aliases, VersionFacts, read_version
 
 Tell = Callable[[ReviewEvent], None]
@@ -37,6 +37,7 @@ class Decided:
     """What came of a decision."""
 
     decision: Decision
+    who: str  # the reviewer, and who vouches for the name: a signature was checked
     aliases: Aliases
     gates: tuple[Gate, ...]  # empty where the decision had been carried out before
 
@@ -99,7 +100,7 @@ def decide(  # noqa: PLR0913 - what a decision is made of, each named by the cal
     """
     with register.held():
         tags, aliases = register.tags(version), register.aliases()
-        open_one = Decision.open_of(tags)
+        open_one = open_decision_on(register.name, version, tags)
         if aliases.champion == version:
             return _of_the_champion(register, said, tags, aliases, tell)
         if expect not in {WHOEVER, aliases.champion}:
@@ -111,10 +112,10 @@ def decide(  # noqa: PLR0913 - what a decision is made of, each named by the cal
             taken = open_one
         else:
             _record(register, taken, found.gates, signer)
-        _carry_out(register, taken, found.gates, tell)
+        who = _carry_out(register, taken, found.gates, tell)
         if taken.verdict == "refused" and (failed := first_failed(found.gates)):
             raise ReviewError(f"version {version} of {register.name} is not promoted: {failed.words}")
-        return Decided(taken, register.aliases(), found.gates)
+        return Decided(taken, who, register.aliases(), found.gates)
 
 
 def changed(name: str, shown: str | None, now: str | None) -> str:
@@ -132,14 +133,14 @@ def _of_the_champion(
         raise ReviewError(
             f"version {version} of {register.name} is the champion: fedllm rollback takes it back"
         )
-    open_one = Decision.open_of(tags)
+    open_one = open_decision_on(register.name, version, tags)
     if open_one is not None and open_one.verdict == "approved":
-        _carry_out(register, open_one, (), tell)
-        return Decided(open_one, register.aliases(), ())
-    last = Decision.from_tags(tags)
+        who = _carry_out(register, open_one, (), tell)
+        return Decided(open_one, who, register.aliases(), ())
+    last = decision_on(register.name, version, tags)
     if last is None or last.verdict != "approved":
         raise ReviewError(f"version {version} of {register.name} is the champion already, without a review")
-    return Decided(last, aliases, ())
+    return Decided(last, vouched(last, tags), aliases, ())
 
 
 def _taken(found: Review, said: Said, mark: str | None, open_one: Decision | None) -> Decision:
@@ -173,11 +174,12 @@ def _record(register: Register, taken: Decision, found: tuple[Gate, ...], signer
     register.tag(taken.version, {tagged.RECORD: taken.to_json()})
 
 
-def _carry_out(register: Register, taken: Decision, found: tuple[Gate, ...], tell: Tell) -> None:
-    """Do what a decision on record says; all of it can be done again."""
+def _carry_out(register: Register, taken: Decision, found: tuple[Gate, ...], tell: Tell) -> str:
+    """Do what a decision on record says; all of it can be done again. Returns who decided, as `vouched`."""
+    who = vouched(taken, register.tags(taken.version))
     said = {
         tagged.DECISION: taken.verdict,
-        tagged.REVIEWER: taken.who,
+        tagged.REVIEWER: who,
         tagged.REASON: taken.reason,
         tagged.AT: taken.at,
     }
@@ -188,12 +190,13 @@ def _carry_out(register: Register, taken: Decision, found: tuple[Gate, ...], tel
         aliases = register.aliases()
         if aliases.previous is not None and aliases.previous == aliases.champion:
             register.point_previous(taken.before)
-    tell(_event(taken, found))
+    tell(_event(taken, who, found))
     # The status comes after the outcome: whoever sees the one finds the other.
     outcome = f"{taken.status}: {_outcome(taken, found)}"
     register.tag(
         taken.version, {tagged.OUTCOME: outcome, tagged.STATUS: taken.status, tagged.APPLIED: taken.id}
     )
+    return who
 
 
 def _promote(register: Register, taken: Decision) -> None:
@@ -216,13 +219,13 @@ def _outcome(taken: Decision, found: tuple[Gate, ...]) -> str:
     return f"refused at {taken.at}: {failed.words if failed else 'a gate failed'}"
 
 
-def _event(taken: Decision, found: tuple[Gate, ...]) -> ReviewEvent:
+def _event(taken: Decision, who: str, found: tuple[Gate, ...]) -> ReviewEvent:
     kind = f"fedllm.review.{taken.verdict}"
     payload = {
         "version": taken.version,
         "model_sha256": taken.model_sha256,
         "replaces": taken.replaces,
-        "reviewer": taken.who,
+        "reviewer": who,
         "reason": taken.reason,
         "at": taken.at,
         "gates": {gate.name: gate.verdict for gate in found},

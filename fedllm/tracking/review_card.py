@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from fedllm.privacy.terms import NO_DP
-from fedllm.tracking.decision import Decision
+from fedllm.tracking.decision import decision_on
 from fedllm.tracking.markdown import ROWS, by_importance, cell, number, plain, table
 from fedllm.tracking.review import Review
 from fedllm.tracking.signed_decision import vouched
@@ -45,7 +45,7 @@ def render_review(review: Review, links: Links) -> str:
         "## Sites",
         _sites(review),
     ]
-    if former := Decision.from_tags(tags):
+    if former := decision_on(facts.name, facts.version, tags):
         who, why = cell(vouched(former, tags)), cell(former.reason)
         parts += ["## Decided before", f"{former.verdict} by {who} at {former.at}: {why}"]
     return "\n\n".join([*parts, "## Where to look", _links(review, links)]) + "\n"

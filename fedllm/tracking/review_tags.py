@@ -5,7 +5,16 @@ from dataclasses import dataclass
 
 from fedllm.errors import RecordRefusedError, ReviewError
 from fedllm.tracking.connection import answering
-from fedllm.tracking.decision import OUTCOME, REASON, REVIEWER, STATUS, Decision, said
+from fedllm.tracking.decision import (
+    APPLIED,
+    OUTCOME,
+    REASON,
+    REVIEWER,
+    STATUS,
+    decision_on,
+    open_decision_on,
+    said,
+)
 from fedllm.tracking.gates import Rules
 from fedllm.tracking.register import Register, ReviewEvent
 from fedllm.tracking.registry import versions
@@ -28,7 +37,7 @@ def act_on_tags(register: Register, rules: Rules, *, tell: Callable[[ReviewEvent
 
     `review.status` says which; `review.reviewer` and `review.reason` belong to it. `review.outcome` then
     begins with that status, and says what happened; as long as it does, nothing more happens. Set another
-    status, or delete `review.outcome`, to have it looked at again.
+    status, with a reviewer and a reason of its own, or delete `review.outcome`, to have it looked at again.
 
     Raises:
         TrackingError: MLflow does not answer.
@@ -57,7 +66,9 @@ def _act(
     if missing := [name for name in (REVIEWER, REASON) if not tags.get(name, "").strip()]:
         # Tags are set one after the other: this is no outcome yet, and the next look finds the rest.
         return _told(register, version, status, f"waits for {' and '.join(missing)}")
-    begun = Decision.open_of(tags)
+    if stale := _of_the_decision_before(register, version, tags):
+        return _told(register, version, status, f"waits for {' and '.join(stale)} to be set anew")
+    begun = open_decision_on(register.name, version, tags)
     try:
         words = said(approve=status == "approved", reviewer=tags[REVIEWER], reason=tags[REASON])
         # A decision that broke off was about one champion, and is about no other now.
@@ -71,6 +82,19 @@ def _act(
             return ActedOn(version, status, outcome)
         return _told(register, version, status, f"{status}: refused, {error}")
     return ActedOn(version, status, register.tags(version).get(OUTCOME, ""))
+
+
+def _of_the_decision_before(register: Register, version: str, tags: dict[str, str]) -> list[str]:
+    """Which words still are those of a decision that was carried out, and said the opposite.
+
+    Whoever sets a status sets the rest a moment later; until then the tags name the former reviewer, with
+    the parentheses that no name may hold.
+    """
+    former = decision_on(register.name, version, tags)
+    if former is None or tags.get(APPLIED) != former.id or former.status == tags[STATUS]:
+        return []
+    old = {REVIEWER: "(" in tags[REVIEWER], REASON: tags[REASON] == former.reason}
+    return [name for name, is_old in old.items() if is_old]
 
 
 def _told(register: Register, version: str, status: str, outcome: str) -> ActedOn:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from fedllm.errors import ReviewError
-from fedllm.tracking.decision import ASSERTED, OUTCOME, STATUS, Decision, event_id, new_id, now
+from fedllm.tracking.decision import ASSERTED, OUTCOME, STATUS, decision_on, event_id, new_id, now
 from fedllm.tracking.register import Register, ReviewEvent
 
 RECORD = "rollback.record"  # JSON, a tag of the registered model: the rollback under way
@@ -34,10 +34,14 @@ class RolledBack:
         """Nobody vouches for the name."""
         return f"{self.reviewer} {ASSERTED}"
 
-    def fits(self, champion: str, previous: str | None) -> bool:
-        """Whether the aliases are as they are while this one is carried out."""
-        begun = champion == self.version and previous in {self.to, self.then}
-        return begun or (champion == self.to and previous == self.then)
+    def goes_on(self, champion: str, previous: str | None, words: tuple[str, str]) -> bool:
+        """Whether this is the one to carry out, by the aliases and by what is said of the present one.
+
+        Once the aliases have moved, the same words repeat this one, and other words begin the next.
+        """
+        if champion == self.version:
+            return previous in {self.to, self.then}
+        return (champion, previous) == (self.to, self.then) and words == (self.reviewer, self.reason)
 
     @classmethod
     def open_of(cls, tags: Mapping[str, str]) -> Self | None:
@@ -49,12 +53,26 @@ class RolledBack:
 
 
 def roll_back(
-    register: Register, reviewer: str, reason: str, *, tell: Callable[[ReviewEvent], None]
+    register: Register,
+    reviewer: str,
+    reason: str,
+    *,
+    tell: Callable[[ReviewEvent], None],
+    expect: str | None = None,
 ) -> RolledBack:
     """Make `previous` the champion again. `previous` then names what that one had replaced, if anything.
 
+    A second call with the same words, after a crash at whatever point, finishes the first one.
+
+    Args:
+        register: the federation's.
+        reviewer: who decides; nobody vouches for the name.
+        reason: why.
+        tell: hears of it once it is carried out.
+        expect: the champion that is to be taken back; None: whichever is.
+
     Raises:
-        ReviewError: there is no champion, or none before it.
+        ReviewError: there is no champion, or none before it, or it is not the expected one any more.
         TrackingError: MLflow does not answer.
     """
     with register.held():
@@ -63,7 +81,13 @@ def roll_back(
         if champion is None:
             raise ReviewError(f"{register.name} has no champion: there is nothing to roll back")
         taken = RolledBack.open_of(register.model_tags())
-        if taken is None or not taken.fits(champion, previous):
+        if taken is not None and not taken.goes_on(champion, previous, (reviewer, reason)):
+            taken = None
+        if expect not in {None, taken.version if taken else champion}:
+            raise ReviewError(
+                f"the champion of {register.name} is version {champion}, not {expect}: look again"
+            )
+        if taken is None:
             taken = _taken(register, champion, previous, (reviewer, reason))
             register.tag_model(RECORD, json.dumps(dataclasses.asdict(taken)))
         _carry_out(register, taken)
@@ -83,7 +107,7 @@ def _taken(register: Register, champion: str, previous: str | None, said: tuple[
         raise ReviewError(
             f"a promotion over version {champion} of {register.name} broke off: decide on it again first"
         )
-    former = Decision.from_tags(register.tags(previous))
+    former = decision_on(register.name, previous, register.tags(previous))
     then = former.replaces if former is not None and former.verdict == "approved" else None
     if then in {champion, previous} or (then is not None and not _is_there(register, then)):
         then = None

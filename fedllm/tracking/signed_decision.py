@@ -53,9 +53,10 @@ def verify_decision(decision: Decision, tags: Mapping[str, str]) -> str:
         envelope = Envelope.from_dict(json.loads(tags.get(ENVELOPE, "")))
         verifier = SSlibKey.from_crypto(Ed25519PublicKey.from_public_bytes(bytes.fromhex(keys.verify)))
         envelope.verify([verifier], 1)
+        signed = json.loads(envelope.payload)
     except (ValidationError, VerificationError, ValueError, KeyError, TypeError, AttributeError):
         raise ReviewError(f"{place} is signed by nobody: its envelope does not hold") from None
-    if envelope.payload_type != PAYLOAD_TYPE or json.loads(envelope.payload) != decision.statement:
+    if envelope.payload_type != PAYLOAD_TYPE or signed != decision.statement:
         raise ReviewError(f"{place} is not what was signed: the record was changed")
     if fingerprint(keys) != decision.signed:
         raise ReviewError(f"{place} was signed by {fingerprint(keys)}, not by {decision.signed}")

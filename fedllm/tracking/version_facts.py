@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fedllm.errors import ReviewError
 from fedllm.tracking.budget import LEDGERS, TABLE
 from fedllm.tracking.public_answers import ARTIFACT, PublicAnswers
-from fedllm.tracking.registry import BASELINE, CHALLENGER, CHAMPION, EVAL, PREVIOUS
+from fedllm.tracking.registry import BASELINE, CHALLENGER, CHAMPION, EVAL, PREVIOUS, numbers
 from fedllm.tracking.release import NOT_CONFIGURED
 from fedllm.tracking.runs import SITES_TABLE
 
@@ -43,7 +43,9 @@ class VersionFacts:
 
     @property
     def sites(self) -> tuple[str, ...]:
-        """Whose updates count."""
+        """Whose updates count: by dp-audit's table, else by the tag, which may be too short for all."""
+        if self.site_rows and all("counts" in row for row in self.site_rows):
+            return tuple(str(row.get("site")) for row in self.site_rows if row["counts"] is True)
         return tuple(site for site in self.tags.get("fed.sites", "").split(",") if site)
 
     @property
@@ -54,12 +56,12 @@ class VersionFacts:
     @property
     def metrics(self) -> dict[str, float]:
         """On the public set."""
-        return _numbers(self.tags, EVAL)
+        return numbers(self.tags, EVAL)
 
     @property
     def baseline(self) -> dict[str, float]:
         """The same, zero-shot."""
-        return _numbers(self.tags, BASELINE)
+        return numbers(self.tags, BASELINE)
 
     @property
     def records(self) -> int | None:
@@ -140,12 +142,6 @@ def registered(client: "MlflowClient", name: str, version: str) -> "ModelVersion
         if error.error_code in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
             raise ReviewError(f"{name} has no version {version} in MLflow") from None
         raise
-
-
-def _numbers(tags: Mapping[str, str], prefix: str) -> dict[str, float]:
-    return {
-        name.removeprefix(prefix): float(value) for name, value in tags.items() if name.startswith(prefix)
-    }
 
 
 def _json(path: Path) -> Any:  # noqa: ANN401 - whatever the file holds

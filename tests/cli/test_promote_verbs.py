@@ -88,13 +88,14 @@ def test_promote_and_roll_back(config: Path, told: list[tuple[str, Any]]) -> Non
     assert told[0][1][0]["resource"]["prefect.resource.id"] == "fedllm.federation.verbs"
 
 
-def test_the_challenger_is_the_default_and_a_failing_gate_refuses_it(
+def test_the_challenger_is_shown_by_default_and_a_failing_gate_refuses_it(
     config: Path, told: list[tuple[str, Any]], shared: Register
 ) -> None:
     assert run(config, "promote", "models:/verbs@challenger", "--check")["version"] == "3"
+    assert run(config, "promote", "--check")["version"] == "3"
     run(config, "promote", "1", *WHO)
     with pytest.raises(FedllmError, match="version 3 of verbs is not promoted: quality: fail"):
-        run(config, "promote", *WHO)
+        run(config, "promote", "3", *WHO)
     assert shared.aliases().champion == "1"
     assert told[-1][1][0]["event"] == "fedllm.review.refused"
 
@@ -134,6 +135,9 @@ def test_without_the_coordinators_keys_nothing_is_signed(config: Path, shared: R
     ("arguments", "words"),
     [
         (["1"], "needs a reviewer"),
+        ([*WHO], "say which version"),
+        (["1", "--over", "2", *WHO], "it was version 2, now none"),
+        (["1", "--over", "it", *WHO], "--over it names no version"),
         (["1", "--reviewer", "Ann", "--reason", " "], "needs a reason"),
         (["9", *WHO], "verbs has no version 9"),
         (["latest", *WHO], "names no version"),
@@ -145,6 +149,17 @@ def test_what_cannot_be_decided_is_said_in_a_line(config: Path, arguments: list[
     with pytest.raises(FedllmError, match=words) as caught:
         run(config, "promote", *arguments)
     assert "\n" not in str(caught.value)
+
+
+def test_what_a_reviewer_was_shown_is_what_is_decided_about(config: Path, shared: Register) -> None:
+    done = CliRunner().invoke(app, ["promote", "--check", "2", "--config", str(config)])
+    assert "fedllm promote 2 --over none --reviewer" in done.stdout
+    run(config, "promote", "2", "--over", "none", *WHO)
+    run(config, "promote", "1", "--over", "2", *WHO)
+    with pytest.raises(FedllmError, match="the champion of verbs is version 1, not 2: look again"):
+        run(config, "rollback", "--from", "2")
+    assert run(config, "rollback", "--from", "1")["champion"] == "2"
+    assert shared.aliases().champion == "2"
 
 
 def test_rolling_back_to_nothing_is_one_line_on_stderr_and_a_true_exit_code(config: Path) -> None:

@@ -38,7 +38,12 @@ def project(tmp_path: Path) -> Path:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(content)
     outs = [out(name, content) for name, content in FILES.items()]
-    stages = {"partition": {"cmd": "x", "outs": outs[:2]}, "evalset": {"cmd": "x", "outs": outs[2:]}}
+    made = {"seed": PARAMS["seed"], "simulation.sites": PARAMS["simulation"]["sites"]}
+    stages = {
+        "partition": {"cmd": "x", "outs": outs[:2], "params": {"params.yaml": made}},
+        "evalset": {"cmd": "x", "outs": outs[2:]},
+        "privacy-plan": {"cmd": "x", "outs": [], "params": {"params.yaml": {"rounds": {"max": 99}}}},
+    }
     (tmp_path / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": stages}))
     return tmp_path
 
@@ -92,6 +97,16 @@ def test_a_file_that_is_gone_is_refused_by_its_name(project: Path) -> None:
 )
 def test_a_configuration_that_means_other_data_is_not_managed(project: Path, other: str) -> None:
     assert managed_data(config(project, other), project) is None
+
+
+@pytest.mark.parametrize(
+    "changed", [{"seed": 8}, {"simulation": PARAMS["simulation"] | {"sites": ["amazon"]}}]
+)
+def test_parameters_that_were_edited_since_the_data_were_made_mean_others(
+    project: Path, changed: dict[str, Any]
+) -> None:
+    (project / "params.yaml").write_text(yaml.safe_dump(PARAMS | changed))
+    assert managed_data(config(project), project) is None
 
 
 def test_a_setting_that_does_not_touch_the_data_leaves_them_managed(project: Path) -> None:

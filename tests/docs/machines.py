@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -144,9 +145,11 @@ class Machines:
         return next(iter(self.all.values()))
 
     def _end(self) -> None:
-        for machine in self.all.values():
-            if hasattr(machine, "shell"):
-                machine.shell.close()
+        started = [machine.shell for machine in self.all.values() if hasattr(machine, "shell")]
+        with (
+            ThreadPoolExecutor() as pool
+        ):  # a machine's first process hears no gentle signal: each takes a while
+            list(pool.map(Shell.close, started))
         for machine in self.all.values():
             _done("ip", "netns", "delete", machine.network)
 

@@ -5,6 +5,8 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from machines import STORE, Machine, Machines, why_not
@@ -31,10 +33,13 @@ print(json.dumps([port for port, open in found.items() if open]))
 
 
 @pytest.fixture(scope="module")
-def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Machines, dict[str, str]]]:
+def played() -> Iterator[tuple[Machines, dict[str, str]]]:
     """The machines before the last block of the page, which stops all, and what each block said."""
-    with Machines(tmp_path_factory.mktemp("machines"), ["coordinator", *SITES]) as machines:
-        yield machines, dict(play(machines, steps(PAGE)[:-1]))
+    with TemporaryDirectory(prefix="fedllm-machines-") as name:
+        folder = Path(name)
+        folder.chmod(0o711)  # pytest's own folders are closed to the machines' users
+        with Machines(folder, ["coordinator", *SITES]) as machines:
+            yield machines, dict(play(machines, steps(PAGE)[:-1]))
 
 
 def play(machines: Machines, page: list[Step]) -> Iterator[tuple[str, str]]:

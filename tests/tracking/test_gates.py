@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from fedllm.privacy.accounting import epsilon
+from fedllm.privacy.accounting import epsilon, shown
 from fedllm.privacy.chain import spent_events
 from fedllm.privacy.entry import Entry
-from fedllm.tracking.budget import ledgers_sha256, shown
+from fedllm.tracking.budget import ledgers_sha256
 from fedllm.tracking.gate import Gate
 from fedllm.tracking.gates import Rules, audit, budget, first_failed, gates
 from fedllm.tracking.ledger_gate import ledger
@@ -144,6 +144,14 @@ def test_zero_shot_is_paired_where_its_answers_are_kept() -> None:
     assert "paired on 10 records" in quality(facts, None, 0.0).says
 
 
+def test_a_number_that_is_none_is_no_metric() -> None:
+    old = version("1", tags={"eval.loss": "1.0"})
+    for told_loss in ("nan", "inf", "soon"):
+        assert quality(version(tags={"eval.loss": told_loss}), old, 0.0).verdict == "fail"
+    broken = {"eval.accuracy": "nan", "public.records": "10"}
+    assert quality(version(tags=broken), version("1", right=share(8, 10)), 0.0).verdict == "fail"
+
+
 def test_a_version_without_metrics_is_refused() -> None:
     assert quality(version(), None, 0.0).verdict == "fail"
     assert quality(version(), version("1", right=share(8, 10)), 0.0).verdict == "fail"
@@ -162,6 +170,7 @@ def private(spent: str, most: str = "3", **changes: Any) -> VersionFacts:  # noq
     [
         ("2.93", "pass"),
         ("3", "pass"),
+        ("3.0", "pass"),
         ("3.001", "fail"),
         ("inf", "fail"),
         ("nan", "fail"),
@@ -172,6 +181,11 @@ def test_a_training_keeps_to_its_budget(spent: str, verdict: str) -> None:
     gate = budget(private(spent), Rules())
     assert gate.verdict == verdict
     assert f"epsilon {spent} of 3 at delta 1e-05" in gate.says
+
+
+def test_a_budget_of_more_digits_than_are_shown_is_kept_to() -> None:
+    assert budget(private(shown(1.234275), most="1.2345"), Rules()).verdict == "pass"
+    assert budget(private("1.236", most="1.2345"), Rules()).verdict == "fail"
 
 
 def test_no_dp_is_never_a_pass_and_refuses_only_where_somebody_asks_for_it() -> None:
@@ -201,6 +215,17 @@ def test_every_site_that_counts_was_accepted(rows: Any, words: str) -> None:  # 
     gate = audit(version(site_rows=rows))
     assert gate.verdict == "fail"
     assert words in gate.says
+
+
+def test_which_sites_count_is_read_from_the_table_where_it_says_so() -> None:
+    names = [f"hospital-{number:03}" for number in range(600)]
+    rows = [{"site": name, "counts": True, "verdict": "accepted"} for name in names]
+    rows.append({"site": "late", "counts": False, "verdict": "silent: no answer"})
+    cut = {"fed.sites": ",".join(names)[:5000]}
+    assert audit(version(site_rows=tuple(rows), tags=cut)).verdict == "pass"
+    rows[500]["verdict"] = "norm: 9 above 3"
+    gate = audit(version(site_rows=tuple(rows), tags=cut))
+    assert (gate.verdict, "hospital-500 counts and was not accepted" in gate.says) == ("fail", True)
 
 
 def test_a_site_that_was_left_out_may_have_failed() -> None:
@@ -279,6 +304,17 @@ def test_an_edited_ledger_is_refused(entries: list[Entry]) -> None:
 def test_a_version_that_claims_less_than_its_ledgers_is_refused(entries: list[Entry]) -> None:
     gate = ledger(accounted(entries, spent="0.01"))
     assert (gate.verdict, "the version says 0.01" in gate.says) == ("fail", True)
+
+
+def test_ledgers_that_charge_nothing_to_the_training_are_refused(entries: list[Entry]) -> None:
+    for changes in ({"tags": {"fed.run": "run-9"}}, {"name": "copied"}):
+        gate = ledger(accounted(entries, spent="1e-09", **changes))
+        assert (gate.verdict, gate.says) == ("fail", "the ledger of amazon charges nothing to this training")
+
+
+def test_ledgers_above_the_budget_are_refused_whatever_the_tag_says(entries: list[Entry]) -> None:
+    gate = ledger(accounted(entries, tags={"dp.epsilon_budget": "0.01"}))
+    assert (gate.verdict, "the training may spend 0.01" in gate.says) == ("fail", True)
 
 
 def test_without_dp_there_is_no_ledger() -> None:

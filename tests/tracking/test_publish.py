@@ -10,6 +10,7 @@ from mlflow.entities.model_registry import ModelVersion
 
 from fedllm.errors import ModelError, TrackingError
 from fedllm.tracking import RoundRelease, Tracker
+from fedllm.tracking.card import render
 
 Make = Callable[..., RoundRelease]
 
@@ -254,3 +255,21 @@ def test_a_server_that_is_down_is_noticed_within_seconds(make_release: Make, dea
         with pytest.raises(TrackingError, match="does not answer"):
             Tracker(uri).publish(make_release("down"))
         assert time.monotonic() - started < 10
+
+
+def test_a_card_is_no_longer_than_every_database_takes(make_release: Make) -> None:
+    rows = [
+        {"site": f"site-{number}", "weight": 1, "verdict": "<<*`|_" * 40, "seconds": 1.5, "bytes": 10**6}
+        for number in range(30)
+    ]
+    labels = {f"accuracy/{'&' * 40}{number}": 0.5 for number in range(60)}
+    card = render(make_release("long", site_rows=rows, metrics={"accuracy": 0.5} | labels), "models:/long/1")
+    assert len(card) <= 5000
+    assert card.endswith("… the rest is among the artifacts of the round's run.\n")
+
+
+def test_a_list_of_sites_that_is_too_long_for_a_tag_ends_after_a_whole_name(make_release: Make) -> None:
+    names = tuple(f"hospital-{number:05}" for number in range(900))
+    told = make_release("many", sites=names).site_list
+    assert len(told) <= 5000
+    assert told.split(",") == list(names[: told.count(",") + 1])

@@ -3,22 +3,24 @@
 import json
 import threading
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+from securesystemslib.dsse import Envelope
+from securesystemslib.signer import CryptoSigner  # type: ignore[attr-defined]  # re-exported bare
 
 from fedllm.errors import ReviewError
 from fedllm.secure.identity import create_identity, fingerprint
-from fedllm.tracking import RoundRelease
-from fedllm.tracking.decision import Decision, said
+from fedllm.tracking import RoundRelease, Tracker
+from fedllm.tracking.decision import decision_on, said
 from fedllm.tracking.gates import Rules
 from fedllm.tracking.register import Register
 from fedllm.tracking.review import WHOEVER, decide, look
 from fedllm.tracking.review_card import Links, render_review
 from fedllm.tracking.review_tags import act_on_tags
 from fedllm.tracking.rollback import roll_back
-from fedllm.tracking.signed_decision import verify_decision, vouched
+from fedllm.tracking.signed_decision import PAYLOAD_TYPE, verify_decision, vouched
 from tests.tracking.reviewed import Heard, Killed, Mortal, publish, reset, state
 
 Make = Callable[..., RoundRelease]
@@ -269,6 +271,83 @@ def test_a_version_that_was_rolled_back_can_be_promoted_anew(register: Register,
     assert heard.kinds == ["approved", "approved", "rolled-back", "approved"]
 
 
+def test_other_words_roll_back_once_more_though_the_last_record_was_left_behind(
+    register: Register, heard: Heard
+) -> None:
+    for version in ("1", "2", "3"):
+        decide(register, version, YES, RULES, tell=heard)
+    done = roll_back(register, "Ann", "a doubt", tell=heard)
+    left = json.dumps(asdict(done))  # as a process leaves it that is killed before its last write
+    register.tag_model("rollback.record", left)
+    roll_back(register, "Ann", "a doubt", tell=heard)
+    assert named(register) == ("2", "1"), "the same words repeat what was done"
+    register.tag_model("rollback.record", left)
+    roll_back(register, "Bob", "another doubt", tell=heard, expect="2")
+    assert named(register) == ("1", None)
+
+
+def test_a_decision_that_was_copied_to_another_version_is_none_about_it(
+    register: Register, heard: Heard, tmp_path: Path
+) -> None:
+    ann = create_identity(tmp_path / "ann", "ann")
+    decide(register, "3", YES, RULES, tell=heard, signer=ann)
+    copied = {name: value for name, value in register.tags("3").items() if name.startswith("review.")}
+    del copied["review.applied"]
+    register.tag("2", copied)
+    assert "Decided before" not in render_review(look(register, "2", RULES), Links("http://mlflow"))
+    reset(register, champion="2")
+    register.tag("2", copied)
+    with pytest.raises(ReviewError, match="champion already, without a review"):
+        decide(register, "2", YES, RULES, tell=heard)
+    assert named(register) == ("2", None)
+
+
+@pytest.mark.parametrize("change", [{"reason": 7}, {"verdict": "perhaps"}, {"model_sha256": "f" * 64}])
+def test_a_record_that_cannot_be_one_is_none(
+    register: Register, heard: Heard, change: dict[str, object]
+) -> None:
+    decide(register, "2", NO, RULES, tell=heard)
+    record = json.loads(register.tags("2")["review.record"]) | change
+    by_hand(register, "2", record=json.dumps(record))
+    assert decision_on(register.name, "2", register.tags("2")) is None
+    assert "Decided before" not in render_review(look(register, "2", RULES), Links("http://mlflow"))
+
+
+def test_a_signature_that_is_none_is_said_so_wherever_the_reviewer_is_named(
+    register: Register, heard: Heard
+) -> None:
+    decide(register, "2", YES, RULES, tell=heard)
+    record = json.loads(register.tags("2")["review.record"]) | {"signed": "abcd-efgh"}
+    by_hand(register, "2", record=json.dumps(record))
+    done = decide(register, "2", YES, RULES, tell=heard)
+    assert done.who.startswith("Ann Example (NOT signed: ")
+    by_hand(register, "2", applied="")
+    decide(register, "2", YES, RULES, tell=heard)
+    assert "NOT signed" in heard[-1].payload["reviewer"]
+    assert "NOT signed" in register.tags("2")["review.reviewer"]
+
+
+def test_a_signed_payload_that_is_no_statement_is_found_out(
+    register: Register, heard: Heard, tmp_path: Path
+) -> None:
+    ann = create_identity(tmp_path / "ann", "ann")
+    decide(register, "2", NO, RULES, tell=heard, signer=ann)
+    envelope = Envelope(b"\xff no JSON", PAYLOAD_TYPE, {})
+    envelope.sign(CryptoSigner(ann.signing))
+    by_hand(register, "2", envelope=json.dumps(envelope.to_dict()))
+    assert "NOT signed" in render_review(look(register, "2", RULES), Links("http://mlflow"))
+
+
+def test_what_people_write_beside_the_metrics_stops_nothing(register: Register) -> None:
+    reset(register, champion="1")
+    register.tag("1", {"eval.note": "good"})
+    try:
+        assert look(register, "2", RULES).gates[0].verdict == "pass"
+        assert Tracker(register.uri).champion_metrics(register.name) == {"accuracy": 0.75, "loss": 0.5}
+    finally:
+        register.tag("1", {"eval.note": None})
+
+
 # Signatures.
 
 
@@ -281,7 +360,7 @@ def test_a_signature_can_be_checked_again_and_an_edited_record_is_found_out(
     tags = register.tags("2")
     mark = fingerprint(ann.public)
     assert tags["review.reviewer"] == f"Ann Example (signed {mark})"
-    taken = Decision.from_tags(tags)
+    taken = decision_on(register.name, "2", tags)
     assert taken is not None
     assert verify_decision(taken, tags) == mark
     told = render_review(look(register, "2", RULES), Links("http://mlflow"))
@@ -362,10 +441,29 @@ def test_a_failing_gate_refuses_a_tag_once_and_a_deleted_outcome_asks_again(
 def test_a_changed_mind_is_a_new_decision(register: Register, heard: Heard) -> None:
     by_hand(register, "2", status="rejected", reviewer="Bob", reason="no")
     act_on_tags(register, RULES, tell=heard)
-    by_hand(register, "2", status="approved", reason="yes")
+    by_hand(register, "2", status="approved", reviewer="Bob", reason="yes")
     act_on_tags(register, RULES, tell=heard)
     assert named(register) == ("2", None)
     assert heard.kinds == ["rejected", "approved"]
+
+
+@pytest.mark.parametrize("first", ["reviewer", "reason"])
+def test_another_status_waits_for_words_of_its_own(register: Register, heard: Heard, first: str) -> None:
+    decide(register, "2", NO, RULES, tell=heard)
+    words = {"reviewer": "Bob", "reason": "as good"}
+    by_hand(register, "2", status="approved")
+    act_on_tags(register, RULES, tell=heard)
+    waits = "waits for review.reviewer and review.reason to be set anew"
+    assert register.tags("2")["review.outcome"] == waits
+    by_hand(register, "2", **{first: words.pop(first)})
+    act_on_tags(register, RULES, tell=heard)
+    (other,) = words
+    assert register.tags("2")["review.outcome"] == f"waits for review.{other} to be set anew"
+    assert named(register) == (None, None)
+    by_hand(register, "2", **words)
+    act_on_tags(register, RULES, tell=heard)
+    assert named(register) == ("2", None)
+    assert register.tags("2")["review.reviewer"] == "Bob (asserted)"
 
 
 def test_a_name_that_imitates_a_signature_is_refused_in_a_tag(register: Register, heard: Heard) -> None:
