@@ -1,10 +1,12 @@
 """Logs: lines for people, or with `FEDLLM_LOG=json` one JSON object a line on stderr, for a log collector.
 
 An object has `time` (RFC 3339, UTC), `level`, `logger`, `message`, and `federation`, `run`, `round`, `site`
-where they are known. Of an exception it tells the type and the places, never its text or a line of code: what
-training says when it fails may quote a record, and JSON is meant to be sent elsewhere.
+where they are known. Of an exception it tells the type and the places, never its text or a line of code, also
+where it is an argument of the message: what training says when it fails may quote a record, and JSON is meant
+to be sent elsewhere.
 """
 
+import copy
 import logging
 import os
 import sys
@@ -85,19 +87,39 @@ def fields(record: logging.LogRecord) -> dict[str, Any]:
         "time": at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         "level": record.levelname.lower(),
         "logger": record.name,
-        "message": record.getMessage(),
+        "message": _message(record),
         **_about.get(),
     }
     error = record.exc_info[1] if record.exc_info else None
     if error is not None:
         told["error"] = type(error).__name__
-        if isinstance(error, FedllmError) and not isinstance(error, DataError):
-            told["reason"] = one_line(str(error))  # these speak of messages and settings, never of a record
+        if _quotes_nothing(error):
+            told["reason"] = one_line(str(error))
         told["stack"] = [
             f"{Path(at.filename).name}:{at.lineno} {at.name}"
             for at in traceback.extract_tb(error.__traceback__)
         ]
     return told
+
+
+def _message(record: logging.LogRecord) -> str:
+    """A record's line, in which an exception that may quote a record stands as its type."""
+    told, given = copy.copy(record), record.args
+    told.msg = _named(record.msg)
+    if isinstance(given, Mapping):
+        told.args = {name: _named(one) for name, one in given.items()}
+    elif given:
+        told.args = tuple(_named(one) for one in given)
+    return told.getMessage()
+
+
+def _named(given: Any) -> Any:  # noqa: ANN401 - whatever is logged
+    return type(given).__name__ if isinstance(given, BaseException) and not _quotes_nothing(given) else given
+
+
+def _quotes_nothing(error: BaseException) -> bool:
+    """Whether an error speaks of messages and settings alone, never of a record."""
+    return isinstance(error, FedllmError) and not isinstance(error, DataError)
 
 
 def _formatter() -> logging.Formatter:

@@ -10,9 +10,10 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 from prefect.events import emit_event
 
 from fedllm.coordinator.budget import accounted
-from fedllm.coordinator.outcomes import Audited, Evaluated, Released
+from fedllm.coordinator.outcomes import Audited, Evaluated, FailedRound, Released
 from fedllm.coordinator.privacy_plan import privacy_plan
 from fedllm.coordinator.training import Training
+from fedllm.privacy.terms import PrivacyPlan
 
 ROUND_COMPLETED = "fedllm.round.completed"
 TRAINING_COMPLETED = "fedllm.training.completed"
@@ -93,21 +94,31 @@ def tell_of_sites(training: Training, number: int, audited: Audited, absent: Map
 
 
 def tell_of_budgets(training: Training, number: int) -> None:
-    """Each site that has less than a tenth of this training's epsilon left, when that first is so."""
+    """Each site with less than a tenth of a training's epsilon left, if more rounds are wanted than paid for.
+
+    Told once, when that first is so. A training that goes as planned ends near its whole epsilon, for its
+    noise was chosen so: nothing is to be stopped. It falls short where failed rounds are made up for.
+    """
     plan = privacy_plan(training)
     if plan is None:
         return
-    before = low_budgets(training, number - 1, plan.epsilon)
-    for site, spent in low_budgets(training, number, plan.epsilon).items():
+    closed = [n for n in range(1, number) if training.journal.outcome(training.run, n, "dp-audit", Audited)]
+    before = _short_of_budget(training, closed[-1], plan) if closed else {}
+    for site, spent in _short_of_budget(training, number, plan).items():
         if site not in before:
             told = {"site": site, "epsilon_spent": spent, "epsilon": plan.epsilon, "delta": plan.delta}
             _once(training, BUDGET_LOW, number, told, site)
 
 
-def low_budgets(training: Training, number: int, epsilon: float) -> dict[str, float]:
-    """What was spent by a round, of each site that has less than a tenth of `epsilon` left."""
+def _short_of_budget(training: Training, number: int, plan: PrivacyPlan) -> dict[str, float]:
+    """What each site with a low budget has spent by a round, if more rounds are wanted than were paid for."""
+    journal, run = training.journal, training.run
+    failed = sum(journal.outcome(run, n, "failed", FailedRound) is not None for n in range(1, number + 1))
+    if training.config.rounds.max + failed <= plan.rounds:  # a failed round is made up for, and was paid for
+        return {}
     spent = {site: verdict.epsilon for site, verdict in accounted(training, number).items()}
-    return {s: mine for s, mine in spent.items() if mine is not None and epsilon - mine < LOW * epsilon}
+    low = (1 - LOW) * plan.epsilon
+    return {site: mine for site, mine in spent.items() if mine is not None and mine > low}
 
 
 def _once(

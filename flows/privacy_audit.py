@@ -22,7 +22,7 @@ from fedllm.errors import FedllmError
 from fedllm.privacy.membership import MembershipReport
 from fedllm.privacy.one_run import OneRunAudit
 from flows.output import outlive_readers
-from flows.tasks import _unless_away
+from flows.tasks import unless_away
 
 _STEP: dict[str, Any] = {"persist_result": False, "cache_policy": NO_CACHE}  # results are private
 
@@ -61,7 +61,7 @@ def privacy_audit(
         found = one_run_audit(config, subject, canaries, claim)
         members = membership(config, subject)
     findings = Findings(ledgers, found, members, config.privacy.unit)
-    _unless_away(lambda: _show(config, findings))
+    unless_away(lambda: _show(config, findings))
     if findings.fault is not None:
         raise FedllmError(findings.fault)
     return findings.public_json()

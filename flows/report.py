@@ -8,7 +8,7 @@ from prefect.artifacts import create_link_artifact
 from fedllm.coordinator.training import Training
 from fedllm.errors import LeaseError
 from fedllm.logs import about
-from flows.tasks import _unless_away
+from flows.tasks import unless_away
 
 
 @contextmanager
@@ -20,9 +20,9 @@ def reported(training: Training) -> Iterator[None]:
         except LeaseError:
             raise  # another coordinator leads: the report is its to make
         except Exception:
-            _unless_away(lambda: _link(training))
+            unless_away(lambda: _link(training))
             raise
-        _unless_away(lambda: _link(training))
+        unless_away(lambda: _link(training))
 
 
 def _link(training: Training) -> None:

@@ -34,7 +34,7 @@ def _worth_retrying(_task: object, _run: TaskRun, state: State[Any]) -> bool:
     return False
 
 
-def _unless_away(show: Callable[[], None]) -> None:
+def unless_away(show: Callable[[], None]) -> None:
     """Show an artifact; a Prefect server that is away costs the picture, never the training."""
     try:
         show()
@@ -75,16 +75,16 @@ class PrefectSteps:
         @task(name="dp-audit", task_run_name="round-{number} dp-audit", **_STEP)
         def dp_audit(number: int, outcomes: list[SiteOutcome]) -> Audited:
             done = steps.dp_audit(number, outcomes)
-            _unless_away(lambda: self._show_audit(number, done))
-            _unless_away(lambda: self._show_budget(number))
-            _unless_away(lambda: self._show_security(number))
+            unless_away(lambda: self._show_audit(number, done))
+            unless_away(lambda: self._show_budget(number))
+            unless_away(lambda: self._show_security(number))
             absent = {
                 outcome.site: outcome.status
                 for outcome in outcomes
                 if outcome.status in {"declined", "silent"}
             }
-            _unless_away(lambda: events.tell_of_sites(self._training, number, done, absent))
-            _unless_away(lambda: events.tell_of_budgets(self._training, number))
+            unless_away(lambda: events.tell_of_sites(self._training, number, done, absent))
+            unless_away(lambda: events.tell_of_budgets(self._training, number))
             return done
 
         @task(name="aggregate", task_run_name="round-{number} aggregate", **_STEP)
@@ -96,14 +96,14 @@ class PrefectSteps:
         @task(name="evaluate", task_run_name="round-{number} evaluate", **_STEP)
         def evaluate(number: int) -> Evaluated:
             done = steps.evaluate(number)
-            _unless_away(self._show_metrics)
+            unless_away(self._show_metrics)
             return done
 
         @task(name="release", task_run_name="round-{number} release", **_STEP)
         def release(number: int) -> Released:
             done = steps.release(number)
-            _unless_away(lambda: self._show_release(number, done))
-            _unless_away(lambda: events.tell_of_round(self._training, number, done))
+            unless_away(lambda: self._show_release(number, done))
+            unless_away(lambda: events.tell_of_round(self._training, number, done))
             return done
 
         self._dispatch, self._remote_local_train, self._dp_audit = dispatch, remote_local_train, dp_audit

@@ -72,6 +72,27 @@ def test_an_error_of_ours_that_speaks_of_settings_keeps_its_line() -> None:
     assert fields(record(LeaseError("another coordinator leads")))["reason"] == "another coordinator leads"
 
 
+def passed(msg: object, args: Any) -> logging.LogRecord:  # noqa: ANN401 - as logging takes them
+    return logging.LogRecord("fedllm.training.dp", logging.WARNING, __file__, 1, msg, args, None)
+
+
+@pytest.mark.parametrize("error", [ValueError(RECORD), DataError(f"record 7: {RECORD}"), KeyError(RECORD)])
+def test_an_exception_within_a_message_is_told_by_its_type(error: Exception) -> None:
+    kind = type(error).__name__
+    assert fields(passed("left out: %s", (error,)))["message"] == f"left out: {kind}"
+    assert fields(passed("left out: %r, %d", (error, 7)))["message"] == f"left out: {kind!r}, 7"
+    assert fields(passed("left out: %(why)s", ({"why": error},)))["message"] == f"left out: {kind}"
+    assert fields(passed(error, ()))["message"] == kind
+    said = passed("left out: %s", (error,))
+    fields(said)
+    assert RECORD in said.getMessage()  # a site's own plain lines keep it
+
+
+def test_an_error_within_a_message_that_speaks_of_settings_keeps_its_line() -> None:
+    said = passed("%s is over: %s", ("run-1", LeaseError("another coordinator leads")))
+    assert fields(said)["message"] == "run-1 is over: another coordinator leads"
+
+
 @pytest.mark.parametrize(("value", "asked"), [("", False), ("text", False), ("json", True)])
 def test_the_variable_asks_for_json(monkeypatch: pytest.MonkeyPatch, value: str, asked: bool) -> None:
     monkeypatch.setenv("FEDLLM_LOG", value)

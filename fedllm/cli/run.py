@@ -176,11 +176,12 @@ def _text(told: dict[str, Any]) -> str:
     out = Console(file=StringIO(), width=100, highlight=False)
     out.print(_table(told))
     version = told["model"]["uri"] or "waits for MLflow"
-    beside = told["seconds"]["per_round_overhead"]
+    total, beside = told["seconds"]["total"], told["seconds"]["per_round_overhead"]
+    took = f" in {total:.0f} s" if total is not None else ""
     overhead = f", {beside:.1f} s a round beside training and evaluation" if beside is not None else ""
     out.print(
-        f"run {told['run_id']}: {told['status']} ({told['stop_reason']}), {told['rounds']} rounds in "
-        f"{told['seconds']['total']:.0f} s{overhead}"
+        f"run {told['run_id']}: {told['status']} ({told['stop_reason']}), "
+        f"{told['rounds']} rounds{took}{overhead}"
     )
     out.print(f"best model: {version}, SHA-256 {told['model']['sha256']}")
     out.print(f"privacy: {told['privacy']['words']}")

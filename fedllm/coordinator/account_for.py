@@ -16,6 +16,12 @@ from fedllm.privacy.ledger_audit import (
 from fedllm.privacy.terms import PrivacyPlan, told_in_words
 from fedllm.privacy.update_audit import LONGEST_REASON
 
+# With a site as the unit, what is told of a check whose own reason quotes the update's norm.
+_UNQUOTED = {
+    "norm": "its norm is not one that the plan allows",
+    "noise": "it holds less noise than the plan asks for",
+}
+
 
 def account_for(
     journal: Journal, plan: Plan, outcome: SiteOutcome, verdict: Verdict, keys: PublicKeys | None
@@ -26,6 +32,8 @@ def account_for(
     """
     privacy = plan.privacy
     assert privacy is not None  # noqa: S101 - the caller has looked
+    if privacy.unit == "site":
+        verdict = _without_norm(verdict)
     finding = _finding(journal, plan, privacy, outcome, keys) if keys and outcome.ledger else None
     if finding is None:
         told = verdict.model_copy(update={"privacy": told_in_words(privacy, None)})
@@ -39,8 +47,6 @@ def account_for(
         head = LedgerHead(dataset=newest.dataset, seq=newest.seq, sha256=newest.sha256)
     told = verdict.model_copy(
         update={
-            # A single update's norm holds a share of the noise alone: that is the coordinator's to know.
-            "norm": None if privacy.unit == "site" else verdict.norm,
             "privacy": told_in_words(privacy, finding.epsilon),
             "epsilon": finding.epsilon,
             "ledger": head,
@@ -48,6 +54,12 @@ def account_for(
         }
     )
     return _refused(told, finding.reason, {}) if finding.failed and told.accepted else told
+
+
+def _without_norm(verdict: Verdict) -> Verdict:
+    """A single update's norm holds a share of the noise alone: the coordinator's to know, no site's."""
+    reason = next((told for check, told in _UNQUOTED.items() if verdict.checks.get(check) == "fail"), None)
+    return verdict.model_copy(update={"norm": None, "reason": reason or verdict.reason})
 
 
 def _finding(

@@ -20,6 +20,7 @@ from fedllm.coordinator.release import released
 from fedllm.coordinator.training import Training
 from fedllm.privacy.accounting import ACCOUNTANT
 from fedllm.privacy.terms import NO_DP, TRUST, told_in_words
+from fedllm.tracking.intervals import wilson
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class RunResult:
     eval: dict[str, Any]  # the best round's metrics, `by_group` among them
     baseline: dict[str, Any]
     sites: dict[str, dict[str, Any]]
-    seconds: dict[str, float | None]  # per_round_overhead is None under DP: sites keep their times
+    seconds: dict[str, float | None]  # None under DP: sites keep their times, also within a sum
     by_round: dict[int, dict[str, float]]  # metrics of every round, 0 is zero-shot
     privacy: dict[str, Any]  # what may be claimed; `words` says it in a line
 
@@ -86,7 +87,9 @@ def result(training: Training) -> RunResult:
         baseline={"zero_shot": grouped(dict(measured[0].metrics))},
         sites=sites,
         seconds={
-            "total": (row.finished or max(times.values())) - row.started,
+            "total": None
+            if training.config.privacy.on
+            else (row.finished or max(times.values())) - row.started,
             "per_round_overhead": _overhead(training, played, times),
         },
         by_round={number: dict(done.metrics) for number, done in measured.items()},
@@ -98,11 +101,8 @@ def _precision(measured: Evaluated) -> dict[str, Any]:
     """On how many records, and where accuracy lies with 95 % confidence (Wilson 1927)."""
     told: dict[str, Any] = {"records": measured.records}
     if "accuracy" in measured.metrics and measured.records:
-        from scipy.stats import binomtest
-
         right = round(measured.metrics["accuracy"] * measured.records)
-        low, high = binomtest(right, measured.records).proportion_ci(method="wilson")
-        told["accuracy_interval"] = [float(low), float(high)]
+        told["accuracy_interval"] = list(wilson(right, measured.records))
     return told
 
 

@@ -181,6 +181,8 @@ class _Record:
         """When each step of each round ended, s since 1970; waiting for sites ends with the last of them."""
         ends: dict[int, dict[str, float]] = {}
         for (number, step), done in self._done.items():
+            if step == REFUSED:
+                continue  # of a release that was offered again, perhaps rounds later
             of_round, name = ends.setdefault(number, {}), step.partition(" ")[0]
             of_round[name] = max(done.at, of_round.get(name, 0.0))
         return ends
@@ -199,9 +201,6 @@ def _site(site: str, did: SiteOutcome | None, verdict: Verdict | None, down: int
         status=did.status if did else "asked",
         reason=one_line(reason),
         accepted=verdict.accepted if verdict else None,
-        steps=did.steps if did else 0,
-        loss=did.loss if did else None,
-        norm=verdict.norm if verdict else None,
         epsilon=verdict.epsilon if verdict else None,
         bytes_up=did.payload.sealed_bytes if did and did.payload else 0,
         bytes_down=down,

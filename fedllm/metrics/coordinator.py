@@ -21,13 +21,13 @@ from fedllm.coordinator.release_queue import waiting_releases
 from fedllm.coordinator.tables import LeaseRow, OutcomeRow
 from fedllm.coordinator.training_facts import training_facts
 from fedllm.exchange.messages import Roster
-from fedllm.metrics.sites_seen import sites_seen
+from fedllm.metrics.sites_seen import Lookout
 from fedllm.metrics.tally import Durations, Tally, tally
-from fedllm.report.facts import STEPS
+from fedllm.report.facts import STEPS, WAIT
+from fedllm.secure.events import KINDS
 
 RUNS = 10  # newest ones that are told by name
 GROUPS = 50  # of the public set that are told by name
-FORMER = "former sites"  # together: no site's name holds a space
 STATUSES = ("running", "completed", "failed", "cancelled", "crashed")
 MISSED = ("declined", "failed", "silent", "refused", "not counted")
 
@@ -42,6 +42,7 @@ class CoordinatorMetrics(Collector):
 
     def __init__(self, config: FederationConfig, journal: Journal) -> None:
         self._config, self._journal, self._name = config, journal, config.name
+        self._lookout = Lookout(config, journal)
         self._kept: dict[str, tuple[tuple[int, str, float | None], Tally]] = {}
         self._lock = threading.Lock()  # two scrapes at once would count the same runs twice over
 
@@ -58,9 +59,9 @@ class CoordinatorMetrics(Collector):
                 *self._of_sites(tallies),
                 *self._of_newest(tallies[-RUNS:]),
                 *self._of_journal(),
-                *self._of_store(),
             ]
         yield from told
+        yield from self._of_store()  # may take a while, and needs no lock
 
     def _tallies(self) -> list[Tally]:
         """A tally a run, oldest first; counted again where something was added."""
@@ -95,7 +96,7 @@ class CoordinatorMetrics(Collector):
             for one in tallies:
                 if step in one.seconds:
                     every.merge(one.seconds[step])
-            if every.cumulative[-1][1]:
+            if step != WAIT or not self._config.privacy.on or every.rounds:
                 seconds.add_metric([self._name, step], every.cumulative, every.total)
         yield seconds
         carried = _counter("fedllm_bytes", "Sealed bytes of models and updates", "direction")
@@ -104,15 +105,17 @@ class CoordinatorMetrics(Collector):
         yield carried
 
     def _of_sites(self, tallies: list[Tally]) -> Iterator[Metric]:
-        """Sites that left the roster are counted together: names cannot grow without end."""
+        """Of the roster alone: names cannot grow without end.
+
+        Nor are sites that left counted together: the sum would leap by all that a site did, once it leaves.
+        """
         kept = self._journal.roster()
-        roster = {site.name for site in Roster.model_validate_json(kept).sites} if kept else set()
+        names = sorted(site.name for site in Roster.model_validate_json(kept).sites) if kept else []
         ends: Counter[tuple[str, str]] = Counter()
         for one in tallies:
             for site, how in one.sites.items():
                 for end, count in how.items():
-                    ends[site if site in roster else FORMER, end] += count
-        names = sorted({site for site, _ in ends} | roster)
+                    ends[site, end] += count
         missed = _counter(
             "fedllm_sites_failed", "Rounds in which a site's update did not count", "site", "kind"
         )
@@ -128,6 +131,11 @@ class CoordinatorMetrics(Collector):
             "fedllm_epsilon_spent", "Epsilon of a site in a training; absent without DP", "run", "site"
         )
         budget = _gauge("fedllm_epsilon_budget", "The most that a site may spend in a training", "run")
+        unpaid = _gauge(
+            "fedllm_rounds_unpaid",
+            "Rounds that a running training still wants and its privacy plan does not pay for",
+            "run",
+        )
         begun = _gauge("fedllm_run_started_timestamp_seconds", "When a training began", "run")
         newest = _gauge("fedllm_round", "The newest finished round", "run")
         accuracy = _gauge("fedllm_eval_accuracy", "Accuracy of the newest round on the public set", "run")
@@ -143,6 +151,7 @@ class CoordinatorMetrics(Collector):
             for family, value in (
                 (begun, one.started),
                 (budget, one.budget),
+                (unpaid, one.unpaid),
                 (newest, one.newest),
                 (accuracy, measured.get("accuracy")),
                 (loss, measured.get("loss")),
@@ -151,7 +160,7 @@ class CoordinatorMetrics(Collector):
             ):
                 if value is not None:
                     family.add_metric(place, value)
-        yield from (spent, budget, begun, newest, accuracy, loss, zero, drift, self._groups(tallies))
+        yield from (spent, budget, unpaid, begun, newest, accuracy, loss, zero, drift, self._groups(tallies))
 
     def _groups(self, tallies: list[Tally]) -> Metric:
         name = "fedllm_eval_group_accuracy"
@@ -166,7 +175,8 @@ class CoordinatorMetrics(Collector):
         waiting = _gauge("fedllm_releases_waiting", "Versions that MLflow does not have yet")
         waiting.add_metric([self._name], len(waiting_releases(self._journal)))
         runs = {row.run for row in self._journal.runs()}
-        kinds: Counter[str] = Counter()
+        # A series that begins at 1 would hide its first event: `increase` sees what rises, not what is born.
+        kinds: Counter[str] = Counter(dict.fromkeys(KINDS, 0))
         for event in self._journal.security.events():
             if not event.run or event.run in runs:
                 kinds[event.kind] += event.times
@@ -187,7 +197,7 @@ class CoordinatorMetrics(Collector):
         yield from (waiting, events, leads, disk, built)
 
     def _of_store(self) -> Iterator[Metric]:
-        found = sites_seen(self._config, self._journal)
+        found = self._lookout.sites()
         up = _gauge("fedllm_store_up", "Whether the store answered")
         up.add_metric([self._name], found is not None)
         sites = _gauge("fedllm_sites", "Sites of the roster")

@@ -11,6 +11,7 @@ from fedllm.agent.accounts import Accounts
 from fedllm.agent.memory import Memory
 from fedllm.errors import LedgerError
 from fedllm.privacy.ledger_table import DatasetSpent, spent_by
+from fedllm.secure.events import KINDS
 
 OUTCOMES = ("sent", "declined", "failed")
 
@@ -51,7 +52,7 @@ class SiteMetrics(Collector):
         trained = _counter("fedllm_site_training_seconds", "Seconds of training")
         trained.add_metric([site], told.seconds)
         events = _counter("fedllm_site_security_events", "What this site refused, by kind", "kind")
-        refused: Counter[str] = Counter()
+        refused: Counter[str] = Counter(dict.fromkeys(KINDS, 0))  # see the coordinator's: born at 0
         for event in self._memory.security.events():
             refused[event.kind] += event.times
         for kind, times in sorted(refused.items()):

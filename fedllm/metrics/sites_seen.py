@@ -1,16 +1,19 @@
 """When each site was last seen: read from its card in the store, as dispatch does; nothing is written."""
 
 import logging
+import threading
 from dataclasses import dataclass
 
 from fedllm.config import FederationConfig
 from fedllm.coordinator.dispatch import FRESH
 from fedllm.coordinator.journal import Journal, coordinator_folder
-from fedllm.coordinator.members import coordinator_identity, roster_of, store_access
-from fedllm.errors import ExchangeError, FedllmError, ObjectNotFoundError, RefusedError
+from fedllm.coordinator.members import coordinator_identity, store_access
+from fedllm.errors import ObjectNotFoundError, RefusedError
 from fedllm.exchange.keys import Layout
 from fedllm.exchange.mailbox import Mailbox
-from fedllm.exchange.messages import Card, PublicKeys
+from fedllm.exchange.messages import Card, PublicKeys, Roster
+
+WITHIN = 5.0  # s: Prometheus gives a scrape up after 10, while a store's own retries take over a minute
 
 log = logging.getLogger(__name__)
 
@@ -24,18 +27,48 @@ class Seen:
     live: bool
 
 
-def sites_seen(config: FederationConfig, journal: Journal) -> list[Seen] | None:
-    """Look at the card of every site of the roster; None while the store does not answer."""
-    if not (coordinator_folder(config.name) / "keys").exists():
-        return []  # no site was ever added; looking makes no keys
-    try:
-        identity = coordinator_identity(config.name)
-        mailbox = Mailbox(store_access(config).connect(), Layout(config.name), identity)
-        now = mailbox.store.now()
-        return [_seen(mailbox, keys, now) for keys in roster_of(journal, identity).sites]
-    except (ExchangeError, FedllmError) as error:
-        log.warning("the sites' cards cannot be read: %s", error)
-        return None
+class Lookout:
+    """Looks at the card of every site of the roster, one look at a time.
+
+    Args:
+        config: the federation.
+        journal: its journal; the caller closes it.
+    """
+
+    def __init__(self, config: FederationConfig, journal: Journal) -> None:
+        self._config, self._journal = config, journal
+        self._look: _Look | None = None
+
+    def sites(self) -> list[Seen] | None:
+        """What is seen now; None while the store does not answer, or not in time: the look goes on then."""
+        if not (coordinator_folder(self._config.name) / "keys").exists():
+            return []  # no site was ever added; looking makes no keys
+        look = self._look
+        if look is None or not look.is_alive():
+            kept = self._journal.roster()
+            look = self._look = _Look(self._config, Roster.model_validate_json(kept).sites if kept else ())
+            look.start()
+        look.join(WITHIN)
+        return look.found
+
+
+class _Look(threading.Thread):
+    """A look of its own, for a store that swallows what it is sent cannot be hurried; it reads no journal."""
+
+    def __init__(self, config: FederationConfig, sites: tuple[PublicKeys, ...]) -> None:
+        super().__init__(name="sites-seen", daemon=True)
+        self._config, self._sites = config, sites
+        self.found: list[Seen] | None = None
+
+    def run(self) -> None:
+        """Look."""
+        try:
+            identity, name = coordinator_identity(self._config.name), self._config.name
+            mailbox = Mailbox(store_access(self._config).connect(), Layout(name), identity)
+            now = mailbox.store.now()
+            self.found = [_seen(mailbox, keys, now) for keys in self._sites]
+        except Exception as error:  # noqa: BLE001 - whatever a store does, a scrape tells the rest
+            log.warning("the sites' cards cannot be read: %s", error)
 
 
 def _seen(mailbox: Mailbox, keys: PublicKeys, now: float) -> Seen:

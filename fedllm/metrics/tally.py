@@ -28,6 +28,11 @@ class Durations:
         self.total += other.total
 
     @property
+    def rounds(self) -> int:
+        """How many there were."""
+        return sum(self.counts)
+
+    @property
     def cumulative(self) -> list[tuple[str, float]]:
         """Buckets as Prometheus has them: each with all that were shorter."""
         told, seen = [], 0
@@ -52,6 +57,9 @@ class Tally:
     bytes_down: int
     epsilon: dict[str, float]  # by site; empty without DP, and where no ledger could be checked
     budget: float | None
+    unpaid: (
+        int | None
+    )  # rounds wanted beyond those that the privacy plan pays for; None unless it runs under DP
     quality: Quality | None  # of the newest round
     zero_shot: Quality | None
     drift: float | None  # of the newest round
@@ -77,7 +85,16 @@ def tally(facts: TrainingFacts) -> Tally:
         bytes_down=sum(one.bytes_down for one in totals),
         epsilon={one.site: one.epsilon for one in totals if one.epsilon is not None},
         budget=facts.privacy.epsilon if facts.privacy else None,
+        unpaid=_unpaid(facts),
         quality=newest.quality if newest else None,
         zero_shot=facts.zero_shot,
         drift=newest.drift if newest else None,
     )
+
+
+def _unpaid(facts: TrainingFacts) -> int | None:
+    """Failed rounds are made up for, and were paid for nevertheless."""
+    if facts.privacy is None or facts.status != "running":
+        return None
+    failed = sum(one.state == "failed" for one in facts.rounds)
+    return max(0, facts.config.rounds.max + failed - facts.privacy.rounds)

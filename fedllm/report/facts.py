@@ -1,6 +1,6 @@
 """What a training came to, as its report and its metrics tell it.
 
-Under DP nothing in here rests on a site's records: counts, losses and seconds of training are None or absent.
+It holds no site's counts and losses, and under DP no seconds that sites trained for either.
 """
 
 from collections.abc import Mapping
@@ -23,9 +23,6 @@ class SiteInRound:
     status: str  # asked, updated, declined, failed, silent, refused
     reason: str = ""  # the site's own words, or the audit's
     accepted: bool | None = None  # whether its update counts; None: the round was not closed
-    steps: int = 0
-    loss: float | None = None  # mean of its training; None under DP
-    norm: float | None = None  # L2 of its update
     epsilon: float | None = None  # spent in this training so far
     bytes_up: int = 0
     bytes_down: int = 0

@@ -65,7 +65,8 @@ def epsilon_by_round(facts: TrainingFacts) -> LineChart | None:
         return None
     points = [Point(one.number, one.epsilon) for one in facts.rounds if one.epsilon is not None]
     levels = {"budget": ("budget", facts.privacy.epsilon)}
-    return line_chart("epsilon", "Largest ε of the sites, by round", points, levels=levels, from_zero=True)
+    title = "Largest ε of the sites, by round"
+    return line_chart("epsilon", title, points, levels=levels, from_zero=True, told=words.epsilon)
 
 
 def epsilon_by_site(facts: TrainingFacts, totals: tuple[SiteTotal, ...]) -> RowChart | None:

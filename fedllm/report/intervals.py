@@ -1,17 +1,7 @@
 """How sure a measured accuracy is."""
 
-from functools import cache
-
 from fedllm.report.facts import Quality
-
-
-@cache
-def wilson(right: int, records: int) -> tuple[float, float]:
-    """Where a share lies with 95 % confidence (Wilson 1927), both ends between 0 and 1."""
-    from scipy.stats import binomtest
-
-    low, high = binomtest(right, records).proportion_ci(method="wilson")
-    return float(low), float(high)
+from fedllm.tracking.intervals import wilson
 
 
 def interval(quality: Quality, group: str | None = None) -> tuple[float, float] | None:

@@ -1,8 +1,9 @@
 """A chart of one line over the rounds, as geometry: a template draws it as SVG in colours of the theme."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from fedllm.report.scale import WIDTH, Tick, round_ticks, shown, tick_text
 
@@ -79,6 +80,7 @@ def line_chart(  # noqa: PLR0913 - what a chart is made of, each named by the ca
     levels: Mapping[str, tuple[str, float]] | None = None,
     percent: bool = False,
     from_zero: bool = False,
+    told: Callable[[float], str] | None = None,
 ) -> LineChart | None:
     """A line over the rounds; None where there is nothing to draw.
 
@@ -89,7 +91,9 @@ def line_chart(  # noqa: PLR0913 - what a chart is made of, each named by the ca
         levels: by kind, the name and the value of a line to compare with.
         percent: values are shares, shown as percentages.
         from_zero: the axis begins at 0.
+        told: a value as people read it, where rounding to the nearest is not right.
     """
+    say = told or partial(shown, percent=percent)
     points = [point for point in points if math.isfinite(point.value)]
     if not points:
         return None
@@ -108,15 +112,15 @@ def line_chart(  # noqa: PLR0913 - what a chart is made of, each named by the ca
 
     def dot(point: Point) -> Dot:
         edges = point.interval
-        told = f"{'zero-shot' if point.round == 0 else f'round {point.round}'}: {shown(point.value, percent)}"
+        text = f"{'zero-shot' if point.round == 0 else f'round {point.round}'}: {say(point.value)}"
         if edges:
-            told += f", 95 % interval {shown(edges[0], percent)} to {shown(edges[1], percent)}"
+            text += f", 95 % interval {say(edges[0])} to {say(edges[1])}"
         return Dot(
             x(point.round),
             y(point.value),
             y(edges[0]) if edges else None,
             y(edges[1]) if edges else None,
-            told,
+            text,
         )
 
     dots = tuple(dot(point) for point in points)
@@ -124,11 +128,9 @@ def line_chart(  # noqa: PLR0913 - what a chart is made of, each named by the ca
     return LineChart(
         key=key,
         title=title,
-        summary="; ".join(
-            [*(d.text for d in dots[-8:]), *(f"{n}: {shown(v, percent)}" for _, n, v in lines)]
-        ),
+        summary="; ".join([*(d.text for d in dots[-8:]), *(f"{n}: {say(v)}" for _, n, v in lines)]),
         dots=dots,
-        levels=_apart([(kind, f"{name} {shown(value, percent)}", y(value)) for kind, name, value in lines]),
+        levels=_apart([(kind, f"{name} {say(value)}", y(value)) for kind, name, value in lines]),
         x_ticks=tuple(Tick(x(n), str(n)) for n in _whole_ticks(first, points[-1].round)),
         y_ticks=tuple(Tick(y(value), tick_text(value, ticks, percent=percent)) for value in ticks),
     )

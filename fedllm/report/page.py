@@ -32,7 +32,7 @@ def render(facts: TrainingFacts, *, made: float | None = None) -> str:
         .get_template("page.html.j2")
         .render(
             facts=facts,
-            made=words.moment(time.time() if made is None else made),
+            made=_made(facts, time.time() if made is None else made),
             figures=tables.figures(facts, totals),
             asked=tables.asked(facts),
             quality=figures.quality_by_round(facts),
@@ -58,6 +58,11 @@ def render(facts: TrainingFacts, *, made: float | None = None) -> str:
             words=words,
         )
     )
+
+
+def _made(facts: TrainingFacts, at: float) -> str:
+    """When the page was made: at a training's end, mostly, so under DP the date alone, as with that end."""
+    return words.day(at) if facts.config.privacy.on else words.moment(at)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import time
 
-from fedllm.tracking.budget import shown as rounded_up
+from fedllm.privacy.accounting import shown as rounded_up
 
 ABSENT = "\N{EN DASH}"
 
@@ -55,6 +55,11 @@ def seconds(value: float | None) -> str:
 def moment(at: float | None) -> str:
     """A time, in UTC."""
     return ABSENT if at is None else time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(at))
+
+
+def day(at: float) -> str:
+    """A day, in UTC."""
+    return time.strftime("%Y-%m-%d", time.gmtime(at))
 
 
 def plural(count: int, word: str) -> str:

@@ -9,6 +9,9 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from fedllm.errors import RefusedError
 from fedllm.text import LONGEST, one_line
 
+# Every kind there is: those of the RefusedErrors, a plan that a site's policy declines, a site taken out.
+KINDS = ("refused", "replay", "equivocation", "quota", "policy", "budget", "ledger", "revoked")
+
 MOST_REASONS = 1000  # different ones a party and run: a flood of refusals fills no disk
 
 
@@ -33,7 +36,7 @@ class _EventRow(_Table):
 class SecurityEvent:
     """One reason for a refusal, and how often it was met."""
 
-    kind: str  # refused, replay, equivocation, quota, policy
+    kind: str  # one of KINDS
     party: str  # whom it is about: a site, the coordinator, or the store
     run: str
     round: int

@@ -43,7 +43,7 @@ def reactions(federation: str, deployments: Mapping[str, Mapping[str, Any]]) -> 
     rounds = [entry["id"] for name, entry in sorted(deployments.items()) if name.startswith(f"{_ROUND}/")]
     run = [_act("run-deployment", found, parameters={"run_id": _NAMED_RUN}) for found in rounds[:1]]
     found = [
-        (BUDGET, "fedllm.budget.low", pause, "A site has less than a tenth of a training's epsilon left."),
+        (BUDGET, "fedllm.budget.low", pause, "A training wants more rounds than its privacy plan paid for."),
         (REFUSED, "fedllm.review.refused", pause, "Nothing more is trained on a refused line unasked."),
         (NEW_DATA, "fedllm.federation.new-data", run, "The flow site-watch counts different sites."),
         (SILENT_SITE, "fedllm.site.silent", [{"type": "do-nothing"}], "Add a notification to be told."),

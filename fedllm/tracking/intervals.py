@@ -1,8 +1,9 @@
-"""How far two models differ on the public set, with 95 % intervals."""
+"""How good a model is on the public set, and how far two differ, with 95 % intervals."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 CONFIDENCE = 0.95
 
@@ -16,6 +17,20 @@ class Difference:
     high: float
 
 
+@cache
+def wilson(right: int, records: int) -> tuple[float, float]:
+    """Where a share lies, both ends between 0 and 1 (Wilson 1927, JASA 22:209-212).
+
+    >>> low, high = wilson(56, 70)
+    >>> f"{low:.4f} {high:.4f}"
+    '0.6918 0.8770'
+    """
+    from scipy.stats import binomtest
+
+    low, high = binomtest(right, records).proportion_ci(CONFIDENCE, method="wilson")
+    return float(low), float(high)
+
+
 def unpaired(right: int, records: int, other_right: int, other_records: int) -> Difference:
     """Difference of two independent shares, p1 - p2.
 
@@ -27,7 +42,7 @@ def unpaired(right: int, records: int, other_right: int, other_records: int) -> 
     '0.0524 0.3339'
     """
     p, q = right / records, other_right / other_records
-    (l1, u1), (l2, u2) = _wilson(right, records), _wilson(other_right, other_records)
+    (l1, u1), (l2, u2) = wilson(right, records), wilson(other_right, other_records)
     low = p - q - math.hypot(p - l1, u2 - q)
     high = p - q + math.hypot(u1 - p, q - l2)
     return Difference(p - q, low, high)
@@ -69,7 +84,7 @@ def paired(pairs: Pairs) -> Difference:
     n = pairs.records
     first, second = pairs.both + pairs.first, pairs.both + pairs.second
     p, q = first / n, second / n
-    (l1, u1), (l2, u2) = _wilson(first, n), _wilson(second, n)
+    (l1, u1), (l2, u2) = wilson(first, n), wilson(second, n)
     phi = _phi(pairs, first, second)
     below, above = (p - l1, u2 - q), (u1 - p, q - l2)
     value = (pairs.first - pairs.second) / n
@@ -99,13 +114,6 @@ def paired_mean(differences: Sequence[float]) -> Difference:
     error = math.sqrt(math.fsum((d - mean) ** 2 for d in differences) / (n - 1) / n)
     reach = float(t.ppf((1 + CONFIDENCE) / 2, n - 1)) * error
     return Difference(mean, mean - reach, mean + reach)
-
-
-def _wilson(right: int, records: int) -> tuple[float, float]:
-    from scipy.stats import binomtest
-
-    low, high = binomtest(right, records).proportion_ci(CONFIDENCE, method="wilson")
-    return float(low), float(high)
 
 
 def _phi(pairs: Pairs, first: int, second: int) -> float:

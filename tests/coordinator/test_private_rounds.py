@@ -1,5 +1,6 @@
 """dp-audit under differential privacy: real ledgers of played sites, and what dishonest ones show."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -296,6 +297,26 @@ def test_a_site_level_round_divides_by_the_sites_of_the_plan_also_when_one_is_ab
         after = decode_flat(read_model(training, made.model), size)
     assert len(counted) == 2
     assert torch.allclose((after - before).double(), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("fault", "scale", "check"),
+    [("none", 1.05, ""), ("no ledger", 1.05, "chain"), ("too long", 20.0, "norm"), ("quiet", 0.5, "noise")],
+)
+def test_with_a_site_as_the_unit_no_verdict_tells_an_updates_norm(  # noqa: PLR0913, PLR0917 - a case's fields
+    config: FederationConfig, sites: Played, books: dict[str, Book], fault: str, scale: float, check: str
+) -> None:
+    privacy = {"unit": "site", "epsilon": 8.0, "clip": 0.1, "delta": 1e-5}
+    with private_round(config, sites, privacy) as round_:
+        for name, book in books.items():
+            mine = name == "nyt"
+            ledger = book.account(round_.plan)
+            send(round_, name, () if mine and fault == "no ledger" else ledger, scale if mine else 1.05)
+        found = audited(round_)
+    assert [verdict.norm for verdict in found.values()] == [None] * 3
+    assert found["nyt"].accepted == (fault == "none")
+    assert not check or found["nyt"].checks[check] == "fail"
+    assert not re.search(r"\d", found["nyt"].reason)
 
 
 def test_no_round_is_begun_beyond_the_privacy_plan_whoever_insists(

@@ -13,7 +13,7 @@ from prefect.events.schemas.events import Event, Resource
 from prefect.types._datetime import now
 
 from fedllm.coordinator.journal import Journal
-from fedllm.coordinator.outcomes import Audited, Evaluated, Outcome, Released
+from fedllm.coordinator.outcomes import Audited, Evaluated, FailedRound, Outcome, Released
 from fedllm.errors import CancelledError, LeaseError, RoundError
 from fedllm.exchange.messages import Verdict
 from fedllm.privacy.terms import PrivacyPlan
@@ -61,7 +61,7 @@ def training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator["Train
         journal.begin_run("run-1", "{}")
         journal.commit_bytes("trial/privacy/run-1", PLAN.model_dump_json().encode)
         made = SimpleNamespace(
-            config=SimpleNamespace(name="trial", privacy=privacy),
+            config=SimpleNamespace(name="trial", privacy=privacy, rounds=SimpleNamespace(max=PLAN.rounds)),
             run="run-1",
             journal=journal,
             prefect_flow_run=None,
@@ -83,9 +83,31 @@ def keep(training: "Training", number: int, step: str, outcome: Outcome) -> None
     training.journal.once(training.run, number, step, type(outcome), lambda: outcome)
 
 
+def test_a_training_that_goes_as_planned_tells_of_no_budget_though_it_spends_all(
+    training: "Training", heard: Heard
+) -> None:
+    for number, spent in ((1, 1.9), (2, 2.75), (3, 2.9997)):
+        audited(training, number, verdict("amazon", spent))
+        events.tell_of_budgets(training, number)
+    assert heard.events == []
+
+
+def test_a_budget_that_was_low_already_is_told_once_a_failed_round_has_to_be_made_up_for(
+    training: "Training", heard: Heard
+) -> None:
+    audited(training, 1, verdict("amazon", 2.8))
+    events.tell_of_budgets(training, 1)
+    keep(training, 2, "failed", FailedRound(reason="nobody came"))
+    audited(training, 3, verdict("amazon", 2.9))
+    events.tell_of_budgets(training, 3)
+    (event,) = heard.events
+    assert (event.payload["site"], event.payload["round"]) == ("amazon", 3)
+
+
 def test_a_site_with_less_than_a_tenth_of_its_epsilon_left_is_told_once_a_run(
     training: "Training", heard: Heard
 ) -> None:
+    training.config.rounds.max = 4  # type: ignore[misc]  # a stand-in here; the plan pays for three
     audited(training, 1, verdict("amazon", 2.0), verdict("movies", 2.69))
     events.tell_of_budgets(training, 1)
     assert heard.events == []
@@ -110,6 +132,7 @@ def test_without_dp_no_budget_is_low(training: "Training", heard: Heard) -> None
 def test_an_event_that_is_told_again_after_a_resume_has_the_same_id(
     training: "Training", heard: Heard
 ) -> None:
+    training.config.rounds.max = 4  # type: ignore[misc]  # a stand-in here; the plan pays for three
     audited(training, 1, verdict("amazon", 2.9))
     for _ in range(2):
         events.tell_of_budgets(training, 1)

@@ -62,5 +62,5 @@ def test_a_prefect_that_is_away_costs_the_picture_alone(
     def away() -> None:
         raise OSError("nobody answers")
 
-    tasks._unless_away(away)
+    tasks.unless_away(away)
     assert "nobody answers" in caplog.text

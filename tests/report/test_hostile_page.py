@@ -64,7 +64,6 @@ def crowded(hostile: str = "") -> TrainingFacts:
             status,
             reason if status != "updated" else "",
             accepted=status == "updated",
-            steps=10,
             epsilon=0.1 * number,
             bytes_up=123_456,
             bytes_down=345_678,

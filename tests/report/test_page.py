@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
@@ -12,15 +13,19 @@ from pathlib import Path
 
 import pytest
 import yaml
+from sqlalchemy import delete
 
 from fedllm.coordinator.journal import Journal
-from fedllm.coordinator.outcomes import Audited, Evaluated, SiteOutcome
+from fedllm.coordinator.outcomes import Audited, Evaluated, RefusedRelease, SiteOutcome
+from fedllm.coordinator.release import REFUSED
 from fedllm.coordinator.rounds import JournaledSteps, close, play
+from fedllm.coordinator.tables import OutcomeRow
 from fedllm.coordinator.training_facts import training_facts
 from fedllm.errors import ConfigError, RoundError
 from fedllm.privacy.accounting import Event, epsilon
 from fedllm.report import render
 from fedllm.report.facts import TrainingFacts
+from fedllm.report.figures import epsilon_by_round
 from tests.report.conftest import Shown
 from tests.report.trained import configuration, opened
 
@@ -114,18 +119,51 @@ def test_under_dp_it_shows_what_the_ledgers_add_up_to_rounded_up(private: Traini
     assert all(f"{shown:g}" in row_of(private, site) for site in ("east", "north", "west"))
 
 
+def test_no_epsilon_is_shown_as_less_than_it_is(private: TrainingFacts) -> None:
+    spent = 2.99831  # to four digits 2.998, which would be less
+    first = private.rounds[0]
+    sites = tuple(replace(site, epsilon=spent) for site in first.sites)
+    chart = epsilon_by_round(replace(private, rounds=(replace(first, sites=sites),)))
+    assert chart is not None
+    assert [dot.text for dot in chart.dots] == ["round 1: 2.999"]
+    assert "2.999" in chart.summary
+    assert "2.998" not in render(replace(private, rounds=(replace(first, sites=sites),)))
+
+
 def test_under_dp_nothing_that_rests_on_a_sites_records_is_shown(private: TrainingFacts) -> None:
     page = render(private)
     assert "remote-local-train" not in page  # how long sites trained
     assert ", ended" not in page  # nor by subtraction
     assert private.finished is None
-    for one in private.rounds:
-        assert one.state == "finished"
-        assert [site.loss for site in one.sites] == [None] * 3
+    assert [one.state for one in private.rounds] == ["finished"] * 2
     with closing(Journal("private")) as journal:
         finished = journal.run("run-dp").finished  # type: ignore[union-attr]
         assert finished is not None
         assert journal.require("run-dp", 1, "dp-audit", Audited).verdicts[0].epsilon
+
+
+def test_under_dp_the_one_time_of_day_is_that_of_the_beginning(
+    private: TrainingFacts, plain: TrainingFacts
+) -> None:
+    began = private.started
+    of_day = re.compile(r"\d\d:\d\d")
+    page = Text(render(private, made=began + 7260)).words  # as at the training's end, two hours later
+    assert of_day.findall(page) == [time.strftime("%H:%M", time.gmtime(began))]
+    assert f"Made {time.strftime('%Y-%m-%d', time.gmtime(began + 7260))} by" in page
+    assert len(of_day.findall(words(plain))) == 3  # begun, ended, made
+
+
+def test_a_release_that_mlflow_refuses_rounds_later_lengthens_no_round(private: TrainingFacts) -> None:
+    with closing(Journal("private")) as journal:
+        refused = RefusedRelease(reason="a name that is taken")
+        journal.once("run-dp", 1, REFUSED, RefusedRelease, lambda: refused)
+        try:
+            told = training_facts(journal, "run-dp")
+        finally:
+            with journal.write() as session:
+                session.execute(delete(OutcomeRow).where(OutcomeRow.step == REFUSED))
+    assert told.rounds[0].version.startswith("refused by MLflow")
+    assert [one.seconds for one in told.rounds] == [one.seconds for one in private.rounds]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
