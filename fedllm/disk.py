@@ -18,9 +18,9 @@ _SQLITE = {"SQLITE_FULL", "SQLITE_IOERR_SHMSIZE", "SQLITE_IOERR_SHMMAP"}
 
 def is_full(error: BaseException) -> bool:
     """Whether an error says that a disk has no room."""
-    if isinstance(error, DBAPIError):
-        cause = error.orig
-        return isinstance(cause, sqlite3.Error) and getattr(cause, "sqlite_errorname", "") in _SQLITE
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    if isinstance(cause, sqlite3.Error):
+        return getattr(cause, "sqlite_errorname", "") in _SQLITE
     return isinstance(error, DiskFullError) or (isinstance(error, OSError) and error.errno in _ERRNO)
 
 
@@ -37,7 +37,7 @@ def room(folder: Path, then: str) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, DBAPIError, DiskFullError) as error:
+    except (OSError, DBAPIError, sqlite3.Error, DiskFullError) as error:
         if not is_full(error):
             raise
         raise DiskFullError(f"the disk of {folder} is full: make space, then {then}") from error

@@ -8,12 +8,12 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import IO, Any, BinaryIO, cast
 
 import pyrage
 
+from fedllm.backup.draft import Draft, taken
 from fedllm.backup.manifest import MANIFEST, Manifest, Member
-from fedllm.disk import room, sync_folder
 from fedllm.errors import BackupError, ConfigError
 
 
@@ -71,30 +71,24 @@ def written(out: Path, recipients: Sequence[str]) -> Iterator[BinaryIO]:
     """
     keys = [_recipient(text) for text in recipients]
     if out.exists():
-        raise ConfigError(f"{out} is there already: a backup never overwrites another one")
-    draft = out.with_name(f".{out.name}.{os.getpid()}")
+        raise taken(out)
+    sink = Draft(out)
     try:
-        with room(out.parent, "back up again"), _private(draft) as file:
-            if keys:
-                with _piped(lambda source: pyrage.encrypt_io(source, file, keys)) as clear:
-                    yield clear
-            else:
-                yield file
-        draft.replace(out)
-        sync_folder(out.parent)
-    except OSError as error:
-        raise BackupError(f"cannot write {out}: {error.strerror or error}") from error
+        with sink.kept():
+            sink.open()
+        if keys:
+            with _piped(lambda source: pyrage.encrypt_io(source, sink, keys)) as clear:
+                yield clear
+        else:
+            yield cast("BinaryIO", sink)
+        with sink.kept():
+            sink.publish()
+    except Exception as error:
+        if sink.fault is not None:
+            raise sink.explained() from error
+        raise
     finally:
-        draft.unlink(missing_ok=True)
-
-
-@contextmanager
-def _private(path: Path) -> Iterator[BinaryIO]:
-    path.unlink(missing_ok=True)
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
+        sink.close()
 
 
 def _recipient(text: str) -> Any:  # noqa: ANN401 - pyrage has no types

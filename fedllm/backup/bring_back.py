@@ -3,30 +3,36 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fedllm.backup.databases import refuse_filled as refuse_tables
-from fedllm.backup.databases import restore_postgres
-from fedllm.backup.manifest import DATABASES, HOME, OBJECTS, Manifest, Member
-from fedllm.backup.objects import Shelf
-from fedllm.backup.reading import members, save, verify
-from fedllm.backup.skip_ahead import Retired, retire_reservations, skip_journal, skip_memory
-from fedllm.backup.stores import foreign_shelf, local_shelves, refuse_filled
+from fedllm.backup.inventory import site_homes
+from fedllm.backup.ledgers import Retired, refuse_lost_ledgers, retire_ledgers
+from fedllm.backup.manifest import Manifest
+from fedllm.backup.reading import verify
+from fedllm.backup.skip_ahead import skip_journal, skip_memory
+from fedllm.backup.stores import missing_objects, refuse_filled, shelves_to_fill
+from fedllm.backup.unpack import Unpacking
 from fedllm.config import fedllm_home
-from fedllm.config.home import private_dir
+from fedllm.config.home import RESTORING, private_dir
 from fedllm.coordinator.journal import Journal
-from fedllm.disk import room
+from fedllm.disk import room, sync_folder
 from fedllm.errors import BackupError, ConfigError
-from fedllm.stack.databases import VARIABLES
+from fedllm.postgres_address import is_postgres
+from fedllm.stack.databases import VARIABLES, Databases, named, remember
 from fedllm.stack.place import Place, StackState
+
+if TYPE_CHECKING:
+    from fedllm.backup.objects import Shelf
 
 Progress = Callable[[str], None]
 
 _SPARED = {"cache"}  # what may be in an empty home: it can be made again, and may have cost an hour
-_URLS = VARIABLES | {"journal": "FEDLLM_JOURNAL_URL"}
+_JOURNAL = "FEDLLM_JOURNAL_URL"
 
 
 @dataclass(frozen=True)
@@ -37,14 +43,16 @@ class Restored:
     objects: int
     retired: tuple[Retired, ...]  # trainings with privacy that cannot go on
     outside: dict[str, tuple[str, ...]]  # by federation, sites that live elsewhere and need new invitations
+    missing: tuple[str, ...] = ()  # keys of the archive that stores which were left as they are do not hold
 
 
-def restore(
+def restore(  # noqa: PLR0913 - what the operator says, each by its name
     archive: Path,
     *,
     identity: Path | None = None,
     keep_objects: bool = False,
     nothing_spent: bool = False,
+    stores: Collection[str] = (),
     progress: Progress = lambda _: None,
 ) -> Restored:
     """Bring a backup back into `$FEDLLM_HOME`, which must be empty.
@@ -54,11 +62,14 @@ def restore(
         identity: file of the age identity that opens a sealed one.
         keep_objects: leave the objects of stores of one's own as they are there.
         nothing_spent: the owner's word that no training with privacy went on after the backup was taken.
+        stores: folders that objects may be written to (`file:///…`): an archive alone must not choose one.
         progress: hears a line for each part.
 
     Raises:
-        ConfigError: the home is not empty, or a database's or store's address or keys are not named.
-        BackupError: the archive is damaged, or a store or database to restore into is not empty.
+        ConfigError: the home is not empty, a database's or store's address or keys are not named, or those of
+            a database are that was in a SQLite file.
+        BackupError: the archive is damaged, a store or database to restore into is not empty, or a privacy
+            ledger cannot be brought back as it must be.
     """
     home = fedllm_home()
     _refuse_filled_home(home)
@@ -67,23 +78,33 @@ def restore(
     urls = _database_urls(manifest)
     for url in urls.values():
         refuse_tables(url)
-    foreign = {b.folder: foreign_shelf(b) for b in manifest.buckets if not b.own and not keep_objects}
+    foreign: dict[str, Shelf] = {}
+    missing: tuple[str, ...] = ()
+    if keep_objects:
+        missing = missing_objects(manifest, progress)
+    else:
+        foreign = shelves_to_fill(manifest, stores)
     for shelf in foreign.values():
         refuse_filled(shelf)
-    spared = {path.name for path in home.iterdir()} if home.exists() else set()
-    try:
-        private_dir(home).chmod(0o700)  # it may have been there, for its cache
-        with room(home, "restore again"):
-            count = _unpack(_Archive(archive, identity, manifest), home, urls, foreign, progress)
-        _forget_ports()
-        _raise_journals(manifest, urls)
-        retired = _raise_sites(home, manifest, nothing_spent=nothing_spent)
-    except BaseException:
-        for path in home.iterdir():
-            if path.name not in spared:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-        raise
-    return Restored(manifest, count, tuple(retired), _outside(manifest, home))
+    with _filled(home) as scratch:
+        unpacking = Unpacking(archive, identity, manifest, scratch, foreign)
+        try:
+            unpacking.files(home)
+            # Before anything that takes long: whatever reads these files from now on must not use them twice.
+            refuse_lost_ledgers(home, manifest.home)
+            retired = () if nothing_spent else tuple(retire_ledgers(home))
+            for memory in (site / "memory.db" for site in site_homes(home)):
+                if memory.exists():
+                    skip_memory(memory.parent, manifest.taken)
+            _forget_addresses(urls)
+            unpacking.databases(urls)
+            outside = _raise_journals(home, manifest, urls.get("journal"))
+            progress("files and databases are back")
+            count = unpacking.objects(home, progress)
+        except BaseException:
+            unpacking.take_back()
+            raise
+    return Restored(manifest, count, retired, outside, missing)
 
 
 def _refuse_filled_home(home: Path) -> None:
@@ -93,122 +114,78 @@ def _refuse_filled_home(home: Path) -> None:
 
 def _database_urls(manifest: Manifest) -> dict[str, str]:
     """Where the dumps of Postgres go."""
-    urls = {}
-    for name in manifest.databases:
-        urls[name] = os.environ.get(_URLS[name], "")
-        if not urls[name].startswith("postgresql"):
-            raise ConfigError(f"{name} was in a Postgres: name an empty database for it in {_URLS[name]}")
-    if "journal" not in urls and os.environ.get(_URLS["journal"]):
-        raise ConfigError("the journal was in a SQLite file: unset FEDLLM_JOURNAL_URL to restore it as one")
+    given = {"journal": os.environ.get(_JOURNAL) or None} | {name: named(name) for name in VARIABLES}
+    urls: dict[str, str] = {}
+    for name, url in given.items():
+        variable = VARIABLES.get(name, _JOURNAL)
+        if name not in manifest.databases:
+            if url is not None:  # the next `up`, or training, would begin in an empty one
+                raise ConfigError(f"the archive holds no dump of {name}: unset {variable} to restore it")
+        elif url is None or not is_postgres(url):
+            raise ConfigError(f"{name} was in a Postgres: name an empty database for it in {variable}")
+        else:
+            urls[name] = url
     return urls
 
 
-@dataclass(frozen=True)
-class _Archive:
-    """An archive that was checked, read again."""
+@contextmanager
+def _filled(home: Path) -> Iterator[Path]:
+    """A home that is filled in the block, with a folder for passing things; empty again if the block fails.
 
-    path: Path
-    identity: Path | None
-    manifest: Manifest
-
-    def save(self, kind: str, folder: Path) -> Iterator[tuple[Member, Path]]:
-        """Each member whose name begins with `kind`, in a file that is gone when the next is asked for."""
-        listed = {member.name: member for member in self.manifest.members}
-        for name, file in members(self.path, self.identity):
-            if not name.startswith(kind):
-                continue
-            if name not in listed:
-                raise BackupError(f"{self.path} changed since it was checked")
-            path = folder / "member"
-            save(file, path, listed[name].sha256)
-            yield listed[name], path
-            path.unlink(missing_ok=True)
-
-
-def _unpack(
-    found: _Archive, home: Path, urls: Mapping[str, str], foreign: Mapping[str, Shelf], progress: Progress
-) -> int:
-    """Files first, since the local store's keys are among them; objects last. Returns how many objects."""
-    with tempfile.TemporaryDirectory(prefix=".restoring-", dir=home) as temporary:
-        scratch = Path(temporary)
-        for member, path in found.save(HOME, scratch):
-            path.chmod(member.mode & 0o755)
-            path.rename(_below(home, member.name.removeprefix(HOME)))
-        for member, path in found.save(DATABASES, scratch):
-            restore_postgres(urls[member.name.removeprefix(DATABASES).removesuffix(".dump")], path)
-        progress("files and databases are back")
-        own = [bucket for bucket in found.manifest.buckets if bucket.own]
-        if not own:
-            return _put_objects(found, foreign, scratch)
-        private_dir(home / "stack")
-        with local_shelves(own, make=True) as local:
-            return _put_objects(
-                found, {shelf.bucket.folder: shelf for shelf in local} | dict(foreign), scratch
-            )
+    While it is filled, and where a restore was killed, nothing else uses it: a file in it says so.
+    """
+    spared = {path.name for path in home.iterdir()} if home.exists() else set()
+    try:
+        private_dir(home).chmod(0o700)  # it may have been there, for its cache
+    except OSError as error:
+        raise BackupError(f"cannot restore into {home}: {error.strerror}") from None
+    marker = home / RESTORING
+    try:
+        with room(home, "restore again"):
+            _touch(marker)
+            with tempfile.TemporaryDirectory(prefix=".restoring-", dir=home) as scratch:
+                yield Path(scratch)
+            _touch(Place(private_dir(home / "stack").parent).restored)
+    except BaseException:
+        for path in home.iterdir():
+            if path.name not in {RESTORING, *spared}:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        marker.unlink(missing_ok=True)
+        raise
+    marker.unlink()
+    sync_folder(home)
 
 
-def _put_objects(found: _Archive, shelves: Mapping[str, Shelf], scratch: Path) -> int:
-    stored = {entry.member: entry for entry in found.manifest.objects}
-    count = 0
-    for member, path in found.save(OBJECTS, scratch):
-        entry = stored[member.name]
-        if (shelf := shelves.get(entry.folder)) is not None:
-            shelf.store(entry, path)
-            count += 1
-    return count
+def _touch(path: Path) -> None:
+    path.touch(mode=0o600)
+    sync_folder(path.parent)
 
 
-def _below(home: Path, name: str) -> Path:
-    """A member's place in the home, with its folder made; nothing leads out of it."""
-    parts = Path(name).parts
-    if not parts or Path(name).is_absolute() or ".." in parts:
-        raise BackupError(f"{name} in the archive leads out of the home: it was not written by fedllm")
-    target = home.joinpath(*parts)
-    private_dir(home)
-    for folder in reversed(target.relative_to(home).parents[:-1]):
-        private_dir(home / folder)
-    return target
-
-
-def _forget_ports() -> None:
-    """The stack finds its ports anew, and registers its deployments again."""
+def _forget_addresses(urls: Mapping[str, str]) -> None:
+    """The stack finds its ports anew, registers its deployments again, and uses this restore's databases."""
     place = Place.here()
     if place.state.exists():
         state = StackState.load(place)
         replace(state, ports={}, deployed="", external_prefect=None).save(place)
+    private_dir(place.folder)
+    remember(place, Databases(prefect=urls.get("prefect"), mlflow=urls.get("mlflow")))
 
 
-def _raise_journals(manifest: Manifest, urls: Mapping[str, str]) -> None:
-    for federation in manifest.federations:
-        with closing(Journal(federation, urls.get("journal"))) as journal:
-            skip_journal(journal, manifest.taken, manifest.home, fedllm_home())
-
-
-def _raise_sites(home: Path, manifest: Manifest, *, nothing_spent: bool) -> list[Retired]:
-    """The sites that live under this home."""
-    retired: list[Retired] = []
-    for memory in sorted(home.glob("simulated/*/*/memory.db")):
-        skip_memory(memory.parent)
-    if not nothing_spent and manifest.keys:
-        for ledger in sorted(home.glob("simulated/*/*/ledger.db")):
-            retired += retire_reservations(ledger.parent)
-    return retired
-
-
-def _outside(manifest: Manifest, home: Path) -> dict[str, tuple[str, ...]]:
-    """Sites of the rosters that are not under this home: the store does not know their users any more."""
+def _raise_journals(home: Path, manifest: Manifest, url: str | None) -> dict[str, tuple[str, ...]]:
+    """Raise each federation's numbers; returns its sites whose users the store does not know any more."""
     outside = {}
     for federation in manifest.federations:
-        with closing(Journal(federation)) as journal:
+        file = f"sqlite:///{home / 'coordinator' / federation / 'journal.db'}"
+        with closing(Journal(federation, url or file)) as journal:
+            skip_journal(journal, manifest.taken, manifest.home, home)
             roster = journal.roster()
-        sites = _site_names(roster) if roster else ()
         there = {path.name for path in (home / "simulated" / federation).glob("*")}
-        if left := tuple(site for site in sites if site not in there):
+        if left := tuple(site for site in _site_names(roster) if site not in there):
             outside[federation] = left
     return outside
 
 
-def _site_names(roster: str) -> tuple[str, ...]:
+def _site_names(roster: str | None) -> tuple[str, ...]:
     from fedllm.exchange.messages import Roster
 
-    return tuple(site.name for site in Roster.model_validate_json(roster).sites)
+    return tuple(site.name for site in Roster.model_validate_json(roster).sites) if roster else ()

@@ -4,19 +4,23 @@ import os
 import shutil
 import sqlite3
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fedllm.disk import room
 from fedllm.errors import BackupError
+from fedllm.postgres_address import is_postgres, libpq, shown, with_driver
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 _MAGIC = b"SQLite format 3\0"
 _BUSY = 60.0  # s for another process' transaction
+_LOCKED = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+_ANSWER = 10  # s for a Postgres to take a connection
 
 
 def is_sqlite(path: Path) -> bool:
@@ -39,7 +43,7 @@ def copy_sqlite(source: Path, target: Path) -> None:
             closing(sqlite3.connect(f"{source.as_uri()}?mode=rw", uri=True, timeout=_BUSY)) as live,
             closing(sqlite3.connect(target)) as copy,
         ):
-            live.backup(copy)
+            live.backup(copy, progress=_not_for_ever(source))
             # One file, with no log beside it.
             copy.execute("PRAGMA journal_mode=DELETE")
             said = copy.execute("PRAGMA quick_check(1)").fetchone()[0]
@@ -47,6 +51,17 @@ def copy_sqlite(source: Path, target: Path) -> None:
         raise BackupError(f"{source} cannot be copied: {error}") from None
     if said != "ok":
         raise BackupError(f"{source} is torn: {str(said).splitlines()[-1]}")
+
+
+def _not_for_ever(source: Path) -> Callable[[int, int, int], None]:
+    """Hears of every step of a copy; sqlite3 itself begins a locked one again without an end."""
+    deadline = time.monotonic() + _BUSY
+
+    def heard(status: int, _remaining: int, _total: int) -> None:
+        if status in _LOCKED and time.monotonic() > deadline:
+            raise BackupError(f"{source} stays locked by another process: end that one, and back up again")
+
+    return heard
 
 
 @contextmanager
@@ -61,7 +76,7 @@ def snapshot(url: str) -> Iterator[tuple["Connection", str | None]]:
 
     postgres = is_postgres(url)
     try:
-        engine = create_engine(url, **({"isolation_level": "REPEATABLE READ"} if postgres else {}))
+        engine = create_engine(with_driver(url), **(_reading() if postgres else {}))
         try:
             with engine.connect() as connection:
                 name = connection.scalar(text("SELECT pg_export_snapshot()")) if postgres else None
@@ -69,12 +84,11 @@ def snapshot(url: str) -> Iterator[tuple["Connection", str | None]]:
         finally:
             engine.dispose()
     except (SQLAlchemyError, ImportError) as error:
-        raise BackupError(f"{_place(url)} cannot be read: {str(error).splitlines()[0]}") from None
+        raise BackupError(f"{shown(url)} cannot be read: {str(error).splitlines()[0]}") from None
 
 
-def is_postgres(url: str) -> bool:
-    """Whether a database is a Postgres."""
-    return url.startswith("postgresql")
+def _reading() -> dict[str, Any]:
+    return {"isolation_level": "REPEATABLE READ", "connect_args": {"connect_timeout": _ANSWER}}
 
 
 def dump_postgres(url: str, target: Path, snapshot_name: str | None = None) -> None:
@@ -88,11 +102,12 @@ def dump_postgres(url: str, target: Path, snapshot_name: str | None = None) -> N
     Raises:
         BackupError: pg_dump is not installed or failed.
     """
-    address, env = _libpq(url)
-    argv = [_program("pg_dump"), "--format=custom", "--no-owner", "--no-privileges", "--file", str(target)]
+    address, env = libpq(url)
+    argv = [_program("pg_dump"), "--format=custom", "--no-owner", "--no-privileges", "--no-password"]
+    argv += ["--file", str(target)]
     argv += [f"--snapshot={snapshot_name}"] if snapshot_name else []
     target.touch(mode=0o600)
-    _run([*argv, "--dbname", address], env, f"{_place(url)} cannot be dumped")
+    _run([*argv, "--dbname", address], env, f"{shown(url)} cannot be dumped")
 
 
 def restore_postgres(url: str, dump: Path) -> None:
@@ -102,15 +117,10 @@ def restore_postgres(url: str, dump: Path) -> None:
         BackupError: the database holds tables already, or pg_restore is not installed or failed.
     """
     refuse_filled(url)
-    address, env = _libpq(url)
-    argv = [
-        _program("pg_restore"),
-        "--no-owner",
-        "--no-privileges",
-        "--exit-on-error",
-        "--single-transaction",
-    ]
-    _run([*argv, "--dbname", address, str(dump)], env, f"{_place(url)} cannot be restored")
+    address, env = libpq(url)
+    argv = [_program("pg_restore"), "--no-owner", "--no-privileges", "--no-password"]
+    argv += ["--exit-on-error", "--single-transaction"]
+    _run([*argv, "--dbname", address, str(dump)], env, f"{shown(url)} cannot be restored")
 
 
 def refuse_filled(url: str) -> None:
@@ -121,18 +131,8 @@ def refuse_filled(url: str) -> None:
         tables = inspect(connection).get_table_names()
     if tables:
         raise BackupError(
-            f"{_place(url)} holds tables already ({tables[0]}, …): a dump goes into an empty database"
+            f"{shown(url)} holds tables already ({tables[0]}, …): a dump goes into an empty database"
         )
-
-
-def _libpq(url: str) -> tuple[str, dict[str, str]]:
-    """The address without its password and driver, and the environment with it."""
-    from sqlalchemy import make_url
-
-    parts = make_url(url)
-    env = os.environ | ({"PGPASSWORD": str(parts.password)} if parts.password else {})
-    plain = parts.set(drivername="postgresql", password=None)
-    return plain.render_as_string(hide_password=False), env
 
 
 def _program(name: str) -> str:
@@ -156,10 +156,3 @@ def _run(argv: list[str], env: dict[str, str], failure: str) -> None:
     if done.returncode:
         said = [line for line in done.stderr.strip().splitlines() if line] or [f"exit {done.returncode}"]
         raise BackupError(f"{failure}: {said[0]}")
-
-
-def _place(url: str) -> str:
-    """A database's address, without a password."""
-    from sqlalchemy import make_url
-
-    return make_url(url).render_as_string(hide_password=True)

@@ -2,23 +2,28 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from enum import IntEnum
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from fedllm.backup.databases import is_sqlite
+from fedllm.errors import BackupError
 
-# What is made again at the next start, or only means something while it runs.
+# What is made again at the next start, or only means something while it runs. An update or a model that
+# a site has opened is fetched or computed again, and in an archive anybody could read it.
 _PASSING = re.compile(
-    r"cache/|stack/(logs|minio-home)/|stack/minio/(?!root\.json$)|stack/prefect/(?!prefect\.db$)"
-    r"|stack/(supervisor.*|client\.env|lock|mlflow-auth\.ini)$"
-    r"|.*(\.lock|\.log|\.part|\.sock|\.pid|-wal|-shm|-journal)$|(.*/)?\.[^/]*$"
+    r"cache/|stack/(logs|minio-home|pages)/|stack/minio/(?!root\.json$)|stack/prefect/(?!prefect\.db$)"
+    r"|stack/(supervisor.*|client\.env|lock|mlflow-auth\.ini|restored)$|restoring$"
+    r"|(?!coordinator/)(.*/)?work/[^/]*\.(update|model)$"
+    r"|.*(\.lock|\.log|\.part|\.sock|\.pid|-wal|-shm|-journal)$|(.*/)?\.[^/]+(/|$)"
 )
 _LARGE = {"cache", "stack/logs", "stack/minio/blocks", "stack/minio/cache"}  # not even looked through
+# With them an update that the coordinator has opened; without, the sealed one is in the archive.
 _PRIVATE = re.compile(
     r"(.*/)?keys(-until-[^/]*)?/|ca/.*\.key$|stack/(passwords|databases)\.json$|stack/minio/root\.json$"
-    r"|.*\.invitation$"
+    r"|.*\.invitation$|coordinator/.*\.update$"
 )
+_SITE = {"site.yaml", "memory.db"}  # a folder with either is a site's
 
 
 class Turn(IntEnum):
@@ -35,37 +40,70 @@ class Turn(IntEnum):
 
 
 def files(home: Path, *, keys: bool) -> list[tuple[Turn, str]]:
-    """The files to keep, by their paths below the home, in their order; links are not followed.
+    """The files to keep, by their paths below the home, in their order.
 
     Args:
         home: fedllm's home.
-        keys: whether private keys and passwords are wanted.
+        keys: whether private keys, passwords and opened updates are wanted.
+
+    Raises:
+        BackupError: a link leads to something that would have to be kept.
     """
     found = [name for name in _names(home) if not _PASSING.match(name)]
-    return sorted((_turn(home, name), name) for name in found if keys or not _PRIVATE.match(name))
+    sites = _site_folders(found)
+    return sorted((_turn(home, name, sites), name) for name in found if keys or not _PRIVATE.match(name))
+
+
+def site_homes(home: Path) -> list[Path]:
+    """The folders of all sites that live below fedllm's home: simulated, under `sites`, or anywhere."""
+    return sorted(home / folder for folder in _site_folders(_names(home)))
+
+
+def _site_folders(names: Iterable[str]) -> set[PurePosixPath]:
+    return {path.parent for path in map(PurePosixPath, names) if path.name in _SITE}
 
 
 def _names(home: Path) -> Iterator[str]:
     for folder, folders, names in os.walk(home):
         below = Path(folder).relative_to(home)
-        folders[:] = sorted(f for f in folders if (below / f).as_posix() not in _LARGE)
+        folders[:] = sorted(f for f in folders if _is_entered(home, (below / f).as_posix()))
         for name in names:
             path = Path(folder) / name
-            if path.is_file() and not path.is_symlink():
+            if path.is_symlink():
+                _refuse_link(home, (below / name).as_posix())
+            elif path.is_file():
                 yield (below / name).as_posix()
 
 
-def _turn(home: Path, name: str) -> Turn:
+def _is_entered(home: Path, folder: str) -> bool:
+    if folder in _LARGE or PurePosixPath(folder).name.startswith("."):
+        return False
+    if (home / folder).is_symlink():
+        _refuse_link(home, folder)
+        return False
+    return True
+
+
+def _refuse_link(home: Path, name: str) -> None:
+    if not _PASSING.match(name):
+        raise BackupError(
+            f"{home / name} is a link, and a backup follows none: put what it leads to in its place"
+        )
+
+
+def _turn(home: Path, name: str, sites: set[PurePosixPath]) -> Turn:
     part, last = name.partition("/")[0], name.rpartition("/")[2]
-    if part == "simulated":
-        if last == "memory.db":
-            return Turn.SITE_MEMORY
-        return Turn.LEDGER if is_database(home / name) else Turn.SITE_FILE
+    if last == "memory.db":
+        return Turn.SITE_MEMORY
     if part == "coordinator":
         return Turn.JOURNAL if last == "journal.db" else Turn.COORDINATOR_FILE
     if name == "stack/prefect/prefect.db":
         return Turn.PREFECT
-    return Turn.MLFLOW if name.startswith("stack/mlflow") else Turn.OTHER
+    if name.startswith("stack/mlflow"):
+        return Turn.MLFLOW
+    if sites.isdisjoint(PurePosixPath(name).parents):
+        return Turn.OTHER
+    return Turn.LEDGER if is_database(home / name) else Turn.SITE_FILE
 
 
 def is_database(path: Path) -> bool:

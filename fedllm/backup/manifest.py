@@ -1,8 +1,10 @@
 """What an archive says of itself: every member with its hash, and the numbers that only ever rise."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
+
+from fedllm.config.frozen import Name
 
 MANIFEST = "manifest.json"  # the archive's last member
 HOME, DATABASES, OBJECTS = "home/", "postgres/", "objects/"  # how the others' names begin
@@ -30,6 +32,12 @@ class Bucket(_Said):
     region: str = "us-east-1"
     prefix: str = ""  # what was asked for; empty: all of the bucket
     own: bool = False  # of the local stack
+
+    @model_validator(mode="after")
+    def _is_confined(self) -> Self:
+        if not self.own and not self.prefix.endswith("/"):
+            raise ValueError(f"{self.url} is of a store that others use too: name the part of it")
+        return self
 
 
 class StoredObject(_Said):
@@ -68,12 +76,27 @@ class Manifest(_Said):
     taken: float  # s since 1970, when the first member was read
     home: str  # where it was
     keys: bool  # whether private keys and passwords are inside
-    federations: dict[str, FederationMark]
+    federations: dict[Name, FederationMark]
     ledgers: tuple[LedgerMark, ...]
-    databases: tuple[str, ...]  # those that are dumps of Postgres: journal, mlflow, prefect
+    databases: tuple[Literal["journal", "mlflow", "prefect"], ...]  # those that are dumps of Postgres
     buckets: tuple[Bucket, ...]
     objects: tuple[StoredObject, ...]
     members: tuple[Member, ...]
+    lost: tuple[str, ...] = ()  # keys of updates that open rounds need, and that were nowhere
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        """Nothing is written anywhere that the rest of the list does not account for."""
+        prefixes = {bucket.folder: bucket.prefix for bucket in self.buckets}
+        for entry in self.objects:
+            if not entry.key.startswith(prefixes.get(entry.folder, "\0")):
+                raise ValueError(f"{entry.key} is of none of its stores")
+        expected = {f"{DATABASES}{name}.dump" for name in self.databases}
+        expected |= {entry.member for entry in self.objects}
+        found = {member.name for member in self.members if not member.name.startswith(HOME)}
+        if odd := sorted(found ^ expected):
+            raise ValueError(f"{odd[0]} is not accounted for")
+        return self
 
     @property
     def size(self) -> int:

@@ -1,15 +1,15 @@
 """What a copy of a journal tells: how far each federation was, and which objects it cannot do without."""
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
+from pydantic import ValidationError
 from sqlalchemy import Connection, select
 from sqlalchemy.orm import Session
 
 from fedllm.backup.manifest import FederationMark
 from fedllm.config import FederationConfig
-from fedllm.coordinator.outcomes import SiteOutcome
 from fedllm.coordinator.tables import FederationRow, LeaseRow, OutcomeRow, RunRow
 
 _TRAIN = "remote-local-train "
@@ -30,9 +30,23 @@ class Need:
 class Journalled:
     """What was read from one state of a journal."""
 
-    marks: dict[str, FederationMark]
-    configs: dict[str, FederationConfig]  # of each federation's newest run
-    needs: tuple[Need, ...]
+    marks: dict[str, FederationMark] = field(default_factory=dict)
+    configs: dict[str, FederationConfig] = field(default_factory=dict)  # of each federation's newest run
+    needs: tuple[Need, ...] = ()
+    known: frozenset[str] = frozenset()  # federations with a roster, a lease or a run
+    sites: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # of each federation's roster
+    unread: tuple[str, ...] = ()  # federations whose newest run's configuration this fedllm cannot read
+
+    def and_of(self, other: "Journalled") -> "Journalled":
+        """What two journals tell."""
+        return Journalled(
+            self.marks | other.marks,
+            self.configs | other.configs,
+            self.needs + other.needs,
+            self.known | other.known,
+            {**self.sites, **other.sites},
+            self.unread + other.unread,
+        )
 
 
 def read_journal(connection: Connection) -> Journalled:
@@ -43,18 +57,33 @@ def read_journal(connection: Connection) -> Journalled:
         for row in runs:
             if row.status != "completed":
                 unfinished.setdefault(row.federation, []).append(row.run)
-        marks = {}
+        marks, sites = {}, {}
         for known in session.scalars(select(FederationRow).order_by(FederationRow.federation)):
             lease = session.get(LeaseRow, known.federation)
+            roster = json.loads(known.roster)
+            sites[known.federation] = tuple(site["name"] for site in roster["sites"])
             marks[known.federation] = FederationMark(
-                roster_version=json.loads(known.roster)["roster_version"],
+                roster_version=roster["roster_version"],
                 head_counter=known.head_counter,
                 epoch=lease.epoch if lease else 0,
                 unfinished=tuple(unfinished.get(known.federation, ())),
             )
-        configs = {row.federation: FederationConfig.model_validate_json(row.config) for row in runs}
         needs = tuple(need for row in runs for need in _open_updates(session, row))
-    return Journalled(marks, configs, needs)
+        leases = session.scalars(select(LeaseRow.federation))
+        known_here = frozenset([*marks, *leases, *(row.federation for row in runs)])
+    configs, unread = _configs({row.federation: row.config for row in runs})
+    return Journalled(marks, configs, needs, known_here, sites, unread)
+
+
+def _configs(newest: Mapping[str, str]) -> tuple[dict[str, FederationConfig], tuple[str, ...]]:
+    """The configurations that can be read, and whose cannot: an older fedllm may have written them."""
+    configs, unread = {}, []
+    for federation, body in newest.items():
+        try:
+            configs[federation] = FederationConfig.model_validate_json(body)
+        except ValidationError:
+            unread.append(federation)
+    return configs, tuple(unread)
 
 
 def _open_updates(session: Session, run: RunRow) -> Iterator[Need]:
@@ -63,6 +92,6 @@ def _open_updates(session: Session, run: RunRow) -> Iterator[Need]:
     over = {row.round for row in rows if row.step in _OVER}
     for row in rows:
         if row.step.startswith(_TRAIN) and row.round not in over:
-            payload = SiteOutcome.model_validate_json(row.body).payload
+            payload = json.loads(row.body).get("payload")
             if payload is not None:
-                yield Need(run.federation, run.run, payload.key, f"{payload.sha256}.update")
+                yield Need(run.federation, run.run, payload["key"], f"{payload['sha256']}.update")

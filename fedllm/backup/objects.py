@@ -36,6 +36,9 @@ class Shelf(Protocol):
     def store(self, stored: StoredObject, path: Path) -> None:
         """Write an object as it was."""
 
+    def delete(self, key: str) -> None:
+        """Remove an object."""
+
     def exists(self) -> bool:
         """Whether the bucket is there."""
 
@@ -92,6 +95,11 @@ class BucketShelf:
                 num_parallel_uploads=1,
             )
 
+    def delete(self, key: str) -> None:
+        """Remove an object."""
+        with _explained(self.bucket):
+            self.client.remove_object(self.name, key)
+
     def exists(self) -> bool:
         """Whether the bucket is there."""
         with _explained(self.bucket):
@@ -127,6 +135,10 @@ class FolderShelf:
     def store(self, stored: StoredObject, path: Path) -> None:
         """Write an object as it was."""
         self.inside.put_file(stored.key, path)
+
+    def delete(self, key: str) -> None:
+        """Remove an object."""
+        self.inside.delete(key)
 
     def exists(self) -> bool:
         """It is, as soon as it is entered."""

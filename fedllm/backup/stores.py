@@ -1,13 +1,15 @@
 """The stores whose objects belong to a backup, entered with their administrators' keys."""
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
-from fedllm.backup.manifest import Bucket
+from fedllm.backup.manifest import Bucket, Manifest
 from fedllm.backup.objects import Shelf, enter, enter_folder
 from fedllm.config import FederationConfig
-from fedllm.errors import BackupError, ConfigError
+from fedllm.errors import BackupError, ConfigError, ExchangeError
 from fedllm.secure.trust import read_ca
 from fedllm.stack import endpoints
 from fedllm.stack.addresses import BUCKET
@@ -39,16 +41,27 @@ def buckets_of(configs: Iterable[FederationConfig]) -> list[Bucket]:
 
 
 @contextmanager
-def local_shelves(buckets: Iterable[Bucket], *, make: bool = False) -> Iterator[list[Shelf]]:
+def local_shelves(
+    buckets: Iterable[Bucket], *, make: bool = False, say: Callable[[str], None] = lambda _: None
+) -> Iterator[list[Shelf]]:
     """The local stack's buckets; a MinIO is started for the time of the block where the stack is down.
 
     Args:
         buckets: which.
         make: make those that are not there, and the whole volume if need be; else they are left out.
+        say: hears what is waited for, and what has to wait for this.
     """
     place = Place.here()
     with ExitStack() as stack:
         here = endpoints()
+        alone = here is None and (make or (place.minio / "meta.db").exists())
+        if alone:
+            # Who holds the lock may be an `up` that has just begun: two servers must not work on one volume.
+            held = stack.enter_context(ExitStack())
+            held.enter_context(place.lock(say))
+            here = endpoints()
+            if here is not None:
+                held.close()
         if here is not None:
             access, secret, endpoint, ca = (
                 here.minio_access_key,
@@ -56,8 +69,8 @@ def local_shelves(buckets: Iterable[Bucket], *, make: bool = False) -> Iterator[
                 here.minio_url,
                 here.ca,
             )
-        elif make or (place.minio / "meta.db").exists():
-            stack.enter_context(place.lock())
+        elif alone:
+            say("the stack is down: a MinIO runs for this alone, and `fedllm up` waits until it is done")
             server = stack.enter_context(MinioServer(place.minio))
             (access, secret), endpoint, ca = root_credentials(place), server.endpoint, None
         else:
@@ -76,7 +89,7 @@ def foreign_shelf(bucket: Bucket, environment: Mapping[str, str] = os.environ) -
     Raises:
         ConfigError: its administrator's keys are not in the environment.
     """
-    if bucket.url.startswith("file:"):
+    if _is_folder(bucket):
         return enter_folder(bucket)
     access, secret = environment.get("FEDLLM_ACCESS_KEY"), environment.get("FEDLLM_SECRET_KEY")
     if not (access and secret) or bucket.endpoint is None:
@@ -85,10 +98,56 @@ def foreign_shelf(bucket: Bucket, environment: Mapping[str, str] = os.environ) -
     return enter(bucket, access, secret, bucket.endpoint, read_ca(ca_file) if ca_file else None)
 
 
+def shelves_to_fill(manifest: Manifest, named: Collection[str]) -> dict[str, Shelf]:
+    """Stores of one's own that an archive's objects go into, by their folders in the archive.
+
+    Args:
+        manifest: the archive's list of contents.
+        named: folders (`file:///…`) that the operator lets be written to.
+
+    Raises:
+        ConfigError: a folder is not among them, or a store's keys are not in the environment.
+    """
+    buckets = [bucket for bucket in manifest.buckets if not bucket.own]
+    for bucket in buckets:
+        if _is_folder(bucket) and bucket.url not in named:
+            raise ConfigError(
+                f"the archive's objects go to {bucket.url}: allow that with --store {bucket.url}, or leave "
+                "them as they are there with --keep-objects"
+            )
+    return {bucket.folder: foreign_shelf(bucket) for bucket in buckets}
+
+
+def missing_objects(manifest: Manifest, say: Callable[[str], None]) -> tuple[str, ...]:
+    """Keys that an archive holds, and stores of one's own do not: those that can be looked into.
+
+    Updates of rounds that have ended since are rightly among them.
+    """
+    missing: list[str] = []
+    for bucket in manifest.buckets:
+        wanted = [entry.key for entry in manifest.objects if entry.folder == bucket.folder]
+        if bucket.own:
+            continue
+        if _is_folder(bucket) and not Path(unquote(urlsplit(bucket.url).path)).is_dir():
+            missing += wanted
+            continue
+        try:
+            there = set(foreign_shelf(bucket).keys())
+        except (ConfigError, ExchangeError) as error:
+            say(f"whether {bucket.url} holds what the journal names was not looked at: {error}")
+        else:
+            missing += [key for key in wanted if key not in there]
+    return tuple(missing)
+
+
+def _is_folder(bucket: Bucket) -> bool:
+    return bucket.url.startswith("file:")
+
+
 def refuse_filled(shelf: Shelf) -> None:
     """Raise `BackupError` when a store that a backup goes into holds objects there already."""
     if keys := shelf.keys():
         raise BackupError(
-            f"{shelf.bucket.url} holds {keys[0]} already: empty it, or leave its objects as they are with "
-            "--keep-objects"
+            f"{shelf.bucket.url} holds {keys[0]} already: empty it, or, if it came through whole, leave its "
+            "objects as they are with --keep-objects"
         )

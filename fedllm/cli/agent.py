@@ -44,8 +44,10 @@ def agent(
     from fedllm.agent.agent import Agent, log_to
     from fedllm.agent.join import accept_invitation, only_home
     from fedllm.agent.worker import ChildTrainer
+    from fedllm.config.home import refuse_half_restored
     from fedllm.secure.identity import fingerprint
 
+    refuse_half_restored()
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

@@ -1,7 +1,10 @@
 """`fedllm backup` and `fedllm restore`: everything of this home in one archive, and back."""
 
 import os
+import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +17,8 @@ from fedllm.errors import ConfigError
 if TYPE_CHECKING:
     from fedllm.backup.bring_back import Restored
     from fedllm.backup.manifest import Manifest
+
+_SHOWN = 3  # keys that are named one by one
 
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout's last line.")]
 Identity = Annotated[
@@ -61,9 +66,10 @@ def backup(
         return
     assert out is not None  # noqa: S101 - looked at above
     configs = [load_federation(path) for path in config or ()]
-    manifest = take_backup(
-        out, recipients=recipient or (), keys=keys, configs=configs, progress=console().print
-    )
+    with _ended_by_sigterm():
+        manifest = take_backup(
+            out, recipients=recipient or (), keys=keys, configs=configs, progress=console().print
+        )
     if keys and not recipient:
         console().print(
             f"{out} holds private keys and is not encrypted: seal backups with --recipient, or guard this "
@@ -88,6 +94,10 @@ def restore(
             help="Your word that no training with privacy ran after this backup: ledgers stay as they are.",
         ),
     ] = False,
+    store: Annotated[
+        list[str] | None,
+        typer.Option(help="A folder (file:///…) that the archive's objects may be written to."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Bring a backup back into an empty home; everything is checked before anything is written."""
@@ -95,13 +105,15 @@ def restore(
 
     if into is not None:
         os.environ["FEDLLM_HOME"] = str(into)
-    done = bring_back(
-        archive,
-        identity=identity,
-        keep_objects=keep_objects,
-        nothing_spent=nothing_spent,
-        progress=console().print,
-    )
+    with _ended_by_sigterm():
+        done = bring_back(
+            archive,
+            identity=identity,
+            keep_objects=keep_objects,
+            nothing_spent=nothing_spent,
+            stores=store or (),
+            progress=console().print,
+        )
     unfinished = {name: list(mark.unfinished) for name, mark in done.manifest.federations.items()}
     payload: dict[str, object] = {
         "schema": "fedllm.restore/1",
@@ -110,6 +122,7 @@ def restore(
         "objects": done.objects,
         "unfinished": unfinished,
         "retired": [{"dataset": r.dataset, "run": r.run, "steps": r.steps} for r in done.retired],
+        "missing": list(done.missing),
         "invite": {name: list(sites) for name, sites in done.outside.items()},
     }
     emit(as_json, payload, "\n".join(_next_steps(done)))
@@ -127,7 +140,29 @@ def _next_steps(done: "Restored") -> list[str]:
         "have been taken after the backup"
         for one in done.retired
     ]
+    if done.missing:
+        lines.append(
+            f"{len(done.missing)} of the archive's objects are not in the store that was left as it is "
+            "(updates of rounds that ended since may be missing, nothing else): "
+            + ", ".join(done.missing[:_SHOWN])
+            + (", …" if len(done.missing) > _SHOWN else "")
+        )
     return lines
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM end the block as Ctrl-C does, so that what it has begun is taken back."""
+
+    def end(number: int, _frame: object) -> None:
+        signal.signal(number, signal.SIG_IGN)  # once: what is taken back must not be broken off
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _tell(status: str, path: Path, manifest: "Manifest", as_json: bool) -> None:
@@ -143,6 +178,7 @@ def _tell(status: str, path: Path, manifest: "Manifest", as_json: bool) -> None:
         "federations": {name: mark.model_dump(mode="json") for name, mark in manifest.federations.items()},
         "ledgers": [mark.model_dump() for mark in manifest.ledgers],
         "postgres": list(manifest.databases),
+        "lost": list(manifest.lost),
     }
     text = (
         f"{path} {'is whole' if status == 'verified' else 'is written'}: {len(manifest.members)} members, "

@@ -54,13 +54,13 @@ def up(
 
     begun = time.monotonic()
     asked = {"minio": minio_port, "prefect": prefect_port, "mlflow": mlflow_port}
-    already = endpoints() is not None
+    already, restored = endpoints() is not None, Place.here().restored.exists()
     chosen = _config_to_deploy(config) if deployments else None
     found = start(
         ports={name: port for name, port in asked.items() if port is not None},
         config=chosen,
         secure=secure,
-        progress=(lambda _: None) if already else console().print,
+        progress=(lambda _: None) if already and not restored else console().print,
     )
     seconds = time.monotonic() - begun
     command = f"{_client(found)} prefect deployment run federated-training/sentiment"
@@ -75,6 +75,7 @@ def up(
         "secure": found.ca_file is not None,
         "ca_file": str(found.ca_file) if found.ca_file else None,
         "run_command": command if chosen else None,
+        "paused_after_restore": restored,
         "seconds": round(seconds, 2),
     }
     lines = [

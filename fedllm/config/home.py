@@ -3,6 +3,10 @@
 import os
 from pathlib import Path
 
+from fedllm.errors import BackupError
+
+RESTORING = "restoring"  # a file in a home that a restore fills, or filled in part before it was killed
+
 
 def fedllm_home() -> Path:
     """Folder of keys, journals and the local stack: `$FEDLLM_HOME`, else `~/.fedllm`."""
@@ -13,6 +17,16 @@ def cache_dir() -> Path:
     """Folder of what can be fetched or computed again: `$FEDLLM_CACHE`, else `cache` in the home."""
     given = os.environ.get("FEDLLM_CACHE")
     return Path(given).expanduser().resolve() if given else fedllm_home() / "cache"
+
+
+def refuse_half_restored() -> None:
+    """Raise `BackupError` for a home whose restore is under way or was cut off: a half must not be used."""
+    home = fedllm_home()
+    if (home / RESTORING).exists():
+        raise BackupError(
+            f"{home} is half restored: let `fedllm restore` end; if it was killed, empty the folder and "
+            "restore again"
+        )
 
 
 def private_dir(path: Path) -> Path:

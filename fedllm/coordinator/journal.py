@@ -20,7 +20,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from fedllm.config import fedllm_home
-from fedllm.config.home import private_dir
+from fedllm.config.home import private_dir, refuse_half_restored
 from fedllm.coordinator.journal_database import alone, open_database
 from fedllm.coordinator.tables import (
     FederationRow,
@@ -39,14 +39,30 @@ Outcome = TypeVar("Outcome", bound=BaseModel)
 
 
 def journal_url(federation: str) -> str:
-    """`FEDLLM_JOURNAL_URL`, else a SQLite file in the coordinator's folder."""
+    """`FEDLLM_JOURNAL_URL`, else a SQLite file in the coordinator's folder.
+
+    Raises:
+        BackupError: the home is half restored.
+    """
+    refuse_half_restored()
     given = os.environ.get("FEDLLM_JOURNAL_URL")
-    return given or f"sqlite:///{coordinator_folder(federation) / 'journal.db'}"
+    return given or f"sqlite:///{_folder(federation) / 'journal.db'}"
 
 
 def coordinator_folder(federation: str) -> Path:
-    """The coordinator's own folder for a federation: keys, journal, model files."""
-    return private_dir(fedllm_home() / "coordinator" / federation)
+    """The coordinator's own folder for a federation, made where it is not there: keys, journal, models."""
+    return private_dir(_folder(federation))
+
+
+def _folder(federation: str) -> Path:
+    return fedllm_home() / "coordinator" / federation
+
+
+def database_clock(session: Session) -> float:
+    """S since 1970 by a clock that all who use a journal share: its database's."""
+    if session.get_bind().dialect.name == "sqlite":
+        return time.time()  # a file of this machine's
+    return float(session.scalar(select(func.extract("epoch", func.clock_timestamp()))) or 0.0)
 
 
 # A write that says the same once it is repeated: the answer to its commit may have been lost.
@@ -58,7 +74,9 @@ class Journal:
 
     def __init__(self, federation: str, url: str | None = None) -> None:
         self.federation = federation
-        self._engine: Engine = open_database(url or journal_url(federation))
+        url = url or journal_url(federation)
+        coordinator_folder(federation)  # SQLite makes its file there, not the folder
+        self._engine: Engine = open_database(url)
         self._writes = self._engine.execution_options(writes=True)
         with alone(self._engine):
             Table.metadata.create_all(self._engine)
@@ -114,9 +132,7 @@ class Journal:
 
     def now(self, session: Session) -> float:
         """S since 1970 by a clock that all coordinators of this journal share: its database's."""
-        if self._engine.dialect.name == "sqlite":
-            return time.time()  # a file of this machine's
-        return float(session.scalar(select(func.extract("epoch", func.clock_timestamp()))) or 0.0)
+        return database_clock(session)
 
     # what steps came to
 

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, even
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from fedllm.errors import ConfigError, JournalError
+from fedllm.postgres_address import is_postgres, with_driver
 
 PATIENCE = 20.0  # s that a Postgres which restarts is waited for; less than the lease's TTL
 
@@ -30,15 +31,13 @@ def open_database(url: str) -> Engine:
     Raises:
         ConfigError: the address is none, or names a database without a driver here.
     """
-    for short in ("postgresql://", "postgres://"):
-        url = url.replace(short, "postgresql+psycopg://", 1) if url.startswith(short) else url
     try:
-        if url.startswith("postgresql"):
-            return _open_postgres(url)
+        if is_postgres(url):
+            return _open_postgres(with_driver(url))
         engine = create_engine(url)
     except ModuleNotFoundError:
         raise ConfigError("the journal's database needs a driver: pip install 'fedllm[postgres]'") from None
-    except (ArgumentError, NoSuchModuleError, ValueError):  # never quote it: it may hold a password
+    except (ArgumentError, ConfigError, NoSuchModuleError, ValueError):  # do not quote it: it has a password
         raise ConfigError(
             "FEDLLM_JOURNAL_URL: write postgresql+psycopg://USER:PASSWORD@HOST/DATABASE"
         ) from None

@@ -3,7 +3,6 @@
 Nothing is changed but for one probe object in the store, which is removed again.
 """
 
-import json
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,11 +10,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedllm.errors import FedllmError
+from fedllm.config.home import refuse_half_restored
+from fedllm.errors import BackupError, FedllmError
 from fedllm.stack.addresses import Endpoints, endpoints
 from fedllm.stack.checks import databases, deployed, exchange, federation, machine, servers
 from fedllm.stack.checks.finding import Check, Finding, fail, ok, tried, warn
+from fedllm.stack.checks.modes import modes
 from fedllm.stack.checks.site import visit
+from fedllm.stack.databases import databases as named_databases
 from fedllm.stack.health import PrefectApi
 from fedllm.stack.place import Place
 
@@ -37,12 +39,20 @@ def checkup(config: "FederationConfig | None" = None) -> Iterator[Finding]:
     """
     yield from _all(_machine(config))
     try:
+        refuse_half_restored()
+    except BackupError as error:
+        yield fail("home", str(error), "nothing of it can be used before")
+        return
+    try:
         found = endpoints()
+        died = found is None and Place.here().pidfile.exists()  # `fedllm down` removes it
     except FedllmError as error:
         yield fail("stack", str(error), "see above")
         return
     if found is not None:
         yield from _all(_stack(found))
+    elif died:
+        yield fail("stack", "it was up, and its supervisord is gone", "`fedllm up` starts it again")
     elif config is None or "auto" in {config.store.url, config.tracking.uri}:
         yield warn("stack", "not up", "`fedllm up` starts it")
     else:
@@ -84,7 +94,7 @@ def _machine(config: "FederationConfig | None") -> list[Named]:
         ("juicefs", "", machine.minio_program),
         ("disk", "make room", machine.disks),
         ("model cache", "mend model.base", partial(machine.base_model, base)),
-        ("keys", "mend the folder", partial(federation.modes, config.name if config else None)),
+        ("keys", "mend the folder", partial(modes, config.name if config else None)),
     ]
 
 
@@ -95,8 +105,10 @@ def _stack(found: Endpoints) -> list[Named]:
         ("mlflow version", servers.HEAL, partial(servers.mlflow_version, found.mlflow_url)),
         *_prefect(PrefectApi(found.prefect_api_url), servers.HEAL),
     ]
-    for name, url in _databases(found, place).items():
-        checks.append((name, "mend the database", partial(databases.database, name, url)))
+    kept = ["mlflow database"]
+    kept += ["prefect database"] if found.own_prefect else []
+    kept += ["mlflow accounts"] if found.passwords is not None else []
+    checks += [(name, "mend its address", partial(_kept, place, name)) for name in kept]
     if found.ca_file is not None:
         checks.append(("certificate", "`fedllm ca`", partial(servers.certificates, found.ca_file.parent)))
     return checks
@@ -112,21 +124,19 @@ def _prefect(api: PrefectApi, remedy: str) -> list[Named]:
     ]
 
 
-def _databases(found: Endpoints, place: Place) -> dict[str, str]:
-    """Where the stack's own servers keep what they know, as SQLAlchemy takes it."""
-    kept: dict[str, str | None] = {}
-    named = place.folder / "databases.json"
-    if named.exists():  # the stack's own file of addresses other than its SQLite files
-        kept = json.loads(named.read_text(encoding="utf-8"))
-    urls = {"mlflow database": kept.get("mlflow") or f"sqlite:///{place.folder / 'mlflow.db'}"}
-    if found.own_prefect:
-        urls["prefect database"] = kept.get("prefect") or f"sqlite:///{place.prefect_home / 'prefect.db'}"
-    if found.passwords is not None:
-        urls["mlflow accounts"] = f"sqlite:///{place.folder / 'mlflow-auth.db'}"
-    return urls
+def _kept(place: Place, name: str) -> Iterator[Finding]:
+    """A database in which the stack's own servers keep what they know."""
+    named = named_databases(place, keep=False)
+    urls = {
+        "mlflow database": named.mlflow or f"sqlite:///{place.folder / 'mlflow.db'}",
+        "prefect database": named.prefect or f"sqlite:///{place.prefect_home / 'prefect.db'}",
+        "mlflow accounts": f"sqlite:///{place.folder / 'mlflow-auth.db'}",
+    }
+    yield from databases.database(name, urls[name])
 
 
 def _federation(config: "FederationConfig", found: Endpoints | None) -> list[Named]:
+    from fedllm.coordinator.journal import journal_url
     from fedllm.coordinator.members import store_access
 
     url = config.store.endpoint or (found.minio_url if found and config.store.url == "auto" else None)
@@ -146,7 +156,7 @@ def _federation(config: "FederationConfig", found: Endpoints | None) -> list[Nam
         (
             "journal",
             "mend FEDLLM_JOURNAL_URL",
-            lambda: databases.database("journal", federation.journal_url_of(config.name)),
+            lambda: databases.database("journal", journal_url(config.name)),
         ),
         ("lease", "see `journal`", partial(federation.leftovers, config.name)),
     ]

@@ -3,6 +3,7 @@
 import json
 import os
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 from fedllm.errors import ConfigError, StackError
 from fedllm.secure.identity import read_private
@@ -20,29 +21,50 @@ class Databases:
     mlflow: str | None = field(default=None, repr=False)
 
 
-def databases(place: Place) -> Databases:
+def databases(place: Place, *, keep: bool = True) -> Databases:
     """What the environment names, else what it named last: kept in a file of mode 600.
 
     An empty variable goes back to SQLite.
+
+    Args:
+        place: the stack's.
+        keep: remember what the environment names; only who starts the servers may.
 
     Raises:
         ConfigError: an address is none of a Postgres with the driver that the server needs.
         StackError: the file is damaged.
     """
-    path = place.folder / "databases.json"
+    path = _file(place)
     kept: dict[str, str | None] = {"prefect": None, "mlflow": None}
     if path.exists():
         try:
             kept |= asdict(Databases(**json.loads(read_private(path))))
         except (ValueError, TypeError):
             raise StackError(f"{path} is damaged: remove it, and name the databases again") from None
-    found = {
-        name: (_checked(name, os.environ[variable]) if variable in os.environ else kept[name])
-        for name, variable in VARIABLES.items()
-    }
-    if found != kept:
-        place.write_private(path, json.dumps(found, indent=1))
-    return Databases(**found)
+    found = Databases(
+        **{name: named(name) if VARIABLES[name] in os.environ else kept[name] for name in VARIABLES}
+    )
+    if keep and asdict(found) != kept:
+        remember(place, found)
+    return found
+
+
+def remember(place: Place, found: Databases) -> None:
+    """Have the next `up` use these, where the environment names no others."""
+    place.write_private(_file(place), json.dumps(asdict(found), indent=1))
+
+
+def named(name: str) -> str | None:
+    """What the environment names for "mlflow" or "prefect"; None: nothing, or SQLite.
+
+    Raises:
+        ConfigError: the address is none of a Postgres with the driver that the server needs.
+    """
+    return _checked(name, os.environ.get(VARIABLES[name], ""))
+
+
+def _file(place: Place) -> Path:
+    return place.folder / "databases.json"
 
 
 def _checked(name: str, url: str) -> str | None:

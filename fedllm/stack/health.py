@@ -128,6 +128,10 @@ class PrefectApi:
         if not self.call("/work_pools/filter", body):
             self.call("/work_pools/", {"name": name, "type": "process"})
 
+    def pause_pool(self, name: str) -> None:
+        """Let no run of a work pool start until a person resumes it."""
+        self.call(f"/work_pools/{name}", {"is_paused": True}, method="PATCH")
+
     def heartbeat(self, pool: str, worker: str) -> str | None:
         """When a worker was last heard of, by the server's clock, or None when it is offline."""
         body = {"workers": {"status": {"any_": ["ONLINE"]}}}

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+from fedllm.config.home import refuse_half_restored
 from fedllm.errors import StackError
 from fedllm.secure.ca import renewal_due
 from fedllm.secure.trust import refuse_unchecked
@@ -39,6 +40,9 @@ def up(
 ) -> Endpoints:
     """Start the stack of `$FEDLLM_HOME`, or heal and return the one that runs.
 
+    The first time after a restore the work pool is paused: whether another coordinator leads the same sites
+    meanwhile, and whether what a deployment had begun is to go on, is for a person to say.
+
     Args:
         ports: wanted ports by server (minio, prefect, mlflow); others are found.
         config: a federation file to register deployments for; None registers none.
@@ -48,10 +52,12 @@ def up(
     Raises:
         StackError: which server failed, with its last words and log; or the stack is up the other way.
         ConfigError: TLS is asked for, and the environment switches its checks off.
+        BackupError: the home is half restored.
     """
+    refuse_half_restored()
     place = Place.here()
     place.create()
-    with place.lock():
+    with place.lock(progress):
         state = _launch(place, ports or {}, secure, progress)
         found = read_endpoints(place, state)
         if state.secure:
@@ -149,7 +155,7 @@ def _await_servers(place: Place, found: Endpoints, progress: Progress) -> None:
     def prefect() -> None:
         ready("prefect")
         progress(f"Prefect  {found.prefect_ui_url}")
-        _start_worker(control, found)
+        _start_worker(control, found, place, progress)
         progress(f"worker   in the work pool {POOL}")
 
     with ThreadPoolExecutor(max_workers=3) as pool:
@@ -157,10 +163,17 @@ def _await_servers(place: Place, found: Endpoints, progress: Progress) -> None:
             future.result()
 
 
-def _start_worker(control: Control, found: Endpoints) -> None:
+def _start_worker(control: Control, found: Endpoints, place: Place, progress: Progress) -> None:
     """Start the worker and wait for its first heartbeat; one that runs already is left alone."""
     api = PrefectApi(found.prefect_api_url)
     api.ensure_pool(POOL)
+    if place.restored.exists():
+        api.pause_pool(POOL)  # before any worker asks it for runs
+        place.restored.unlink()
+        progress(
+            f"the work pool {POOL} is paused, since this home was restored: no run of it starts until you "
+            f"resume it, on its page in Prefect or by `prefect work-pool resume {POOL}`"
+        )
     register_automations(api)
     before: str | None = None
     if control.states()["worker"] != "RUNNING":

@@ -5,13 +5,14 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Self
 
 from fedllm.config.home import fedllm_home, private_dir
+from fedllm.disk import sync_folder
 from fedllm.errors import StackError
 
 _SOCKET_LIMIT = 90  # bytes; a unix socket's path holds 107, and supervisord binds a longer one first
@@ -83,6 +84,11 @@ class Place:
         return self.folder / "stack.json"
 
     @property
+    def restored(self) -> Path:
+        """There from a restore until the first `up` after it."""
+        return self.folder / "restored"
+
+    @property
     def tag(self) -> str:
         """The value of `$FEDLLM_STACK` in every process of this stack, by which orphans are found."""
         return str(self.folder)
@@ -109,10 +115,18 @@ class Place:
         raise StackError(f"{inside}: too long a path for a socket: set a shorter FEDLLM_HOME")
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Let one `up` or `down` at a time work on this stack; others wait."""
+    def lock(self, say: Callable[[str], None] = lambda _: None) -> Iterator[None]:
+        """Let one `up`, `down`, backup or restore at a time work on this stack; others wait.
+
+        Args:
+            say: hears of a wait.
+        """
         with (self.folder / "lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                say("waiting for another fedllm at work on this stack: up, down, backup or restore")
+                fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
     def write_private(self, path: Path, text: str) -> None:
@@ -121,7 +135,10 @@ class Place:
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
         draft.replace(path)
+        sync_folder(path.parent)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """A site whose files come from a backup: it never spends twice what it paid for once."""
 
 import shutil
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import pytest
 from fedllm.agent.agent import Agent
 from fedllm.agent.join import Membership
 from fedllm.backup.databases import copy_sqlite
-from fedllm.backup.skip_ahead import CARDS, Retired, retire_reservations, skip_memory
+from fedllm.backup.ledgers import Retired, retire_ledgers
+from fedllm.backup.skip_ahead import CARDS, skip_memory
 from fedllm.config import load_site
 from fedllm.exchange.messages import Update
 from fedllm.privacy.site_ledger import site_ledger
@@ -55,8 +57,8 @@ def test_a_restored_ledger_trains_no_round_twice_even_for_a_coordinator_that_was
     saved: Path, member: Membership, trainer: CountingTrainer, coordinator: Coordinator
 ) -> None:
     put_back(member.home, saved)
-    assert retire_reservations(member.home) == [Retired(SITE, RUN, 4)]
-    assert retire_reservations(member.home) == []  # a second restore finds nothing to do
+    assert retire_ledgers(member.home) == [Retired(SITE, RUN, 4)]
+    assert retire_ledgers(member.home) == []  # a second restore finds nothing to do
     jobs = trainer.jobs
     first = coordinator.update()
     assert first is not None
@@ -77,7 +79,7 @@ def test_a_site_that_lost_what_its_coordinator_saw_stays_out_until_the_newest_le
     second = coordinator.update(2)
     assert second is not None
     put_back(member.home, saved)
-    retire_reservations(member.home)
+    retire_ledgers(member.home)
     jobs = trainer.jobs
     with closing(Agent(member, trainer)) as again:
         answer = asked(again, coordinator, private(coordinator, 3, ledgers=heads(second)), 3)
@@ -100,7 +102,7 @@ def test_a_restored_sites_card_counts_above_what_its_coordinator_saw(
         agent.tick()
         before = agent.memory.value("card")
     put_back(member.home, saved)
-    skip_memory(member.home)
+    skip_memory(member.home, taken=time.time())
     with closing(Agent(member, trainer)) as again:
         again.tick()
         assert again.memory.value("card") > CARDS

@@ -9,11 +9,13 @@ import pyrage
 import pytest
 
 from fedllm.backup.archive import ArchiveWriter, written
-from fedllm.backup.manifest import MANIFEST, Manifest
+from fedllm.backup.manifest import MANIFEST, Bucket, Manifest, StoredObject
 from fedllm.backup.reading import members, verify
 from fedllm.errors import BackupError, ConfigError, IdentityError
 
 SECRET = b"the coordinator's key " * 400
+BUCKETS = (Bucket(folder="fedllm", url="s3://fedllm", own=True),)
+OBJECTS = (StoredObject(member="objects/fedllm/test/head.json", folder="fedllm", key="test/head.json"),)
 
 
 def write(out: Path, recipients: tuple[str, ...] = ()) -> Manifest:
@@ -26,7 +28,7 @@ def write(out: Path, recipients: tuple[str, ...] = ()) -> Manifest:
             archive.add(name, source)
         manifest = Manifest(
             fedllm="0", taken=1.0, home="/somewhere", keys=True, federations={}, ledgers=(), databases=(),
-            buckets=(), objects=(), members=tuple(archive.members),
+            buckets=BUCKETS, objects=OBJECTS, members=tuple(archive.members),
         )  # fmt: skip
         archive.finish(manifest)
     return manifest

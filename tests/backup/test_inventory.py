@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fedllm.backup.databases import copy_sqlite
-from fedllm.backup.inventory import Turn, files
+from fedllm.backup.inventory import Turn, files, site_homes
 from fedllm.errors import BackupError
 
 
@@ -35,6 +34,18 @@ EVERYTHING = (
     "simulated/test/mill/keys/age.key",
     "simulated/test/mill/site.yaml",
     "simulated/test/mill/work/run-1-1.sealed",
+    "simulated/test/mill/work/run-1-1.update",
+    "simulated/test/mill/work/run-1-1.model",
+    "sites/north/memory.db",
+    "sites/north/site.yaml",
+    "sites/north/books.db",
+    "hospital/site.yaml",
+    "hospital/ledger.db",
+    "coordinator/test/runs/run-1/a.update",
+    ".backup-1/home/coordinator/test/keys/sign.key",
+    "restoring",
+    "stack/restored",
+    "stack/pages/index.html",
     "stack/minio/root.json",
     "stack/minio/meta.db",
     "stack/minio/blocks/chunks/0/0/1",
@@ -56,13 +67,14 @@ EVERYTHING = (
 
 def test_files_come_in_the_order_in_which_they_must_be_read(tmp_path: Path) -> None:
     make(tmp_path, *EVERYTHING)
-    (tmp_path / "coordinator/test/link").symlink_to("/etc/passwd")
     found = files(tmp_path, keys=True)
     assert [turn for turn, _ in found] == sorted(turn for turn, _ in found)
     by_turn = {turn: [name for t, name in found if t == turn] for turn in Turn}
-    assert by_turn[Turn.SITE_MEMORY] == ["simulated/test/mill/memory.db"]
+    assert by_turn[Turn.SITE_MEMORY] == ["simulated/test/mill/memory.db", "sites/north/memory.db"]
     assert by_turn[Turn.JOURNAL] == ["coordinator/test/journal.db"]
-    assert by_turn[Turn.LEDGER] == ["simulated/test/mill/ledger.db"]
+    ledgers = ["hospital/ledger.db", "simulated/test/mill/ledger.db", "sites/north/books.db"]
+    assert by_turn[Turn.LEDGER] == ledgers
+    assert "hospital/site.yaml" in by_turn[Turn.SITE_FILE]
     assert by_turn[Turn.MLFLOW] == ["stack/mlflow.db"]
     assert by_turn[Turn.PREFECT] == ["stack/prefect/prefect.db"]
     assert "simulated/test/mill/work/run-1-1.sealed" in by_turn[Turn.SITE_FILE]
@@ -80,6 +92,12 @@ def test_files_come_in_the_order_in_which_they_must_be_read(tmp_path: Path) -> N
         "stack/client.env",
         "stack/logs/mlflow.log",
         "cache/data/texts.jsonl",
+        "simulated/test/mill/work/run-1-1.update",
+        "simulated/test/mill/work/run-1-1.model",
+        ".backup-1/home/coordinator/test/keys/sign.key",
+        "restoring",
+        "stack/restored",
+        "stack/pages/index.html",
     }
 
 
@@ -96,34 +114,29 @@ def test_without_keys_nothing_secret_is_named(tmp_path: Path) -> None:
         "stack/passwords.json",
         "stack/databases.json",
         "ca/ca.key",
+        "coordinator/test/runs/run-1/a.update",
     }
 
 
-def test_a_live_database_is_copied_with_its_log_and_without_what_is_not_committed(tmp_path: Path) -> None:
-    source, target = tmp_path / "live.db", tmp_path / "copy.db"
-    with closing(sqlite3.connect(source, isolation_level=None)) as db:
-        db.execute("pragma journal_mode=wal")
-        db.execute("pragma wal_autocheckpoint=0")
-        db.execute("create table t (n)")
-        db.execute("insert into t values (1)")
-        db.execute("begin immediate")
-        db.execute("insert into t values (2)")
-        copy_sqlite(source, target)
-        db.execute("commit")
-    with closing(sqlite3.connect(target)) as copy:
-        assert copy.execute("select n from t").fetchall() == [(1,)]
-    assert [path.name for path in tmp_path.glob("copy.db*")] == ["copy.db"]
-    assert target.stat().st_mode & 0o777 == 0o600
+def test_a_site_is_any_folder_with_a_site_file_or_a_memory(tmp_path: Path) -> None:
+    make(tmp_path, *EVERYTHING)
+    found = [path.relative_to(tmp_path).as_posix() for path in site_homes(tmp_path)]
+    assert found == ["hospital", "simulated/test/mill", "sites/north"]
 
 
-def test_a_torn_database_is_not_taken_for_a_backup(tmp_path: Path) -> None:
-    source = tmp_path / "torn.db"
-    make(tmp_path, "torn.db")
-    with closing(sqlite3.connect(source)) as db:
-        db.executemany("insert into t values (?)", [("x" * 500,)] * 200)
-        db.commit()
-    damaged = bytearray(source.read_bytes())
-    damaged[4096 * 3 : 4096 * 5] = b"\xff" * 8192
-    source.write_bytes(bytes(damaged))
-    with pytest.raises(BackupError, match=r"torn\.db"):
-        copy_sqlite(source, tmp_path / "copy.db")
+@pytest.mark.parametrize(
+    "name", ["coordinator/other", "coordinator/test/journal-2.db", "sites/link", "stack/x"]
+)
+def test_a_link_is_refused_and_not_left_out_in_silence(tmp_path: Path, name: str) -> None:
+    make(tmp_path, *EVERYTHING)
+    make(tmp_path / "elsewhere", "f")
+    (tmp_path / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(BackupError, match=f"{name} is a link"):
+        files(tmp_path, keys=True)
+
+
+def test_a_link_to_what_is_left_out_anyway_is_none_of_a_backups_business(tmp_path: Path) -> None:
+    make(tmp_path, "coordinator/test/journal.db")
+    for name in ("cache", "coordinator/test/agent.log"):
+        (tmp_path / name).symlink_to("/")
+    assert files(tmp_path, keys=True) == [(Turn.JOURNAL, "coordinator/test/journal.db")]

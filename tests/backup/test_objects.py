@@ -25,8 +25,8 @@ def test_objects_come_back_with_their_bytes_type_and_metadata(
         client.put_object(
             bucket, key, io.BytesIO(body), len(body), content_type="text/x-kept", metadata={"of": "round-1"}
         )
-    first = enter(Bucket(folder="a", url=f"s3://{bucket}"), *keys, minio_server.endpoint, None)
-    second = enter(Bucket(folder="a", url=f"s3://{bucket}-2"), *keys, minio_server.endpoint, None)
+    first = enter(Bucket(folder="a", url=f"s3://{bucket}", own=True), *keys, minio_server.endpoint, None)
+    second = enter(Bucket(folder="a", url=f"s3://{bucket}-2", own=True), *keys, minio_server.endpoint, None)
     assert not second.exists()
     second.make()
     refuse_filled(second)
@@ -49,12 +49,14 @@ def test_an_object_that_was_deleted_meanwhile_is_passed_over_and_a_wrong_key_is_
     minio_server: MinioServer, bucket: str, tmp_path: Path
 ) -> None:
     keys = (minio_server.access_key, minio_server.secret_key)
-    shelf = enter(Bucket(folder="a", url=f"s3://{bucket}"), *keys, minio_server.endpoint, None)
+    shelf = enter(Bucket(folder="a", url=f"s3://{bucket}", own=True), *keys, minio_server.endpoint, None)
     assert shelf.fetch("test/gone", tmp_path / "gone") is None
-    wrong = enter(Bucket(folder="a", url=f"s3://{bucket}"), keys[0], "wrong", minio_server.endpoint, None)
+    wrong = enter(
+        Bucket(folder="a", url=f"s3://{bucket}", own=True), keys[0], "wrong", minio_server.endpoint, None
+    )
     with pytest.raises(ExchangeError, match="the store answered"):
         wrong.keys()
-    away = enter(Bucket(folder="a", url=f"s3://{bucket}"), *keys, "http://127.0.0.1:9", None)
+    away = enter(Bucket(folder="a", url=f"s3://{bucket}", own=True), *keys, "http://127.0.0.1:9", None)
     with pytest.raises(ExchangeError, match="does not answer"):
         away.keys()
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from playground import SITES, write_corpus
 
-from fedllm.backup.bring_back import restore
 from fedllm.backup.take import take_backup
 from fedllm.config import FederationConfig, fedllm_home
 from fedllm.coordinator.outcomes import Aggregated
 from fedllm.coordinator.rounds import JournaledSteps, play
 from fedllm.coordinator.training import Training, open_training
 from fedllm.simulation import Workbench, _agent_thread, cached_data, join
+from tests.backup.lost import bring_back
 
 RUN = "run-1"
 
@@ -70,7 +70,7 @@ def test_coordinator_and_sites_go_on_from_a_backup_to_the_model_that_they_would_
     (tmp_path / "store").rename(tmp_path / "gone-store")
     monkeypatch.setenv("FEDLLM_HOME", str(tmp_path / "new"))
 
-    done = restore(tmp_path / "b.tar")
+    done = bring_back(tmp_path)
     assert (done.outside, done.retired) == ({}, ())
     with trained_by_agents(config, bench) as again:
         assert again.journal.outcome(RUN, 2, "aggregate", Aggregated) is None

@@ -139,4 +139,4 @@ def test_a_backup_of_postgres_goes_back_into_empty_databases_alone(
     assert counted(server, fresh) == before
     query = "select head_counter from federation"
     ((then,),), ((now,),) = (server.sql(query, place["journal"]) for place in (databases, fresh))
-    assert now == then + 1_000_000
+    assert now >= then + 1_000_000

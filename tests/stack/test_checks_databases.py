@@ -2,7 +2,9 @@
 
 import hashlib
 import sqlite3
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -95,11 +97,133 @@ def test_one_that_is_not_there_is_made_at_first_use_and_not_by_looking(tmp_path:
     assert not (tmp_path / "no.db").exists()
 
 
+def rollback(path: Path) -> None:
+    """Have a file keep a rollback journal and no write-ahead log, as MLflow's."""
+    with closing(sqlite3.connect(path)) as made:
+        assert made.execute("PRAGMA journal_mode=DELETE").fetchone() == ("delete",)
+
+
+WRITER = """
+import sqlite3, sys, time
+path, kind = sys.argv[1:]
+if kind == "busy":
+    print("ready", flush=True)
+while kind == "busy":
+    db = sqlite3.connect(path, timeout=60)
+    with db:
+        db.execute("UPDATE kept SET body = hex(randomblob(60 + abs(random()) % 900))")
+    db.close()
+db = sqlite3.connect(path, isolation_level=None)
+db.execute("PRAGMA cache_size=1")
+db.execute("BEGIN EXCLUSIVE")
+db.execute("UPDATE kept SET body = 'half' || body")
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def start(file: Path) -> Iterator[Callable[[str], subprocess.Popen[str]]]:
+    """Another process that writes to the file, over and over or in one transaction that it never ends."""
+    started: list[subprocess.Popen[str]] = []
+
+    def begin(kind: str) -> subprocess.Popen[str]:
+        argv = [sys.executable, "-c", WRITER, str(file), kind]
+        process = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
+        started.append(process)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        return process
+
+    yield begin
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("logged", [False, True])
+def test_a_sound_file_is_never_called_damaged_while_it_is_written(
+    file: Path, start: Callable[[str], subprocess.Popen[str]], logged: bool
+) -> None:
+    if not logged:
+        rollback(file)
+    start("busy")
+    found = [checked(file) for _ in range(15)]
+    assert [one.detail for one in found if one.status == "fail"] == []
+    assert any(one.status == "ok" for one in found)
+
+
+def test_a_fault_of_a_file_that_changed_meanwhile_is_looked_at_again(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check, torn = databases._quick_check, []
+
+    def writing(path: Path) -> tuple[bool, str]:
+        """Somebody opens the file, writes, and is gone, while it is read without a lock."""
+        if len(torn) == times:
+            return check(path)
+        torn.append(path)
+        with closing(sqlite3.connect(path)) as opened, opened:
+            opened.execute("INSERT INTO kept VALUES (?, 'y')", (f"new {len(torn)}",))
+        return True, "Tree 2 page 3: btreeInitPage() returns error code 11"
+
+    monkeypatch.setattr(databases, "_quick_check", writing)
+    times = 2
+    assert checked(file).status == "ok"
+    times = 10
+    found = checked(file)
+    assert (found.status, "faster than it can be read" in found.detail) == ("warn", True)
+
+
+def test_a_file_that_is_locked_is_a_warning_and_a_copy_of_it_ends(
+    file: Path, start: Callable[[str], subprocess.Popen[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(databases, "_BUSY", 0.3)
+    rollback(file)
+    start("once")
+    found = checked(file)
+    assert (found.status, "is locked" in found.detail) == ("warn", True)
+    with pytest.raises(sqlite3.OperationalError, match="locked"):
+        databases.copy(file, file.with_name("copy.db"))
+
+
+def test_a_transaction_that_its_process_left_behind_is_no_damage(
+    file: Path, start: Callable[[str], subprocess.Popen[str]]
+) -> None:
+    rollback(file)
+    process = start("once")
+    process.kill()
+    process.wait()
+    before = folder(file)
+    assert set(before) == {"kept.db", "kept.db-journal"}
+    found = checked(file)
+    assert (found.status, "died within a transaction" in found.detail) == ("warn", True)
+    assert folder(file) == before
+    with closing(sqlite3.connect(file)) as opened:
+        assert opened.execute("SELECT count(*) FROM kept WHERE body LIKE 'half%'").fetchone() == (0,)
+    assert checked(file).status == "ok"
+
+
+def test_looking_at_a_file_takes_no_lock_from_this_process(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(databases, "_BUSY", 0.1)
+    rollback(file)
+    write = "import sqlite3, sys; sqlite3.connect(sys.argv[1], timeout=0).execute('DELETE FROM kept')"
+    with closing(sqlite3.connect(file, isolation_level=None)) as ours:
+        ours.execute("BEGIN EXCLUSIVE")
+        assert checked(file).status == "warn"
+        argv = [sys.executable, "-c", write, str(file)]
+        tried = subprocess.run(argv, capture_output=True, text=True, check=False)
+        assert "database is locked" in tried.stderr
+
+
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+asyncpg", "postgresql+psycopg"])
 def test_a_postgres_that_is_away_is_told_without_its_password(scheme: str) -> None:
     url = f"{scheme}://fedllm:secret@127.0.0.1:1/journal?connect_timeout=2"
     (found,) = database("journal", url)
-    assert (found.status, "does not answer" in found.detail) == ("fail", True)
+    assert (found.status, "cannot be read" in found.detail) == ("fail", True)
+    assert "refused" in found.detail
     assert "secret" not in found.detail
 
 

@@ -1,6 +1,7 @@
 """What the doctor says of what a coordinator left behind, and of its sites."""
 
 import hashlib
+import json
 import socket
 import subprocess
 import sys
@@ -12,14 +13,25 @@ from pathlib import Path
 import psutil
 import pytest
 
-from fedllm.config import FederationConfig
+from fedllm.agent.join import init_site
+from fedllm.config import FederationConfig, load_site
+from fedllm.config.home import RESTORING
 from fedllm.coordinator.journal import Journal
-from fedllm.coordinator.members import coordinator_identity, store_access
+from fedllm.coordinator.members import StoreAccess, coordinator_identity, store_access
 from fedllm.coordinator.release_queue import queue_release
-from fedllm.coordinator.tables import LeaseRow
+from fedllm.coordinator.tables import FederationRow, LeaseRow, RunRow
+from fedllm.data.records import write_records
+from fedllm.exchange.store import ObjectStore
+from fedllm.privacy.site_ledger import site_ledger
+from fedllm.secure.identity import load_identity
+from fedllm.stack import checkup as checkup_module
+from fedllm.stack import down
+from fedllm.stack.addresses import read_endpoints
 from fedllm.stack.checks import federation
-from fedllm.stack.checks.finding import Finding
+from fedllm.stack.checks.finding import Finding, tried
+from fedllm.stack.checks.modes import modes
 from fedllm.stack.checkup import checkup
+from fedllm.stack.place import Place, StackState
 from tests.coordinator.conftest import config, sites
 from tests.coordinator.played import PlayedSite
 
@@ -92,6 +104,23 @@ def test_refusals_since_yesterday_are_told_and_older_ones_are_not(
     assert "fedllm events" in found.remedy
 
 
+def test_what_another_federation_of_the_same_journal_met_is_not_told(journal: Journal) -> None:
+    sites = [{"name": "mill", "verify": "0" * 64, "recipient": "age1"}]
+    with journal.write() as session:
+        for name, members in (("played", sites), ("other", [*sites, {**sites[0], "name": "clinic"}])):
+            roster = json.dumps({"roster_version": 1, "sites": members})
+            session.add(FederationRow(federation=name, roster=roster, head_counter=0))
+        session.add(RunRow(run="theirs", federation="other", config="", status="running", started=0.0))
+    journal.security.record("refused", "mill", "in another federation's run", "theirs", 1)
+    journal.security.record("refused", "clinic", "no site of ours, in no run")
+    assert left()["security events"].detail == "none since yesterday"
+    journal.security.record("revoked", "mill", "left")
+    journal.security.record("revoked", "former", "nobody's any more")
+    assert left()["security events"].detail == (
+        "since yesterday: former: revoked (1 times), mill: revoked (1 times)"
+    )
+
+
 def seen(config: FederationConfig) -> Finding:
     (found,) = federation.sites(config, store_access(config), federation.roster(config.name))
     return found
@@ -118,20 +147,117 @@ def test_live_silent_stopped_unheard_and_forged_sites_are_told_apart(
     assert "amazon: silent since" in seen(config).detail
 
 
+def test_the_store_is_entered_once_for_all_sites(
+    config: FederationConfig, sites: dict[str, PlayedSite], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert len(sites) == 3
+    entered, connect = [], StoreAccess.connect
+
+    def counted(access: StoreAccess) -> ObjectStore:
+        entered.append(access)
+        return connect(access)
+
+    monkeypatch.setattr(StoreAccess, "connect", counted)
+    assert seen(config).status == "warn"
+    assert len(entered) == 1
+
+
 def test_keys_that_others_can_read_fail_with_the_commands_that_close_them(
     config: FederationConfig,
     tmp_path: Path,
 ) -> None:
     coordinator_identity(config.name)
-    (found,) = federation.modes(config.name)
+    (found,) = modes(config.name)
     assert found.status == "ok"
     key = tmp_path / "home" / "coordinator" / "played" / "keys" / "sign.key"
     key.chmod(0o644)
     key.parent.chmod(0o755)
-    (found,) = federation.modes(config.name)
+    (found,) = modes(config.name)
     assert found.status == "fail"
     assert f"chmod 600 {key}" in found.remedy
     assert f"chmod 700 {key.parent}" in found.remedy
+
+
+def site_of(home: Path, **settings: object) -> Path:
+    """A site's folder as `site init` makes it, with a ledger."""
+    home.parent.mkdir(parents=True)
+    write_records(home.parent / "records.jsonl", [{"text": "text", "label": "positive"}])
+    init_site(home.name, home.parent / "records.jsonl", home, base="tiny", **settings)
+    with closing(site_ledger(home, load_site(home / "site.yaml"), load_identity(home / "keys"))):
+        return home
+
+
+def test_the_journal_the_ledgers_and_the_keys_of_this_machines_sites_must_be_closed_as_well(
+    config: FederationConfig, journal: Journal, tmp_path: Path
+) -> None:
+    assert journal
+    home = tmp_path / "home"
+    (tmp_path / "shared").mkdir(mode=0o755)
+    shared = tmp_path / "shared" / "ledger.db"
+    simulated = site_of(home / "simulated" / "played" / "mill")
+    own = site_of(home / "sites" / "clinic", ledger=str(shared))
+    (found,) = modes(config.name)
+    assert found.status == "ok", found
+    for path, mode in (
+        (home / "coordinator" / "played", 0o750),  # SQLite's journal in it has the mode that it likes
+        (simulated, 0o755),
+        (simulated / "ledger.db", 0o644),
+        (shared, 0o640),
+        (own / "keys" / "age.key", 0o604),
+    ):
+        before = path.stat().st_mode
+        path.chmod(mode)
+        for federation_name in (config.name, None):
+            (found,) = modes(federation_name)
+            assert (found.status, found.detail) == ("fail", f"open to others: {path}")
+        path.chmod(before)
+
+
+def test_a_stack_that_died_fails_and_one_that_was_ended_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("FEDLLM_HOME", "FEDLLM_CACHE"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    place = Place.here()
+    place.create()
+    place.pidfile.write_text("4194305\n")  # what a supervisord that was killed leaves
+    assert named(checkup())["stack"].status == "fail"
+    assert down() is False
+    assert named(checkup())["stack"].status == "warn"
+
+
+def test_a_home_whose_restore_was_cut_off_is_told_once(config: FederationConfig, tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir(mode=0o700, exist_ok=True)
+    (tmp_path / "home" / RESTORING).touch()
+    (found,) = [finding for finding in checkup(config) if finding.status != "ok"]
+    assert (found.name, found.status, "is half restored" in found.detail) == ("home", "fail", True)
+
+
+def test_a_damaged_file_of_database_addresses_is_a_finding_and_a_sound_one_is_left_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = Place(tmp_path)
+    place.create()
+    stack = read_endpoints(place, StackState(ports={"minio": 1, "prefect": 1, "mlflow": 1}))
+    kept = place.folder / "databases.json"
+
+    def looked() -> dict[str, Finding]:
+        return {n: tried(n, r, c)[0] for n, r, c in checkup_module._stack(stack) if n.endswith("database")}
+
+    assert {name: found.status for name, found in looked().items()} == {
+        "mlflow database": "ok",
+        "prefect database": "ok",
+    }
+    monkeypatch.setenv("FEDLLM_MLFLOW_DATABASE_URL", "postgresql+psycopg://fedllm:hush@127.0.0.1:1/mlflow")
+    assert looked()["mlflow database"].status == "fail"
+    assert not kept.exists()
+    monkeypatch.delenv("FEDLLM_MLFLOW_DATABASE_URL")
+    place.write_private(kept, '{"mlflow": nu')
+    assert (looked()["mlflow database"].status, "is damaged" in looked()["mlflow database"].detail) == (
+        "fail",
+        True,
+    )
 
 
 def test_a_federation_on_a_folder_is_looked_at_without_a_stack_and_nothing_changes(

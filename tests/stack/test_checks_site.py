@@ -1,6 +1,7 @@
 """What the doctor says of a site's folder."""
 
 import json
+import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -19,6 +20,7 @@ from fedllm.data.records import write_records
 from fedllm.exchange.iam import MinioIam
 from fedllm.privacy.ledger import Ledger
 from fedllm.secure.identity import load_identity
+from fedllm.stack.checks import databases
 from fedllm.stack.checks.finding import Finding
 from fedllm.stack.checkup import site_checkup
 from fedllm.stack.minio import MinioServer
@@ -93,6 +95,20 @@ def test_a_sound_site_is_all_green_and_nothing_of_it_changes(looked: Looked, hom
 def test_a_ledger_that_was_edited_fails(looked: Looked, home: Path) -> None:
     assert tamper(home / "ledger.db", "DELETE FROM entry WHERE seq = 2") == 1
     assert looked()["ledger"].status == "fail"
+
+
+def test_a_ledger_that_is_in_use_is_not_said_to_need_a_backup(
+    looked: Looked, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(databases, "_BUSY", 0.2)
+    with closing(sqlite3.connect(home / "ledger.db", isolation_level=None)) as writer:
+        writer.execute("PRAGMA journal_mode=DELETE")
+        writer.execute("BEGIN EXCLUSIVE")
+        found = looked()["ledger"]
+    assert (found.status, "is locked" in found.detail) == ("warn", True), found
+    (home / "ledger.db").write_bytes(b"torn" * 2000)
+    found = looked()["ledger"]
+    assert (found.status, "newest ledger" in found.remedy) == ("fail", True)
 
 
 def test_a_budget_that_is_nearly_spent_is_told_to_its_owner(looked: Looked, home: Path) -> None:

@@ -1,55 +1,51 @@
-"""What a coordinator left lying: the lease, releases, refusals, sites that are silent, keys that are open."""
+"""What a coordinator left lying: the lease, releases, refusals, sites that are silent."""
 
 import json
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sqlalchemy import func, select
+from sqlalchemy import func, inspect, select, text
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from fedllm.config.home import fedllm_home
-from fedllm.errors import ObjectNotFoundError, RefusedError
-from fedllm.stack.checks.databases import reading_engine, with_driver
-from fedllm.stack.checks.finding import Finding, fail, ok, warn
+from fedllm.errors import JournalError, ObjectNotFoundError, RefusedError
+from fedllm.postgres_address import shown
+from fedllm.stack.checks.databases import reading_engine, said, sqlite_file
+from fedllm.stack.checks.finding import Finding, ok, warn
 
 if TYPE_CHECKING:
     from fedllm.config import FederationConfig
     from fedllm.coordinator.members import StoreAccess
     from fedllm.exchange.messages import PublicKeys
+    from fedllm.exchange.store import ObjectStore
 
 _DAY = 86400.0  # s
 
 
-def folder_of(federation: str) -> Path:
-    """The coordinator's folder, whether or not it is there."""
-    return fedllm_home() / "coordinator" / federation
-
-
-def journal_url_of(federation: str) -> str:
-    """Where the journal is; unlike the coordinator's own way to it, this makes no folder."""
-    import os
-
-    given = os.environ.get("FEDLLM_JOURNAL_URL")
-    return given or f"sqlite:///{folder_of(federation) / 'journal.db'}"
-
-
 @contextmanager
 def reading(federation: str) -> Iterator[Session | None]:
-    """The journal for reading; None where no coordinator has worked yet."""
-    from sqlalchemy.engine import make_url
+    """The journal for reading; None where no coordinator has worked yet.
 
-    url = journal_url_of(federation)
-    parsed = make_url(with_driver(url))
-    if parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").exists():
+    Raises:
+        JournalError: it cannot be read.
+    """
+    from fedllm.coordinator.journal import journal_url
+    from fedllm.coordinator.tables import LeaseRow
+
+    url = journal_url(federation)
+    path = sqlite_file(url)
+    if path is not None and not path.exists():
         yield None
         return
     engine = reading_engine(url)
     try:
         with Session(engine) as session:
-            yield session
+            yield session if inspect(session.connection()).has_table(LeaseRow.__tablename__) else None
+    except SQLAlchemyError as error:
+        raise JournalError(f"{shown(url)} cannot be read: {said(error)}") from None
     finally:
         engine.dispose()
 
@@ -61,7 +57,12 @@ def roster(federation: str) -> "list[PublicKeys]":
 
     with reading(federation) as session:
         row = session.get(FederationRow, federation) if session else None
-        return [PublicKeys(**site) for site in json.loads(row.roster)["sites"]] if row else []
+        return [PublicKeys(**site) for site in _listed(row.roster)] if row else []
+
+
+def _listed(told: str) -> list[dict[str, str]]:
+    """The sites of a roster as the journal keeps it."""
+    return list(json.loads(told)["sites"])
 
 
 def leftovers(federation: str) -> Iterator[Finding]:
@@ -72,10 +73,11 @@ def leftovers(federation: str) -> Iterator[Finding]:
             return
         yield _lease(session, federation)
         yield _releases(session, federation)
-        yield _refusals(session)
+        yield _refusals(session, federation)
 
 
 def _lease(session: Session, federation: str) -> Finding:
+    from fedllm.coordinator.journal import database_clock
     from fedllm.coordinator.lease import is_dead
     from fedllm.coordinator.tables import LeaseRow
 
@@ -83,7 +85,7 @@ def _lease(session: Session, federation: str) -> Finding:
     if row is None or not row.holder:
         return ok("lease", "free")
     host, process, _ = row.holder.split("|")
-    if row.expires > time.time() and not is_dead(row.holder):
+    if row.expires > database_clock(session) and not is_dead(row.holder):
         return ok("lease", f"process {process} on {host} leads {row.run}")
     return warn(
         "lease",
@@ -110,17 +112,32 @@ def _releases(session: Session, federation: str) -> Finding:
     )
 
 
-def _refusals(session: Session) -> Finding:
-    from sqlalchemy import text
-
-    found = session.execute(
-        text("SELECT kind, party, SUM(times) FROM security_event WHERE last > :since GROUP BY kind, party"),
+def _refusals(session: Session, federation: str) -> Finding:
+    """What is surely another federation's, which shares the journal, is left out."""
+    others, strangers = _elsewhere(session, federation)
+    found: Counter[tuple[str, str]] = Counter()
+    for kind, party, run, times in session.execute(
+        text("SELECT kind, party, run, times FROM security_event WHERE last > :since"),
         {"since": time.time() - _DAY},
-    ).all()
+    ):
+        if run not in others if run else party not in strangers:
+            found[party, kind] += times
     if not found:
         return ok("security events", "none since yesterday")
-    told = ", ".join(sorted(f"{party}: {kind} ({times} times)" for kind, party, times in found)[:10])
-    return warn("security events", f"since yesterday: {told}", "`fedllm events` says what and why")
+    told = sorted(f"{party}: {kind} ({times} times)" for (party, kind), times in found.items())
+    shortly = ", ".join(told[:10])
+    return warn("security events", f"since yesterday: {shortly}", "`fedllm events` says what and why")
+
+
+def _elsewhere(session: Session, federation: str) -> tuple[set[str], set[str]]:
+    """The runs of other federations in this journal, and the sites that are theirs alone."""
+    from fedllm.coordinator.tables import FederationRow, RunRow
+
+    runs = set(session.scalars(select(RunRow.run).where(RunRow.federation != federation)))
+    rows = session.scalars(select(FederationRow)).all()
+    members = {row.federation: {site["name"] for site in _listed(row.roster)} for row in rows}
+    ours = members.pop(federation, set())
+    return runs, set().union(*members.values()) - ours
 
 
 def sites(
@@ -136,7 +153,7 @@ def sites(
     now = connected.now()
     away = {}
     for keys in members:
-        heard, said = _heard(config.name, access, keys)
+        heard, said = _heard(config.name, connected, keys)
         if heard is None:
             away[keys.name] = said
         elif said == "stopped" or now - heard > FRESH:
@@ -154,13 +171,13 @@ def sites(
         )
 
 
-def _heard(federation: str, access: "StoreAccess", keys: "PublicKeys") -> tuple[float | None, str]:
+def _heard(federation: str, store: "ObjectStore", keys: "PublicKeys") -> tuple[float | None, str]:
     """When a site's card was shown by the store's clock, and what it says; or why there is none."""
     from fedllm.exchange.keys import Layout
     from fedllm.exchange.messages import COORDINATOR, Card
     from fedllm.secure.envelope import open_envelope
 
-    store, key = access.connect(), Layout(federation).card(keys.name)
+    key = Layout(federation).card(keys.name)
     try:
         modified = store.stat(key).modified
         envelope = store.get(key, limit=Card.largest)
@@ -179,35 +196,3 @@ def _ago(seconds: float) -> str:
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"
     return f"{seconds:.0f} s"
-
-
-def modes(federation: str | None) -> Iterator[Finding]:
-    """Whether what only its owner may read is so: keys, ledgers, journals, the stack's secrets."""
-    home = fedllm_home()
-    folders = [home / "stack"]
-    secret = [home / "ca" / "ca.key", home / "ca" / "server.key", *_stack_secrets(home / "stack")]
-    if federation is not None:
-        keys = folder_of(federation)
-        folders += [keys, *keys.glob("keys*")]
-        secret += [*keys.glob("keys*/*.key")]
-    yield open_to_others("keys", folders, secret)
-
-
-def _stack_secrets(stack: Path) -> list[Path]:
-    names = ("stack.json", "supervisord.conf", "passwords.json", "client.env", "minio/root.json")
-    return [stack / name for name in (*names, "databases.json", "mlflow-auth.ini", "mlflow-auth.db")]
-
-
-def open_to_others(name: str, folders: Sequence[Path], files: Sequence[Path]) -> Finding:
-    """Folders and files that are there, and must be their owner's alone."""
-    wanted = [(path, 0o700) for path in folders] + [(path, 0o600) for path in files]
-    there = [(path, mode) for path, mode in wanted if path.exists()]
-    wide = [(path, mode) for path, mode in there if path.stat().st_mode & 0o077]
-    if not wide:
-        return ok(name, f"{len(there)} files and folders, their owner's alone")
-    return fail(
-        name,
-        f"open to others: {', '.join(str(path) for path, _ in wide)}",
-        "; ".join(f"chmod {mode:o} {path}" for path, mode in wide)
-        + "; what others could read, replace: docs/operations.md",
-    )

@@ -88,6 +88,10 @@ def base_model(name: str) -> Iterator[Finding]:
     """Whether the base model that a file names is in the cache, and every byte of it as it was."""
     from fedllm.models.base import is_intact
 
+    path = Path(name).expanduser()
+    if _is_path(name) and not path.exists():
+        yield fail("model cache", f"{path} is not there", "restore it, or name another base")
+        return
     folder = cached_base(name)
     if folder is None:
         yield ok("model cache", f"{name} is not there yet: the first training fetches or converts it")
@@ -113,14 +117,21 @@ def cached_base(name: str) -> Path | None:
     if path.suffix != ".gguf" and path.is_dir():
         return path.resolve()
     stem = path.stem if path.suffix == ".gguf" else name
+    if "/" in stem:
+        return _of_hub(name)
     kept = [found for found in (cache_dir() / "models").glob(f"{stem}-*") if found.is_dir()] if stem else []
     if kept:
         return max(kept, key=lambda found: found.stat().st_mtime)
     return _of_hub(name)
 
 
+def _is_path(name: str) -> bool:
+    """Whether a base is named by where it is."""
+    return name.endswith(".gguf") or name.startswith((".", "/", "~"))
+
+
 def _of_hub(name: str) -> Path | None:
-    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+    if name.count("/") != 1 or _is_path(name):
         return None
     from huggingface_hub import try_to_load_from_cache
 

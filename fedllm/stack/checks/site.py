@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 from fedllm.config import SiteConfig, load_site
 from fedllm.errors import AccessDeniedError, ExchangeError, IdentityError, ObjectNotFoundError
-from fedllm.stack.checks import databases, federation, machine
+from fedllm.stack.checks import databases, machine
 from fedllm.stack.checks.finding import Check, Finding, fail, ok, tried, warn
+from fedllm.stack.checks.modes import open_to_others
 
 if TYPE_CHECKING:
     from fedllm.exchange.messages import Invitation
@@ -56,7 +57,7 @@ class Visit:
         from fedllm.secure.identity import fingerprint, load_identity
 
         folders = [self.home, *self.home.glob("keys*")]
-        private = federation.open_to_others("keys", folders, [*self.home.glob("keys*/*.key")])
+        private = open_to_others("keys", folders, [*self.home.glob("keys*/*.key")])
         if private.status != "ok":
             yield private
             return
@@ -76,8 +77,13 @@ class Visit:
         with tempfile.TemporaryDirectory(prefix="fedllm-doctor-") as folder:
             copy = Path(folder) / "ledger.db"
             # Opening a ledger may write to it, such as after new keys: a copy is opened.
-            with closing(databases.read_only(path)) as source, closing(sqlite3.connect(copy)) as target:
-                source.backup(target)
+            try:
+                databases.copy(path, copy)
+            except sqlite3.Error as error:
+                if (told := databases.unread("ledger", path, error)).status == "fail":
+                    raise
+                yield told
+                return
             yield from self._verified(path, copy)
 
     def _verified(self, path: Path, copy: Path) -> Iterator[Finding]:

@@ -1,0 +1,145 @@
+"""Privacy ledgers in a home: which there are, how far each is, and their open trainings counted as spent."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedllm.backup.inventory import files, is_database, site_homes
+from fedllm.config import load_site
+from fedllm.errors import BackupError, IdentityError, LedgerError
+from fedllm.privacy.chain import Reservation, state_of
+from fedllm.privacy.entry import Entry
+from fedllm.privacy.ledger import Ledger
+from fedllm.privacy.site_ledger import former_identities, ledger_path
+from fedllm.secure.identity import load_identity
+
+NO_ROUND = 2**31 - 1  # under which steps are charged that may have been taken in any round
+
+_TABLES = {"entry", "acknowledged"}
+
+
+@dataclass(frozen=True)
+class Retired:
+    """Steps of a training that a restored ledger counts as spent."""
+
+    dataset: str
+    run: str
+    steps: int
+
+
+def is_ledger(path: Path) -> bool:
+    """Whether a file is a privacy ledger, whatever it is called."""
+    if not is_database(path):
+        return False
+    with closing(_reading(path)) as db:
+        names = {name for (name,) in db.execute("select name from sqlite_master where type = 'table'")}
+    return names >= _TABLES
+
+
+def newest(path: Path) -> Iterator[Entry]:
+    """The newest entry of every chain in a ledger's file."""
+    with closing(_reading(path)) as db:
+        for _, _, body in db.execute("select dataset, max(seq), entry from entry group by dataset"):
+            yield Entry.model_validate_json(body)
+
+
+def ledger_of(site: Path) -> Path:
+    """The ledger of the site in a folder; a simulation that just begins has no site file for a moment."""
+    file = site / "site.yaml"
+    return ledger_path(site, load_site(file)) if file.exists() else site / "ledger.db"
+
+
+def retire_ledgers(home: Path) -> list[Retired]:
+    """Count every training that a restored ledger has open as spent to its last step.
+
+    Steps may have been charged, and their noise sent, after the backup was taken: the file cannot tell. Once
+    all steps that were promised are charged, no step can be taken twice for one charge.
+
+    Args:
+        home: fedllm's, as it was restored.
+
+    Raises:
+        BackupError: no key that came with it may sign in a ledger with open trainings.
+        LedgerError: a ledger is damaged.
+    """
+    users: dict[Path, list[Path]] = {}
+    for site in site_homes(home):
+        users.setdefault(ledger_of(site), []).append(site)
+    retired: list[Retired] = []
+    for name in (home / name for _, name in files(home, keys=True)):
+        if is_ledger(name) and any(_open_ones(name)):
+            retired += _retire(name, users.get(name, []))
+    return retired
+
+
+def refuse_lost_ledgers(home: Path, old_home: str) -> None:
+    """Raise `BackupError` when a restored site's ledger is neither in the restored home nor where it was.
+
+    One outside the home was not in the backup. While it is where it was it is the newest there is; where
+    nothing is, the site would begin a new ledger, and spend its budget a second time.
+    """
+    for site in site_homes(home):
+        path = ledger_of(site)
+        if not path.is_relative_to(home) and not path.exists():
+            raise BackupError(
+                f"{site.relative_to(home)} keeps its privacy ledger at {path}, where nothing is: put the "
+                f"newest copy there first, or restore into {old_home}"
+            )
+
+
+def _open_ones(path: Path) -> Iterator[Reservation]:
+    """Trainings that were promised steps which are not charged."""
+    chains: dict[str, list[Entry]] = {}
+    with closing(_reading(path)) as db:
+        for dataset, body in db.execute("select dataset, entry from entry order by dataset, seq"):
+            chains.setdefault(dataset, []).append(Entry.model_validate_json(body))
+    for entries in chains.values():
+        yield from (r for r in state_of(entries).reservations.values() if _is_open(r))
+
+
+def _is_open(reservation: Reservation) -> bool:
+    return not reservation.settled and reservation.charged < reservation.most
+
+
+def _retire(path: Path, sites: list[Path]) -> list[Retired]:
+    """Charge what is open in the name of the first of the sites whose keys may."""
+    why: Exception | None = None
+    retired: list[Retired] = []
+    for site in sites:
+        try:
+            retired.extend(_charged(path, site / "keys"))
+        except (IdentityError, LedgerError) as error:
+            why = error
+        else:
+            return retired
+    raise BackupError(
+        f"the ledger {path} has a training open that may have gone on after the backup, and no key is here "
+        "to count it as spent: restore an archive with private keys, or, if no training with privacy ran "
+        "after this backup, say so with --nothing-spent"
+    ) from why
+
+
+def _charged(path: Path, keys: Path) -> Iterator[Retired]:
+    with closing(Ledger(path, load_identity(keys), former_identities(keys))) as ledger:
+        for dataset in ledger.datasets():
+            for one in [r for r in ledger.state(dataset).reservations.values() if _is_open(r)]:
+                context, left = one.entry.context, one.most - one.charged
+                if context is None:
+                    raise LedgerError(
+                        f"ledger of {dataset}: entry {one.entry.seq} does not name its training"
+                    )
+                ledger.charge(
+                    dataset,
+                    federation=context.federation,
+                    run=context.run,
+                    round=NO_ROUND,
+                    first=0,
+                    steps=left,
+                )
+                yield Retired(dataset, context.run, left)
+
+
+def _reading(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)

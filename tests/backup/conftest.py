@@ -1,0 +1,35 @@
+"""A coordinator on a folder as its store: with sites that have joined, or in the middle of a round."""
+
+from pathlib import Path
+
+import pytest
+
+from fedllm.backup.take import take_backup
+from fedllm.config import FederationConfig
+from fedllm.coordinator.rounds import JournaledSteps
+from fedllm.coordinator.training import Training
+from fedllm.exchange.directory_store import DirectoryStore
+from tests.coordinator.conftest import config, sites, training
+from tests.coordinator.played import SITES, PlayedSite, begin_round
+
+__all__ = ["config", "sites", "steps", "training"]  # fixtures
+
+
+@pytest.fixture
+def steps(training: Training, sites: dict[str, PlayedSite]) -> JournaledSteps:
+    """Round 1 with every update in the store and on record, none of them opened yet."""
+    played = begin_round(training, sites)
+    played.take_part()
+    steps = JournaledSteps(training)
+    steps.remote_local_train(1, SITES)
+    return steps
+
+
+@pytest.fixture
+def archive(config: FederationConfig, sites: dict[str, PlayedSite], tmp_path: Path) -> Path:
+    """A coordinator with three sites that has not trained yet."""
+    assert sites
+    for name in ("a", "b", "c"):
+        DirectoryStore(tmp_path / "store").put(f"played/{name}", b"x")
+    take_backup(tmp_path / "b.tar", configs=[config])
+    return tmp_path / "b.tar"

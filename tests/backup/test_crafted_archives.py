@@ -1,0 +1,88 @@
+"""Archives that no fedllm wrote: whole, and meant to write where they should not."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from fedllm.backup.archive import ArchiveWriter, written
+from fedllm.backup.bring_back import restore
+from fedllm.backup.manifest import Bucket, FederationMark, Manifest, StoredObject
+from fedllm.errors import BackupError
+
+
+def manifest(**said: Any) -> Manifest:  # noqa: ANN401 - any field
+    empty: dict[str, Any] = dict.fromkeys(("ledgers", "databases", "buckets", "objects", "members"), ())
+    return Manifest(
+        **{"fedllm": "0", "taken": 1.0, "home": "/x", "keys": True, "federations": {}} | empty | said
+    )
+
+
+def crafted(tmp_path: Path, names: tuple[str, ...], **said: Any) -> None:  # noqa: ANN401 - any field
+    """An archive that no fedllm wrote: whole, and with a list of contents as it is given."""
+    (tmp_path / "source").write_text("x")
+    with written(tmp_path / "b.tar", ()) as stream:
+        made = ArchiveWriter(stream)
+        for name in names:
+            made.add(name, tmp_path / "source")
+        made.finish(manifest().model_copy(update=said | {"members": tuple(made.members)}))
+
+
+@pytest.mark.parametrize(
+    "name", ["home/../outside", "home//etc/outside", "home/a/../../../outside", "home/cache/outside"]
+)
+def test_an_archive_that_leads_out_of_the_home_is_refused_and_leaves_the_home_empty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    crafted(tmp_path, ("home/coordinator/good", name))
+    monkeypatch.setenv("FEDLLM_HOME", str(tmp_path / "deep" / "new"))
+    with pytest.raises(BackupError, match="leads out of the home"):
+        restore(tmp_path / "b.tar")
+    assert list((tmp_path / "deep" / "new").iterdir()) == []
+    assert not list(tmp_path.rglob("outside"))
+
+
+MARK = FederationMark(roster_version=1, head_counter=1, epoch=1)
+VICTIM = StoredObject(member="objects/v/cron.d/x", folder="v", key="cron.d/x")
+
+
+@pytest.mark.parametrize(
+    ("members", "said"),
+    [
+        ((), {"federations": {"../../prod/coordinator/f": MARK}}),
+        (("objects/v/cron.d/x",), {"objects": (VICTIM,), "buckets": ()}),
+        (
+            ("objects/v/cron.d/x",),
+            {
+                "objects": (VICTIM,),
+                "buckets": (Bucket.model_construct(folder="v", url="file:///victim", prefix="none/"),),
+            },
+        ),
+        (
+            ("objects/v/cron.d/x",),
+            {
+                "objects": (VICTIM,),
+                "buckets": (Bucket.model_construct(folder="v", url="file:///victim", prefix=""),),
+            },
+        ),
+        (("objects/v/cron.d/x",), {}),
+        (("postgres/journal.dump",), {}),
+        (("etc/passwd",), {}),
+        ((), {"databases": ("other",)}),
+    ],
+)
+def test_a_list_of_contents_that_accounts_for_less_than_would_be_written_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, members: tuple[str, ...], said: dict[str, Any]
+) -> None:
+    monkeypatch.setenv("FEDLLM_HOME", str(tmp_path / "new"))
+    crafted(tmp_path, members, **said)
+    with pytest.raises(BackupError, match="list of contents cannot be read"):
+        restore(tmp_path / "b.tar", stores=["file:///victim"])
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_bucket_of_ones_own_names_its_part(tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match="name the part of it"):
+        Bucket(folder="of-f", url=f"file://{tmp_path}")
+    assert manifest(buckets=(Bucket(folder="of-f", url="s3://b", prefix="f/"),)).buckets

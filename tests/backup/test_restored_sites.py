@@ -1,0 +1,224 @@
+"""Sites that live under a restored home: their numbers rise, and their open trainings are spent."""
+
+import time
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+from fedllm.agent.join import init_site
+from fedllm.agent.memory import Memory
+from fedllm.backup.bring_back import restore
+from fedllm.backup.ledgers import Retired
+from fedllm.backup.reading import verify
+from fedllm.backup.skip_ahead import CARDS
+from fedllm.backup.take import take_backup
+from fedllm.errors import BackupError, BudgetError
+from fedllm.exchange.messages import Sealed
+from fedllm.privacy.accounting import Event
+from fedllm.privacy.budget import Limits
+from fedllm.privacy.ledger import Ledger
+from fedllm.secure.identity import load_identity
+
+SEALED = Sealed(key="k", sealed_sha256="0" * 64, sealed_bytes=1, sha256="0" * 64, bytes=1)
+
+
+@dataclass(frozen=True)
+class Site:
+    """A site under fedllm's home with an open training: 10 of its 100 steps are charged."""
+
+    home: Path
+    ledger: Path
+
+    def spend(self, number: int, steps: int) -> None:
+        """Charge steps of a round."""
+        with closing(Ledger(self.ledger, load_identity(self.home / "keys"))) as ledger:
+            ledger.charge("ward-7", federation="fed", run="run-1", round=number, first=0, steps=steps)
+
+    def left(self) -> int:
+        """Steps that the open training may still take."""
+        with closing(Ledger(self.ledger, load_identity(self.home / "keys"))) as ledger:
+            return sum(r.most - r.charged for r in ledger.state("ward-7").reservations.values())
+
+    def card(self) -> int:
+        with closing(Memory(self.home / "memory.db")) as memory:
+            return memory.value("card")
+
+    def moved(self, old: Path, new: Path) -> "Site":
+        return Site(new / self.home.relative_to(old), new / self.ledger.relative_to(old))
+
+
+def site(home: Path, ledger: str = "ledger.db") -> Site:
+    data = home.parent / "records.jsonl"
+    init_site("mill", data, home)
+    chosen = yaml.safe_load((home / "site.yaml").read_text()) | {"ledger": ledger, "dataset_id": "ward-7"}
+    (home / "site.yaml").write_text(yaml.safe_dump(chosen))
+    with closing(Memory(home / "memory.db")) as memory:
+        memory.rise("card", 5)
+    made = Site(home, (home / ledger).resolve())
+    made.ledger.parent.mkdir(parents=True, exist_ok=True)
+    with closing(Ledger(made.ledger, load_identity(home / "keys"))) as book:
+        book.reserve(
+            "ward-7",
+            "record",
+            federation="fed",
+            run="run-1",
+            plan_sha256="0" * 64,
+            event=Event(0.01, 1.0, 100),
+            delta=1e-5,
+            limit=Limits(None, 1e-5),
+        )
+    made.spend(1, 10)
+    return made
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("FEDLLM_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+def lose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, new: str = "new") -> Path:
+    if (tmp_path / "home").exists():
+        (tmp_path / "home").rename(tmp_path / "gone")
+    monkeypatch.setenv("FEDLLM_HOME", str(tmp_path / new))
+    return tmp_path / new
+
+
+@pytest.mark.parametrize("where", ["sites/mill", "simulated/fed/mill", "hospital", "clinics/north/mill"])
+def test_a_site_anywhere_in_the_home_spends_nothing_twice_after_a_restore(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    before = site(home / where)
+    manifest = take_backup(tmp_path / "b.tar")
+    assert [(mark.home, mark.dataset, mark.seq) for mark in manifest.ledgers] == [(where, "ward-7", 2)]
+    before.spend(2, 30)  # after the backup: no restored file tells of it
+    lose(tmp_path, monkeypatch)
+    done = restore(tmp_path / "b.tar").retired
+    after = before.moved(home, tmp_path / "new")
+    assert done == (Retired("ward-7", "run-1", 90),)
+    assert after.card() >= 5 + CARDS
+    assert after.left() == 0
+    with pytest.raises(BudgetError, match="are spent"):
+        after.spend(2, 30)
+
+
+def test_a_ledger_that_lies_outside_its_sites_folder_and_has_another_name_is_closed_as_well(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = site(home / "sites" / "mill", "../../books/ward.sqlite")
+    take_backup(tmp_path / "b.tar")
+    new = lose(tmp_path, monkeypatch)
+    assert restore(tmp_path / "b.tar").retired == (Retired("ward-7", "run-1", 90),)
+    assert before.moved(home, new).left() == 0
+
+
+def test_a_ledger_outside_the_home_is_told_of_at_the_backup_and_must_be_there_at_the_restore(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = site(home / "sites" / "mill", str(tmp_path / "mirror" / "ledger.db"))
+    said: list[str] = []
+    take_backup(tmp_path / "b.tar", progress=said.append)
+    assert [line for line in said if line.startswith("not in it") and str(before.ledger) in line]
+    before.ledger.rename(tmp_path / "kept")
+    new = lose(tmp_path, monkeypatch)
+    with pytest.raises(BackupError, match=r"sites/mill keeps its privacy ledger at .*where nothing is"):
+        restore(tmp_path / "b.tar")
+    assert list(new.iterdir()) == []
+    (tmp_path / "kept").rename(before.ledger)
+    assert restore(tmp_path / "b.tar").retired == ()  # it is the newest there is
+    with closing(Ledger(before.ledger, load_identity(new / "sites" / "mill" / "keys"))) as ledger:
+        assert ledger.verify()["ward-7"].seq == 2
+
+
+def test_without_keys_an_open_training_keeps_a_ledger_from_being_restored(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = site(home / "sites" / "mill")
+    take_backup(tmp_path / "b.tar", keys=False)
+    new = lose(tmp_path, monkeypatch)
+    with pytest.raises(BackupError, match="--nothing-spent") as caught:
+        restore(tmp_path / "b.tar")
+    assert "\n" not in str(caught.value)
+    assert list(new.iterdir()) == []
+    assert restore(tmp_path / "b.tar", nothing_spent=True).retired == ()
+    (tmp_path / "gone" / "sites" / "mill" / "keys").rename(new / "sites" / "mill" / "keys")
+    assert before.moved(home, new).left() == 90
+
+
+def test_without_keys_a_ledger_whose_trainings_are_over_comes_back(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = site(home / "sites" / "mill")
+    before.spend(2, 90)
+    take_backup(tmp_path / "b.tar", keys=False)
+    new = lose(tmp_path, monkeypatch)
+    assert restore(tmp_path / "b.tar").retired == ()
+    assert (new / "sites" / "mill" / "ledger.db").exists()
+
+
+def test_the_owners_word_that_nothing_was_spent_leaves_a_ledger_where_it_was(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = site(home / "sites" / "mill")
+    take_backup(tmp_path / "b.tar")
+    new = lose(tmp_path, monkeypatch)
+    assert restore(tmp_path / "b.tar", nothing_spent=True).retired == ()
+    after = before.moved(home, new)
+    assert after.left() == 90
+    after.spend(2, 90)
+
+
+def test_the_same_archive_restored_twice_never_shows_a_card_under_one_number(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = site(home / "sites" / "mill")
+    take_backup(tmp_path / "b.tar")
+    cards = []
+    for new, later in (("monday", 0.0), ("tuesday", 86_400.0)):
+        lose(tmp_path, monkeypatch, new)
+        now = time.time() + later
+        with pytest.MonkeyPatch.context() as clock:
+            clock.setattr("fedllm.backup.skip_ahead.time.time", lambda now=now: now)
+            restore(tmp_path / "b.tar")
+        cards.append(before.moved(home, tmp_path / new).card())
+    assert cards[1] >= cards[0] + 10 * 86_000  # whatever Monday's agent showed until Tuesday
+
+
+def test_an_update_that_was_sent_while_the_backup_read_the_files_is_not_owed_any_more(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = site(home / "sites" / "mill")
+    (before.home / "work").mkdir()
+    with closing(Memory(before.home / "memory.db")) as memory:
+        for number, payload in ((1, SEALED.model_dump_json()), (2, SEALED.model_dump_json()), (3, None)):
+            memory.reserve("run-1", number, "0" * 64, b"", declined=False)
+            memory.commit("run-1", number, b"", payload)
+    (before.home / "work" / "run-1-2.sealed").write_bytes(b"x")
+    take_backup(tmp_path / "b.tar")
+    new = lose(tmp_path, monkeypatch)
+    restore(tmp_path / "b.tar")
+    with closing(Memory(new / "sites" / "mill" / "memory.db")) as memory:
+        assert [work.round for work in memory.committed()] == [2, 3]
+
+
+def test_what_a_site_or_the_coordinator_has_opened_is_not_in_an_archive_without_keys(
+    home: Path, tmp_path: Path
+) -> None:
+    site(home / "sites" / "mill")
+    opened = {
+        "sites/mill/work/run-1-1.update": b"the site's own update",
+        "sites/mill/work/run-1-1.model": b"the global model",
+        "sites/mill/work/run-1-1.sealed": b"sealed",
+        f"coordinator/fed/runs/run-1/{'a' * 64}.update": b"an opened update",
+    }
+    for name, body in opened.items():
+        (home / name).parent.mkdir(parents=True, exist_ok=True)
+        (home / name).write_bytes(body)
+    for keys, expected in ((False, {"sealed"}), (True, {"sealed", "an opened update"})):
+        take_backup(tmp_path / f"{keys}.tar", keys=keys)
+        whole = (tmp_path / f"{keys}.tar").read_bytes()
+        assert {body.decode() for body in opened.values() if body in whole} == expected
+        assert verify(tmp_path / f"{keys}.tar").keys is keys
