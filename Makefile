@@ -11,7 +11,7 @@ AUDIT := $(BIN)/pip-audit --no-deps --disable-pip --progress-spinner off --timeo
 ADVISED := echo 'jinja2==2.10' | $(AUDIT) -r /dev/stdin 2>/dev/null | grep -q PYSEC-2019-217
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test slow lint docs audit bench
+.PHONY: help setup demo test lint docs audit bench
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -29,12 +29,9 @@ setup: $(STAMP)  ## make the environment (.venv) with everything in it
 demo: $(STAMP)  ## fine-tune one model across four organisations, on this machine
 	$(BIN)/fedllm demo
 
-# Most of the tests wait for servers, so two files at a time fit even two cores.
+# Most of the tests wait for servers, so three files at a time fit even two cores.
 test: $(STAMP) tools  ## run the tests, on real servers
-	PATH="$$PATH:$$(printf '%s\n' /usr/lib/postgresql/*/bin | tail -n 1)" $(BIN)/pytest -m "not slow" -n 2 --dist loadfile
-
-slow: $(STAMP) tools  ## run the tests that take minutes each: whole pages of the docs, restores, three machines
-	PATH="$$PATH:$$(printf '%s\n' /usr/lib/postgresql/*/bin | tail -n 1)" $(BIN)/pytest -m slow
+	PATH="$$PATH:$$(printf '%s\n' /usr/lib/postgresql/*/bin | tail -n 1)" $(BIN)/pytest -n 3 --dist loadfile
 
 .PHONY: tools
 tools: $(STAMP)

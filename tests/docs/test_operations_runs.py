@@ -6,9 +6,7 @@ import pytest
 from page_blocks import ROOT
 from page_shell import run_page
 
-pytestmark = pytest.mark.slow
 
-
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_the_blocks_of_the_operations_page_run_in_order(tmp_path: Path) -> None:
     run_page(ROOT / "docs" / "operations.md", tmp_path)

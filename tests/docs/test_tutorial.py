@@ -13,9 +13,8 @@ from machines import STORE, Machine, Machines, why_not
 from page_blocks import ROOT, Step, steps
 
 pytestmark = [
-    pytest.mark.slow,
     pytest.mark.skipif(why_not() is not None, reason=str(why_not())),
-    pytest.mark.timeout(900),
+    pytest.mark.timeout(1800),
 ]
 
 PAGE = ROOT / "docs" / "tutorial.md"

@@ -134,7 +134,6 @@ def test_a_listing_is_of_a_literal_prefix_in_the_order_of_keys(store: ObjectStor
     assert len(list(store.list(""))) == 5
 
 
-@pytest.mark.slow
 def test_a_long_listing_is_whole(store: ObjectStore) -> None:
     keys = [f"fed/k/{number:04}" for number in range(1005)]  # S3 answers with 1,000 at most
     with ThreadPoolExecutor(4) as pool:

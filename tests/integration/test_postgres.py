@@ -15,8 +15,6 @@ from playground import SITES, fedllm, own_ports
 from fedllm.stack import Endpoints, down, up
 from tests.postgres_server import PostgresServer
 
-pytestmark = pytest.mark.slow
-
 SECRET = "pg-secret-7f3a"
 PARTS = {
     "journal": ("FEDLLM_JOURNAL_URL", "psycopg"),

@@ -18,8 +18,6 @@ from playground import SITES, fedllm, own_ports, write_corpus
 
 from fedllm.stack import Endpoints, down, up
 
-pytestmark = pytest.mark.slow
-
 DRIVER = Path(__file__).with_name("backed_up_run.py")
 
 

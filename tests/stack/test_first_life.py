@@ -6,10 +6,7 @@ import pytest
 
 from tests.stack.conftest import FirstLife
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.timeout(600),
-]  # the first one waits for a stack, on whatever machine this is
+pytestmark = pytest.mark.timeout(600)  # the first one waits for a stack, on whatever machine this is
 
 EXPECTED = {
     *("python", "packages", "juicefs", "disk", "disk cache", "disk temp", "model cache", "keys"),

@@ -28,7 +28,7 @@ from flows.events import tell
 from flows.site_watch import site_watch
 from tests.coordinator.played import PlayedSite
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # the first one may wait for a stack
+pytestmark = pytest.mark.timeout(600)  # the first one may wait for a stack
 
 ROUND, NIGHTLY = "federated-round/sentiment", "federated-training/sentiment-nightly"
 
