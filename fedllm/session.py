@@ -63,9 +63,18 @@ def session(config: FederationConfig, request: Request) -> Iterator[Training]:
 
 
 def tracking_uri(config: FederationConfig) -> str | None:
-    """MLflow's address; None when `auto` finds no stack, and then nothing is published."""
-    if config.tracking.uri != "auto":
-        return config.tracking.uri
+    """MLflow's address; None when `auto` finds no stack, and then nothing is published.
+
+    Raises:
+        ConfigError: it is none; MLflow takes folders no longer.
+    """
+    given = config.tracking.uri
+    if given != "auto":
+        if "://" not in given:
+            raise ConfigError(
+                f"tracking.uri: {given!r} is no address: use auto, or http://HOST:PORT of MLflow"
+            )
+        return given
     here = endpoints()
     return here.mlflow_url if here else None
 

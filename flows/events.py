@@ -106,16 +106,37 @@ def tell_of_budgets(training: Training, number: int) -> None:
     before = _short_of_budget(training, closed[-1], plan) if closed else {}
     for site, spent in _short_of_budget(training, number, plan).items():
         if site not in before:
-            told = {"site": site, "epsilon_spent": spent, "epsilon": plan.epsilon, "delta": plan.delta}
-            _once(training, BUDGET_LOW, number, told, site)
+            _tell_of_budget(training, number, site, spent, plan)
+
+
+def tell_of_spent_budgets(training: Training) -> None:
+    """As `tell_of_budgets`, of a training that may begin no other round: its privacy plan is used up."""
+    plan = privacy_plan(training)
+    outcome, run = training.journal.outcome, training.run
+    closed = [n for n in range(1, plan.rounds + 1) if outcome(run, n, "dp-audit", Audited)] if plan else []
+    if plan is None or not closed:
+        return
+    before = _short_of_budget(training, closed[-1], plan)
+    for site, spent in _low_budgets(training, closed[-1], plan).items():
+        if site not in before:
+            _tell_of_budget(training, closed[-1], site, spent, plan)
+
+
+def _tell_of_budget(training: Training, number: int, site: str, spent: float, plan: PrivacyPlan) -> None:
+    told = {"site": site, "epsilon_spent": spent, "epsilon": plan.epsilon, "delta": plan.delta}
+    _once(training, BUDGET_LOW, number, told, site)
 
 
 def _short_of_budget(training: Training, number: int, plan: PrivacyPlan) -> dict[str, float]:
     """What each site with a low budget has spent by a round, if more rounds are wanted than were paid for."""
     journal, run = training.journal, training.run
     failed = sum(journal.outcome(run, n, "failed", FailedRound) is not None for n in range(1, number + 1))
-    if training.config.rounds.max + failed <= plan.rounds:  # a failed round is made up for, and was paid for
-        return {}
+    wanted = training.config.rounds.max
+    return _low_budgets(training, number, plan) if plan.unpaid(wanted, failed) else {}
+
+
+def _low_budgets(training: Training, number: int, plan: PrivacyPlan) -> dict[str, float]:
+    """What each site with less than a tenth of its epsilon left has spent by a round."""
     spent = {site: verdict.epsilon for site, verdict in accounted(training, number).items()}
     low = (1 - LOW) * plan.epsilon
     return {site: mine for site, mine in spent.items() if mine is not None and mine > low}

@@ -8,12 +8,11 @@ from prefect.runtime import flow_run
 
 from fedllm.config import load_federation
 from fedllm.coordinator.result import result
-from fedllm.coordinator.rounds import play
 from fedllm.errors import CancelledError
 from fedllm.session import Request, session
 from flows.output import outlive_readers
 from flows.report import reported
-from flows.tasks import PrefectSteps
+from flows.tasks import play_as_tasks
 from flows.watch import cancelled, watched
 
 
@@ -49,7 +48,7 @@ def federated_round(
     )
     try:
         with session(config, request) as training, reported(training), watched(training):
-            play(training, PrefectSteps(training), insist=True)
+            play_as_tasks(training, insist=True)
             return result(training).public()
     except CancelledError as error:
         return cancelled(error)

@@ -8,12 +8,11 @@ from prefect.runtime import flow_run
 
 from fedllm.config import load_federation
 from fedllm.coordinator.result import result
-from fedllm.coordinator.rounds import play
 from fedllm.errors import CancelledError
 from fedllm.session import Request, session
 from flows.output import outlive_readers
 from flows.report import reported
-from flows.tasks import PrefectSteps
+from flows.tasks import play_as_tasks
 from flows.watch import cancelled, watched
 
 
@@ -53,7 +52,7 @@ def federated_training(
     try:
         with session(config, request) as training, reported(training), watched(training):
             print(f"run {training.run} of {config.name}")  # noqa: T201 - log_prints makes it the flow's log
-            play(training, PrefectSteps(training))
+            play_as_tasks(training)
             return result(training).public()
     except CancelledError as error:
         return cancelled(error)

@@ -16,7 +16,7 @@ from fedllm.coordinator.outcomes import Aggregated, Audited, Dispatched, Evaluat
 from fedllm.coordinator.privacy_plan import privacy_plan
 from fedllm.coordinator.progress import evaluations
 from fedllm.coordinator.release import site_rows
-from fedllm.coordinator.rounds import JournaledSteps
+from fedllm.coordinator.rounds import BUDGET_SPENT, JournaledSteps, play
 from fedllm.coordinator.training import Training
 from fedllm.errors import ExchangeError
 from fedllm.privacy.terms import told_in_words
@@ -32,6 +32,12 @@ def _worth_retrying(_task: object, _run: TaskRun, state: State[Any]) -> bool:
     except Exception:  # noqa: BLE001 - whatever else it was, it is not worth a retry
         return False
     return False
+
+
+def play_as_tasks(training: Training, *, insist: bool = False) -> None:
+    """Play a training by steps that are Prefect's tasks, and tell when its privacy budget has ended it."""
+    if play(training, PrefectSteps(training), insist=insist) == BUDGET_SPENT:
+        unless_away(lambda: events.tell_of_spent_budgets(training))
 
 
 def unless_away(show: Callable[[], None]) -> None:

@@ -123,7 +123,7 @@ def _table(told: "DatasetSpent") -> str:
     from rich.console import Console
     from rich.table import Table
 
-    from fedllm.privacy.accounting import shown
+    from fedllm.privacy.accounting import rounded_up
 
     table = Table(title=told.title, caption=told.caption, title_justify="left", caption_justify="left")
     for name in ("federation", "run", "q", "sigma", "charged", "reserved", "epsilon", "delta", ""):
@@ -136,7 +136,7 @@ def _table(told: "DatasetSpent") -> str:
             f"{one.noise_multiplier:g}",
             str(one.steps_charged),
             str(one.steps_reserved),
-            f"{shown(one.epsilon)} of {shown(one.epsilon_reserved)}",
+            f"{rounded_up(one.epsilon)} of {rounded_up(one.epsilon_reserved)}",
             repr(one.delta),
             "open" if one.open else "settled",
         )

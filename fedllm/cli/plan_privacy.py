@@ -71,11 +71,11 @@ def _shared_size(config: "FederationConfig") -> int:
 
 
 def _text(planned: "PrivacyPlanning") -> list[str]:
-    from fedllm.privacy.accounting import shown
+    from fedllm.privacy.accounting import rounded_up
 
     if planned.common is None:
         return ["no DP configured: the model may remember what it is trained on"]
-    spent = shown(planned.epsilon or math.inf)
+    spent = rounded_up(math.inf if planned.epsilon is None else planned.epsilon)
     head = (
         f"epsilon {spent} of {planned.budget:g} at delta {planned.delta!r} after {planned.rounds} rounds, by "
         f"{planned.unit}, {planned.adjacency} ({planned.accountant})"
@@ -84,11 +84,11 @@ def _text(planned: "PrivacyPlanning") -> list[str]:
     lines = [head, f"trust: {planned.trust}", "", columns]
     lines += [
         f"{mine.site:16} {mine.sampling_rate:8.4g} {mine.noise_multiplier:8.4g} {mine.steps:8} "
-        f"{shown(mine.epsilon):>8}"
+        f"{rounded_up(mine.epsilon):>8}"
         for mine in planned.sites
     ]
     lines += ["", f"{'round':>8} {'epsilon':>8}"]
-    lines += [f"{number:8} {spent:8.4g}" for number, spent in planned.by_round]
+    lines += [f"{number:8} {rounded_up(spent):>8}" for number, spent in planned.by_round]
     lines.append("")
     if planned.snr is None:
         return [*lines, "signal to noise: not known, since the base model is not on this machine", ""]

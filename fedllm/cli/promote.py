@@ -2,6 +2,7 @@
 
 import getpass
 import re
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -57,14 +58,14 @@ def promote(
     federation = load_federation(config)
     opened, rules = open_register(federation)
     if check:
-        _show(opened, look(opened, _number(opened, version), rules), as_json=as_json)
+        _show(opened, look(opened, _number(opened, version), rules), config, as_json=as_json)
         return
     words = said(approve=not reject, reviewer=reviewer, reason=reason)
     if version is None:
         raise ReviewError("say which version: fedllm promote --check shows the challenger and its number")
     signer = _signer(federation, key) if sign or key else None
     number = _number(opened, version)
-    done = decide(opened, number, words, rules, tell=_tell, signer=signer, expect=_shown(over))
+    done = decide(opened, number, words, rules, tell=_tell, signer=signer, expect=_expected(over))
     payload: dict[str, object] = {
         "schema": "fedllm.promote/1",
         "status": done.decision.verdict,
@@ -117,7 +118,7 @@ def rollback(
     emit(as_json, payload, f"{text}; previous: {_named(done.then)}")
 
 
-def _shown(over: str | None) -> str | None:
+def _expected(over: str | None) -> str | None:
     """The champion that a reviewer was shown, as `decide` takes it."""
     from fedllm.tracking.review import WHOEVER
 
@@ -164,7 +165,7 @@ def _tell(event: "ReviewEvent") -> None:
         console().print("Prefect was not told of it: none is known, or it does not answer")
 
 
-def _show(opened: "Register", review: "Review", *, as_json: bool) -> None:
+def _show(opened: "Register", review: "Review", config: Path, *, as_json: bool) -> None:
     from rich.markdown import Markdown
 
     from fedllm.tracking.decision import decision_on
@@ -190,12 +191,16 @@ def _show(opened: "Register", review: "Review", *, as_json: bool) -> None:
     }
     if not as_json:
         console().print(Markdown(render_review(review, Links(opened.uri))))
-    over = review.aliases.champion or "none"
-    emit(
-        as_json,
-        payload,
-        f"to decide: fedllm promote {review.version.version} --over {over} --reviewer … --reason …",
-    )
+    emit(as_json, payload, _how_to_decide(review, config))
+
+
+def _how_to_decide(review: "Review", config: Path) -> str:
+    """The command that decides about what was shown, and about nothing else."""
+    version, champion = review.version.version, review.aliases.champion
+    if version == champion:
+        return ""
+    of = "" if config == DEFAULT else f" --config {shlex.quote(str(config))}"
+    return f"to decide: fedllm promote {version} --over {champion or 'none'}{of} --reviewer … --reason …"
 
 
 def _named(version: str | None) -> str:

@@ -139,13 +139,6 @@ class TrackingConfig(Frozen):
 
     uri: str = "auto"
 
-    @field_validator("uri")
-    @classmethod
-    def _address(cls, uri: str) -> str:
-        if uri != "auto" and "://" not in uri:  # MLflow takes folders no longer
-            raise ValueError(f"{uri!r} is no address: use auto, or http://HOST:PORT of an MLflow server")
-        return uri
-
 
 class ReviewConfig(Frozen):
     """What a version must hold to before it may become champion."""

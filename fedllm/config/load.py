@@ -64,9 +64,14 @@ def load_site(path: str | Path) -> SiteConfig:
     return site.model_copy(update={"data": (file.parent / site.data).resolve(), "ledger": ledger})
 
 
+def read_yaml(text: str) -> Any:  # noqa: ANN401 - whatever YAML holds
+    """Read YAML as all of fedllm's files are read. Raises `yaml.YAMLError`."""
+    return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 - a SafeLoader
+        raw = read_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -90,7 +95,7 @@ def _apply(raw: dict[str, Any], override: str) -> None:
             raise ConfigError(f"--set {override!r}: {part} is a value, not a group of settings")
         here = below
     try:
-        here[last] = yaml.load(value, Loader=_Loader)  # noqa: S506 - a SafeLoader
+        here[last] = read_yaml(value)
     except yaml.YAMLError:
         raise ConfigError(f"--set {override!r}: {value!r} is not a YAML value") from None
 

@@ -6,7 +6,7 @@ from fedllm.coordinator.outcomes import Aggregated, Audited, Dispatched, Evaluat
 from fedllm.coordinator.payloads import forget_updates, read_model
 from fedllm.coordinator.training import Training
 from fedllm.data.prepare import load_public
-from fedllm.errors import RoundError, TrackingError
+from fedllm.errors import TrackingError, TrainingError
 from fedllm.exchange.messages import COORDINATOR, EVERYONE, Report, Sealed
 from fedllm.models.shared import decode_flat
 from fedllm.tracking.public_answers import public_answers
@@ -16,7 +16,7 @@ def evaluate(training: Training, number: int) -> Evaluated:
     """Measure a round's model and publish the round's report.
 
     Raises:
-        RoundError: the model answers with no finite number any more.
+        TrainingError: the model answers with no finite number any more.
     """
     journal, run = training.journal, training.run
     model = journal.require(run, number, "aggregate", Aggregated).model
@@ -58,7 +58,7 @@ def _measure(training: Training, model: Sealed | None) -> Evaluated:
     public = load_public(training.config, training.public)
     found = measure(learner, public, between=training.check)
     if not math.isfinite(found.loss):
-        raise RoundError(
+        raise TrainingError(
             f"the model's loss on the public set is {found.loss}: training diverged; lower local.lr"
         )
     metrics = {"loss": found.loss}

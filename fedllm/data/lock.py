@@ -8,6 +8,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from fedllm.config import FederationConfig, load_federation
+from fedllm.config.load import read_yaml
 from fedllm.data.prepare import PreparedData, layout
 from fedllm.errors import ConfigError, DataError
 
@@ -56,7 +57,7 @@ def managed_data(config: FederationConfig, project: Path) -> ManagedData | None:
         config.evaluation.public,
     ):
         return None
-    if not _made_by(yaml.safe_load(params.read_text(encoding="utf-8")), lock):
+    if not _made_by(read_yaml(params.read_text(encoding="utf-8")), lock):
         return None
     return ManagedData(project / "data", lock, hashlib.sha256(lock.read_bytes()).hexdigest())
 
@@ -85,11 +86,13 @@ def _md5(path: Path) -> str:
 
 def _made_by(params: object, lock: Path) -> bool:
     """Whether the stages that made the data did so by these parameters."""
-    makers = [
-        stage for stage in _read(lock).stages.values() if any(o.path.startswith("data/") for o in stage.outs)
-    ]
-    recorded = [entry for stage in makers for entry in stage.params.get("params.yaml", {}).items()]
+    made = [stage for stage in _read(lock).stages.values() if any(map(_is_data, stage.outs))]
+    recorded = [entry for stage in made for entry in stage.params.get("params.yaml", {}).items()]
     return all(_at(params, name) == value for name, value in recorded)
+
+
+def _is_data(out: _Output) -> bool:
+    return Path(out.path).parts[:1] == ("data",)
 
 
 def _at(params: object, name: str) -> object:
@@ -106,6 +109,6 @@ def _locked(lock: Path) -> dict[str, str]:
 
 def _read(lock: Path) -> _Lock:
     try:
-        return _Lock.model_validate(yaml.safe_load(lock.read_text(encoding="utf-8")))
+        return _Lock.model_validate(read_yaml(lock.read_text(encoding="utf-8")))
     except (OSError, UnicodeDecodeError, yaml.YAMLError, ValidationError):
         raise DataError(f"{lock} cannot be read: restore it from git") from None

@@ -37,18 +37,26 @@ class Lookout:
 
     def __init__(self, config: FederationConfig, journal: Journal) -> None:
         self._config, self._journal = config, journal
+        self._starting = threading.Lock()
         self._look: _Look | None = None
 
     def sites(self) -> list[Seen] | None:
-        """What is seen now; None while the store does not answer, or not in time: the look goes on then."""
+        """What is seen; None while the store does not answer, or not in time.
+
+        A look that takes longer goes on and is told at the next call: many sites are no store that is away.
+        """
         if not (coordinator_folder(self._config.name) / "keys").exists():
             return []  # no site was ever added; looking makes no keys
-        look = self._look
-        if look is None or not look.is_alive():
-            kept = self._journal.roster()
-            look = self._look = _Look(self._config, Roster.model_validate_json(kept).sites if kept else ())
-            look.start()
+        with self._starting:
+            look = self._look
+            if look is None or look.told:
+                kept = self._journal.roster()
+                look = self._look = _Look(
+                    self._config, Roster.model_validate_json(kept).sites if kept else ()
+                )
+                look.start()
         look.join(WITHIN)
+        look.told = not look.is_alive()
         return look.found
 
 
@@ -59,6 +67,7 @@ class _Look(threading.Thread):
         super().__init__(name="sites-seen", daemon=True)
         self._config, self._sites = config, sites
         self.found: list[Seen] | None = None
+        self.told = False
 
     def run(self) -> None:
         """Look."""

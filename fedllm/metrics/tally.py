@@ -93,8 +93,8 @@ def tally(facts: TrainingFacts) -> Tally:
 
 
 def _unpaid(facts: TrainingFacts) -> int | None:
-    """Failed rounds are made up for, and were paid for nevertheless."""
+    """Of a training with DP that runs."""
     if facts.privacy is None or facts.status != "running":
         return None
     failed = sum(one.state == "failed" for one in facts.rounds)
-    return max(0, facts.config.rounds.max + failed - facts.privacy.rounds)
+    return facts.privacy.unpaid(facts.config.rounds.max, failed)

@@ -49,7 +49,7 @@ class Event:
             raise ConfigError("noise multiplier and steps must be finite and not negative")
 
 
-def shown(epsilon: float) -> str:
+def rounded_up(epsilon: float) -> str:
     """An epsilon with four digits, rounded up: it is an upper bound, and what is told of it is one too."""
     return f"{float(Context(prec=4, rounding=ROUND_CEILING).create_decimal(epsilon)):g}"
 

@@ -23,7 +23,7 @@ from functools import cache
 from typing import Any
 
 from fedllm.errors import BudgetError
-from fedllm.privacy.accounting import Event, epsilon, shown
+from fedllm.privacy.accounting import Event, epsilon, rounded_up
 
 # From 2 on, where the RDP of the sampled Gaussian converges; more of them gain nothing to speak of.
 ORDERS = (2, 2.5, 3, 3.5, 4, 4.5, 5, 5.5, 6, 7, 8, 9, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 64, 128)
@@ -61,7 +61,9 @@ def refuse_overspend(
     budget = f"the budget of {dataset} is epsilon {total:g} at delta {delta!r}"
     if not founders:
         if (alone := epsilon([asked], delta)) > total:
-            raise BudgetError(f"nothing is spent, this training may spend epsilon {shown(alone)}; {budget}")
+            raise BudgetError(
+                f"nothing is spent, this training may spend epsilon {rounded_up(alone)}; {budget}"
+            )
         return
     order = filter_order(founders[0], limits)
     planned = filter_epsilon(founders, order, delta)
@@ -69,10 +71,10 @@ def refuse_overspend(
     after = filter_epsilon([*committed, asked], order, delta)
     if max(planned, after) > total:
         alone = epsilon([asked], delta)
-        why = "" if after > total else f", and the first ones were planned for {shown(planned)}"
+        why = "" if after > total else f", and the first ones were planned for {rounded_up(planned)}"
         raise BudgetError(
-            f"epsilon {shown(spent)} is spent or promised, this training may spend {shown(alone)}, "
-            f"together {shown(after)} by the Rényi filter{why}; {budget}"
+            f"epsilon {rounded_up(spent)} is spent or promised, this training may spend {rounded_up(alone)}, "
+            f"together {rounded_up(after)} by the Rényi filter{why}; {budget}"
         )
 
 

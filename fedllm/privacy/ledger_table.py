@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass
 
-from fedllm.privacy.accounting import ACCOUNTANT, epsilon, shown
+from fedllm.privacy.accounting import ACCOUNTANT, epsilon, rounded_up
 from fedllm.privacy.budget import Limits, filter_epsilon, filter_order
 from fedllm.privacy.chain import Reservation
 from fedllm.privacy.ledger import Ledger
@@ -47,9 +47,10 @@ class DatasetSpent:
     @property
     def caption(self) -> str:
         """The total against the budget."""
-        total = f"epsilon {shown(self.epsilon)} by PLD"
+        total = f"epsilon {rounded_up(self.epsilon)} by PLD"
         if self.epsilon_filter is not None:
-            total = f"epsilon {shown(self.epsilon_filter)} by the Rényi filter ({shown(self.epsilon)} by PLD)"
+            filtered = f"epsilon {rounded_up(self.epsilon_filter)} by the Rényi filter"
+            total = f"{filtered} ({rounded_up(self.epsilon)} by PLD)"
         elif sum(one.steps_charged > 0 or one.open for one in self.trainings) > 1:
             total += ", as if all trainings had been planned beforehand"
         of = ", without a limit" if self.epsilon_budget is None else f" of {self.epsilon_budget:g}"

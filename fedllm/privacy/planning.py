@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from fedllm.config import FederationConfig
 from fedllm.errors import ConfigError
-from fedllm.privacy.accounting import ACCOUNTANT, Event, epsilon, noise_multiplier
+from fedllm.privacy.accounting import ACCOUNTANT, Event, epsilon, noise_multiplier, rounded_up
 from fedllm.privacy.terms import ADJACENCY, NO_DP, TRUST
 
 MOST_POINTS = 24  # rounds whose epsilon is told; of longer trainings, evenly chosen ones
@@ -115,7 +115,7 @@ def resolve(config: FederationConfig, site: str | None = None) -> Event:
     if (spent := epsilon([whole], asked.delta)) > asked.epsilon:
         least = noise_multiplier(asked.epsilon, asked.delta, rate, steps)
         raise ConfigError(
-            f"privacy.noise_multiplier {noise:g} spends epsilon {spent:.4g} in {steps} steps"
+            f"privacy.noise_multiplier {noise:g} spends epsilon {rounded_up(spent)} in {steps} steps"
             f"{f' at {site}' if site else ''}, above privacy.epsilon {asked.epsilon:g}: "
             f"take {least:g}, auto, or fewer rounds or steps"
         )

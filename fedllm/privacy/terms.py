@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from fedllm.config.frozen import Name
-from fedllm.privacy.accounting import shown
+from fedllm.privacy.accounting import rounded_up
 
 Unit = Literal["record", "person", "site"]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -57,6 +57,10 @@ class PrivacyPlan(SiteTerms):
         """A site's own q and sigma."""
         return self.sites.get(site, self)
 
+    def unpaid(self, wanted: int, failed: int) -> int:
+        """How many rounds are wanted beyond those paid for; a failed one is made up for, and was paid."""
+        return max(0, wanted + failed - self.rounds)
+
     @property
     def sha256(self) -> str:
         """Of its fields as compact JSON with sorted keys."""
@@ -93,5 +97,5 @@ def private_terms(plan: PrivacyPlan, site: str) -> PrivateTerms:
 
 def told_in_words(plan: PrivacyPlan, spent: float | None) -> str:
     """What was spent of what, in a line; `spent` is None where no ledger could be checked."""
-    told = "not observable" if spent is None else shown(spent)
+    told = "not observable" if spent is None else rounded_up(spent)
     return f"epsilon {told} of {plan.epsilon:g} at delta {plan.delta!r}, by {plan.unit}, {plan.adjacency}"

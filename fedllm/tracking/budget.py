@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from fedllm.privacy.accounting import ACCOUNTANT, shown
+from fedllm.privacy.accounting import ACCOUNTANT, rounded_up
 from fedllm.privacy.terms import TRUST
 from fedllm.tracking.release import NO_DP, NOT_OBSERVABLE, RoundRelease, as_table, safe_name
 
@@ -52,7 +52,7 @@ def privacy_tags(
     if plan is None:
         return dict(NO_DP)
     return {
-        "dp.epsilon": NOT_OBSERVABLE if spent is None else shown(spent),
+        "dp.epsilon": NOT_OBSERVABLE if spent is None else rounded_up(spent),
         "dp.delta": repr(plan.delta),
         "dp.unit": plan.unit,
         "dp.adjacency": plan.adjacency,
@@ -70,7 +70,7 @@ def budget_row(
     """A site's row of the budget table; epsilon and steps are those of its ledger, in this training."""
     return {
         "site": site,
-        "epsilon": None if spent is None else float(shown(spent)) if math.isfinite(spent) else "inf",
+        "epsilon": None if spent is None else float(rounded_up(spent)) if math.isfinite(spent) else "inf",
         "budget": budget,
         "left_pct": None if spent is None else left_pct(spent, budget),
         "steps": steps,

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from fedllm.privacy.accounting import shown
+from fedllm.privacy.accounting import rounded_up
 from fedllm.privacy.ledger_audit import LEDGER_CHECKS
 from fedllm.privacy.terms import NO_DP
 from fedllm.tracking.gate import Gate
@@ -53,7 +53,9 @@ def budget(version: VersionFacts, rules: Rules) -> Gate:
     told = f"epsilon {spent} of {allowed} at delta {version.tags.get('dp.delta', '?')}"
     if epsilon is None or most is None:
         return Gate(name, "fail", f"{told}: what was spent cannot be seen")
-    if epsilon > float(shown(most)):  # as the tag is rounded; the ledger gate holds the exact one against it
+    if epsilon > float(
+        rounded_up(most)
+    ):  # as the tag is rounded; the ledger gate holds the exact one against it
         return Gate(name, "fail", f"{told}: more than the training may spend")
     return Gate(name, "pass", f"{told}, {version.tags.get('dp.remaining_pct', '?')} % are left")
 

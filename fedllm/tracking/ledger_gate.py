@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pydantic import ValidationError
 
 from fedllm.errors import LedgerError
-from fedllm.privacy.accounting import Event, epsilon, shown
+from fedllm.privacy.accounting import Event, epsilon, rounded_up
 from fedllm.privacy.chain import ChainState
 from fedllm.privacy.entry import Entry
 from fedllm.privacy.terms import NO_DP
@@ -42,9 +42,11 @@ def ledger(version: VersionFacts) -> Gate:  # noqa: PLR0911 - a gate names the f
     if idle := [site for site in version.sites if not charged[site]]:
         return Gate(NAME, "fail", f"the ledger of {', '.join(idle)} charges nothing to this training")
     if over := [f"{words} {bound:g}" for words, bound in bounds.items() if spent > bound * _ROUNDING]:
-        return Gate(NAME, "fail", f"the ledgers add up to epsilon {shown(spent)}, {' and '.join(over)}")
+        return Gate(NAME, "fail", f"the ledgers add up to epsilon {rounded_up(spent)}, {' and '.join(over)}")
     entries = sum(len(lines) for lines in ledgers.values())
-    return Gate(NAME, "pass", f"{entries} signed entries of {len(chains)} sites hold, epsilon {shown(spent)}")
+    return Gate(
+        NAME, "pass", f"{entries} signed entries of {len(chains)} sites hold, epsilon {rounded_up(spent)}"
+    )
 
 
 def _chains(lines: Iterable[str]) -> list[ChainState]:

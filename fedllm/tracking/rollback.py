@@ -34,14 +34,9 @@ class RolledBack:
         """Nobody vouches for the name."""
         return f"{self.reviewer} {ASSERTED}"
 
-    def goes_on(self, champion: str, previous: str | None, words: tuple[str, str]) -> bool:
-        """Whether this is the one to carry out, by the aliases and by what is said of the present one.
-
-        Once the aliases have moved, the same words repeat this one, and other words begin the next.
-        """
-        if champion == self.version:
-            return previous in {self.to, self.then}
-        return (champion, previous) == (self.to, self.then) and words == (self.reviewer, self.reason)
+    def begun(self, champion: str, previous: str | None) -> bool:
+        """Whether the aliases are as this one leaves them before the champion moves."""
+        return champion == self.version and previous in {self.to, self.then}
 
     @classmethod
     def open_of(cls, tags: Mapping[str, str]) -> Self | None:
@@ -62,7 +57,8 @@ def roll_back(
 ) -> RolledBack:
     """Make `previous` the champion again. `previous` then names what that one had replaced, if anything.
 
-    A second call with the same words, after a crash at whatever point, finishes the first one.
+    A second call with the same words, after a crash at whatever point, finishes the first one. Other words do
+    so as well, and roll back once more if the first one's aliases had moved.
 
     Args:
         register: the federation's.
@@ -81,7 +77,12 @@ def roll_back(
         if champion is None:
             raise ReviewError(f"{register.name} has no champion: there is nothing to roll back")
         taken = RolledBack.open_of(register.model_tags())
-        if taken is not None and not taken.goes_on(champion, previous, (reviewer, reason)):
+        if taken is not None and (champion, previous) == (taken.to, taken.then):
+            _end(register, taken, tell)  # it broke off after the aliases had moved
+            if (reviewer, reason) == (taken.reviewer, taken.reason):
+                return taken
+            taken = None
+        elif taken is not None and not taken.begun(champion, previous):
             taken = None
         if expect not in {None, taken.version if taken else champion}:
             raise ReviewError(
@@ -91,13 +92,18 @@ def roll_back(
             taken = _taken(register, champion, previous, (reviewer, reason))
             register.tag_model(RECORD, json.dumps(dataclasses.asdict(taken)))
         _carry_out(register, taken)
-        tell(_event(taken))
-        readable = dict(zip(_READABLE, (taken.to, taken.who, taken.reason, taken.at), strict=True))
-        # As the status had it: a decision that a tag asked for is not taken a second time.
-        told = f"{register.tags(taken.version).get(STATUS, 'approved')}: rolled back to version {taken.to}"
-        register.tag(taken.version, {**readable, OUTCOME: f"{told} at {taken.at}"})
-        register.tag_model(RECORD, None)
+        _end(register, taken, tell)
         return taken
+
+
+def _end(register: Register, taken: RolledBack, tell: Callable[[ReviewEvent], None]) -> None:
+    """Tell of a rollback whose aliases have moved; the record goes last."""
+    tell(_event(taken))
+    readable = dict(zip(_READABLE, (taken.to, taken.who, taken.reason, taken.at), strict=True))
+    # As the status had it: a decision that a tag asked for is not taken a second time.
+    told = f"{register.tags(taken.version).get(STATUS, 'approved')}: rolled back to version {taken.to}"
+    register.tag(taken.version, {**readable, OUTCOME: f"{told} at {taken.at}"})
+    register.tag_model(RECORD, None)
 
 
 def _taken(register: Register, champion: str, previous: str | None, said: tuple[str, str]) -> RolledBack:

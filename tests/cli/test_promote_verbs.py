@@ -153,7 +153,7 @@ def test_what_cannot_be_decided_is_said_in_a_line(config: Path, arguments: list[
 
 def test_what_a_reviewer_was_shown_is_what_is_decided_about(config: Path, shared: Register) -> None:
     done = CliRunner().invoke(app, ["promote", "--check", "2", "--config", str(config)])
-    assert "fedllm promote 2 --over none --reviewer" in done.stdout
+    assert f"fedllm promote 2 --over none --config {config} --reviewer" in done.stdout
     run(config, "promote", "2", "--over", "none", *WHO)
     run(config, "promote", "1", "--over", "2", *WHO)
     with pytest.raises(FedllmError, match="the champion of verbs is version 1, not 2: look again"):

@@ -48,7 +48,6 @@ def test_set_changes_one_value(override: str, read) -> None:  # type: ignore[no-
         ("local.algorithm=fedprox", "prox_mu must be above 0"),
         ("local.prox_mu=0.1", "set local.algorithm to fedprox"),
         ("store.url=s3://bucket", "store.endpoint is needed"),
-        ("tracking.uri=none", "use auto, or http://HOST:PORT"),
         ("store.url=gs://bucket", "use auto, s3://bucket or file:///folder"),
         ('task.template="{prompt}"', "template names ['prompt']"),
         ("task.labels={positive: p}", "at least two labels"),

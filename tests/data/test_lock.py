@@ -109,6 +109,22 @@ def test_parameters_that_were_edited_since_the_data_were_made_mean_others(
     assert managed_data(config(project), project) is None
 
 
+@pytest.mark.parametrize(("params", "locked"), [("1e-5", "1.0e-05"), ("1.0e-5", "1e-05"), ("0.1", "1e-1")])
+def test_a_number_is_the_same_however_yaml_spells_it(project: Path, params: str, locked: str) -> None:
+    (project / "params.yaml").write_text(yaml.safe_dump(PARAMS) + f"local: {{lr: {params}}}\n")
+    lock = yaml.safe_load((project / "dvc.lock").read_text())
+    lock["stages"]["partition"]["params"]["params.yaml"]["local.lr"] = "NUMBER"
+    (project / "dvc.lock").write_text(yaml.safe_dump(lock).replace("NUMBER", locked))
+    assert managed_data(config(project), project) is not None
+
+
+def test_a_folder_of_data_has_makers_too(project: Path) -> None:
+    lock = yaml.safe_load((project / "dvc.lock").read_text())
+    lock["stages"]["all"] = {"outs": [out("data", b"")], "params": {"params.yaml": {"seed": 99}}}
+    (project / "dvc.lock").write_text(yaml.safe_dump(lock))
+    assert managed_data(config(project), project) is None
+
+
 def test_a_setting_that_does_not_touch_the_data_leaves_them_managed(project: Path) -> None:
     assert managed_data(config(project, "local.lr=0.5"), project) == managed(project)
 

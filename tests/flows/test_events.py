@@ -122,6 +122,22 @@ def test_a_site_with_less_than_a_tenth_of_its_epsilon_left_is_told_once_a_run(
     assert [one.id for one in event.related] == ["fedllm.run.run-1", "fedllm.site.trial.amazon"]
 
 
+def test_a_training_that_its_budget_ends_tells_of_every_site_that_was_not_told_of(
+    training: "Training", heard: Heard
+) -> None:
+    audited(training, 1, verdict("amazon", 2.0), verdict("movies", 1.0))
+    audited(training, 2, verdict("amazon", 2.8), verdict("movies", 1.5))
+    keep(training, 3, "failed", FailedRound(reason="nobody came"))
+    events.tell_of_spent_budgets(training)
+    (event,) = heard.events
+    assert (event.payload["site"], event.payload["round"]) == ("amazon", 2)
+    events.tell_of_spent_budgets(training)
+    assert [one.id for one in heard.events] == [event.id] * 2
+    training.config.privacy.on = False  # type: ignore[misc]  # a stand-in here
+    events.tell_of_spent_budgets(training)
+    assert len(heard.events) == 2
+
+
 def test_without_dp_no_budget_is_low(training: "Training", heard: Heard) -> None:
     training.config.privacy.on = False  # type: ignore[misc]  # a stand-in here
     audited(training, 1, verdict("amazon", None))

@@ -1,17 +1,22 @@
 """Versions to review, on MLflow's own SQLite store, and a client that dies where a test says."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fedllm.tracking import RoundRelease, Tracker
+from fedllm.tracking.decision import said
+from fedllm.tracking.gates import Rules
 from fedllm.tracking.public_answers import public_answers
 from fedllm.tracking.register import Register, ReviewEvent
 
 RECORDS = 40
+YES = said(approve=True, reviewer="Ann Example", reason="reads well")
+NO = said(approve=False, reviewer="Ann Example", reason="reads badly")
+RULES = Rules()
 FREE = {"name": "sentiment", "privacy": {"unit": "none"}}
 ROWS = [{"site": site, "weight": 1, "verdict": "accepted"} for site in ("amazon", "movies")]
 
@@ -119,3 +124,20 @@ class Heard(list[ReviewEvent]):
         return [
             kind for kind, _ in dict.fromkeys((e.kind.removeprefix("fedllm.review."), e.id) for e in self)
         ]
+
+
+def named(register: Register) -> tuple[str | None, str | None]:
+    """The champion and the one before it."""
+    aliases = register.aliases()
+    return aliases.champion, aliases.previous
+
+
+def dying(register: Register, life: int) -> Register:
+    """The same register by a client that is killed before its write number `life`."""
+    return replace(register, client=Mortal(register.client, life))
+
+
+def by_hand(register: Register, version: str, **tags: str) -> None:
+    """Set `review.` tags as a person does on MLflow's page."""
+    for name, value in tags.items():
+        register.client.set_model_version_tag(register.name, version, f"review.{name}", value)

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
+from fedllm.privacy.accounting import rounded_up
 from fedllm.privacy.entry import Head
 from fedllm.privacy.terms import PrivacyPlan
 from fedllm.tracking import RoundRelease, Tracker
-from fedllm.tracking.budget import budget_row, left_pct, privacy_tags, shown
+from fedllm.tracking.budget import budget_row, left_pct, privacy_tags
 
 Make = Callable[..., RoundRelease]
 
@@ -199,7 +200,7 @@ def test_a_private_release_survives_the_journal(make_release: Make) -> None:
     ],
 )
 def test_epsilon_is_never_shown_smaller_than_it_is(epsilon: float, told: str) -> None:
-    assert shown(epsilon) == told
+    assert rounded_up(epsilon) == told
     assert float(told) >= epsilon
 
 

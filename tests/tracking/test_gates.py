@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from fedllm.privacy.accounting import epsilon, shown
+from fedllm.privacy.accounting import epsilon, rounded_up
 from fedllm.privacy.chain import spent_events
 from fedllm.privacy.entry import Entry
 from fedllm.tracking.budget import ledgers_sha256
@@ -184,7 +184,7 @@ def test_a_training_keeps_to_its_budget(spent: str, verdict: str) -> None:
 
 
 def test_a_budget_of_more_digits_than_are_shown_is_kept_to() -> None:
-    assert budget(private(shown(1.234275), most="1.2345"), Rules()).verdict == "pass"
+    assert budget(private(rounded_up(1.234275), most="1.2345"), Rules()).verdict == "pass"
     assert budget(private("1.236", most="1.2345"), Rules()).verdict == "fail"
 
 
@@ -272,7 +272,7 @@ def accounted(entries: list[Entry], **changes: Any) -> VersionFacts:  # noqa: AN
     }
     kept = {"amazon": tuple(entry.model_dump_json() for entry in entries)}
     fields = {"ledgers": kept, "tags": tags | changes.pop("tags", {})}
-    return private(changes.pop("spent", shown(spent)), **(fields | changes))
+    return private(changes.pop("spent", rounded_up(spent)), **(fields | changes))
 
 
 def test_ledgers_are_followed_added_up_and_held_against_the_tags(entries: list[Entry]) -> None:
