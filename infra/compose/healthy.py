@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Whether a server answers with success: `healthy URL`, or the URL in FEDLLM_HEALTH_URL.
+"""Whether a server answers with success: `healthy URL`.
 
 The exit code says it. The standard library alone, since it runs every few seconds. Certificates are checked:
 FEDLLM_CA_FILE names the only authority that is believed.
@@ -13,9 +13,9 @@ import urllib.request
 
 def main() -> int:
     """Ask once, for five seconds at most."""
-    url = sys.argv[1] if len(sys.argv) > 1 else os.environ.get("FEDLLM_HEALTH_URL", "")
+    url = sys.argv[1] if len(sys.argv) > 1 else ""
     if not url.startswith(("http://", "https://")):
-        print("healthy: give it a URL, or FEDLLM_HEALTH_URL", file=sys.stderr)  # noqa: T201 - its only words
+        print("healthy: give it a URL", file=sys.stderr)  # noqa: T201 - its only words
         return 2
     handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({})]
     if url.startswith("https://"):

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from manifests import SIDES, Manifest, render
 from playground_of_services import Services
 
-from fedllm.secure.ca import server_certificate
+from fedllm.secure.ca import ensure_ca
 
 ROOT = Path(__file__).parents[2]
 STORE = "minio.example"
@@ -38,15 +39,22 @@ def program() -> Program:
 def settings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """An infra/.env such as docs/deploy.md makes it: real certificates, and secrets that the script drew."""
     ground = tmp_path_factory.mktemp("compose")
-    server_certificate(ground / "ca", NAMES)
-    script = ROOT / "infra" / "compose" / "secrets.sh"
-    subprocess.run([script, ground / "secrets"], check=True, capture_output=True)
+    ensure_ca(ground / "ca")
+    scripts = ROOT / "infra" / "compose"
+    subprocess.run([scripts / "secrets.sh", ground / "secrets"], check=True, capture_output=True)
+    subprocess.run(
+        [scripts / "certificates.sh", ground / "ca", ground / "certificates", STORE],
+        env={"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+        check=True,
+        capture_output=True,
+    )
     (ground / "federation").mkdir()
     return {
         "FEDLLM_UID": "1000",
         "FEDLLM_GID": "1000",
         "FEDLLM_SECRETS": str(ground / "secrets"),
         "FEDLLM_CA": str(ground / "ca"),
+        "FEDLLM_CERTIFICATES": str(ground / "certificates"),
         "FEDLLM_FEDERATION": str(ground / "federation"),
         "FEDLLM_STORE_HOST": STORE,
     }
@@ -94,3 +102,10 @@ def services(
     }
     with Services(composed, tools, tmp_path_factory.mktemp("engine"), [*NAMES]) as found:
         yield found
+
+
+@pytest.fixture(scope="session")
+def rendered(program: Program, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Manifest]]:
+    """What `kubectl apply --kustomize` would send, by side."""
+    kubectl = program("kubectl", "run tests/infra/tools.sh .venv/bin")
+    return {side: render(kubectl, side, tmp_path_factory.mktemp(side)) for side in SIDES}

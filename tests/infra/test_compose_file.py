@@ -1,5 +1,7 @@
 """What infra/compose.yaml promises before any engine sees it, as Docker's own client reads it."""
 
+import itertools
+import json
 import re
 import subprocess
 from collections.abc import Callable
@@ -38,6 +40,28 @@ def test_without_a_required_setting_nothing_starts_and_the_error_says_what_it_is
     done = docker_compose("config", "--quiet", **{name: None})
     assert done.returncode != 0
     assert re.search(rf"required variable {name} is missing a value: \w{{2,}}", done.stderr)
+
+
+def test_every_command_of_the_page_has_a_service_and_options_that_the_client_knows(
+    docker_compose: Compose, each: dict[str, dict[str, Any]]
+) -> None:
+    page = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
+    told = re.findall(r"docker compose -f infra/compose\.yaml ([^\n`|]+)", page)
+    assert len(told) >= 15
+    helps: dict[str, str] = {}
+    for line in told:
+        verb, *rest = line.split()
+        helps[verb] = helps.get(verb) or docker_compose(verb, "--help").stdout
+        known = set(re.findall(r"(?<![\w-])--?[\w-]+", helps[verb]))
+        before = list(itertools.takewhile(lambda word: word not in each, rest))
+        asked = {word for word in before if re.fullmatch(r"--?[A-Za-z-]+", word)}
+        assert asked <= known, line
+        if verb in {"run", "exec", "restart"}:
+            assert len(before) < len(rest), f"no service: {line}"
+    # By `… fedllm VERB` a verb would take the default, params.yaml, which is not there.
+    verbs = re.findall(r"(?:run --rm fedllm|…) ((?:site add|doctor|events|gc|metrics)\b[^`\n]*)", page)
+    assert len(verbs) == 5
+    assert [verb for verb in verbs if "--config federation.yaml" not in verb] == []
 
 
 def test_every_image_is_pinned_by_digest_or_built_here(each: dict[str, dict[str, Any]]) -> None:
@@ -104,6 +128,56 @@ def test_nobody_is_root_or_can_become_it_but_the_one_that_gives_volumes_away(
     assert each["ownership"]["network_mode"] == "none"
 
 
+def test_root_is_refused_before_any_volume_is_given_away(docker_compose: Compose) -> None:
+    done = docker_compose("config", "--format", "json", FEDLLM_UID="0", FEDLLM_GID="0")
+    service = json.loads(done.stdout)["services"]["ownership"]
+    # The client writes `$` as `$$`, as it stands in a file.
+    command = [part.replace("$$", "$") for part in (*service["entrypoint"], *service["command"])]
+    refused = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (refused.returncode, refused.stdout, refused.stderr.count("\n")) == (1, "", 1)
+    assert "FEDLLM_UID is root" in refused.stderr
+    chowned = [part.replace("0:0", "1000:1000") for part in command]
+    taken = subprocess.run(chowned, env={"PATH": "/nowhere"}, capture_output=True, text=True, check=False)
+    assert "chown" in taken.stderr
+
+
+def test_no_image_gives_a_volume_its_own_owner(each: dict[str, dict[str, Any]]) -> None:
+    mounted = [
+        (name, volume["source"], volume.get("volume", {}).get("nocopy"))
+        for name, one in each.items()
+        for volume in one.get("volumes", ())
+        if volume["type"] == "volume"
+    ]
+    assert len(mounted) == 7
+    assert [found for found in mounted if found[2] is not True] == []
+    for name in ("worker", "fedllm"):
+        # The volume's root has the engine's mode: keys lie in a folder that fedllm makes itself.
+        assert each[name]["environment"]["FEDLLM_HOME"].startswith("/var/lib/fedllm/")
+
+
+def test_prefect_copies_its_page_to_where_it_may_write(each: dict[str, dict[str, Any]]) -> None:
+    at = each["prefect"]["environment"]["PREFECT_SERVER_UI_STATIC_DIRECTORY"]
+    assert any(at.startswith(f"{mount.partition(':')[0]}/") for mount in each["prefect"]["tmpfs"])
+
+
+def test_a_setting_moves_no_port_that_another_setting_relies_on(docker_compose: Compose) -> None:
+    moved = {
+        "FEDLLM_STORE_BIND": "192.0.2.7",
+        "FEDLLM_STORE_PORT": "9001",
+        "FEDLLM_PREFECT_BIND": "192.0.2.7",
+        "FEDLLM_MLFLOW_BIND": "192.0.2.7",
+        "FEDLLM_PREFECT_PORT": "4300",
+        "FEDLLM_MLFLOW_PORT": "5300",
+    }
+    found = json.loads(docker_compose("config", "--format", "json", **moved).stdout)["services"]
+    (store,), (prefect,), (mlflow,) = (found[name]["ports"] for name in ("minio", "prefect", "mlflow"))
+    assert (store["host_ip"], store["published"]) == ("192.0.2.7", "9000")  # inside it is 9000 too
+    assert (prefect["host_ip"], mlflow["host_ip"]) == ("127.0.0.1", "127.0.0.1")
+    assert f":{prefect['published']}/" in found["prefect"]["environment"]["PREFECT_SERVER_UI_API_URL"]
+    hosts = found["mlflow"]["environment"]["MLFLOW_SERVER_ALLOWED_HOSTS"]
+    assert f"localhost:{mlflow['published']}" in hosts.split(",")
+
+
 def test_everybody_has_limits_and_logs_that_end(each: dict[str, dict[str, Any]]) -> None:
     for name, one in each.items():
         assert one["deploy"]["resources"]["limits"].keys() == {"cpus", "memory", "pids"}, name
@@ -128,7 +202,9 @@ def test_each_is_given_the_secrets_that_it_needs_and_no_others(each: dict[str, d
     assert who["minio-root"] == {"minio", "provision"}
     assert who["postgres"] == {"postgres"}
     assert who["store-registrar"] == {"provision", "fedllm"}
-    assert who["server-key"] == {"minio", "postgres", "prefect", "mlflow"}
+    for name in ("minio", "postgres", "prefect", "mlflow"):
+        assert who[f"key-{name}"] == {name}  # nobody else can pass for it
+        assert f"certificate-{name}" in {one["source"] for one in each[name]["configs"]}
     for service in each.values():
         named = {
             Path(str(value)).name
@@ -148,13 +224,14 @@ def test_no_secret_is_in_the_file_or_has_a_default(composed: dict[str, Any]) -> 
                 assert str(value).startswith("/run/secrets/"), f"{name}: {key}"
             assert not re.search(r"://[^/@]*:[^/@]*@", str(value)), f"{name}: {key} has a password in a URL"
         assert not re.search(r"://[^/@]*:[^/@]*@", " ".join(service.get("command") or ())), name
-    assert {Path(one["file"]).parent.name for one in composed["secrets"].values()} == {"secrets", "ca"}
+    folders = {Path(one["file"]).parent for one in composed["secrets"].values()}
+    assert {folder.name for folder in folders} == {"secrets", "minio", "postgres", "prefect", "mlflow"}
 
 
 def test_the_authoritys_own_key_is_in_no_container(composed: dict[str, Any]) -> None:
     mounted = [one["file"] for kind in ("configs", "secrets") for one in composed[kind].values()]
     assert [file for file in mounted if file.endswith("ca.key")] == []
-    assert len([file for file in mounted if file.endswith(("ca.crt", "server.crt", "server.key"))]) == 3
+    assert len([file for file in mounted if file.endswith(("ca.crt", "server.crt", "server.key"))]) == 9
 
 
 def test_the_example_of_settings_and_the_file_name_the_same_variables_and_defaults() -> None:

@@ -1,6 +1,7 @@
 """The services of compose.yaml, run as it says, with its own health checks, users and passwords."""
 
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -107,6 +108,47 @@ def test_prefect_and_mlflow_want_a_password_and_mlflow_its_own_name(whole: Servi
     assert whole.run("worker", *CURL, "--header", "Host: elsewhere.example", runs).stdout == "403"
 
 
+def test_prefect_has_a_page(whole: Services) -> None:
+    page = ("curl", "--silent", "--fail", "--location", "--cacert", "/run/tls/ca.crt")
+    done = whole.run("worker", *page, "--header", "Accept: text/html", "https://prefect:4200/")
+    assert "<html" in done.stdout, done.stderr
+    assert "UI will not be available" not in whole.log("prefect")
+
+
+def test_a_database_is_saved_and_comes_back_whole_or_not_at_all(whole: Services) -> None:
+    """The commands of docs/deploy.md, as `docker compose exec -T postgres` would run them."""
+
+    def do(script: str) -> subprocess.CompletedProcess[str]:
+        defined = 'database() { /run/postgres/database.sh "$@"; }; '
+        return whole.run("postgres", "sh", "-euc", defined + script, entry=False)
+
+    def ask(statements: str) -> str:
+        return f"echo '{statements}' | database sql journal"
+
+    assert do(ask("create table kept (what text); insert into kept values (1);")).returncode == 0
+    for name in ("journal", "mlflow", "prefect"):
+        listed = do(f"database save {name} > /tmp/{name}.dump; pg_restore --list /tmp/{name}.dump")
+        assert "TABLE DATA" in listed.stdout, f"{name}: {listed.stderr}"
+    emptied = ask("drop schema public cascade; create schema public;")
+    there = ask("select what from kept; drop table kept;")
+    told = do(f"database save journal > /tmp/dump; {emptied}; database load journal < /tmp/dump; {there}")
+    assert told.stdout.split() == ["what", "------", "1", "(1", "row)"], told.stderr
+    refused = do("database save mlflow > /tmp/dump; database load mlflow < /tmp/dump")
+    assert refused.returncode != 0
+    assert "already exists" in refused.stderr  # not into one that holds tables
+    assert do(ask("create table half (a int); select 1/0;")).returncode != 0
+    assert do(ask("select count(*) from half;")).returncode != 0  # it was not begun
+
+
+def test_mlflows_database_is_upgraded_by_the_command_of_the_page(whole: Services) -> None:
+    """MLflow itself refuses an older database; the page's command names the same one as the server's."""
+    page = (ROOT / "docs" / "deploy.md").read_text()
+    ((command, url),) = re.findall(r"--no-deps mlflow (python -m mlflow db upgrade) \"(.+)\"", page)
+    assert f"--backend-store-uri={url}" in whole.composed["services"]["mlflow"]["command"]
+    done = whole.run("mlflow", *command.split(), url)
+    assert done.returncode == 0, done.stderr
+
+
 def test_nobody_believes_a_server_whose_authority_it_was_not_given(whole: Services) -> None:
     for url in ("https://minio.example:9000", "https://prefect:4200", "https://mlflow:5000"):
         done = whole.run("worker", "curl", "--silent", "--show-error", url)
@@ -156,6 +198,21 @@ def test_a_site_joins_and_a_training_ends_with_a_version_in_mlflow(whole: Servic
     )
     told = whole.run("worker", "python", "-c", code)
     assert json.loads(told.stdout.splitlines()[-1]) == [",".join(SITES), "1", "not configured"], told.stderr
+
+
+def test_a_restored_journals_numbers_are_raised_by_the_statements_of_the_page(whole: Services) -> None:
+    page = (ROOT / "docs" / "backup.md").read_text()
+    (raised,) = re.findall(r"```text\n(update federation set .+?)```", page, flags=re.DOTALL)
+    numbers = "select head_counter, roster::jsonb->>'roster_version', epoch from federation, lease;"
+    script = "\n".join(
+        f"/run/postgres/database.sh sql journal <<'SQL'\n{statements}\nSQL"
+        for statements in ("\\t on\n" + numbers, raised.replace("SINCE", "60"), "\\t on\n" + numbers)
+    )
+    done = whole.run("postgres", "sh", "-euc", script, entry=False)
+    before, after = (
+        [int(number) for number in line.split("|")] for line in done.stdout.splitlines() if "|" in line
+    )
+    assert [new - old for old, new in zip(before, after, strict=True)] == [1_000_600, 1_060, 100_060], done
 
 
 def test_no_log_of_a_server_holds_a_secret(whole: Services, settings: dict[str, Any]) -> None:

@@ -1,71 +1,23 @@
 """infra/kubernetes as kubectl renders it with the overlays of docs/deploy.md."""
 
 import re
-import subprocess
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
 import pytest
 import yaml
+from manifests import SIDES, Manifest, containers, named, pods
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "infra" / "kubernetes"
 DOCS = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
-SIDES = ("coordinator", "site")
 VERSIONS = ("1.30", "1.37")  # the oldest and the newest that it is checked for
-DIGEST = "sha256:" + "0" * 64  # stands for the one that the operator's registry prints
-
-Manifest = dict[str, Any]
-
-
-@pytest.fixture(scope="module")
-def rendered(
-    program: Callable[[str, str], str], tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, list[Manifest]]:
-    """What `kubectl apply --kustomize` would send, by side."""
-    kubectl = program("kubectl", "run tests/infra/tools.sh .venv/bin")
-    found = {}
-    for side in SIDES:
-        overlay = tmp_path_factory.mktemp(side) / "kustomization.yaml"
-        (text,) = re.findall(
-            rf"cat > {side}/kustomization\.yaml <<'EOF'\n(.*?)\nEOF\n", DOCS, flags=re.DOTALL
-        )
-        # kustomize takes no absolute path for a folder: the tree is linked beside.
-        (overlay.parent / "infra").symlink_to(ROOT / "infra")
-        (overlay.parent / "federation.yaml").write_text("name: test\n")
-        text = text.replace("../infra/", "infra/").replace("sha256:DIGEST", DIGEST)
-        overlay.write_text(text)
-        done = subprocess.run(
-            [kubectl, "kustomize", "--load-restrictor=LoadRestrictionsNone", overlay.parent],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        found[side] = list(yaml.safe_load_all(done.stdout))
-    return found
 
 
 @pytest.fixture(params=SIDES)
 def side(request: pytest.FixtureRequest, rendered: dict[str, list[Manifest]]) -> list[Manifest]:
     return rendered[request.param]
-
-
-def named(manifests: list[Manifest], kind: str) -> dict[str, Manifest]:
-    return {one["metadata"]["name"]: one for one in manifests if one["kind"] == kind}
-
-
-def pods(manifests: list[Manifest]) -> Iterator[tuple[str, Manifest]]:
-    """The pod templates, with the name of what makes pods of them."""
-    for one in manifests:
-        if one["kind"] in {"Deployment", "StatefulSet", "Job"}:
-            yield one["metadata"]["name"], one["spec"]["template"]
-
-
-def containers(pod: Manifest) -> list[Manifest]:
-    return [*pod["spec"].get("initContainers", ()), *pod["spec"]["containers"]]
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -179,6 +131,7 @@ def test_every_reference_is_to_something_here_or_to_what_the_operator_is_told_to
         brought = set(
             re.findall(r"^#\s+(?:Secret|ConfigMap|PersistentVolumeClaim) ([\w-]+)", text, flags=re.MULTILINE)
         )
+        brought_keys = dict(re.findall(r"^#\s+Secret ([\w-]+)\s+(.+)$", text, flags=re.MULTILINE))
         here = {
             one["metadata"]["name"] for one in found if one["kind"] in {"ConfigMap", "PersistentVolumeClaim"}
         }
@@ -196,6 +149,9 @@ def test_every_reference_is_to_something_here_or_to_what_the_operator_is_told_to
                 for variable in container["env"]:
                     for reference in variable.get("valueFrom", {}).values():
                         used.add(reference["name"])
+                        if "secretKeyRef" in variable["valueFrom"]:
+                            assert reference["key"] in brought_keys[reference["name"]]
+                            continue
                         key = named(found, "ConfigMap")[reference["name"]]["data"]
                         assert reference["key"] in key
         values = yaml.safe_load((FOLDER / "prefect-values.yaml").read_text()) if name == "coordinator" else {}
@@ -239,7 +195,7 @@ def test_a_sites_ledger_stays_when_its_agent_goes(rendered: dict[str, list[Manif
     assert agent["spec"]["replicas"] == 1
     assert set(agent["spec"]["persistentVolumeClaimRetentionPolicy"].values()) == {"Retain"}
     (claim,) = agent["spec"]["volumeClaimTemplates"]
-    assert claim["spec"]["accessModes"] == ["ReadWriteOnce"]
+    assert claim["spec"]["accessModes"] == ["ReadWriteOncePod"]  # two pods would write one ledger
     assert agent["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] >= 60
     data = [m for m in containers(agent["spec"]["template"])[1]["volumeMounts"] if m["mountPath"] == "/data"]
     assert [mount["readOnly"] for mount in data] == [True]
@@ -258,12 +214,15 @@ def test_the_pods_run_what_compose_runs(
         service = composed["services"][name]
         assert _places(ours[name]["args"]) == _places(service["command"]), name
         theirs = set(service["environment"]) - {"FEDLLM_CA_FILE"}
-        here = {one["name"] for one in ours[name]["env"]} - {"RUNS", "FEDLLM_HOME", "FEDLLM_CA_FILE"}
+        here = {one["name"] for one in ours[name]["env"]} - {"RUNS", "FEDLLM_CA_FILE"}
         if name == "deployments":
             here = {one for one in here if not one.startswith("PREFECT_WORKER_")}
         assert here == theirs, name
     chart = yaml.safe_load((FOLDER / "prefect-values.yaml").read_text())["server"]
     assert [*chart["command"], *chart["args"]] == composed["services"]["prefect"]["command"]
+    upgrade = [part.replace("$(RUNS)", "URL") for part in ours["upgrade"]["args"]]
+    (page,) = re.findall(r"--no-deps mlflow (python -m mlflow db upgrade) ", DOCS)
+    assert upgrade == [*page.split(), "URL"]
 
 
 def _places(command: list[str]) -> list[str]:

