@@ -12,7 +12,7 @@ from fedllm.agent.held_base import HeldBase
 from fedllm.agent.join import Membership
 from fedllm.agent.memory import Memory, Work
 from fedllm.agent.plan_faults import fault_of
-from fedllm.agent.policy import decide, promised_bytes, training_end
+from fedllm.agent.policy import Decision, decide, promised_bytes, training_end
 from fedllm.agent.watch import STORE
 from fedllm.agent.worker import Failed, Finished, Job, Progress, Trainer, public_reason, site_seed
 from fedllm.disk import is_full
@@ -78,14 +78,31 @@ class Duty:
     def _take_up(self, plan: Received[Plan], roster: Mapping[str, str]) -> None:
         asked = plan.message
         run = asked.run or ""
-        work = self.memory.work(run, asked.round) or self._reserve(plan, roster)
+        known = self.memory.work(run, asked.round)
+        work = known or self._reserve(plan, roster)
         if work.plan_sha256 != plan.sha256:
             raise EquivocationError(f"a second plan for round {asked.round} of {run}: the first one holds")
         if work.state != "released":
             self.mailbox.store.put(self.mailbox.layout.answer(self._name, run, asked.round), work.answer)
         if work.state == "reserved" and self.current is None and self.clock.now() < asked.deadline:
+            if known and asked.privacy and self._is_sent(run, asked.round):
+                self.memory.give_up(run, asked.round)
+                return
             self.attempt = 0
             self._start(plan, self._promised(work.answer))
+
+    def _is_sent(self, run: str, number: int) -> bool:
+        """Whether the store has what memory says is not made yet.
+
+        Then this memory is an older copy that was put back. One charge paid for those bytes, which may be on
+        a newer ledger than this site's, and new noise would make others.
+        """
+        layout = self.mailbox.layout
+        keys = (layout.payload(self._name, run, number), layout.update(self._name, run, number))
+        if not any(self.mailbox.has(key) for key in keys):
+            return False
+        log.error("round %d of %s was sent before: this site's memory is an older copy", number, run)
+        return True
 
     def _reserve(self, plan: Received[Plan], roster: Mapping[str, str]) -> Work:
         """Decide about a plan, and note the answer before anybody sees it."""
@@ -103,6 +120,10 @@ class Duty:
         )
         if decision.kind != "decline":
             decision = self.accounts.objection(plan) or decision
+        if decision.kind != "decline" and asked.privacy and self._is_sent(run, asked.round):
+            decision = Decision(
+                "decline", reason="the round's update is sent: this memory is older", event="refused"
+            )
         if decision.event:
             party = messages.COORDINATOR
             self.memory.security.record(decision.event, party, decision.reason, run, asked.round)

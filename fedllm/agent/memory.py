@@ -1,7 +1,8 @@
 """What a site must never forget: what it accepted, reserved, committed and released, and what it refused.
 
 Work moves reserved → committed → released, and only forwards. Before `committed` a crash means training
-again; from `committed` on, the identical bytes are sent again and nothing is ever made twice.
+again; from `committed` on, the identical bytes are sent again and nothing is ever made twice. Work that is
+given up goes from reserved to released with no update: it is never trained.
 """
 
 import time
@@ -174,10 +175,17 @@ class Memory:
             row = session.get(_Work, (run, number))
             return _as_work(row) if row else None
 
+    def reserved(self) -> list[Work]:
+        """Work that was promised, and has no update yet."""
+        return self._in_state("reserved")
+
     def committed(self) -> list[Work]:
         """Work whose bytes are on disk but perhaps not in the store."""
+        return self._in_state("committed")
+
+    def _in_state(self, state: State) -> list[Work]:
         with Session(self._engine) as session:
-            rows = session.scalars(select(_Work).where(_Work.state == "committed").order_by(_Work.at))
+            rows = session.scalars(select(_Work).where(_Work.state == state).order_by(_Work.at))
             return [_as_work(row) for row in rows]
 
     def reserve(  # noqa: PLR0913 - what an answer promises, each named by the caller
@@ -214,6 +222,14 @@ class Memory:
                 row.state = "released"
             else:
                 raise RefusedError(f"round {number} of {run} is {row.state}: there is no update to release")
+
+    def give_up(self, run: str, number: int) -> None:
+        """Note that a round that was promised is never trained: what it sends may have been sent already."""
+        with Session(self._engine) as session, session.begin():
+            row = session.get_one(_Work, (run, number))
+            if row.state != "reserved":
+                raise RefusedError(f"round {number} of {run} is {row.state}: it cannot be given up")
+            row.state = "released"
 
 
 def _charge(session: Session, run: str, size: int, seconds: float) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from fedllm.backup.databases import refuse_filled as refuse_tables
 from fedllm.backup.inventory import site_homes
-from fedllm.backup.ledgers import Retired, refuse_lost_ledgers, retire_ledgers
+from fedllm.backup.ledgers import Retired, paid_rounds, refuse_lost_ledgers, retire_ledgers, unread_sites
 from fedllm.backup.manifest import Manifest
 from fedllm.backup.reading import verify
 from fedllm.backup.skip_ahead import skip_journal, skip_memory
@@ -43,6 +43,8 @@ class Restored:
     objects: int
     retired: tuple[Retired, ...]  # trainings with privacy that cannot go on
     outside: dict[str, tuple[str, ...]]  # by federation, sites that live elsewhere and need new invitations
+    given_up: tuple[tuple[str, str, int], ...] = ()  # site's folder, run, round: paid for, and perhaps sent
+    unread: tuple[str, ...] = ()  # folders of sites whose site.yaml cannot be read
     missing: tuple[str, ...] = ()  # keys of the archive that stores which were left as they are do not hold
 
 
@@ -93,9 +95,9 @@ def restore(  # noqa: PLR0913 - what the operator says, each by its name
             # Before anything that takes long: whatever reads these files from now on must not use them twice.
             refuse_lost_ledgers(home, manifest.home)
             retired = () if nothing_spent else tuple(retire_ledgers(home))
-            for memory in (site / "memory.db" for site in site_homes(home)):
-                if memory.exists():
-                    skip_memory(memory.parent, manifest.taken)
+            # Even where nothing was spent after it: the backup read the memory before the ledger.
+            given_up = tuple(_raise_memories(home, manifest.taken))
+            unread = tuple(unread_sites(home))
             _forget_addresses(urls)
             unpacking.databases(urls)
             outside = _raise_journals(home, manifest, urls.get("journal"))
@@ -104,7 +106,7 @@ def restore(  # noqa: PLR0913 - what the operator says, each by its name
         except BaseException:
             unpacking.take_back()
             raise
-    return Restored(manifest, count, retired, outside, missing)
+    return Restored(manifest, count, retired, outside, given_up, unread, missing)
 
 
 def _refuse_filled_home(home: Path) -> None:
@@ -159,6 +161,14 @@ def _filled(home: Path) -> Iterator[Path]:
 def _touch(path: Path) -> None:
     path.touch(mode=0o600)
     sync_folder(path.parent)
+
+
+def _raise_memories(home: Path, taken: float) -> Iterator[tuple[str, str, int]]:
+    """Raise each site's numbers; yields the site, run and round of what it gives up."""
+    for site in site_homes(home):
+        if (site / "memory.db").exists():
+            for run, number in skip_memory(site, taken, paid_rounds(site)):
+                yield str(site.relative_to(home)), run, number
 
 
 def _forget_addresses(urls: Mapping[str, str]) -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from fedllm.backup.inventory import files, is_database, site_homes
 from fedllm.config import load_site
-from fedllm.errors import BackupError, IdentityError, LedgerError
-from fedllm.privacy.chain import Reservation, state_of
+from fedllm.config.load import read_yaml
+from fedllm.errors import BackupError, ConfigError, IdentityError, LedgerError
+from fedllm.privacy.chain import ChainState, Reservation, state_of
 from fedllm.privacy.entry import Entry
 from fedllm.privacy.ledger import Ledger
 from fedllm.privacy.site_ledger import former_identities, ledger_path
@@ -46,9 +47,51 @@ def newest(path: Path) -> Iterator[Entry]:
 
 
 def ledger_of(site: Path) -> Path:
-    """The ledger of the site in a folder; a simulation that just begins has no site file for a moment."""
+    """The ledger of the site in a folder; a simulation that just begins has no site file for a moment.
+
+    Raises:
+        ConfigError: its site file cannot be read.
+    """
     file = site / "site.yaml"
     return ledger_path(site, load_site(file)) if file.exists() else site / "ledger.db"
+
+
+def named_in_full(site: Path) -> bool:
+    """Whether a site file, which can be read, names its ledger by an absolute path."""
+    file = site / "site.yaml"
+    raw = read_yaml(file.read_text(encoding="utf-8")) if file.exists() else {}
+    return Path(raw.get("ledger") or "").is_absolute()
+
+
+def unread_sites(home: Path) -> dict[str, str]:
+    """Sites whose site file cannot be read, by their folders below the home, and why.
+
+    Such a site may be in a home and in an archive. No agent starts with it until it is mended.
+    """
+    unread = {}
+    for site in site_homes(home):
+        try:
+            ledger_of(site)
+        except ConfigError as error:
+            unread[str(site.relative_to(home))] = str(error)
+    return unread
+
+
+def paid_rounds(site: Path) -> frozenset[tuple[str, int]] | None:
+    """Runs and rounds that a site's ledger has charged, wherever it is; None: its site file does not tell.
+
+    Raises:
+        LedgerError: the ledger cannot be read, or is damaged.
+    """
+    try:
+        path = ledger_of(site)
+    except ConfigError:
+        return None
+    try:
+        chains = list(_chains(path)) if path.exists() and is_ledger(path) else []
+    except (OSError, sqlite3.Error) as error:  # one outside the home was not in the archive, and not checked
+        raise LedgerError(f"the ledger {path} cannot be read: {error}") from None
+    return frozenset((run, number) for chain in chains for _, run, number in chain.charges)
 
 
 def retire_ledgers(home: Path) -> list[Retired]:
@@ -64,13 +107,19 @@ def retire_ledgers(home: Path) -> list[Retired]:
         BackupError: no key that came with it may sign in a ledger with open trainings.
         LedgerError: a ledger is damaged.
     """
+    sites = site_homes(home)
     users: dict[Path, list[Path]] = {}
-    for site in site_homes(home):
-        users.setdefault(ledger_of(site), []).append(site)
+    for site in sites:
+        try:
+            users.setdefault(ledger_of(site), []).append(site)
+        except ConfigError:  # it may be any ledger's user
+            users.setdefault(site / "ledger.db", []).append(site)
     retired: list[Retired] = []
     for name in (home / name for _, name in files(home, keys=True)):
         if is_ledger(name) and any(_open_ones(name)):
-            retired += _retire(name, users.get(name, []))
+            # Whoever's key the ledger knows may count its steps as spent, whatever a site file says by now.
+            named = users.get(name, [])
+            retired += _retire(name, [*named, *(site for site in sites if site not in named)])
     return retired
 
 
@@ -78,25 +127,40 @@ def refuse_lost_ledgers(home: Path, old_home: str) -> None:
     """Raise `BackupError` when a restored site's ledger is neither in the restored home nor where it was.
 
     One outside the home was not in the backup. While it is where it was it is the newest there is; where
-    nothing is, the site would begin a new ledger, and spend its budget a second time.
+    nothing is, the site would begin a new ledger, and spend its budget a second time. One that is named in
+    full inside the home that was backed up would have a copy here that its site does not use.
     """
+    unread = unread_sites(home)
     for site in site_homes(home):
-        path = ledger_of(site)
-        if not path.is_relative_to(home) and not path.exists():
+        name = str(site.relative_to(home))
+        if name in unread or (path := ledger_of(site)).is_relative_to(home):
+            continue
+        if path.is_relative_to(old_home):
             raise BackupError(
-                f"{site.relative_to(home)} keeps its privacy ledger at {path}, where nothing is: put the "
+                f"{name} names its privacy ledger in full, {path}, inside the home that was backed up: "
+                f"restore into {old_home} (a path relative to site.yaml can be restored anywhere)"
+            )
+        if not path.exists():
+            raise BackupError(
+                f"{name} keeps its privacy ledger at {path}, where nothing is: put the "
                 f"newest copy there first, or restore into {old_home}"
             )
 
 
 def _open_ones(path: Path) -> Iterator[Reservation]:
     """Trainings that were promised steps which are not charged."""
+    for chain in _chains(path):
+        yield from (r for r in chain.reservations.values() if _is_open(r))
+
+
+def _chains(path: Path) -> Iterator[ChainState]:
+    """What each chain in a ledger's file comes to."""
     chains: dict[str, list[Entry]] = {}
     with closing(_reading(path)) as db:
         for dataset, body in db.execute("select dataset, entry from entry order by dataset, seq"):
             chains.setdefault(dataset, []).append(Entry.model_validate_json(body))
     for entries in chains.values():
-        yield from (r for r in state_of(entries).reservations.values() if _is_open(r))
+        yield state_of(entries)
 
 
 def _is_open(reservation: Reservation) -> bool:

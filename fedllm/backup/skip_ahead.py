@@ -7,6 +7,7 @@ each restore goes on higher than whatever an earlier one can have used, by the t
 
 import json
 import time
+from collections.abc import Collection
 from contextlib import closing
 from pathlib import Path
 
@@ -73,13 +74,19 @@ def _moved(body: str, old_home: str, new_home: Path) -> str:
     return json.dumps(told)
 
 
-def skip_memory(home: Path, taken: float) -> None:
+def skip_memory(home: Path, taken: float, paid: Collection[tuple[str, int]] | None) -> list[tuple[str, int]]:
     """Let a restored site go on above what its coordinator may have seen, and owe nothing that it has sent.
 
     Args:
         home: the site's.
         taken: when the backup was taken, s since 1970.
+        paid: runs and rounds that its privacy ledger has charged; None where that ledger is not known.
+
+    Returns:
+        The runs and rounds under way that it gives up. The memory is read before the ledger: the update that
+        a charge paid for may have left since, and the noise of a second one would be another.
     """
+    given_up = []
     folder = WorkFolder(home / "work")
     with closing(Memory(home / "memory.db")) as memory:
         memory.rise("card", memory.value("card") + CARDS + CARDS_A_SECOND * since(taken))
@@ -88,3 +95,8 @@ def skip_memory(home: Path, taken: float) -> None:
             # deleted. To train the round again was never possible from here on.
             if work.payload is not None and not folder.sealed(work.run, work.round).exists():
                 memory.release(work.run, work.round)
+        for work in memory.reserved():
+            if paid is None or (work.run, work.round) in paid:
+                memory.give_up(work.run, work.round)
+                given_up.append((work.run, work.round))
+    return given_up

@@ -89,6 +89,13 @@ class Staged:
                 shutil.copyfile(source, target)
                 target.chmod(source.stat().st_mode & 0o755)
         except FileNotFoundError:
+            self.files.pop(HOME + name, None)  # of an earlier reading, deleted above
+            return
+        except BackupError:  # a database that cannot be opened
+            if source.exists():
+                raise
+            target.unlink(missing_ok=True)
+            self.files.pop(HOME + name, None)
             return
         except OSError as error:
             if is_full(error):

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from fedllm.backup.archive import ArchiveWriter, written
 from fedllm.backup.databases import dump_postgres
 from fedllm.backup.inventory import Turn, site_homes
 from fedllm.backup.journals import read_journals
-from fedllm.backup.ledgers import is_ledger, ledger_of, newest
+from fedllm.backup.ledgers import is_ledger, ledger_of, named_in_full, newest, unread_sites
 from fedllm.backup.manifest import DATABASES, HOME, LedgerMark, Manifest
 from fedllm.backup.needs import Journalled
 from fedllm.backup.objects import Shelf
@@ -141,12 +141,24 @@ def _left_out(place: Place, told: Journalled) -> Iterable[str]:
     for federation, sites in sorted(told.sites.items()):
         if away := [site for site in sites if site not in here]:
             yield f"not in it: the sites of {federation} that live elsewhere ({', '.join(away)})"
-    for site in homes:
-        with suppress(ConfigError):  # a site file that an agent refuses
-            if not (path := ledger_of(site)).is_relative_to(place.home):
-                yield f"not in it: the privacy ledger of {site.relative_to(place.home)}, {path}"
+    yield from _odd_ledgers(place.home)
     for federation, config in sorted(told.configs.items()):
         if config.tracking.uri != "auto":
             yield f"not in it: the MLflow of {federation}, {config.tracking.uri}"
     if (prefect := StackState.load(place).external_prefect) is not None:
         yield f"not in it: the Prefect at {prefect}"
+
+
+def _odd_ledgers(home: Path) -> Iterable[str]:
+    """Privacy ledgers that are not in the archive, may not be, or keep it from being restored elsewhere."""
+    unread = unread_sites(home)
+    for name, why in unread.items():
+        yield f"no agent starts in {name}, and its privacy ledger may be outside the home: {why}"
+    for site in site_homes(home):
+        name = str(site.relative_to(home))
+        if name in unread:
+            continue
+        if not (path := ledger_of(site)).is_relative_to(home):
+            yield f"not in it: the privacy ledger of {name}, {path}"
+        elif named_in_full(site):
+            yield f"restore it into {home} alone: {name} names its privacy ledger in full, {path}"

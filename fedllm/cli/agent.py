@@ -47,7 +47,7 @@ def agent(
     from fedllm.config.home import refuse_half_restored
     from fedllm.secure.identity import fingerprint
 
-    refuse_half_restored()
+    refuse_half_restored(home)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

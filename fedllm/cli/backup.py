@@ -122,6 +122,8 @@ def restore(
         "objects": done.objects,
         "unfinished": unfinished,
         "retired": [{"dataset": r.dataset, "run": r.run, "steps": r.steps} for r in done.retired],
+        "given_up": [{"site": site, "run": run, "round": number} for site, run, number in done.given_up],
+        "unread": list(done.unread),
         "missing": list(done.missing),
         "invite": {name: list(sites) for name, sites in done.outside.items()},
     }
@@ -139,6 +141,15 @@ def _next_steps(done: "Restored") -> list[str]:
         f"the ledger of {one.dataset} counts all of {one.run} as spent ({one.steps} steps more): steps may "
         "have been taken after the backup"
         for one in done.retired
+    ]
+    lines += [
+        f"{site} gives up round {number} of {run}: it is charged, and its update may have been sent"
+        for site, run, number in done.given_up
+    ]
+    lines += [
+        f"{site}/site.yaml cannot be read, and no agent starts there: when you mend it, see that the privacy "
+        "ledger that it names is the newest there is"
+        for site in done.unread
     ]
     if done.missing:
         lines.append(

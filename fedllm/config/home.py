@@ -19,14 +19,20 @@ def cache_dir() -> Path:
     return Path(given).expanduser().resolve() if given else fedllm_home() / "cache"
 
 
-def refuse_half_restored() -> None:
-    """Raise `BackupError` for a home whose restore is under way or was cut off: a half must not be used."""
-    home = fedllm_home()
-    if (home / RESTORING).exists():
-        raise BackupError(
-            f"{home} is half restored: let `fedllm restore` end; if it was killed, empty the folder and "
-            "restore again"
-        )
+def refuse_half_restored(place: Path | None = None) -> None:
+    """Raise `BackupError` for a home whose restore is under way or was cut off: a half must not be used.
+
+    Args:
+        place: a folder in it, such as a site's; default: fedllm's home. `restore --into` may have filled
+            another one than `$FEDLLM_HOME`.
+    """
+    folder = place.resolve() if place else fedllm_home()
+    for home in (folder, *folder.parents):
+        if (home / RESTORING).is_file():
+            raise BackupError(
+                f"{home} is half restored: let `fedllm restore` end; if it was killed, empty the folder and "
+                "restore again"
+            )
 
 
 def private_dir(path: Path) -> Path:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypedDict, TypeVar, Unpack
 
-from fedllm.errors import ObjectNotFoundError, RefusedError
+from fedllm.errors import AccessDeniedError, ObjectNotFoundError, RefusedError
 from fedllm.exchange.directory_store import replacing
 from fedllm.exchange.keys import Layout
 from fedllm.exchange.messages import Message, PublicKeys, Sealed
@@ -76,6 +76,14 @@ class Mailbox:
             roster_version=place.get("roster_version"),
         )
         return Received(message, hashlib.sha256(envelope).hexdigest(), envelope)
+
+    def has(self, key: str) -> bool:
+        """Whether something is under a key that we may read; S3 denies a missing one to who may not list."""
+        try:
+            self.store.stat(key)
+        except (ObjectNotFoundError, AccessDeniedError):
+            return False
+        return True
 
     def send_payload(self, path: Path, sealed: Sealed) -> None:
         """Upload bytes that `seal_to_file` committed to disk."""

@@ -52,3 +52,19 @@ def test_declined_work_is_never_trained(memory: Memory) -> None:
     memory.reserve("run", 1, "a" * 64, b"answer", declined=True)
     with pytest.raises(RefusedError, match="is declined"):
         memory.commit("run", 1, b"update", None)
+
+
+def test_reserved_work_that_is_given_up_is_never_trained_and_nothing_else_can_be(memory: Memory) -> None:
+    for number in (1, 2):
+        memory.reserve("run", number, "a" * 64, b"answer", declined=False)
+    memory.reserve("run", 3, "a" * 64, b"answer", declined=True)
+    memory.commit("run", 2, b"update", "{}")
+    memory.give_up("run", 1)
+    for number in (1, 2, 3):
+        with pytest.raises(RefusedError, match="cannot be given up"):
+            memory.give_up("run", number)
+    with pytest.raises(RefusedError, match="is released"):
+        memory.commit("run", 1, b"update", "{}")
+    assert memory.reserved() == []
+    assert [work.round for work in memory.committed()] == [2]
+    assert (memory.tally().failed, memory.tally().sent) == (1, 0)

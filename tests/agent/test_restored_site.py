@@ -10,13 +10,13 @@ import pytest
 from fedllm.agent.agent import Agent
 from fedllm.agent.join import Membership
 from fedllm.backup.databases import copy_sqlite
-from fedllm.backup.ledgers import Retired, retire_ledgers
+from fedllm.backup.ledgers import Retired, paid_rounds, retire_ledgers
 from fedllm.backup.skip_ahead import CARDS, skip_memory
 from fedllm.config import load_site
 from fedllm.exchange.messages import Update
 from fedllm.privacy.site_ledger import site_ledger
 from fedllm.secure.identity import load_identity
-from tests.agent.played import RUN, SITE, Coordinator, CountingTrainer
+from tests.agent.played import RUN, SITE, Coordinator, CountingTrainer, EndlessTrainer, ticks
 from tests.agent.test_private_plans import asked, private
 
 FILES = ("memory.db", "ledger.db")
@@ -47,6 +47,13 @@ def heads(update: Update) -> dict[str, tuple[dict[str, object], ...]]:
     return {SITE: ({"dataset": newest.dataset, "seq": newest.seq, "sha256": newest.sha256},)}
 
 
+def lose_update(coordinator: Coordinator, number: int) -> None:
+    """The store is an older one as well: a site that was restored must not need its word."""
+    layout = coordinator.mailbox.layout
+    for key in (layout.update(SITE, RUN, number), layout.payload(SITE, RUN, number)):
+        coordinator.mailbox.store.delete(key)
+
+
 def charged(home: Path) -> int:
     """Steps on the site's ledger."""
     with closing(site_ledger(home, load_site(home / "site.yaml"), load_identity(home / "keys"))) as ledger:
@@ -62,6 +69,7 @@ def test_a_restored_ledger_trains_no_round_twice_even_for_a_coordinator_that_was
     jobs = trainer.jobs
     first = coordinator.update()
     assert first is not None
+    lose_update(coordinator, 2)
     with closing(Agent(member, trainer)) as again:
         asked(again, coordinator, private(coordinator, 2, ledgers=heads(first)), 3)
     update = coordinator.update(2)
@@ -102,8 +110,71 @@ def test_a_restored_sites_card_counts_above_what_its_coordinator_saw(
         agent.tick()
         before = agent.memory.value("card")
     put_back(member.home, saved)
-    skip_memory(member.home, taken=time.time())
+    assert skip_memory(member.home, taken=time.time(), paid=paid_rounds(member.home)) == []
     with closing(Agent(member, trainer)) as again:
         again.tick()
         assert again.memory.value("card") > CARDS
         assert again.memory.value("card") > before
+
+
+@pytest.fixture
+def charged_only(
+    member: Membership, trainer: CountingTrainer, coordinator: Coordinator, tmp_path: Path
+) -> Path:
+    """What a backup inside round 1 holds, its charge and no update; the update was sent since."""
+    backup = tmp_path / "backup"
+    backup.mkdir()
+    with closing(Agent(member, EndlessTrainer())) as agent:
+        asked(agent, coordinator, private(coordinator))
+        for name in FILES:
+            copy_sqlite(member.home / name, backup / name)
+    with closing(Agent(member, trainer)) as agent:
+        ticks(agent, 3)
+    assert trainer.jobs == 1
+    return backup
+
+
+def sent(coordinator: Coordinator) -> bytes:
+    return coordinator.mailbox.store.get(coordinator.mailbox.layout.update(SITE, RUN, 1), limit=1 << 20)
+
+
+def test_a_backup_between_charge_and_update_sends_no_second_update_for_the_charge(
+    charged_only: Path, member: Membership, trainer: CountingTrainer, coordinator: Coordinator
+) -> None:
+    assert sent(coordinator)
+    lose_update(coordinator, 1)
+    put_back(member.home, charged_only)
+    retire_ledgers(member.home)
+    assert skip_memory(member.home, time.time(), paid_rounds(member.home)) == [(RUN, 1)]
+    with closing(Agent(member, trainer)) as again:
+        ticks(again, 3)
+        assert again.memory.tally().failed == 1
+        assert again.memory.tally().under_way == 0
+    assert trainer.jobs == 1
+    assert coordinator.update() is None
+
+
+def test_a_folder_from_before_the_round_sends_no_second_update_while_the_store_has_the_first(
+    saved: Path, member: Membership, trainer: CountingTrainer, coordinator: Coordinator
+) -> None:
+    layout = coordinator.mailbox.layout
+    first = coordinator.mailbox.store.get(layout.update(SITE, RUN, 2), limit=1 << 20)
+    put_back(member.home, saved)  # memory and ledger alike: neither knows of round 2, which is still open
+    with closing(Agent(member, trainer)) as again:
+        ticks(again, 3)
+    answer = coordinator.answer(2)
+    assert answer is not None
+    assert (answer.decision, "this memory is older" in answer.reason) == ("decline", True)
+    assert coordinator.mailbox.store.get(layout.update(SITE, RUN, 2), limit=1 << 20) == first
+    assert trainer.jobs == 2
+
+
+def test_a_memory_that_was_put_back_by_hand_sends_no_second_update_while_the_store_has_the_first(
+    charged_only: Path, member: Membership, trainer: CountingTrainer, coordinator: Coordinator
+) -> None:
+    first = sent(coordinator)
+    put_back(member.home, charged_only)
+    with closing(Agent(member, trainer)) as again:
+        ticks(again, 3)
+        assert again.memory.tally().failed == 1
+    assert (trainer.jobs, sent(coordinator)) == (1, first)

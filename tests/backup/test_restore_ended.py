@@ -1,5 +1,6 @@
 """A restore that fails, is asked to end, or is killed: nothing is left, or a home that says what it is."""
 
+import os
 import signal
 import sqlite3
 import subprocess
@@ -94,8 +95,10 @@ def test_the_home_of_a_restore_that_was_killed_is_used_by_nobody(
         restore(archive, keep_objects=True)
     agent = [sys.executable, "-m", "fedllm", "agent", "--home", str(new / "sites" / "mill")]
     agent += ["--invitation", "mill.invitation"]
-    done = subprocess.run(agent, capture_output=True, text=True, check=False, timeout=60)
-    assert (done.returncode, "is half restored" in done.stderr) == (1, True)
+    # `restore --into` sets FEDLLM_HOME in its own process alone.
+    elsewhere = os.environ | {"FEDLLM_HOME": str(tmp_path / "elsewhere")}
+    done = subprocess.run(agent, capture_output=True, text=True, check=False, timeout=60, env=elsewhere)
+    assert (done.returncode, f"{new} is half restored" in done.stderr) == (1, True)
 
 
 def test_a_restore_that_came_to_its_end_says_so_to_the_next_up_alone(

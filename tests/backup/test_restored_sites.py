@@ -15,6 +15,7 @@ from fedllm.backup.ledgers import Retired
 from fedllm.backup.reading import verify
 from fedllm.backup.skip_ahead import CARDS
 from fedllm.backup.take import take_backup
+from fedllm.cli import backup as verbs
 from fedllm.errors import BackupError, BudgetError
 from fedllm.exchange.messages import Sealed
 from fedllm.privacy.accounting import Event
@@ -202,6 +203,77 @@ def test_an_update_that_was_sent_while_the_backup_read_the_files_is_not_owed_any
     restore(tmp_path / "b.tar")
     with closing(Memory(new / "sites" / "mill" / "memory.db")) as memory:
         assert [work.round for work in memory.committed()] == [2, 3]
+
+
+@pytest.mark.parametrize("said", [True, False])
+@pytest.mark.parametrize("ledger", ["ledger.db", "../../../mirror/ledger.db"])
+def test_a_round_that_was_charged_and_not_sent_in_the_backup_is_given_up(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ledger: str, *, said: bool
+) -> None:
+    before = site(home / "sites" / "mill", ledger)
+    with closing(Memory(before.home / "memory.db")) as memory:
+        for number in (1, 2):
+            memory.reserve("run-1", number, "0" * 64, b"", declined=False)
+    take_backup(tmp_path / "b.tar")
+    new = lose(tmp_path, monkeypatch)
+    assert restore(tmp_path / "b.tar", nothing_spent=said).given_up == (("sites/mill", "run-1", 1),)
+    with closing(Memory(new / "sites" / "mill" / "memory.db")) as memory:
+        works = [memory.work("run-1", number) for number in (1, 2)]
+        assert memory.tally().failed == 1
+    # Round 2 is not charged: what it trains is paid for then, or cannot begin.
+    assert [(work.state, work.update) for work in works if work] == [("released", None), ("reserved", None)]
+
+
+def test_the_last_round_is_given_up_without_keys_as_well(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = site(home / "sites" / "mill")
+    before.spend(2, 90)
+    with closing(Memory(before.home / "memory.db")) as memory:
+        memory.reserve("run-1", 2, "0" * 64, b"", declined=False)
+    take_backup(tmp_path / "b.tar", keys=False)
+    lose(tmp_path, monkeypatch)
+    done = restore(tmp_path / "b.tar")
+    assert (done.retired, done.given_up) == ((), (("sites/mill", "run-1", 2),))
+
+
+@pytest.mark.parametrize("ledger", ["ledger.db", "../../books/ward.sqlite"])
+def test_a_site_whose_site_file_cannot_be_read_is_named_and_comes_back_with_its_ledger_closed(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ledger: str
+) -> None:
+    before = site(home / "sites" / "mill", ledger)
+    site(home / "sites" / "farm")
+    with closing(Memory(before.home / "memory.db")) as memory:
+        memory.reserve("run-2", 7, "0" * 64, b"", declined=False)  # perhaps charged in a ledger elsewhere
+    file = before.home / "site.yaml"
+    file.write_text(file.read_text() + "nmae: mill\n")
+    said: list[str] = []
+    take_backup(tmp_path / "b.tar", progress=said.append)
+    assert [line for line in said if line.startswith("no agent starts in sites/mill") and "nmae" in line]
+    new = lose(tmp_path, monkeypatch)
+    done = restore(tmp_path / "b.tar")
+    assert (done.unread, done.given_up) == (("sites/mill",), (("sites/mill", "run-2", 7),))
+    told = "\n".join(verbs._next_steps(done))
+    assert "\nsites/mill/site.yaml cannot be read" in told
+    assert "\nsites/mill gives up round 7 of run-2" in told
+    assert done.retired == (Retired("ward-7", "run-1", 90),) * 2
+    assert before.moved(home, new).left() == 0
+
+
+def test_a_ledger_named_in_full_inside_the_home_is_restored_into_that_home_alone(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = site(home / "sites" / "mill", str(home / "books" / "ward.db"))
+    said: list[str] = []
+    take_backup(tmp_path / "b.tar", progress=said.append)
+    assert [line for line in said if line.startswith(f"restore it into {home} alone: sites/mill")]
+    monkeypatch.setenv("FEDLLM_HOME", str(tmp_path / "rehearsal"))  # the home it came from is there as well
+    with pytest.raises(BackupError, match=f"sites/mill names its .* in full, .* restore into {home} "):
+        restore(tmp_path / "b.tar")
+    assert list((tmp_path / "rehearsal").iterdir()) == []
+    lose(tmp_path, monkeypatch, "home")
+    assert restore(tmp_path / "b.tar").retired == (Retired("ward-7", "run-1", 90),)
+    assert before.left() == 0
 
 
 def test_what_a_site_or_the_coordinator_has_opened_is_not_in_an_archive_without_keys(

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -13,7 +14,7 @@ from pathlib import Path
 import pyrage
 import pytest
 
-from fedllm.backup import stores
+from fedllm.backup import staging, stores
 from fedllm.backup.manifest import Manifest
 from fedllm.backup.reading import members
 from fedllm.backup.take import take_backup
@@ -118,6 +119,38 @@ def test_an_empty_file_in_the_place_of_a_ledger_is_a_file(
     assert [member.name for member in take_backup(tmp_path / "b.tar").members] == [
         "home/simulated/f/mill/ledger.db"
     ]
+
+
+def test_a_database_that_is_deleted_while_it_is_copied_is_passed_over(
+    joined: FederationConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    books = tmp_path / "home" / "books.db"
+    for text in ("create table t (x)", "insert into t values (1)"):
+        with closing(sqlite3.connect(books)) as db, db:
+            db.execute(text)
+    copy = staging.copy_sqlite
+
+    def late(source: Path, target: Path) -> None:
+        if source == books:
+            source.unlink()
+        copy(source, target)
+
+    monkeypatch.setattr(staging, "copy_sqlite", late)
+    names = {member.name for member in back_up(tmp_path, joined).members}
+    assert "home/books.db" not in names
+    assert "home/coordinator/played/journal.db" in names
+
+
+def test_a_file_of_an_earlier_reading_that_is_gone_in_the_next_is_not_in_the_archive(tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    staged = staging.Staged(tmp_path / "staged", tmp_path / "home", keys=True)
+    for name in ("file", "book.db"):
+        path = tmp_path / "home" / name
+        path.write_text("x")
+        staged.copy_file(name)
+        path.unlink()
+        staged.copy_file(name)
+    assert staged.files == {}
 
 
 def test_a_folder_that_is_not_there_and_a_file_that_cannot_be_read_are_one_line_each(

@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
-from fedllm.errors import ObjectNotFoundError, RefusedError
+from fedllm.errors import AccessDeniedError, ExchangeError, ObjectNotFoundError, RefusedError
 from fedllm.exchange.directory_store import DirectoryStore
 from fedllm.exchange.keys import Layout
 from fedllm.exchange.mailbox import Mailbox, seal_to_file
 from fedllm.exchange.messages import Answer, Sealed
+from fedllm.exchange.store import ObjectInfo
 from fedllm.secure.envelope import sign
 from fedllm.secure.identity import Identity, create_identity
 
@@ -182,6 +183,29 @@ def test_an_object_larger_than_any_message_of_its_kind_is_refused_unread(
     mailbox.store.put(KEY, b" " * (Answer.largest + 1))
     with pytest.raises(RefusedError, match=f"larger than {Answer.largest} bytes"):
         mailbox.read(KEY, Answer, parties["amazon"].public)
+
+
+@pytest.mark.parametrize("error", [AccessDeniedError, ExchangeError])
+def test_a_store_that_denies_says_that_nothing_is_there_and_one_that_is_away_says_nothing(
+    mailbox: Mailbox,
+    parties: dict[str, Identity],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: type[ExchangeError],
+) -> None:
+    assert not mailbox.has(PAYLOAD)
+    sent(mailbox, parties["coordinator"], tmp_path)
+    assert mailbox.has(PAYLOAD)
+
+    def failing(_self: DirectoryStore, key: str) -> ObjectInfo:
+        raise error(key)
+
+    monkeypatch.setattr(DirectoryStore, "stat", failing)
+    if error is AccessDeniedError:
+        assert not mailbox.has(PAYLOAD)
+    else:
+        with pytest.raises(ExchangeError):
+            mailbox.has(PAYLOAD)
 
 
 def test_nothing_there_is_found_as_none(mailbox: Mailbox, parties: dict[str, Identity]) -> None:

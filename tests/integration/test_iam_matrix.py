@@ -190,6 +190,8 @@ def test_a_site_is_told_what_is_not_there_where_it_may_read(parties: dict[str, P
     store = MinioStore(me.endpoint, BUCKET, access_key=me.access_key, secret_key=me.secret_key)
     with pytest.raises(ObjectNotFoundError):
         store.get("fed/coordinator/none.json", limit=9)
+    with pytest.raises(ObjectNotFoundError):
+        store.stat("fed/sites/amazon/none.json")
     with pytest.raises(AccessDeniedError):
         store.get("fed/sites/movies/none.json", limit=9)
 
