@@ -27,7 +27,7 @@ QUIET = [
 ]
 
 
-@pytest.fixture(scope="package")  # its event loop may not outlive these tests: other libraries look for one
+@pytest.fixture(scope="module")  # its event loop may not outlive the file: other libraries look for one
 def chromium() -> Iterator[Browser]:
     """Debian's chromium. A machine without it fails, unless FEDLLM_NO_BROWSER says that it has none."""
     if os.environ.get("FEDLLM_NO_BROWSER"):
