@@ -197,7 +197,7 @@ def test_the_filter_stops_where_renyi_divergence_of_one_order_reaches_the_budget
     for number in range(1, fits + 1):
         reserve(ledger, federation=f"fed-{number}", event=plan, limit=limit)
     with pytest.raises(
-        BudgetError, match=r"4\.596 is spent or promised, .* 1\.828, together 5\.065 by the Rényi"
+        BudgetError, match=r"4\.597 is spent or promised, .* 1\.829, together 5\.065 by the Rényi"
     ):
         reserve(ledger, federation="one-more", event=plan, limit=limit)
 
