@@ -4,8 +4,7 @@ import os
 import shutil
 import sqlite3
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 from fedllm.disk import room
 from fedllm.errors import BackupError
 from fedllm.postgres_address import is_postgres, libpq, shown, with_driver
+from fedllm.sqlite_copy import copy_connection
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 _MAGIC = b"SQLite format 3\0"
 _BUSY = 60.0  # s for another process' transaction
-_LOCKED = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 _ANSWER = 10  # s for a Postgres to take a connection
 
 
@@ -43,25 +42,17 @@ def copy_sqlite(source: Path, target: Path) -> None:
             closing(sqlite3.connect(f"{source.as_uri()}?mode=rw", uri=True, timeout=_BUSY)) as live,
             closing(sqlite3.connect(target)) as copy,
         ):
-            live.backup(copy, progress=_not_for_ever(source))
+            copy_connection(live, copy, _BUSY)
             # One file, with no log beside it.
             copy.execute("PRAGMA journal_mode=DELETE")
             said = copy.execute("PRAGMA quick_check(1)").fetchone()[0]
     except sqlite3.Error as error:
+        if getattr(error, "sqlite_errorname", "").startswith("SQLITE_BUSY"):
+            told = f"{source} stays locked by another process: end that one, and back up again"
+            raise BackupError(told) from None
         raise BackupError(f"{source} cannot be copied: {error}") from None
     if said != "ok":
         raise BackupError(f"{source} is torn: {str(said).splitlines()[-1]}")
-
-
-def _not_for_ever(source: Path) -> Callable[[int, int, int], None]:
-    """Hears of every step of a copy; sqlite3 itself begins a locked one again without an end."""
-    deadline = time.monotonic() + _BUSY
-
-    def heard(status: int, _remaining: int, _total: int) -> None:
-        if status in _LOCKED and time.monotonic() > deadline:
-            raise BackupError(f"{source} stays locked by another process: end that one, and back up again")
-
-    return heard
 
 
 @contextmanager

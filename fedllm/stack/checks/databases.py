@@ -12,6 +12,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from fedllm.postgres_address import is_postgres, shown, with_driver
+from fedllm.sqlite_copy import copy_connection
 from fedllm.stack.checks.finding import Finding, fail, ok, warn
 from fedllm.text import one_line
 
@@ -51,18 +52,9 @@ def _header(path: Path) -> bytes:
 
 def copy(path: Path, target: Path) -> None:
     """Copy a SQLite file, which may be in use. Raises `sqlite3.Error` when it cannot be, or stays locked."""
-    deadline = time.monotonic() + _BUSY
-
-    def check(status: int, _left: int, _pages: int) -> None:
-        # CPython itself would try for ever.
-        if status in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED} and time.monotonic() > deadline:
-            error = sqlite3.OperationalError("database is locked")
-            error.sqlite_errorname = "SQLITE_BUSY"
-            raise error
-
     source, copied = read_only(path), sqlite3.connect(target)
     try:
-        source.backup(copied, progress=check)
+        copy_connection(source, copied, _BUSY)
     finally:
         copied.close()
         source.close()
