@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _AT_ONCE = 12  # checks; most of them wait for a server
 _DEFAULT_BASE = "smollm2-135m"
+_PATIENCE = 10.0  # s; a Prefect that takes longer to answer is a finding
 
 Named = tuple[str, str, Check]  # the check's name, what to do when it cannot be made, and the check
 
@@ -58,7 +59,7 @@ def checkup(config: "FederationConfig | None" = None) -> Iterator[Finding]:
     else:
         yield ok("stack", "not up, and not needed: the federation file names its servers")
     if found is None and (url := os.environ.get("PREFECT_API_URL")):
-        yield from _all(_prefect(PrefectApi(url), "start it, or mend PREFECT_API_URL"))
+        yield from _all(_prefect(PrefectApi(url, _PATIENCE), "start it, or mend PREFECT_API_URL"))
     if config is not None:
         yield from _all(_federation(config, found))
     elif found is not None:
@@ -103,7 +104,7 @@ def _stack(found: Endpoints) -> list[Named]:
     checks: list[Named] = [
         ("stack", servers.HEAL, partial(servers.health, found)),
         ("mlflow version", servers.HEAL, partial(servers.mlflow_version, found.mlflow_url)),
-        *_prefect(PrefectApi(found.prefect_api_url), servers.HEAL),
+        *_prefect(PrefectApi(found.prefect_api_url, _PATIENCE), servers.HEAL),
     ]
     kept = ["mlflow database"]
     kept += ["prefect database"] if found.own_prefect else []

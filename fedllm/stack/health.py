@@ -16,6 +16,7 @@ from fedllm.secure.trust import why_untrusted
 from fedllm.stack.access import access_to
 
 _INTERVAL = 0.1  # s between looks
+_PATIENCE = 60.0  # s; Prefect's own client waits as long (PREFECT_API_REQUEST_TIMEOUT)
 
 
 def http(url: str, body: object = None, *, method: str | None = None, timeout: float = 10.0) -> bytes:
@@ -104,17 +105,23 @@ def _busy(error: Exception) -> bool:
 
 
 class PrefectApi:
-    """The few calls of Prefect's REST API that the stack needs, without importing Prefect."""
+    """The few calls of Prefect's REST API that the stack needs, without importing Prefect.
 
-    def __init__(self, url: str) -> None:
+    Args:
+        url: the API's root.
+        patience: seconds that a request may take.
+    """
+
+    def __init__(self, url: str, patience: float = _PATIENCE) -> None:
         self.url = url.rstrip("/")
+        self._patience = patience
 
     def call(self, path: str, body: object = None, *, method: str | None = None) -> Any:  # noqa: ANN401 - JSON
         """One request below the API's root. Raises `StackError` when it is refused or nobody answers."""
         try:
             for attempt in stamina.retry_context(on=_busy, attempts=6, timeout=30):
                 with attempt:
-                    answer = http(f"{self.url}{path}", body, method=method)
+                    answer = http(f"{self.url}{path}", body, method=method, timeout=self._patience)
         except urllib.error.HTTPError as error:
             said = error.read().decode(errors="replace")[:200]
             raise StackError(f"Prefect refused {path}: {error.code} {said}") from None

@@ -4,7 +4,7 @@ import os
 import sys
 import time
 
-import httpx
+from fedllm.stack.health import PrefectApi
 
 LONGEST = 180  # s
 
@@ -12,10 +12,10 @@ LONGEST = 180  # s
 def main(wanted: int) -> int:
     """Exit code 1 when one failed, or when it takes too long."""
     ends = time.monotonic() + LONGEST
-    url = f"{os.environ['PREFECT_API_URL']}/flow_runs/filter"
+    api = PrefectApi(os.environ["PREFECT_API_URL"])
     states: list[str] = []
     while time.monotonic() < ends:
-        found = httpx.post(url, json={"limit": 200}).raise_for_status().json()
+        found = api.call("/flow_runs/filter", {"limit": 200})
         states = [run["state"]["type"] for run in found]
         if bad := {"FAILED", "CRASHED"} & set(states):
             sys.stderr.write(f"a flow run is {bad}\n")

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +14,34 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from fedllm.stack import Endpoints, down, up
 
 
-@pytest.fixture(scope="session")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoints]:
-    """The stack that `fedllm up` starts, in a home of its own."""
-    home = tmp_path_factory.mktemp("stack")
+@contextmanager
+def entered(home: Path, variables: dict[str, str]) -> Iterator[None]:
+    """This process is at home there, and leaves nothing in the environment of the tests after it."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FEDLLM_HOME", str(home))
         patch.delenv("PREFECT_API_URL", raising=False)
-        try:
+        for name, value in {"FEDLLM_HOME": str(home), **variables}.items():
+            patch.setenv(name, value)
+        yield
+
+
+@pytest.fixture(scope="session")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoints]:
+    """The stack that `fedllm up` starts, in a home of its own; started once, for it takes a minute."""
+    home = tmp_path_factory.mktemp("stack")
+    try:
+        with entered(home, {}):
             found = up(ports=own_ports())
-            for name, value in found.environment().items():
-                patch.setenv(name, value)
-            yield found
-        finally:
+        yield found
+    finally:
+        with entered(home, {}):
             down()
+
+
+@pytest.fixture(scope="module")
+def stack(servers: Endpoints) -> Iterator[Endpoints]:
+    """The stack, and a shell that knows it."""
+    with entered(servers.home, servers.environment()):
+        yield servers
 
 
 @pytest.fixture
@@ -60,8 +75,14 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def undisturbed(stack: Endpoints, federation: Path) -> dict[str, Any]:
-    """What a run comes to when nothing goes wrong."""
-    assert stack.mlflow_url
-    told: dict[str, Any] = json.loads(fedllm("run", str(federation), "--json").stdout.splitlines()[-1])
+def undisturbed_run(servers: Endpoints, federation: Path) -> dict[str, Any]:
+    with entered(servers.home, servers.environment()):
+        told: dict[str, Any] = json.loads(fedllm("run", str(federation), "--json").stdout.splitlines()[-1])
     return told
+
+
+@pytest.fixture(scope="module")
+def undisturbed(undisturbed_run: dict[str, Any], stack: Endpoints) -> dict[str, Any]:
+    """What a run comes to when nothing goes wrong, in a shell that knows the stack."""
+    assert stack.mlflow_url
+    return undisturbed_run

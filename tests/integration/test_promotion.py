@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-import httpx
 import psutil
 import pytest
 import yaml
@@ -18,6 +17,7 @@ from prefect.deployments import run_deployment
 from prefect.flow_runs import resume_flow_run
 
 from fedllm.stack import Endpoints
+from fedllm.stack.health import PrefectApi
 
 pytestmark = pytest.mark.usefixtures("prefect")
 
@@ -108,7 +108,7 @@ def events(stack: Endpoints, kind: str) -> list[dict[str, Any]]:
     deadline = time.monotonic() + 20
     found: list[dict[str, Any]] = []
     while not found and time.monotonic() < deadline:
-        found = httpx.post(f"{stack.prefect_api_url}/events/filter", json=wanted).json()["events"]
+        found = PrefectApi(stack.prefect_api_url).call("/events/filter", wanted)["events"]
         time.sleep(0.2)
     return found
 
@@ -129,9 +129,8 @@ def test_challengers_become_champions_by_people_alone_and_back_again(
     assert "against zero-shot" in json.loads(tags["review.gates"])["quality"][1]
     (event,) = events(stack, "fedllm.review.approved")
     assert (event["payload"]["version"], event["payload"]["reviewer"]) == ("1", "Ann Example (asserted)")
-    cards = httpx.post(
-        f"{stack.prefect_api_url}/artifacts/filter", json={"artifacts": {"key": {"any_": [f"{NAME}-review"]}}}
-    ).json()
+    shown = {"artifacts": {"key": {"any_": [f"{NAME}-review"]}}}
+    cards = PrefectApi(stack.prefect_api_url).call("/artifacts/filter", shown)
     assert [f"# {NAME}, version 1" in card["data"] for card in cards] == [True], "one card, shown once"
 
     # Through MLflow's tags.

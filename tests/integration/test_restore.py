@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
 import mlflow
 import pytest
 import yaml
@@ -17,6 +16,7 @@ from disturbed import journal, resumed, same, versions
 from playground import SITES, fedllm, own_ports, write_corpus
 
 from fedllm.stack import Endpoints, down, up
+from fedllm.stack.health import PrefectApi
 
 DRIVER = Path(__file__).with_name("backed_up_run.py")
 
@@ -101,10 +101,9 @@ def test_a_training_goes_on_from_a_backup_in_an_empty_stack_to_the_very_same_mod
     enter(environment, stack)
 
     assert versions(run) == ["1"]  # what MLflow had when the backup was taken
-    mlflow.set_tracking_uri(stack.mlflow_url)
     copy = Path(mlflow.artifacts.download_artifacts("models:/test/1", dst_path=str(tmp_path / "model")))
     assert saved.adapter in {path.read_bytes() for path in copy.rglob("adapter_model.safetensors")}
-    earlier = httpx.get(f"{stack.prefect_api_url}/flow_runs/{saved.flow_run}").raise_for_status().json()
+    earlier = PrefectApi(stack.prefect_api_url).call(f"/flow_runs/{saved.flow_run}")
     assert earlier["flow_id"]
 
     assert journal("select status from run where run=?", run) == [("crashed",)]

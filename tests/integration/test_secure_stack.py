@@ -53,7 +53,7 @@ def told(secure: Endpoints, federation: Path) -> dict[str, Any]:
 def stranger(secure: Endpoints) -> Iterator[httpx.Client]:
     """Someone who has the CA's certificate, which is public, and no password."""
     with httpx.Client(
-        verify=ssl.create_default_context(cafile=str(secure.ca_file)), trust_env=False
+        verify=ssl.create_default_context(cafile=str(secure.ca_file)), trust_env=False, timeout=30
     ) as client:
         yield client
 
@@ -150,7 +150,7 @@ def test_nothing_is_served_in_the_clear(secure: Endpoints) -> None:
     for url in (secure.minio_url, secure.prefect_ui_url, secure.mlflow_url):
         plain = url.replace("https://", "http://")
         try:
-            status = httpx.get(f"{plain}/api/health", trust_env=False).status_code
+            status = httpx.get(f"{plain}/api/health", trust_env=False, timeout=30).status_code
         except httpx.TransportError:
             continue
         assert status == 400, url  # MinIO says in the clear that it wants TLS, and no more

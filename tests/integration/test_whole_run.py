@@ -9,7 +9,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from mlflow import MlflowClient
 from playground import SITES, fedllm, said
@@ -18,6 +17,7 @@ from prefect.client.schemas.actions import DeploymentScheduleUpdate, DeploymentU
 from prefect.client.schemas.schedules import IntervalSchedule
 
 from fedllm.stack import Endpoints
+from fedllm.stack.health import PrefectApi
 
 pytestmark = pytest.mark.usefixtures("prefect")
 
@@ -26,16 +26,13 @@ STEPS = {"dispatch", "remote-local-train", "dp-audit", "aggregate", "evaluate", 
 
 def task_runs(stack: Endpoints, flow_run: str) -> list[dict[str, Any]]:
     asked = {"flow_runs": {"id": {"any_": [flow_run]}}, "limit": 200}
-    found = httpx.post(f"{stack.prefect_api_url}/task_runs/filter", json=asked)
-    runs: list[dict[str, Any]] = found.raise_for_status().json()
+    runs: list[dict[str, Any]] = PrefectApi(stack.prefect_api_url).call("/task_runs/filter", asked)
     return runs
 
 
 def newest_flow_run(stack: Endpoints) -> dict[str, Any]:
-    found = httpx.post(
-        f"{stack.prefect_api_url}/flow_runs/filter", json={"sort": "START_TIME_DESC", "limit": 1}
-    )
-    run: dict[str, Any] = found.raise_for_status().json()[0]
+    asked = {"sort": "START_TIME_DESC", "limit": 1}
+    run: dict[str, Any] = PrefectApi(stack.prefect_api_url).call("/flow_runs/filter", asked)[0]
     return run
 
 
@@ -141,7 +138,7 @@ def test_the_scheduled_deployment_fires(stack: Endpoints, federation: Path) -> N
         }
         try:
             while time.monotonic() < deadline:
-                found = httpx.post(f"{stack.prefect_api_url}/flow_runs/filter", json=asked).json()
+                found = PrefectApi(stack.prefect_api_url).call("/flow_runs/filter", asked)
                 if found:
                     break
                 time.sleep(1)
@@ -162,11 +159,9 @@ def test_a_training_leaves_its_report_in_mlflow_and_a_link_to_it_in_prefect(
     assert parent.status == "FINISHED"
     assert undisturbed["model"]["sha256"] in page
     assert all(site in page for site in SITES)
-    found = httpx.post(
-        f"{stack.prefect_api_url}/artifacts/filter",
-        json={"artifacts": {"key": {"any_": ["test-report"]}}, "limit": 200},
-    )
-    links = [artifact["data"] for artifact in found.raise_for_status().json()]
+    wanted_links = {"artifacts": {"key": {"any_": ["test-report"]}}, "limit": 200}
+    found = PrefectApi(stack.prefect_api_url).call("/artifacts/filter", wanted_links)
+    links = [artifact["data"] for artifact in found]
     address = f"/#/experiments/{experiment.experiment_id}/runs/{parent.run_id}/artifacts/report.html"
     assert any(f"{stack.mlflow_url}{address}" in link for link in links), links
 

@@ -55,13 +55,9 @@ def test_mlflow_serves_a_published_image_model(
     )
     Tracker(mlflow_uri).publish(release)
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(mlflow_uri)
-    try:
-        served = mlflow.pyfunc.load_model("models:/digits@challenger")
-        info = mlflow.models.get_model_info("models:/digits@challenger")
-    finally:
-        mlflow.set_tracking_uri(before)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_uri)
+    served = mlflow.pyfunc.load_model("models:/digits@challenger")
+    info = mlflow.models.get_model_info("models:/digits@challenger")
     assert served.predict(pd.DataFrame({"picture": IMAGES})) == expected
     assert served.predict(IMAGES) == expected
     with pytest.raises(ModelError, match="'picture' is missing"):

@@ -54,17 +54,13 @@ def adapter(cache: Path) -> Path:
 
 
 @pytest.fixture
-def published(
-    mlflow_uri: str, adapter: Path, make_release: Make, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[str]:
+def published(mlflow_uri: str, adapter: Path, make_release: Make, monkeypatch: pytest.MonkeyPatch) -> str:
     """`models:/served@challenger`; MLflow's address is the user's, in the environment, and no pickle."""
     base = fingerprint(resolve_base("tiny"))
     Tracker(mlflow_uri).publish(make_release("served", adapter_folder=str(adapter), base_sha256=base))
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(mlflow_uri)
-    yield "models:/served@challenger"
-    mlflow.set_tracking_uri(before)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_uri)
+    return "models:/served@challenger"
 
 
 def by_peft(adapter: Path, task: TaskConfig) -> list[str]:
