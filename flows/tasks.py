@@ -12,11 +12,12 @@ from prefect.client.schemas.objects import State
 from prefect.events import emit_event
 
 from fedllm.coordinator.budget import spent
+from fedllm.coordinator.next_round import BUDGET_SPENT
 from fedllm.coordinator.outcomes import Aggregated, Audited, Dispatched, Evaluated, Released, SiteOutcome
 from fedllm.coordinator.privacy_plan import privacy_plan
 from fedllm.coordinator.progress import evaluations
 from fedllm.coordinator.release import site_rows
-from fedllm.coordinator.rounds import BUDGET_SPENT, JournaledSteps, play
+from fedllm.coordinator.rounds import JournaledSteps, play
 from fedllm.coordinator.training import Training
 from fedllm.errors import ExchangeError
 from fedllm.privacy.terms import told_in_words

@@ -85,7 +85,7 @@ class Duty:
         if work.state != "released":
             self.mailbox.store.put(self.mailbox.layout.answer(self._name, run, asked.round), work.answer)
         if work.state == "reserved" and self.current is None and self.clock.now() < asked.deadline:
-            if known and asked.privacy and self._is_sent(run, asked.round):
+            if known and self._is_sent(run, asked.round):
                 self.memory.give_up(run, asked.round)
                 return
             self.attempt = 0
@@ -94,8 +94,8 @@ class Duty:
     def _is_sent(self, run: str, number: int) -> bool:
         """Whether the store has what memory says is not made yet.
 
-        Then this memory is an older copy that was put back. One charge paid for those bytes, which may be on
-        a newer ledger than this site's, and new noise would make others.
+        Then this memory is an older copy that was put back. A second update would be other bytes, which is
+        equivocation; under DP one charge paid for the first, and new noise would make the second.
         """
         layout = self.mailbox.layout
         keys = (layout.payload(self._name, run, number), layout.update(self._name, run, number))
@@ -120,7 +120,7 @@ class Duty:
         )
         if decision.kind != "decline":
             decision = self.accounts.objection(plan) or decision
-        if decision.kind != "decline" and asked.privacy and self._is_sent(run, asked.round):
+        if decision.kind != "decline" and self._is_sent(run, asked.round):
             decision = Decision(
                 "decline", reason="the round's update is sent: this memory is older", event="refused"
             )

@@ -1,8 +1,9 @@
 """What must not go on where a backup left off: numbers that only ever rise.
 
 The world went on after the backup was taken. Sites have seen higher head counters, epochs and roster
-versions, and refuse a second message under one number. An archive may be restored more than once, too:
-each restore goes on higher than whatever an earlier one can have used, by the time that has passed.
+versions, and refuse a second message under one number. Archives may be restored more than once, too, and
+in any order. So a restore takes its numbers from the clock, which rises faster than they do: what a later
+restore takes is above all that an earlier one can have used.
 """
 
 import json
@@ -18,17 +19,22 @@ from fedllm.agent.memory import Memory
 from fedllm.coordinator.journal import Journal
 from fedllm.coordinator.tables import FederationRow, LeaseRow, ReleaseRow, RunRow
 
-HEADS = 1_000_000  # plans and states of head.json; far more than were shown between backup and restore
-EPOCHS = 100_000  # changes of leader
-ROSTERS = 1_000  # sites that joined, left or changed keys
-CARDS = 1_000_000  # heartbeats of a site
-# More than can be used in a second. Epochs and rosters rise by one.
-HEADS_A_SECOND = CARDS_A_SECOND = 10
+ORIGIN = 1_767_225_600  # s since 1970: 2026 begins
+# A second; more than can be used. Plans and states of head.json, heartbeats of a site.
+HEADS = CARDS = 10
+# Changes of leader; sites that join, leave or change keys.
+EPOCHS = ROSTERS = 1
 
 
-def since(taken: float) -> int:
-    """Whole seconds since a backup was taken; 0 where this machine's clock is behind."""
-    return max(0, int(time.time() - taken))
+def above(own: int, rate: int, taken: float) -> int:
+    """A number above one's own, and above what was used since the backup or after any restore.
+
+    Args:
+        own: the number that was restored.
+        rate: how many are used in a second at the very most.
+        taken: when the backup was taken, s since 1970; a machine whose clock is behind that goes by it.
+    """
+    return max(own + 1, rate * int(max(time.time(), taken) - ORIGIN))
 
 
 def skip_journal(journal: Journal, taken: float, old_home: str, new_home: Path) -> None:
@@ -41,20 +47,19 @@ def skip_journal(journal: Journal, taken: float, old_home: str, new_home: Path) 
         new_home: fedllm's home now.
     """
     when = time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(taken))
-    passed = since(taken)
     mine = RunRow.federation == journal.federation
     with journal.write() as session:
         row = session.get(FederationRow, journal.federation, with_for_update=True)
         if row is not None:
             roster = json.loads(row.roster)
-            roster["roster_version"] += ROSTERS + passed
+            roster["roster_version"] = above(roster["roster_version"], ROSTERS, taken)
             row.roster = json.dumps(roster)
-            row.head_counter += HEADS + HEADS_A_SECOND * passed
+            row.head_counter = above(row.head_counter, HEADS, taken)
         lease = session.get(LeaseRow, journal.federation, with_for_update=True)
         if lease is None:
             lease = LeaseRow(federation=journal.federation, epoch=0, expires=0.0)
             session.add(lease)
-        lease.epoch, lease.holder, lease.expires = lease.epoch + EPOCHS + passed, None, 0.0
+        lease.epoch, lease.holder, lease.expires = above(lease.epoch, EPOCHS, taken), None, 0.0
         reason = f"restored from a backup of {when}"
         session.execute(
             update(RunRow).where(mine, RunRow.status == "running").values(status="crashed", reason=reason)
@@ -89,7 +94,7 @@ def skip_memory(home: Path, taken: float, paid: Collection[tuple[str, int]] | No
     given_up = []
     folder = WorkFolder(home / "work")
     with closing(Memory(home / "memory.db")) as memory:
-        memory.rise("card", memory.value("card") + CARDS + CARDS_A_SECOND * since(taken))
+        memory.rise("card", above(memory.value("card"), CARDS, taken))
         for work in memory.committed():
             # The memory is read before the files. The store had the update by then: only then is its file
             # deleted. To train the round again was never possible from here on.

@@ -182,6 +182,11 @@ class Journal:
 
     # what was signed
 
+    def has_bytes(self, key: str) -> bool:
+        """Whether bytes were ever committed for `key`."""
+        with self.read() as session:
+            return session.get(OutboxRow, key) is not None
+
     def commit_bytes(self, key: str, make: Callable[[], bytes]) -> bytes:
         """The bytes meant for `key`: those committed earlier, else those made now, committed."""
         with self.read() as session:

@@ -2,7 +2,7 @@
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, TypeVar
 
@@ -10,6 +10,7 @@ from fedllm.coordinator.aggregate import aggregate
 from fedllm.coordinator.dispatch import dispatch, read_plan
 from fedllm.coordinator.dp_audit import dp_audit
 from fedllm.coordinator.evaluate import baseline, evaluate
+from fedllm.coordinator.next_round import is_overdue, over, remaining, stop_reason
 from fedllm.coordinator.outcomes import (
     Aggregated,
     Audited,
@@ -21,8 +22,7 @@ from fedllm.coordinator.outcomes import (
     SiteOutcome,
 )
 from fedllm.coordinator.payloads import forget_updates, show_model_again
-from fedllm.coordinator.privacy_plan import privacy_plan
-from fedllm.coordinator.progress import evaluations, played, score
+from fedllm.coordinator.progress import played
 from fedllm.coordinator.release import finish_record, publish_waiting, release
 from fedllm.coordinator.remote_local_train import remote_local_train
 from fedllm.coordinator.result import result
@@ -33,8 +33,6 @@ from fedllm.errors import CancelledError, DiskFullError, ExchangeError, LeaseErr
 from fedllm.logs import about
 
 log = logging.getLogger(__name__)
-
-BUDGET_SPENT = "privacy budget spent"
 
 Say = Callable[[str], None]
 Made = TypeVar("Made", bound=Outcome)
@@ -153,10 +151,10 @@ def play(training: Training, steps: Steps, *, insist: bool = False) -> str:
         destroy_stale_keys(training)
         baseline(training)
         for number in remaining(training):
-            if early := _over(training, number, insist=insist):
+            if early := over(training, number, insist=insist):
                 reason = early
                 break
-            overdue = _is_overdue(training, number)
+            overdue = is_overdue(training, number)
             try:
                 with about(federation=training.config.name, run=training.run, round=number):
                     play_round(training, number, steps)
@@ -186,24 +184,6 @@ def play(training: Training, steps: Steps, *, insist: bool = False) -> str:
     return reason
 
 
-def _over(training: Training, number: int, *, insist: bool) -> str | None:
-    """Why a round should not be begun any more, or None."""
-    limit = privacy_plan(training)
-    if limit is not None and number > limit.rounds:
-        return BUDGET_SPENT  # failed rounds were charged as well, and nothing insists on more
-    begun = training.journal.outcome(training.run, number, "dispatch", Dispatched) is not None
-    return None if insist or begun else stop_reason(training)
-
-
-def _is_overdue(training: Training, number: int) -> bool:
-    """Whether a round was under way when its coordinator died, and its deadline has passed since."""
-    dispatched = training.journal.outcome(training.run, number, "dispatch", Dispatched)
-    closed = training.journal.outcome(training.run, number, "dp-audit", Audited)
-    if dispatched is None or closed is not None:
-        return False
-    return training.now() > read_plan(training, number).deadline
-
-
 def close(training: Training, status: str, reason: str) -> None:
     """End a training: the sites stop looking, what waits for MLflow is tried once more."""
     training.journal.end_run(training.run, status, reason)
@@ -221,42 +201,3 @@ def _end_record(training: Training, status: str, reason: str) -> None:
     if played(training.journal, training.run):
         told |= result(training).public()
     finish_record(training, told)
-
-
-def remaining(training: Training) -> Iterator[int]:
-    """Numbers of the rounds still to play: failed ones are passed over and made up for."""
-    journal, run = training.journal, training.run
-    number = 0
-    while True:
-        number += 1
-        failed = journal.outcome(run, number, "failed", FailedRound) is not None
-        if failed or journal.outcome(run, number, "release", Released) is not None:
-            continue
-        if played(journal, run) >= training.config.rounds.max:
-            return
-        yield number
-
-
-def stop_reason(training: Training) -> str | None:
-    """Why the training should stop before its round limit, or None."""
-    rounds = training.config.rounds
-    measured = evaluations(training)
-    newest = max(measured)
-    if newest == 0:
-        return None
-    latest = measured[newest]
-    told = latest.metrics.get("accuracy", latest.metrics["loss"])
-    if rounds.target is not None:
-        reached = told >= rounds.target if "accuracy" in latest.metrics else told <= rounds.target
-        if reached:
-            return "target reached"
-    if rounds.patience is not None:
-        best = max(sorted(measured), key=lambda number: score(measured[number]))
-        since = sum(1 for number in measured if number > best)
-        if since >= rounds.patience:
-            return "no improvement"
-    if rounds.drift is not None:
-        moved = training.journal.require(training.run, newest, "aggregate", Aggregated).drift
-        if moved < rounds.drift:
-            return "the updates no longer move the model"
-    return None

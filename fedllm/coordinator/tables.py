@@ -25,7 +25,7 @@ class FederationRow(Table):
     __tablename__ = "federation"
     federation: Mapped[str] = mapped_column(String(63), primary_key=True)
     roster: Mapped[str]  # JSON of the newest roster
-    head_counter: Mapped[int] = mapped_column(default=0)
+    head_counter: Mapped[int] = mapped_column(BigInteger, default=0)
 
 
 class RunRow(Table):

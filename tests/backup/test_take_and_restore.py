@@ -4,14 +4,16 @@ import json
 import shutil
 import time
 from contextlib import closing
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fedllm.backup import journals
+from fedllm.backup.bring_back import restore
 from fedllm.backup.reading import verify
-from fedllm.backup.skip_ahead import EPOCHS, HEADS, ROSTERS
+from fedllm.backup.skip_ahead import EPOCHS, HEADS, ORIGIN, ROSTERS, above
 from fedllm.backup.take import take_backup
 from fedllm.cli import backup as verbs
 from fedllm.config import FederationConfig
@@ -44,29 +46,39 @@ def test_a_round_that_stopped_with_its_updates_in_the_store_is_finished_to_the_s
     assert coordinator_identity(config.name).public == keys
     with open_training(config, "run-1", Path(config.evaluation.public)) as again:
         after = numbers(again.journal)
-        assert after[0] >= before[0] + HEADS
-        assert after[1] >= before[1] + EPOCHS
-        assert after[2] >= before[2] + ROSTERS
+        seconds = int(manifest.taken - ORIGIN)
+        assert all(number > old for number, old in zip(after, before, strict=True))
+        assert after[0] >= HEADS * seconds
+        assert min(after[1] / EPOCHS, after[2] / ROSTERS) >= seconds
         assert finish(JournaledSteps(again)).model.sha256 == expected.model.sha256
         assert again.roster.roster_version == after[2]
 
 
-def test_the_same_archive_restored_twice_goes_on_above_whatever_the_first_restore_used(
+def test_archives_restored_in_any_order_go_on_above_whatever_earlier_restores_used(
     steps: JournaledSteps, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert steps
-    take_backup(tmp_path / "b.tar")
+    old, newer = tmp_path / "old.tar", tmp_path / "newer.tar"
+    take_backup(old)
     found, now = [], time.time()
-    for new, later in (("monday", 0.0), ("tuesday", 86_400.0)):
-        lose_everything(tmp_path, monkeypatch, new)
+    for hour, archive in enumerate((old, newer, old), start=1):
+        if archive == newer:
+            take_backup(newer)  # of what the first restore led to
+        lose_everything(tmp_path, monkeypatch, f"home-{hour}")
         with pytest.MonkeyPatch.context() as clock:
-            clock.setattr("fedllm.backup.skip_ahead.time.time", lambda at=now + later: at)
-            bring_back(tmp_path)
+            clock.setattr("fedllm.backup.skip_ahead.time.time", lambda at=now + 3600 * hour: at)
+            restore(archive, stores=[f"file://{tmp_path / 'store'}"])
         with closing(Journal("played")) as journal:
             found.append(numbers(journal))
-    day = 86_400
-    least = [10 * day, day, day]  # heads, epochs and rosters that Monday's coordinator may have used
-    assert all(b - a >= more - 10 for a, b, more in zip(*found, least, strict=True))
+    least = [3600 * HEADS, 3600 * EPOCHS, 3600 * ROSTERS]  # what may be used in an hour
+    for earlier, later in pairwise(found):
+        assert all(b - a >= more for a, b, more in zip(earlier, later, least, strict=True))
+
+
+def test_a_machine_whose_clock_is_behind_goes_by_the_time_of_the_backup() -> None:
+    ahead = time.time() + 86_400
+    assert above(5, HEADS, ahead) == HEADS * int(ahead - ORIGIN)
+    assert above(10**12, HEADS, ahead) == 10**12 + 1
 
 
 def test_a_round_that_ends_while_it_is_backed_up_is_read_again_a_round_further_on(

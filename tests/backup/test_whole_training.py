@@ -1,5 +1,6 @@
 """Coordinator and sites are lost together in the middle of a round, and come back from one backup."""
 
+import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -10,7 +11,8 @@ from playground import SITES, write_corpus
 
 from fedllm.backup.take import take_backup
 from fedllm.config import FederationConfig, fedllm_home
-from fedllm.coordinator.outcomes import Aggregated
+from fedllm.coordinator.next_round import LED_BEFORE
+from fedllm.coordinator.outcomes import Aggregated, Audited, Dispatched, FailedRound
 from fedllm.coordinator.rounds import JournaledSteps, play
 from fedllm.coordinator.training import Training, open_training
 from fedllm.simulation import Workbench, _agent_thread, cached_data, join
@@ -50,7 +52,6 @@ def trained_by_agents(config: FederationConfig, bench: Workbench) -> Iterator[Tr
         yield stack.enter_context(open_training(config, RUN, data.public))
 
 
-@pytest.mark.timeout(600)
 def test_coordinator_and_sites_go_on_from_a_backup_to_the_model_that_they_would_have_had(
     config: FederationConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -82,3 +83,45 @@ def test_coordinator_and_sites_go_on_from_a_backup_to_the_model_that_they_would_
         assert play(again, JournaledSteps(again)) == "round limit"
         assert again.journal.require(RUN, 3, "aggregate", Aggregated).model.sha256 != expected
         assert not [event for event in again.journal.security.events(RUN) if event.kind == "replay"]
+
+
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["restored-sites", "sites-elsewhere"])
+def test_a_round_that_was_led_after_the_backup_is_passed_over_and_made_up_for(
+    config: FederationConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, elsewhere: bool
+) -> None:
+    """The store outlived the coordinator: its head names round 2, and the answers to that plan are in it."""
+    bench = Workbench()
+    dispatch, aggregate = JournaledSteps.dispatch, JournaledSteps.aggregate
+
+    def backed_up(self: JournaledSteps, number: int) -> Dispatched:
+        if number == 2:
+            take_backup(tmp_path / "b.tar")
+        return dispatch(self, number)
+
+    def copied(self: JournaledSteps, number: int) -> Aggregated:
+        if number == 2:
+            shutil.copytree(tmp_path / "store", tmp_path / "outlived")
+        return aggregate(self, number)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(JournaledSteps, "dispatch", backed_up)
+        patch.setattr(JournaledSteps, "aggregate", copied)
+        with trained_by_agents(config, bench) as training:
+            assert play(training, JournaledSteps(training)) == "round limit"
+    (tmp_path / "home").rename(tmp_path / "gone")
+    shutil.rmtree(tmp_path / "store")
+    (tmp_path / "outlived").rename(tmp_path / "store")
+    monkeypatch.setenv("FEDLLM_HOME", str(tmp_path / "new"))
+    bring_back(tmp_path, keep_objects=True)
+    if elsewhere:
+        shutil.rmtree(tmp_path / "new" / "simulated")
+        (tmp_path / "gone" / "simulated").rename(tmp_path / "new" / "simulated")
+
+    with trained_by_agents(config, bench) as again:
+        assert again.journal.outcome(RUN, 2, "dispatch", Dispatched) is None
+        assert play(again, JournaledSteps(again)) == "round limit"
+        assert again.journal.require(RUN, 2, "failed", FailedRound).reason == LED_BEFORE
+        audited = again.journal.require(RUN, 3, "dp-audit", Audited)
+        assert {verdict.site for verdict in audited.verdicts if verdict.accepted} == set(SITES)
+        assert again.journal.security.events(RUN) == []
+        assert not [site for site in SITES if again.mailbox.has(again.layout.payload(site, RUN, 2))]

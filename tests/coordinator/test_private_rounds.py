@@ -12,9 +12,9 @@ import torch
 from fedllm.config import FederationConfig
 from fedllm.coordinator.aggregate import aggregate
 from fedllm.coordinator.ledgers import known_heads, verify_ledgers
+from fedllm.coordinator.next_round import over
 from fedllm.coordinator.outcomes import Audited, FailedRound
 from fedllm.coordinator.payloads import read_model, read_update
-from fedllm.coordinator.rounds import _over
 from fedllm.coordinator.training import open_training
 from fedllm.exchange.messages import Plan, Verdict
 from fedllm.models.shared import decode_flat, encode_flat
@@ -324,5 +324,5 @@ def test_no_round_is_begun_beyond_the_privacy_plan_whoever_insists(
 ) -> None:
     with private_round(config, sites) as round_:
         last = terms_of(round_.plan).rounds
-        assert _over(round_.training, last, insist=True) is None
-        assert _over(round_.training, last + 1, insist=True) == "privacy budget spent"
+        assert over(round_.training, last, insist=True) is None
+        assert over(round_.training, last + 1, insist=True) == "privacy budget spent"
