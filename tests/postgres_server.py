@@ -41,7 +41,10 @@ def _nobody() -> dict[str, Any]:
 
 
 class PostgresServer:
-    """A running server, for `with`; with a password it lets nobody in without."""
+    """A running server, for `with`; with a password it lets nobody in without.
+
+    Databases belong to the plain role `fedllm`, as an operator's should; `postgres` is the administrator.
+    """
 
     def __init__(self, password: str | None = None) -> None:
         self.password = password
@@ -57,7 +60,7 @@ class PostgresServer:
         if as_nobody := _nobody():
             for path in (self.folder, secret):
                 os.chown(path, as_nobody["user"], as_nobody["group"])
-        command = [str(self._bin / "initdb"), "-D", str(self.folder / "data"), "-U", "fedllm", "--no-sync"]
+        command = [str(self._bin / "initdb"), "-D", str(self.folder / "data"), "-U", "postgres", "--no-sync"]
         auth = "scram-sha-256" if self.password else "trust"
         command += ["--auth", auth, "--pwfile", str(secret), "--encoding=UTF8", "--locale=C"]
         made = subprocess.run(
@@ -68,6 +71,7 @@ class PostgresServer:
             probe.bind(("127.0.0.1", 0))
             self.port = int(probe.getsockname()[1])
         self.start()
+        self.sql(f"create role fedllm login password '{self.password or 'none'}'")
         return self
 
     def __exit__(
@@ -93,7 +97,7 @@ class PostgresServer:
             self._process = subprocess.Popen(
                 command, stdout=log, stderr=log, cwd=self.folder, start_new_session=True, **_nobody()
             )
-        until = time.monotonic() + 60
+        until = time.monotonic() + 240
         while True:
             try:
                 self.sql("select 1")
@@ -108,11 +112,12 @@ class PostgresServer:
         process, self._process = self._process, None
         if process is not None:
             process.send_signal(how)
-            process.wait(30)
+            process.wait(120)
 
     def sql(self, query: str, database: str = "postgres") -> list[tuple[Any, ...]]:
-        """Run a query as the administrator."""
-        address = f"host=127.0.0.1 port={self.port} user=fedllm dbname={database}"
+        """Run a query, as the administrator or, in a database of `database`'s, as its owner."""
+        user = "postgres" if database == "postgres" else "fedllm"
+        address = f"host=127.0.0.1 port={self.port} user={user} dbname={database}"
         with psycopg.connect(
             address, password=self.password, autocommit=True, connect_timeout=5
         ) as connection:
@@ -123,13 +128,13 @@ class PostgresServer:
         """The name of a new, empty database."""
         self._databases += 1
         name = f"db{self._databases}"
-        self.sql(f"create database {name}")
+        self.sql(f"create database {name} owner fedllm")
         return name
 
-    def url(self, database: str, driver: str = "psycopg") -> str:
-        """A database's address for SQLAlchemy."""
+    def url(self, database: str, driver: str = "psycopg", user: str = "fedllm") -> str:
+        """A database's address for SQLAlchemy, by its owner's name or another's."""
         secret = f":{self.password}" if self.password else ""
-        return f"postgresql+{driver}://fedllm{secret}@127.0.0.1:{self.port}/{database}"
+        return f"postgresql+{driver}://{user}{secret}@127.0.0.1:{self.port}/{database}"
 
     def cut_off(self, database: str) -> int:
         """End every connection of a database; returns how many there were."""

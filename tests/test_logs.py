@@ -133,7 +133,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Any], list[An
     """What a flow's process and its agent logged of one real round, as they wrote it."""
     folder = tmp_path_factory.mktemp("logged")
     sites = {"source": str(folder / "corpus.jsonl"), "sites": ["east", "west"]}
-    rounds = {"max": 1, "min_sites": 2, "deadline": "120s"}
+    rounds = {"max": 1, "min_sites": 2, "deadline": "600s"}
     config = configuration(folder, name="logged", simulation=sites, rounds=rounds)
     federation = folder / "logged.yaml"
     federation.write_text(yaml.safe_dump(config.public_json()))

@@ -35,7 +35,7 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "model": {"base": "tiny"},
         "task": {"labels": {"positive": " positive", "negative": " negative"}, "template": "{text} :"},
         "evaluation": {"public": str(folder / "public.jsonl")},
-        "rounds": {"max": 2, "deadline": "60s"},
+        "rounds": {"max": 2, "deadline": "600s"},
         "local": {"lr": 0.02, "steps": 4, "batch_size": 4},
         "simulation": {"source": str(folder / "corpus.jsonl"), "sites": SITES},
     }
@@ -98,7 +98,7 @@ def test_a_target_that_is_reached_ends_the_training(federation: Path) -> None:
 
 def test_too_few_sites_fail_truthfully(federation: Path) -> None:
     with pytest.raises(RoundError, match=r"3 of 3 sites are live, rounds\.min_sites is 4"):
-        simulated(federation, "rounds.min_sites=4", "rounds.join=1s")
+        simulated(federation, "rounds.min_sites=4", "rounds.join=5s")
 
 
 def test_a_cohort_takes_part_of_the_sites(federation: Path) -> None:

@@ -21,7 +21,7 @@ from fedllm.stack.security import write_client_env
 from fedllm.stack.supervise import Control, start_daemon, sweep, write_conf
 
 _USUAL = {"minio": 9000, "prefect": 4200, "mlflow": 5000}
-_PATIENCE = 180.0  # s until a server must answer; a slow disk's first start takes most of a minute
+_PATIENCE = 400.0  # s until a server must answer; a slow disk's first start takes most of a minute
 _BUCKETS = (BUCKET, "mlflow")
 
 Progress = Callable[[str], None]

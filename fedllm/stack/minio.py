@@ -28,7 +28,7 @@ HOST = "127.0.0.1"
 LOG = "gateway.log"
 CREDENTIALS = "root.json"  # mode 600
 
-START, STOP = 30.0, 10.0  # s
+START, STOP = 90.0, 10.0  # s
 PORT_TRIES = 3  # another process may take the free port between our look and the server's
 
 

@@ -152,7 +152,7 @@ def start_daemon(place: Place, env: dict[str, str]) -> None:
         said = " ".join((done.stderr or done.stdout).split())[-300:]
         raise StackError(f"supervisord does not start: {said}")
     control = Control(place)
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + 60
     while not control.alive():
         if time.monotonic() > deadline:
             raise StackError(f"supervisord does not answer: see {place.logs / 'supervisord.log'}")

@@ -1,6 +1,7 @@
 """Clocks an hour apart: lateness goes by the store's, and a store that minds says what to do."""
 
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from tests.agent.crashing import Wired
 from tests.agent.played import Coordinator, CountingTrainer, ticks
 
 HOUR = 3600.0
+ABOUT_AN_HOUR = r"3(59|60)\d"  # the store tells whole seconds, and its answer takes a while
 
 
 @pytest.mark.parametrize("off", [-HOUR, HOUR])
@@ -58,7 +60,7 @@ def test_a_clock_that_the_store_minds_is_named_with_its_seconds(off: float, mini
     minio_store.put("fed/a", b"x")
     with signing_clock(off):
         for call in (lambda: minio_store.get("fed/a", limit=9), lambda: minio_store.stat("fed/a")):
-            with pytest.raises(ExchangeError, match=r"clock is (3599|3600|3601) s from the store's: set it"):
+            with pytest.raises(ExchangeError, match=rf"clock is {ABOUT_AN_HOUR} s from the store's: set it"):
                 call()
     assert minio_store.get("fed/a", limit=9) == b"x"
 
@@ -88,10 +90,10 @@ def test_a_site_says_that_its_clock_is_off_and_goes_on_once_it_is_set(
         finally:
             stop.set()
             thread.join()
-    assert "this machine's clock is 36" in caplog.text
+    assert re.search(rf"this machine's clock is {ABOUT_AN_HOUR} s", caplog.text)
 
 
-def wait_for(happened: Callable[[], bool], patience: float = 20.0) -> None:
+def wait_for(happened: Callable[[], bool], patience: float = 80.0) -> None:
     until = time.monotonic() + patience
     while not happened():
         assert time.monotonic() < until

@@ -63,7 +63,7 @@ def test_a_plan_that_vanished_is_on_record_and_done_once_it_is_back(
 def test_a_plan_that_was_swapped_is_looked_at_again(
     agent: Agent, coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fedllm.agent.watch.AGAIN", 0.05)
+    monkeypatch.setattr("fedllm.agent.watch.AGAIN", 1.0)
     other = coordinator.plan(seed=8)
     right = coordinator.show_plan(coordinator.plan())
     plan = coordinator.mailbox.store.get(coordinator.mailbox.layout.plan(RUN, 1), limit=1 << 20)
@@ -74,7 +74,7 @@ def test_a_plan_that_was_swapped_is_looked_at_again(
     ticks(agent)  # too soon to look again
     assert coordinator.answer() is None
     coordinator.mailbox.store.put(coordinator.mailbox.layout.plan(RUN, 1), plan)
-    time.sleep(0.06)
+    time.sleep(1.05)
     ticks(agent)
     assert coordinator.update() is not None
 

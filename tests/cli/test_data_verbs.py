@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from fedllm.agent.join import init_site
-from fedllm.cli.main import main
 from fedllm.data.anonymize import pseudonym
 from fedllm.data.forget import Forgotten
 from fedllm.data.records import read_records
 from fedllm.data.site_key import read_key
+from tests.cli.in_process import fedllm
 
 RECORDS = [
     {"id": "1", "text": "Write to anna@example.com", "label": "good", "person": "anna"},
@@ -25,9 +25,8 @@ RECORDS = [
 class Site:
     """A site's folder with its data, and the command line there, in this process."""
 
-    def __init__(self, folder: Path, capture: pytest.CaptureFixture[str]) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.capture = capture
         self.data = folder / "data.jsonl"
         self.data.write_text("".join(json.dumps(record) + "\n" for record in RECORDS))
         self.home = folder / "fedllm" / "sites" / "amazon"
@@ -35,15 +34,8 @@ class Site:
 
     def run(self, *arguments: str | Path) -> tuple[int, str, str]:
         """Exit code, stdout, stderr."""
-        self.capture.readouterr()
-        with pytest.MonkeyPatch.context() as patch:
-            patch.chdir(self.folder)
-            patch.setattr(sys, "argv", ["fedllm", "data", *map(str, arguments)])
-            with pytest.raises(SystemExit) as ended:
-                main()
-        code = ended.value.code
-        assert isinstance(code, int)
-        return code, *self.capture.readouterr()
+        done = fedllm("data", *arguments, folder=self.folder)
+        return done.returncode, done.stdout, done.stderr
 
     def told(self, *arguments: str | Path) -> dict[str, Any]:
         code, out, err = self.run(*arguments, "--json")
@@ -53,9 +45,9 @@ class Site:
 
 
 @pytest.fixture
-def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Site:
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
     monkeypatch.setenv("FEDLLM_HOME", str(tmp_path / "fedllm"))
-    return Site(tmp_path, capsys)
+    return Site(tmp_path)
 
 
 def test_a_site_anonymizes_with_a_key_of_its_own_that_is_never_printed(site: Site) -> None:

@@ -1,9 +1,6 @@
 """`fedllm ledger` as an owner runs it: what was spent, whether it all holds, and a copy for an auditor."""
 
 import json
-import os
-import subprocess
-import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -18,6 +15,7 @@ from fedllm.privacy.chain import Entry, verify_chain
 from fedllm.privacy.ledger import Ledger, Limits
 from fedllm.privacy.site_ledger import site_ledger
 from fedllm.secure.identity import load_identity
+from tests.cli.in_process import Done, fedllm
 from tests.privacy.ledger_home import charge, reserve, tamper
 
 PLAN = Event(0.01, 1.0, 1000)
@@ -50,9 +48,8 @@ def home(tmp_path: Path) -> Path:
     return home
 
 
-def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "fedllm", "ledger", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, env=os.environ)
+def run(*arguments: str | Path) -> Done:
+    return fedllm("ledger", *arguments)
 
 
 def test_show_tells_each_training_and_the_total_against_the_budget(home: Path) -> None:

@@ -1,13 +1,12 @@
 """`fedllm plan-privacy` as a user runs it."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
+
+from tests.cli.in_process import Done, fedllm
 
 CONFIG = {
     "name": "planned",
@@ -21,18 +20,10 @@ CONFIG = {
 RECORD = ("unit=record", "epsilon=3", "clip=0.5", "sampling_rate=0.1")
 
 
-def run(folder: Path, *arguments: str, privacy: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+def run(folder: Path, *arguments: str, privacy: tuple[str, ...] = ()) -> Done:
     (folder / "fed.yaml").write_text(yaml.safe_dump(CONFIG))
     sets = [part for setting in privacy for part in ("--set", f"privacy.{setting}")]
-    return subprocess.run(
-        [sys.executable, "-m", "fedllm", "plan-privacy", "fed.yaml", *arguments, *sets],
-        cwd=folder,
-        env=os.environ,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    return fedllm("plan-privacy", "fed.yaml", *arguments, *sets, folder=folder)
 
 
 def test_the_last_line_is_the_plan_and_the_files_are_there(tmp_path: Path) -> None:

@@ -1,10 +1,7 @@
 """`fedllm site` as a user runs it: keys at the site, a card to the coordinator, an invitation back."""
 
 import json
-import os
 import stat
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +11,7 @@ import yaml
 from fedllm.agent.join import accept_invitation, init_site, read_card
 from fedllm.errors import IdentityError
 from fedllm.secure.identity import create_identity, fingerprint
+from tests.cli.in_process import Done, fedllm
 
 CONFIG = {"name": "fed", "task": {"kind": "text", "fields": {"text": "text"}}}
 
@@ -29,16 +27,8 @@ class Place:
         self.data = folder / "amazon.jsonl"
         self.data.write_text('{"text": "one"}\n{"text": "two"}\n')
 
-    def run(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "fedllm", *map(str, arguments)],
-            cwd=self.folder,
-            env=os.environ | {"FEDLLM_HOME": str(self.home)},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-        )
+    def run(self, *arguments: str | Path) -> Done:
+        return fedllm(*arguments, folder=self.folder, FEDLLM_HOME=self.home)
 
     def told(self, *arguments: str | Path) -> dict[str, Any]:
         """What a verb that succeeds says as JSON."""

@@ -29,7 +29,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FederationConfig:
             "model": {"base": "tiny"},
             "task": {"labels": {"positive": " positive", "negative": " negative"}},
             "evaluation": {"public": str(public)},
-            "rounds": {"max": 3, "min_sites": 2, "deadline": 20},
+            "rounds": {"max": 3, "min_sites": 2, "deadline": 600},
             "local": {"lr": 0.01, "steps": 3, "batch_size": 4},
             "store": {"url": f"file://{tmp_path / 'store'}"},
         }

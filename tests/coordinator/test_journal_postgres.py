@@ -28,7 +28,7 @@ from tests.coordinator.test_journal_and_lease import (  # noqa: F401 - run here 
 )
 from tests.postgres_server import PostgresServer
 
-# Waits until its partner is there as well, so that both come at the same moment.
+# Waits until its partner is there as well, so that both come at once; then leads until that one is refused.
 RACER = """
 import sys, time
 from pathlib import Path
@@ -43,9 +43,12 @@ try:
     journal = Journal("fed", url)
     with Lease(journal, name):
         print("led", journal.epoch, flush=True)
-        time.sleep(3)
+        until = time.monotonic() + 60
+        while not (folder / "refused").exists() and time.monotonic() < until:
+            time.sleep(0.01)
 except LeaseError as error:
     print("refused", str(error), flush=True)
+    (folder / "refused").touch()
 """
 
 
@@ -74,7 +77,7 @@ def test_of_two_coordinators_that_come_at_once_to_a_new_database_one_leads(url: 
         )
         for name in ("one", "two")
     ]
-    said = sorted(racer.communicate(timeout=120)[0].strip() for racer in racers)
+    said = sorted(racer.communicate(timeout=240)[0].strip() for racer in racers)
     assert [racer.returncode for racer in racers] == [0, 0]
     assert said[0] == "led 1"
     assert said[1].startswith("refused fed: the coordinator with process ")

@@ -40,8 +40,8 @@ def test_waiting_for_a_site_ends_within_seconds_of_its_revocation(
     waiting.start()
     asked = time.monotonic()
     revoke_site(config, "movies", "its key was stolen")
-    waiting.join(10)
-    assert time.monotonic() - asked < 5
+    waiting.join(60)
+    assert time.monotonic() - asked < 15
     assert (found[0].status, found[0].payload) == ("refused", None)
 
 

@@ -1,6 +1,7 @@
 """The watch over the sites: what it notices on their cards, and that nothing is told twice."""
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -14,6 +15,7 @@ from fedllm.coordinator.members import add_site, coordinator_identity
 from fedllm.coordinator.revoke import revoke_site
 from fedllm.coordinator.site_watch import (
     NEW_DATA,
+    SILENT,
     SITE_BACK,
     SITE_NEW_DATA,
     SITE_SILENT,
@@ -23,7 +25,7 @@ from fedllm.coordinator.site_watch import (
     look_at_sites,
     untold_events,
 )
-from fedllm.coordinator.tables import CardRow
+from fedllm.coordinator.tables import CardRow, SiteSeenRow
 from fedllm.exchange.directory_store import DirectoryStore
 from fedllm.exchange.keys import Layout
 from fedllm.exchange.mailbox import Mailbox
@@ -31,6 +33,7 @@ from fedllm.secure.identity import create_identity
 from tests.coordinator.played import PlayedSite
 
 Look = Callable[..., list[tuple[str, str | None]]]
+Age = Callable[[PlayedSite, float], None]
 
 
 @pytest.fixture
@@ -58,38 +61,55 @@ def look(config: FederationConfig, journal: Journal, mailbox: Mailbox) -> Look:
     return once
 
 
+@pytest.fixture
+def age(journal: Journal, tmp_path: Path) -> Age:
+    """Makes what was heard of a site older by so many seconds, as its silence does."""
+
+    def by(site: PlayedSite, seconds: float) -> None:
+        with journal.write() as session:
+            row = session.get_one(SiteSeenRow, (journal.federation, site.name))
+            row.heard -= seconds
+            heard = row.heard
+        card = tmp_path / "store" / site.mailbox.layout.card(site.name)
+        if card.exists():
+            os.utime(card, (heard, heard))
+
+    return by
+
+
 def states(config: FederationConfig, journal: Journal, mailbox: Mailbox) -> dict[str, SiteState]:
     return {site.site: site for site in look_at_sites(config, journal, mailbox, Attention())}
 
 
 def test_a_site_that_falls_silent_and_one_that_is_back_are_told_once_each(
-    sites: dict[str, PlayedSite], look: Look
+    sites: dict[str, PlayedSite], look: Look, age: Age
 ) -> None:
-    brief = Attention(silent=1.0)
     for site in sites.values():
         site.show_card()
-    assert look(brief) == []
-    time.sleep(1.1)
+    assert look() == []
+    age(sites["nyt"], SILENT / 3)
+    assert look() == []
+    age(sites["nyt"], SILENT)
     for again in ([(SITE_SILENT, "nyt")], []):
         for name in ("amazon", "movies"):
             sites[name].show_card()
-        assert look(brief) == again
+        assert look() == again
     for again in ([(SITE_BACK, "nyt")], []):
         for site in sites.values():
             site.show_card()
-        assert look(brief) == again
+        assert look() == again
 
 
 def test_a_site_that_was_never_heard_of_is_silent_after_as_long_as_any_other(
-    sites: dict[str, PlayedSite], look: Look
+    sites: dict[str, PlayedSite], look: Look, age: Age
 ) -> None:
     for name in ("amazon", "movies"):
         sites[name].show_card()
     assert look() == []
-    time.sleep(1.1)
-    for name in ("amazon", "movies"):
-        sites[name].show_card()
-    assert look(Attention(silent=1.0)) == [(SITE_SILENT, "nyt")]
+    age(sites["nyt"], SILENT / 3)
+    assert look() == []
+    age(sites["nyt"], SILENT)
+    assert look() == [(SITE_SILENT, "nyt")]
 
 
 def test_a_goodbye_is_told_with_the_silence(

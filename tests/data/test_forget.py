@@ -212,7 +212,7 @@ def test_two_processes_at_once_lose_no_entry(tmp_path: Path) -> None:
     for process in processes:
         process.start()
     for process in processes:
-        process.join(60)
+        process.join(240)
     assert [process.exitcode for process in processes] == [0, 0]
     now = Forgotten.load(tmp_path)
     assert [entry.seq for entry in now.entries] == list(range(40))
@@ -237,7 +237,7 @@ def test_a_process_that_is_killed_while_it_journals_loses_nothing_that_it_confir
     said = [int(process.stdout.readline()) for _ in range(20)]
     process.kill()
     said += [int(line) for line in process.stdout.read().splitlines()]
-    process.wait(10)
+    process.wait(40)
     kept = Forgotten.load(tmp_path).keep([{"id": str(number)} for number in said])
     assert kept == []
     assert len(forget(tmp_path, [("id", "last")])[1]) == 1

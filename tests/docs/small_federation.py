@@ -42,7 +42,13 @@ def main(folder: Path, sites: list[str]) -> None:
         "model": {"base": "tiny"},
         "task": {"labels": {label: f" {label}" for label in WORDS}, "template": "Text: {text}\nSentiment:"},
         "evaluation": {"public": str((folder / "public.jsonl").resolve())},
-        "rounds": {"max": 2, "deadline": "2m", "patience": None, "min_sites": min(2, len(sites))},
+        "rounds": {
+            "max": 2,
+            "join": "10m",
+            "deadline": "15m",
+            "patience": None,
+            "min_sites": min(2, len(sites)),
+        },
         "local": {"lr": 0.01, "steps": 3, "batch_size": 4},
     }
     (folder / "federation.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")

@@ -11,7 +11,7 @@ ELSEWHERE = {"README.md", "docs/operations.md", "docs/tutorial.md"}
 TYPED = [page for page in pages() if named(page) not in ELSEWHERE and steps(page)]
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("page", TYPED, ids=named)
 def test_the_blocks_of_a_page_run_in_order(page: Path, tmp_path: Path) -> None:
     run_page(page, tmp_path)

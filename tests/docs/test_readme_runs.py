@@ -7,6 +7,6 @@ from page_blocks import ROOT
 from page_shell import run_page
 
 
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)
 def test_the_blocks_of_the_readme_run_in_order(tmp_path: Path) -> None:
     run_page(ROOT / "README.md", tmp_path)

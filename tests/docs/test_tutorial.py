@@ -14,7 +14,7 @@ from page_blocks import ROOT, Step, steps
 
 pytestmark = [
     pytest.mark.skipif(why_not() is not None, reason=str(why_not())),
-    pytest.mark.timeout(1800),
+    pytest.mark.timeout(3600),
 ]
 
 PAGE = ROOT / "docs" / "tutorial.md"
@@ -116,8 +116,8 @@ def test_the_store_speaks_tls_under_the_coordinators_authority_and_nothing_else(
         "import http.client, ssl, sys\n"
         "def status(made):\n"
         "    made.request('GET', '/minio/health/live'); return made.getresponse().status\n"
-        f"print(status(http.client.HTTPConnection('{STORE}', 9000, timeout=5)))\n"
-        f"try: status(http.client.HTTPSConnection('{STORE}', 9000, timeout=5))\n"
+        f"print(status(http.client.HTTPConnection('{STORE}', 9000, timeout=20)))\n"
+        f"try: status(http.client.HTTPSConnection('{STORE}', 9000, timeout=20))\n"
         "except ssl.SSLCertVerificationError as error: print(error.verify_message)\n"
     )
     said = machines["clinic"].shell.type(f"python - <<'END'\n{code}END", "plain").splitlines()
@@ -127,7 +127,7 @@ def test_the_store_speaks_tls_under_the_coordinators_authority_and_nothing_else(
     trusting = (
         "import http.client, ssl\n"
         "told = ssl.create_default_context(cafile='told-ca.crt')\n"
-        f"made = http.client.HTTPSConnection('{STORE}', 9000, timeout=5, context=told)\n"
+        f"made = http.client.HTTPSConnection('{STORE}', 9000, timeout=20, context=told)\n"
         "made.request('GET', '/minio/health/live'); print(made.getresponse().status)\n"
     )
     assert machines["clinic"].shell.type(f"python - <<'END'\n{trusting}END", "trusting") == "200\n"

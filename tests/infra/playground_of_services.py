@@ -20,7 +20,7 @@ from typing import Any, Self
 from fedllm.stack.minio import minio_commands
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 600.0  # s until a service must be healthy, or a job at its end
+PATIENCE = 1200.0  # s until a service must be healthy, or a job at its end
 POSTGRES = """set -eu
 if [ ! -s "$PGDATA/PG_VERSION" ]; then
   mkdir -p "$PGDATA" && chmod 700 "$PGDATA"
@@ -104,7 +104,7 @@ class Services:
         """Stop a server by its own process id; its sandbox takes its children along."""
         process = self.running.pop(name)
         process.terminate()
-        process.wait(30)
+        process.wait(120)
 
     def log(self, name: str) -> str:
         """What a server has said."""

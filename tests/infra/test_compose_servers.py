@@ -24,7 +24,7 @@ CURL = (
     "/run/tls/ca.crt",
 )
 # Alone on two cores all of it takes well under two minutes; beside other work it has taken ten.
-pytestmark = pytest.mark.timeout(1500)
+pytestmark = pytest.mark.timeout(3600)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def federation(settings: dict[str, str]) -> Path:
     folder = Path(settings["FEDLLM_FEDERATION"])
     config = yaml.safe_load((ROOT / "infra" / "compose" / "federation.example.yaml").read_text())
     config["model"] = {"base": "tiny"}
-    config["rounds"] |= {"max": 1, "patience": None, "deadline": "10m"}
+    config["rounds"] |= {"max": 1, "patience": None, "join": "10m", "deadline": "15m"}
     config["local"] = {"lr": 0.01, "steps": 2, "batch_size": 2}
     (folder / "federation.yaml").write_text(yaml.safe_dump(config))
     records = [("a warm and gentle film", "positive"), ("a dull and bitter film", "negative")] * 3
@@ -190,7 +190,7 @@ def test_a_site_joins_and_a_training_ends_with_a_version_in_mlflow(whole: Servic
     finally:
         for agent in agents:
             agent.terminate()
-            agent.wait(30)
+            agent.wait(120)
     code = (
         "import mlflow, json; there = mlflow.MlflowClient();"
         "v = there.get_model_version_by_alias('sentiment', 'challenger');"

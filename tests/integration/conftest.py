@@ -65,7 +65,7 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "template": "Text: {text}\nSentiment:",
         },
         "evaluation": {"public": str(folder / "public.jsonl")},
-        "rounds": {"max": 2, "deadline": "3m", "patience": None},
+        "rounds": {"max": 2, "deadline": "15m", "join": "10m", "patience": None},
         "local": {"lr": 0.01, "steps": 3, "batch_size": 4},
         "simulation": {"source": str(folder / "corpus.jsonl"), "sites": SITES},
     }

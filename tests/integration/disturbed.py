@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
-from playground import fedllm
+from playground import STEP, fedllm
 
 from fedllm.coordinator.journal import coordinator_folder
 from fedllm.stack import endpoints
@@ -44,10 +44,10 @@ def serves(server: str) -> bool:
 
 def kill(server: str) -> None:
     """Kill -9 a server, all its processes at once; supervisord starts it again by itself."""
-    wait_for(lambda: serves(server), 60)
+    wait_for(lambda: serves(server), STEP)
     pid = Control(Place.here()).pids()[server]
     os.killpg(pid, signal.SIGKILL)  # supervisord makes every program the leader of a group
-    wait_for(lambda: not serves(server) or Control(Place.here()).pids().get(server) != pid, 10)
+    wait_for(lambda: not serves(server) or Control(Place.here()).pids().get(server) != pid, 60)
 
 
 def stop(server: str) -> None:
@@ -59,7 +59,7 @@ def stop(server: str) -> None:
 def start(server: str) -> None:
     """Bring a server back, and wait until it answers."""
     Control(Place.here()).start(server)
-    wait_for(lambda: serves(server), 60)
+    wait_for(lambda: serves(server), STEP)
 
 
 def journal(query: str, *arguments: object, federation: str = "test") -> list[Any]:
@@ -79,7 +79,7 @@ def newest_run(federation: str = "test") -> str | None:
     return str(found[0][0]) if found else None
 
 
-def new_run(before: str | None, seconds: float = 90, federation: str = "test") -> str:
+def new_run(before: str | None, seconds: float = STEP, federation: str = "test") -> str:
     """The run that began since `before` was the newest."""
     run: str = wait_for(lambda: (now := newest_run(federation)) != before and now, seconds)
     return run

@@ -12,6 +12,11 @@ from fedllm.stack.health import free_port
 SITES = ["clinic", "harbour", "mill"]
 GOOD = ["wonderful", "bright", "gentle", "superb", "lovely"]
 BAD = ["dreadful", "broken", "bitter", "awful", "dull"]
+# How long is waited at the most: a wait ends as soon as what it is for has come.
+PATIENCE = 900.0  # s for a command
+TRAINING = 400.0  # s for a process to start and train
+STEP = 300.0  # s for one thing on the way: a process starts, a server answers, a step is on record
+SOON = 90.0  # s for what follows at once; Prefect gives a cancelled process 30 of them to end
 
 
 def write_corpus(path: Path, per_site: int) -> None:
@@ -42,11 +47,23 @@ def fedllm(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[s
         capture_output=True,
         text=True,
         check=False,
-        timeout=240,
+        timeout=PATIENCE,
         env=os.environ.copy(),
     )
     assert not check or done.returncode == 0, done.stderr[-3000:]
     return done
+
+
+def end(processes: list[subprocess.Popen[bytes]]) -> None:
+    """Ask processes to end, and kill those that do not: a late one hides no other failure."""
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def said(done: subprocess.CompletedProcess[str]) -> str:

@@ -21,7 +21,7 @@ def small_disk(folder: Path, megabytes: int = 48) -> Iterator[list[str]]:
     """Have a small disk under `folder`; yields what a command begins with to see it."""
     folder.mkdir(parents=True, exist_ok=True)
     mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m,mode=700", "tmpfs", str(folder)]
-    hold = ["unshare", "-rm", "sh", "-c", '"$@" && echo ready && exec sleep 900', "sh", *mount]
+    hold = ["unshare", "-rm", "sh", "-c", '"$@" && echo ready && exec sleep 1800', "sh", *mount]
     holder = subprocess.Popen(hold, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert holder.stdout
     try:

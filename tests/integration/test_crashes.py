@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 from mlflow import MlflowClient
-from playground import SITES, fedllm, said
+from playground import SITES, STEP, TRAINING, fedllm, said
 
 from fedllm.config import load_federation
 from fedllm.coordinator.journal import coordinator_folder
@@ -66,7 +66,7 @@ def test_a_coordinator_killed_around_every_step_resumes_to_the_same_model(
         for step in STEPS:
             resume = ["--resume", run] if run else []
             command = [sys.executable, str(DRIVER), when, str(number), step, *arguments, *resume]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+            done = subprocess.run(command, capture_output=True, text=True, timeout=STEP, check=False)
             assert done.returncode == -signal.SIGKILL, f"{when} {step}: {done.stderr[-2000:]}"
             run = run or newest_run("test")
             recorded = {(n, s) for r, n, s in journal_rows("test") if r == run}
@@ -89,19 +89,21 @@ def test_a_second_coordinator_is_refused_while_the_first_one_leads(
     arguments = ["run", str(federation), "--agents", "external", "--set", "local.steps=60", "--json"]
     first = subprocess.Popen([sys.executable, "-m", "fedllm", *arguments], stdout=subprocess.PIPE, text=True)
     try:
-        run = wait_for(lambda: newest_run("test") != before and newest_run("test"), 60)
-        wait_for(lambda: (run, 1, "dispatch") in journal_rows("test"), 60)
+        run = wait_for(lambda: newest_run("test") != before and newest_run("test"), STEP)
+        wait_for(lambda: (run, 1, "dispatch") in journal_rows("test"), STEP)
         # Nobody answers while the agents are held, so the first one still leads when the second comes.
         held = [psutil.Process(agent.pid) for agent in agents.values()]
-        for process in held:
-            process.suspend()
-        second = fedllm("run", str(federation), "--agents", "external", "--resume", run, check=False)
-        for process in held:
-            process.resume()
+        try:
+            for process in held:
+                process.suspend()
+            second = fedllm("run", str(federation), "--agents", "external", "--resume", run, check=False)
+        finally:
+            for process in held:
+                process.resume()
         assert second.returncode == 1
         assert f"the coordinator with process {first.pid}" in said(second)
         assert f"leads run {run}" in said(second)
-        out, _ = first.communicate(timeout=120)
+        out, _ = first.communicate(timeout=TRAINING)
         assert json.loads(out.splitlines()[-1])["status"] == "completed"
     finally:
         first.kill()
@@ -113,16 +115,16 @@ def test_a_round_completes_without_an_agent_that_was_killed_in_training(
     assert undisturbed["status"] == "completed"
     before = newest_run("test")
     arguments = ["run", str(federation), "--agents", "external", "--json", "--set", "rounds.max=1"]
-    arguments += ["--set", "rounds.deadline=40s", "--set", "local.steps=150"]
+    arguments += ["--set", "rounds.deadline=90s", "--set", "local.steps=150"]
     first = subprocess.Popen([sys.executable, "-m", "fedllm", *arguments], stdout=subprocess.PIPE, text=True)
     try:
-        run = wait_for(lambda: newest_run("test") != before and newest_run("test"), 60)
-        wait_for(lambda: (run, 1, "dispatch") in journal_rows("test"), 60)
+        run = wait_for(lambda: newest_run("test") != before and newest_run("test"), STEP)
+        wait_for(lambda: (run, 1, "dispatch") in journal_rows("test"), STEP)
         victim = psutil.Process(agents["mill"].pid)
-        wait_for(victim.children, 30)
+        wait_for(victim.children, STEP)
         time.sleep(2)
         os.kill(victim.pid, signal.SIGKILL)
-        out, _ = first.communicate(timeout=180)
+        out, _ = first.communicate(timeout=TRAINING)
         told = json.loads(out.splitlines()[-1])
         assert (told["status"], told["rounds"]) == ("completed", 1)
         assert told["sites"]["mill"]["rounds"] == 0

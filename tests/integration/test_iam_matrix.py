@@ -7,6 +7,7 @@ attacker would not use the SDK. Every object asked for is there, so that "denied
 import datetime as dt
 import hashlib
 import http.client
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
@@ -88,7 +89,7 @@ class Party:
             content_sha256=digest,
             date=now,
         )
-        connection = http.client.HTTPConnection(netloc, timeout=10.0)  # unlike urllib3, it tidies no path
+        connection = http.client.HTTPConnection(netloc, timeout=60.0)  # unlike urllib3, it tidies no path
         try:
             connection.request(
                 method,
@@ -182,7 +183,8 @@ def test_a_site_sends_a_file_in_parts_through_the_store(
     path = tmp_path_factory.mktemp("parts") / "update.bin"
     path.write_bytes(b"x" * (17 << 20))
     assert store.put_file("fed/sites/amazon/r1/1/parts.bin", path).size == 17 << 20
-    assert abs(store.now() - dt.datetime.now(dt.UTC).timestamp()) <= 2
+    before = int(time.time())  # the store tells whole seconds
+    assert before <= store.now() <= time.time()
 
 
 def test_a_site_is_told_what_is_not_there_where_it_may_read(parties: dict[str, Party]) -> None:

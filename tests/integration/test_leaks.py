@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from playground import fedllm
+from playground import end, fedllm
 
 from fedllm.agent.join import accept_invitation, init_site, read_card
 from fedllm.config import load_federation
@@ -105,7 +105,7 @@ def played(stack: Endpoints, tmp_path_factory: pytest.TempPathFactory) -> Played
         "model": {"base": "tiny"},
         "task": {"labels": {"positive": " positive", "negative": " negative"}, "template": "Text: {text}\n"},
         "evaluation": {"public": str(public)},
-        "rounds": {"max": 2, "deadline": "2m", "patience": None},
+        "rounds": {"max": 2, "deadline": "15m", "join": "10m", "patience": None},
         "local": {"lr": 0.01, "steps": 2, "batch_size": 4},
     }
     file = folder / "federation.yaml"
@@ -127,10 +127,7 @@ def played(stack: Endpoints, tmp_path_factory: pytest.TempPathFactory) -> Played
                 agents.append(subprocess.Popen(command, env=env, stderr=errors))
         done = fedllm("run", str(file), "--json")
     finally:
-        for agent in agents:
-            agent.terminate()
-        for agent in agents:
-            agent.wait(20)
+        end(agents)
     told = json.loads(done.stdout.splitlines()[-1])
     assert told["rounds"] == 2
     assert told["sites"][SICK]["rounds"] == 0  # it failed, and the others went on

@@ -11,7 +11,7 @@ import psutil
 import pytest
 import yaml
 from mlflow import MlflowClient
-from playground import SITES, fedllm, write_corpus
+from playground import PATIENCE, SITES, SOON, STEP, fedllm, write_corpus
 from prefect.client.orchestration import get_client
 from prefect.deployments import run_deployment
 from prefect.flow_runs import resume_flow_run
@@ -39,7 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, stack: Endpoints) -> Path:
             "template": "Text: {text}\nSentiment:",
         },
         "evaluation": {"public": str(folder / "public.jsonl")},
-        "rounds": {"max": 1, "deadline": "3m"},
+        "rounds": {"max": 1, "deadline": "15m", "join": "10m"},
         "local": {"lr": 0.05, "steps": 6, "batch_size": 4},
         "simulation": {"source": str(folder / "corpus.jsonl"), "sites": SITES},
     }
@@ -55,7 +55,7 @@ def mlflow(stack: Endpoints) -> MlflowClient:
     return MlflowClient(stack.mlflow_url)
 
 
-def run(deployment: str, *, seconds: float | None = 200, **parameters: object) -> UUID:
+def run(deployment: str, *, seconds: float | None = PATIENCE, **parameters: object) -> UUID:
     """Run a deployment as any Prefect client does; `seconds` 0 does not wait for its end."""
     found: Any = run_deployment(
         f"{deployment}/sentiment", parameters=parameters, timeout=seconds, poll_interval=0.5
@@ -67,7 +67,7 @@ def run(deployment: str, *, seconds: float | None = 200, **parameters: object) -
 
 
 def until(flow_run: UUID, wanted: Callable[[Any], bool]) -> Any:  # noqa: ANN401 - Prefect's state
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + STEP
     with get_client(sync_client=True) as client:
         while time.monotonic() < deadline:
             state = client.read_flow_run(flow_run).state
@@ -82,7 +82,7 @@ def review(version: str, folder: Path, config: str, **typed: object) -> Any:  # 
     flow_run = run("promotion", seconds=0, config_uri=str(folder / config), version=int(version))
     until(flow_run, lambda state: state.name == "Suspended")
     holders = [p.pid for p in psutil.process_iter() if _is_of(p, flow_run)]
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + SOON
     while holders and time.monotonic() < deadline:  # it says Suspended first, and leaves then
         time.sleep(0.2)
         holders = [p.pid for p in psutil.process_iter() if _is_of(p, flow_run)]
@@ -105,7 +105,7 @@ def aliases(mlflow: MlflowClient) -> dict[str, str]:
 def events(stack: Endpoints, kind: str) -> list[dict[str, Any]]:
     """What Prefect was told about this federation; its events arrive a moment later."""
     wanted = {"filter": {"event": {"name": [kind]}, "resource": {"id": [f"fedllm.federation.{NAME}"]}}}
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + SOON
     found: list[dict[str, Any]] = []
     while not found and time.monotonic() < deadline:
         found = PrefectApi(stack.prefect_api_url).call("/events/filter", wanted)["events"]

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 from disturbed import AGENT, DRIVER, same, versions, wait_for
-from playground import SITES, said
+from playground import PATIENCE, SITES, STEP, TRAINING, end, said
 from small_disk import make_space, small_disk
 
 from fedllm.config import fedllm_home, load_federation
@@ -43,7 +43,7 @@ def run(
         "--json",
         *more,
     ]
-    return subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
 
 
 def test_a_coordinator_whose_disk_is_full_says_so_and_resumes_to_the_same_model(
@@ -93,17 +93,14 @@ def test_a_site_whose_disk_is_full_waits_for_space_and_the_round_for_the_site(
         command = [sys.executable, "-m", "fedllm", "run", str(cramped), "--agents", "external", "--json"]
         training = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ.copy())
         try:
-            wait_for((tmp_path / "clinic" / "full-1").exists, 120)
-            wait_for(lambda: "this site's disk is full: make space" in log.read_text(), 30)
+            wait_for((tmp_path / "clinic" / "full-1").exists, STEP)
+            wait_for(lambda: "this site's disk is full: make space" in log.read_text(), STEP)
             assert training.poll() is None
             make_space(inside, homes["clinic"])
-            out, _ = training.communicate(timeout=180)
+            out, _ = training.communicate(timeout=TRAINING)
         finally:
             training.kill()
-            for agent in agents:
-                agent.terminate()
-            for agent in agents:
-                agent.wait(20)
+            end(agents)
     assert "Traceback" not in log.read_text()
     told = json.loads(out.splitlines()[-1])
     assert same(told, undisturbed)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from disturbed import DRIVER, STEPS, journal, resumed, same, start, versions
+from playground import PATIENCE
 
 from fedllm.config import load_federation
 from fedllm.simulation import agent_processes, cached_data
@@ -29,7 +30,7 @@ def run_disturbed(federation: Path, disturbances: list[Disturbance], *more: str)
     """What a run comes to that goes through all of these."""
     command = [sys.executable, str(DRIVER), json.dumps(disturbances), "run", str(federation)]
     command += ["--agents", "external", "--json", *more]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
     assert done.stderr.count("disturbed: ") == len(disturbances)
     told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])

@@ -10,7 +10,7 @@ from uuid import UUID
 import psutil
 import pytest
 from disturbed import done, journal, new_run, newest_run, resumed, same, versions, wait_for
-from playground import fedllm
+from playground import STEP, TRAINING, fedllm
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 
@@ -53,11 +53,11 @@ def trigger(undisturbed: dict[str, Any], stack: Endpoints, federation: Path) -> 
             deployment = client.read_deployment_by_name("federated-training/sentiment")
             flow_run = client.create_flow_run_from_deployment(deployment.id)
         run = new_run(before)
-        wait_for(lambda: done(run, 1, "dispatch"), 60)
+        wait_for(lambda: done(run, 1, "dispatch"), STEP)
         return flow_run.id, run
 
     yield go
-    wait_for(lambda: Control(Place.here()).states()["worker"] == "RUNNING", 30)
+    wait_for(lambda: Control(Place.here()).states()["worker"] == "RUNNING", STEP)
 
 
 def test_a_training_outlives_the_worker_that_started_it(
@@ -67,9 +67,9 @@ def test_a_training_outlives_the_worker_that_started_it(
     training = flow_process()
     first = worker()
     first.send_signal(signal.SIGKILL)
-    wait_for(lambda: Control(Place.here()).pids().get("worker") not in {None, first.pid}, 30)
-    wait_for(lambda: not training.is_running() or training.status() == psutil.STATUS_ZOMBIE, 120)
-    state = wait_for(lambda: (now := state_of(flow_run)).is_final() and now, 30)
+    wait_for(lambda: Control(Place.here()).pids().get("worker") not in {None, first.pid}, STEP)
+    wait_for(lambda: not training.is_running() or training.status() == psutil.STATUS_ZOMBIE, TRAINING)
+    state = wait_for(lambda: (now := state_of(flow_run)).is_final() and now, STEP)
     assert state.is_completed(), state
     told = resumed(federation, run)  # all is done: it says what was
     assert same(told, undisturbed)
@@ -81,7 +81,7 @@ def test_a_killed_flow_process_is_shown_as_crashed_and_one_command_resumes_it(
 ) -> None:
     flow_run, run = trigger()
     os.kill(flow_process().pid, signal.SIGKILL)
-    state = wait_for(lambda: (now := state_of(flow_run)).is_final() and now, 60)
+    state = wait_for(lambda: (now := state_of(flow_run)).is_final() and now, STEP)
     assert state.is_crashed(), state
     with get_client(sync_client=True) as client:
         client.delete_flow_run(flow_run)  # a person takes over, so no automation need resume it

@@ -13,7 +13,7 @@ import mlflow
 import pytest
 import yaml
 from disturbed import journal, resumed, same, versions
-from playground import SITES, fedllm, own_ports, write_corpus
+from playground import PATIENCE, SITES, fedllm, own_ports, write_corpus
 
 from fedllm.stack import Endpoints, down, up
 from fedllm.stack.health import PrefectApi
@@ -62,7 +62,7 @@ def saved(environment: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFact
             "template": "Text: {text}\nSentiment:",
         },
         "evaluation": {"public": str(folder / "public.jsonl")},
-        "rounds": {"max": 2, "deadline": "10m", "patience": None},
+        "rounds": {"max": 2, "deadline": "15m", "join": "10m", "patience": None},
         "local": {"lr": 0.01, "steps": 3, "batch_size": 4},
         "simulation": {"source": str(folder / "corpus.jsonl"), "sites": SITES},
     }
@@ -72,7 +72,7 @@ def saved(environment: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFact
     archive = folder / "b.tar"
     # The updates of round 2 are in the bucket, opened by dp-audit, and destroyed a moment later.
     command = [sys.executable, str(DRIVER), "2", "aggregate", str(archive), "run", str(federation), "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     told = json.loads(done.stdout.splitlines()[-1])
     assert (told["status"], versions(told["run_id"])) == ("completed", ["1", "2"])
@@ -85,7 +85,6 @@ def saved(environment: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFact
     return found
 
 
-@pytest.mark.timeout(600)
 def test_a_training_goes_on_from_a_backup_in_an_empty_stack_to_the_very_same_model(
     saved: Saved, environment: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -130,9 +130,11 @@ def test_prefects_sockets_tell_a_stranger_nothing(secure: Endpoints, path: str) 
     context = ssl.create_default_context(cafile=str(secure.ca_file))
 
     async def listen() -> str:
-        async with connect(url, ssl=context, proxy=None, subprotocols=["prefect"]) as socket_:
+        async with connect(
+            url, ssl=context, proxy=None, subprotocols=["prefect"], open_timeout=60
+        ) as socket_:
             await socket_.send(json.dumps({"type": "auth", "token": "guessed"}))
-            answer = await asyncio.wait_for(socket_.recv(), 5)
+            answer = await asyncio.wait_for(socket_.recv(), 60)
             return str(json.loads(answer)["type"])
 
     with suppress(WebSocketException):  # refused before a word was said

@@ -8,10 +8,11 @@ import time
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from mlflow import MlflowClient
-from playground import SITES, fedllm, said
+from playground import PATIENCE, SITES, STEP, TRAINING, fedllm, said
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import DeploymentScheduleUpdate, DeploymentUpdate
 from prefect.client.schemas.schedules import IntervalSchedule
@@ -34,6 +35,13 @@ def newest_flow_run(stack: Endpoints) -> dict[str, Any]:
     asked = {"sort": "START_TIME_DESC", "limit": 1}
     run: dict[str, Any] = PrefectApi(stack.prefect_api_url).call("/flow_runs/filter", asked)[0]
     return run
+
+
+@pytest.fixture(scope="module")
+def deployed(stack: Endpoints, federation: Path) -> Endpoints:
+    """The stack, with the federation's deployments."""
+    fedllm("deploy", "--config", str(federation))
+    return stack
 
 
 def test_a_run_ends_with_the_public_json(undisturbed: dict[str, Any]) -> None:
@@ -87,9 +95,8 @@ def test_the_challenger_predicts_with_pickle_forbidden(undisturbed: dict[str, An
 
 
 def test_a_stock_prefect_client_triggers_a_training_in_the_worker(
-    undisturbed: dict[str, Any], stack: Endpoints, federation: Path
+    undisturbed: dict[str, Any], deployed: Endpoints
 ) -> None:
-    fedllm("deploy", "--config", str(federation))
     prefect = str(Path(sys.executable).parent / "prefect")
     command = [
         prefect,
@@ -100,14 +107,14 @@ def test_a_stock_prefect_client_triggers_a_training_in_the_worker(
         "--watch-interval",
         "1",
     ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    run = newest_flow_run(stack)
+    run = newest_flow_run(deployed)
     assert run["state"]["type"] == "COMPLETED"
-    names = [task["name"] for task in task_runs(stack, run["id"])]
+    names = [task["name"] for task in task_runs(deployed, run["id"])]
     assert {name.split()[1] for name in names} == STEPS
     assert f"round-2 remote-local-train {SITES[0]}" in names
-    client = MlflowClient(stack.mlflow_url)
+    client = MlflowClient(deployed.mlflow_url)
     found = client.search_model_versions("name = 'test'")
     worked = [v for v in found if v.tags["prefect.flow_run"] == run["id"]]
     assert len(worked) == 2
@@ -115,7 +122,15 @@ def test_a_stock_prefect_client_triggers_a_training_in_the_worker(
     assert undisturbed["model"]["sha256"] in {v.tags["model.sha256"] for v in worked}, newest.tags
 
 
-def test_the_scheduled_deployment_fires(stack: Endpoints, federation: Path) -> None:
+def runs_of(stack: Endpoints, deployment: UUID, *states: str) -> list[dict[str, Any]]:
+    asked = {
+        "flow_runs": {"deployment_id": {"any_": [str(deployment)]}, "state": {"type": {"any_": list(states)}}}
+    }
+    runs: list[dict[str, Any]] = PrefectApi(stack.prefect_api_url).call("/flow_runs/filter", asked)
+    return runs
+
+
+def test_the_scheduled_deployment_fires(deployed: Endpoints, federation: Path) -> None:
     with get_client(sync_client=True) as client:
         nightly = client.read_deployment_by_name("federated-training/sentiment-nightly")
         client.update_deployment(
@@ -129,21 +144,16 @@ def test_the_scheduled_deployment_fires(stack: Endpoints, federation: Path) -> N
                 ],
             ),
         )
-        deadline = time.monotonic() + 200
-        asked = {
-            "flow_runs": {
-                "deployment_id": {"any_": [str(nightly.id)]},
-                "state": {"type": {"any_": ["COMPLETED"]}},
-            }
-        }
+        deadline = time.monotonic() + TRAINING
         try:
-            while time.monotonic() < deadline:
-                found = PrefectApi(stack.prefect_api_url).call("/flow_runs/filter", asked)
-                if found:
-                    break
+            while not (found := runs_of(deployed, nightly.id, "COMPLETED")) and time.monotonic() < deadline:
                 time.sleep(1)
         finally:
             client.set_deployment_paused_state(nightly.id, paused=True)
+            # Another one may be under way already: it would hold the lease against the tests after this one.
+            deadline = time.monotonic() + STEP
+            while runs_of(deployed, nightly.id, "PENDING", "RUNNING") and time.monotonic() < deadline:
+                time.sleep(1)
     assert found, "no scheduled run completed"
     assert found[0]["auto_scheduled"]
 

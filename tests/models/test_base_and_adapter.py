@@ -37,7 +37,7 @@ def test_two_processes_that_race_get_the_same_whole_folder(tmp_path: Path) -> No
     ]
     env = os.environ | {"FEDLLM_CACHE": str(tmp_path)}
     both = [subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    found = {process.communicate(timeout=120)[0].strip() for process in both}
+    found = {process.communicate(timeout=480)[0].strip() for process in both}
     assert len(found) == 1
     assert (Path(found.pop()) / "model.safetensors").is_file()
     assert [path.name for path in (tmp_path / "models").iterdir() if path.is_dir()] == ["tiny-1"]

@@ -119,7 +119,7 @@ def test_forked_workers_of_one_pool_differ_from_each_other() -> None:
     workers = [context.Process(target=_first, args=(queue, source)) for _ in range(3)]
     for worker in workers:
         worker.start()
-    drawn = [number for _ in workers for number in queue.get(timeout=30)]
+    drawn = [number for _ in workers for number in queue.get(timeout=120)]
     for worker in workers:
         worker.join()
     assert len(set(drawn)) == 3 * 16

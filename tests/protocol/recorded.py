@@ -97,7 +97,7 @@ def record(
             "name": "fed",
             "model": {"base": "tiny", "adapter": {"rank": 2, "alpha": 4}},
             "task": {"labels": {label: f" {label}" for label in labels}, "template": "{text} :"},
-            "rounds": {"max": ROUNDS, "patience": None, "deadline": "60s"},
+            "rounds": {"max": ROUNDS, "patience": None, "deadline": "600s"},
             "local": {"lr": 0.02, "steps": 2, "batch_size": 2, "optimizer": "sgd" if privacy else "adamw"},
             "privacy": privacy or {},
             "store": {"url": f"file://{folder / 'store'}"},

@@ -82,9 +82,9 @@ def show(chromium: Browser, tmp_path: Path) -> Iterator[Callable[..., Shown]]:
         page.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A coordinator's home for the whole session."""
+    """A coordinator's home for the whole file, and for no longer."""
     folder = tmp_path_factory.mktemp("report")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FEDLLM_HOME", str(folder / "home"))
@@ -100,7 +100,7 @@ class Halted(JournaledSteps):
         return super().dispatch(number)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def halted(home: Path) -> str:
     """The report that a training left when it was cancelled after its first round; see `plain`."""
     with opened(configuration(home), home, policies=WEST) as training:
@@ -109,14 +109,14 @@ def halted(home: Path) -> str:
         return (training.folder / "report.html").read_text()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def plain(home: Path, halted: str) -> TrainingFacts:
     """The same training, resumed: two rounds of three sites without DP; west has no time to train."""
     assert halted
     return trained(configuration(home), home, policies=WEST)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def private(home: Path) -> TrainingFacts:
     """Two rounds of three sites under DP, in a federation of their own."""
     folder = home / "private"

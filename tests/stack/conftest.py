@@ -16,6 +16,7 @@ import pytest
 from fedllm.stack import Endpoints, down, up
 from fedllm.stack.place import Place
 from fedllm.stack.supervise import leftovers
+from tests.own_ports import own_ports
 
 ROOT = Path(__file__).parents[2]
 
@@ -47,10 +48,15 @@ def fedllm(home: Path, *arguments: str) -> dict[str, Any]:
 @pytest.fixture(scope="package")
 def first_life(tmp_path_factory: pytest.TempPathFactory) -> FirstLife:
     home = tmp_path_factory.mktemp("fresh") / "home"
+    asked = [f"--{name}-port={port}" for name, port in own_ports(22_000).items()]
     begun = time.monotonic()
-    told = fedllm(home, "up")
+    told = fedllm(home, "up", *asked)
     found = fedllm(home, "doctor")
     seconds = time.monotonic() - begun
+    for _ in range(2):
+        # It gives a server two seconds to answer, and Prefect ten: one that is busy just then may need more.
+        if found["status"] != "ok":
+            found = fedllm(home, "doctor")
     ports = {int(told[name].rsplit(":", 1)[1]) for name in ("minio_url", "prefect_ui_url", "mlflow_url")}
     ended = fedllm(home, "down")
     listening = {c.laddr.port for c in psutil.net_connections("tcp") if c.status == psutil.CONN_LISTEN}

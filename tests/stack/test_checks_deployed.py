@@ -9,8 +9,6 @@ from fedllm.stack import Endpoints
 from fedllm.stack.checks import deployed
 from fedllm.stack.health import PrefectApi
 
-pytestmark = pytest.mark.timeout(600)  # the first one may wait for a stack
-
 
 @pytest.fixture
 def api(there: Endpoints) -> PrefectApi:

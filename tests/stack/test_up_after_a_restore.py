@@ -13,8 +13,6 @@ from fedllm.stack.programs import POOL
 from fedllm.stack.supervise import Control
 from tests.stack.conftest import fedllm
 
-pytestmark = pytest.mark.timeout(600)  # the first one may wait for a stack
-
 REVIEW = "review-tags/sentiment"
 
 

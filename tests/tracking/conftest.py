@@ -59,7 +59,7 @@ def mlflow_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def _wait(server: subprocess.Popen[bytes], uri: str, log: Path) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 480
     while time.monotonic() < deadline:
         if server.poll() is not None:
             break

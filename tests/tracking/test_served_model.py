@@ -101,7 +101,7 @@ def test_a_fresh_process_that_knows_nothing_but_the_address_loads_it(published: 
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=480,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert set(done.stdout.strip().split(",")) <= {"positive", "negative"}
