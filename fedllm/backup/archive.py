@@ -13,7 +13,7 @@ from typing import IO, Any, BinaryIO, cast
 import pyrage
 
 from fedllm.backup.draft import Draft, taken
-from fedllm.backup.manifest import MANIFEST, Manifest, Member
+from fedllm.backup.manifest import LARGEST_MANIFEST, MANIFEST, Manifest, Member
 from fedllm.errors import BackupError, ConfigError
 
 
@@ -35,8 +35,18 @@ class ArchiveWriter:
         return member
 
     def finish(self, manifest: Manifest) -> None:
-        """Write the list of contents, and end the archive."""
-        body = manifest.model_dump_json(indent=1).encode()
+        """Write the list of contents, and end the archive.
+
+        Raises:
+            BackupError: no restore would read a list of that size.
+        """
+        body = manifest.model_dump_json().encode()
+        if len(body) > LARGEST_MANIFEST:
+            self._tar.close()
+            raise BackupError(
+                f"{len(manifest.members)} files and objects are more than an archive's list of contents "
+                "holds: remove what is over (`fedllm gc`) and what does not belong there, then back up again"
+            )
         self._tar.addfile(_header(MANIFEST, len(body), 0o600), io.BytesIO(body))
         self._tar.close()
 

@@ -4,14 +4,15 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedllm.backup.databases import refuse_filled as refuse_tables
+from fedllm.backup.databases import refuse_unfit
 from fedllm.backup.inventory import site_homes
-from fedllm.backup.ledgers import Retired, paid_rounds, refuse_lost_ledgers, retire_ledgers, unread_sites
+from fedllm.backup.ledger_places import refuse_lost_ledgers
+from fedllm.backup.ledgers import Retired, paid_rounds, retire_ledgers, unread_sites
 from fedllm.backup.manifest import Manifest
 from fedllm.backup.reading import verify
 from fedllm.backup.skip_ahead import skip_journal, skip_memory
@@ -68,8 +69,8 @@ def restore(  # noqa: PLR0913 - what the operator says, each by its name
         progress: hears a line for each part.
 
     Raises:
-        ConfigError: the home is not empty, a database's or store's address or keys are not named, or those of
-            a database are that was in a SQLite file.
+        ConfigError: the home is not empty, now or once the archive is checked, a database's or store's
+            address or keys are not named, or those of a database are that was in a SQLite file.
         BackupError: the archive is damaged, a store or database to restore into is not empty, or a privacy
             ledger cannot be brought back as it must be.
     """
@@ -79,7 +80,7 @@ def restore(  # noqa: PLR0913 - what the operator says, each by its name
     progress(f"{archive} is whole: {len(manifest.members)} members, {manifest.size / 1e6:.1f} MB")
     urls = _database_urls(manifest)
     for url in urls.values():
-        refuse_tables(url)
+        refuse_unfit(url)
     foreign: dict[str, Shelf] = {}
     missing: tuple[str, ...] = ()
     if keep_objects:
@@ -88,12 +89,12 @@ def restore(  # noqa: PLR0913 - what the operator says, each by its name
         foreign = shelves_to_fill(manifest, stores)
     for shelf in foreign.values():
         refuse_filled(shelf)
-    with _filled(home) as scratch:
+    with _filled(home, progress) as scratch:
         unpacking = Unpacking(archive, identity, manifest, scratch, foreign)
         try:
             unpacking.files(home)
             # Before anything that takes long: whatever reads these files from now on must not use them twice.
-            refuse_lost_ledgers(home, manifest.home)
+            refuse_lost_ledgers(home, manifest)
             retired = () if nothing_spent else tuple(retire_ledgers(home))
             # Even where nothing was spent after it: the backup read the memory before the ledger.
             given_up = tuple(_raise_memories(home, manifest.taken))
@@ -109,8 +110,8 @@ def restore(  # noqa: PLR0913 - what the operator says, each by its name
     return Restored(manifest, count, retired, outside, given_up, unread, missing)
 
 
-def _refuse_filled_home(home: Path) -> None:
-    if home.exists() and (found := sorted({path.name for path in home.iterdir()} - _SPARED)):
+def _refuse_filled_home(home: Path, *, but: Collection[str] = ()) -> None:
+    if home.exists() and (found := sorted({path.name for path in home.iterdir()} - _SPARED - {*but})):
         raise ConfigError(f"{home} is not empty ({found[0]}): restore into an empty folder with --into")
 
 
@@ -131,36 +132,59 @@ def _database_urls(manifest: Manifest) -> dict[str, str]:
 
 
 @contextmanager
-def _filled(home: Path) -> Iterator[Path]:
-    """A home that is filled in the block, with a folder for passing things; empty again if the block fails.
-
-    While it is filled, and where a restore was killed, nothing else uses it: a file in it says so.
-    """
-    spared = {path.name for path in home.iterdir()} if home.exists() else set()
-    try:
-        private_dir(home).chmod(0o700)  # it may have been there, for its cache
-    except OSError as error:
-        raise BackupError(f"cannot restore into {home}: {error.strerror}") from None
-    marker = home / RESTORING
-    try:
-        with room(home, "restore again"):
-            _touch(marker)
+def _filled(home: Path, progress: Progress) -> Iterator[Path]:
+    """A home that is filled in the block, with a folder for passing things; empty again if that fails."""
+    with room(home, "restore again"), _claimed(home, progress):
+        try:
             with tempfile.TemporaryDirectory(prefix=".restoring-", dir=home) as scratch:
                 yield Path(scratch)
-            _touch(Place(private_dir(home / "stack").parent).restored)
-    except BaseException:
-        for path in home.iterdir():
-            if path.name not in {RESTORING, *spared}:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-        marker.unlink(missing_ok=True)
-        raise
-    marker.unlink()
+            Place(home).restored.touch(mode=0o600)
+            os.sync()  # once the marker is gone the home counts as whole: all of it is on the disk by then
+        except BaseException:
+            for path in home.iterdir():
+                if path.name not in {RESTORING, *_SPARED}:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+            _unmark(home)
+            raise
+        _unmark(home)
+
+
+@contextmanager
+def _claimed(home: Path, progress: Progress) -> Iterator[None]:
+    """A home that is this restore's own in the block, and still empty: the archive's check took its time.
+
+    A file in it says so until `_unmark`, also where the restore was killed, and whatever would use the home
+    refuses. Who has looked for it before, such as an `up` that has just begun, waits for the stack's lock.
+    """
+    marker = home / RESTORING
+    try:
+        private_dir(home).chmod(0o700)  # it may have been there, for its cache
+        os.close(os.open(marker, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    except FileExistsError:
+        raise ConfigError(f"another restore has begun to fill {home}: let it end") from None
+    except OSError as error:
+        raise BackupError(f"cannot restore into {home}: {error.strerror}") from None
+    with ExitStack() as held:
+        try:
+            sync_folder(home)
+            _refuse_filled_home(home, but={RESTORING})
+            place = Place(private_dir(home / "stack").parent)
+            held.enter_context(place.lock(progress))
+            _refuse_begun_stack(place)
+        except BaseException:
+            _unmark(home)
+            raise
+        yield
+
+
+def _refuse_begun_stack(place: Place) -> None:
+    if {path.name for path in place.folder.iterdir()} != {"lock"}:
+        raise ConfigError(f"`fedllm up` has begun in {place.home}: restore into an empty folder with --into")
+
+
+def _unmark(home: Path) -> None:
+    (home / RESTORING).unlink(missing_ok=True)
     sync_folder(home)
-
-
-def _touch(path: Path) -> None:
-    path.touch(mode=0o600)
-    sync_folder(path.parent)
 
 
 def _raise_memories(home: Path, taken: float) -> Iterator[tuple[str, str, int]]:

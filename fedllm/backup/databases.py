@@ -20,6 +20,12 @@ if TYPE_CHECKING:
 _MAGIC = b"SQLite format 3\0"
 _BUSY = 60.0  # s for another process' transaction
 _ANSWER = 10  # s for a Postgres to take a connection
+# pg_restore runs whatever a dump says: as such a user it could run programs on the server.
+_TOO_MIGHTY = """
+select current_user where (select rolsuper from pg_roles where rolname = current_user) or exists (
+  select from pg_roles where pg_has_role(current_user, oid, 'member') and rolname in
+    ('pg_execute_server_program', 'pg_read_server_files', 'pg_write_server_files'))
+"""
 
 
 def is_sqlite(path: Path) -> bool:
@@ -105,21 +111,28 @@ def restore_postgres(url: str, dump: Path) -> None:
     """Bring a dump back into an empty database, whole or not at all.
 
     Raises:
-        BackupError: the database holds tables already, or pg_restore is not installed or failed.
+        BackupError: the database holds tables already, its user may do more than use databases, or pg_restore
+            is not installed or failed.
     """
-    refuse_filled(url)
+    refuse_unfit(url)
     address, env = libpq(url)
     argv = [_program("pg_restore"), "--no-owner", "--no-privileges", "--no-password"]
     argv += ["--exit-on-error", "--single-transaction"]
     _run([*argv, "--dbname", address, str(dump)], env, f"{shown(url)} cannot be restored")
 
 
-def refuse_filled(url: str) -> None:
-    """Raise `BackupError` unless a Postgres database answers and holds no table."""
-    from sqlalchemy import inspect
+def refuse_unfit(url: str) -> None:
+    """Raise `BackupError` unless a Postgres database answers, holds no table, and its user is a plain one."""
+    from sqlalchemy import inspect, text
 
     with snapshot(url) as (connection, _):
+        user = connection.scalar(text(_TOO_MIGHTY))
         tables = inspect(connection).get_table_names()
+    if user is not None:
+        raise BackupError(
+            f"{shown(url)}: {user} is a superuser, or may use the server's files and programs, and a dump is "
+            "code that would run as it does: name a plain user, and make it the database's owner"
+        )
     if tables:
         raise BackupError(
             f"{shown(url)} holds tables already ({tables[0]}, …): a dump goes into an empty database"

@@ -21,9 +21,10 @@ _LARGE = {"cache", "stack/logs", "stack/minio/blocks", "stack/minio/cache"}  # n
 # With them an update that the coordinator has opened; without, the sealed one is in the archive.
 _PRIVATE = re.compile(
     r"(.*/)?keys(-until-[^/]*)?/|ca/.*\.key$|stack/(passwords|databases)\.json$|stack/minio/root\.json$"
-    r"|.*\.invitation$|coordinator/.*\.update$"
+    r"|(.*/)?(forgotten|pseudonym)\.key$|.*\.invitation$|coordinator/.*\.update$"
 )
 _SITE = {"site.yaml", "memory.db"}  # a folder with either is a site's
+_COPIES = (".backup-", ".restoring-")  # folders of a backup or restore at work
 
 
 class Turn(IntEnum):
@@ -57,6 +58,29 @@ def files(home: Path, *, keys: bool) -> list[tuple[Turn, str]]:
 def site_homes(home: Path) -> list[Path]:
     """The folders of all sites that live below fedllm's home: simulated, under `sites`, or anywhere."""
     return sorted(home / folder for folder in _site_folders(_names(home)))
+
+
+def is_passed_over(name: str, *, keys: bool) -> bool:
+    """Whether a file is left out for where it lies and what it is called, by its path below a home.
+
+    Args:
+        name: the path.
+        keys: whether private keys are wanted.
+    """
+    return bool(_PASSING.match(name)) or (not keys and bool(_PRIVATE.match(name)))
+
+
+def hidden_sites(home: Path) -> list[str]:
+    """Folders of sites, below the home, that are hidden or in a hidden one: no archive holds them."""
+    found = []
+    for folder, folders, names in os.walk(home):
+        below = Path(folder).relative_to(home)
+        folders[:] = [
+            f for f in folders if (below / f).as_posix() not in _LARGE and not f.startswith(_COPIES)
+        ]
+        if not _SITE.isdisjoint(names) and any(part.startswith(".") for part in below.parts):
+            found.append(below.as_posix())
+    return sorted(found)
 
 
 def _site_folders(names: Iterable[str]) -> set[PurePosixPath]:

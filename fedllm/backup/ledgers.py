@@ -8,7 +8,6 @@ from pathlib import Path
 
 from fedllm.backup.inventory import files, is_database, site_homes
 from fedllm.config import load_site
-from fedllm.config.load import read_yaml
 from fedllm.errors import BackupError, ConfigError, IdentityError, LedgerError
 from fedllm.privacy.chain import ChainState, Reservation, state_of
 from fedllm.privacy.entry import Entry
@@ -54,13 +53,6 @@ def ledger_of(site: Path) -> Path:
     """
     file = site / "site.yaml"
     return ledger_path(site, load_site(file)) if file.exists() else site / "ledger.db"
-
-
-def named_in_full(site: Path) -> bool:
-    """Whether a site file, which can be read, names its ledger by an absolute path."""
-    file = site / "site.yaml"
-    raw = read_yaml(file.read_text(encoding="utf-8")) if file.exists() else {}
-    return Path(raw.get("ledger") or "").is_absolute()
 
 
 def unread_sites(home: Path) -> dict[str, str]:
@@ -116,41 +108,15 @@ def retire_ledgers(home: Path) -> list[Retired]:
             users.setdefault(site / "ledger.db", []).append(site)
     retired: list[Retired] = []
     for name in (home / name for _, name in files(home, keys=True)):
-        if is_ledger(name) and any(_open_ones(name)):
-            # Whoever's key the ledger knows may count its steps as spent, whatever a site file says by now.
-            named = users.get(name, [])
-            retired += _retire(name, [*named, *(site for site in sites if site not in named)])
-    return retired
-
-
-def refuse_lost_ledgers(home: Path, old_home: str) -> None:
-    """Raise `BackupError` when a restored site's ledger is neither in the restored home nor where it was.
-
-    One outside the home was not in the backup. While it is where it was it is the newest there is; where
-    nothing is, the site would begin a new ledger, and spend its budget a second time. One that is named in
-    full inside the home that was backed up would have a copy here that its site does not use.
-    """
-    unread = unread_sites(home)
-    for site in site_homes(home):
-        name = str(site.relative_to(home))
-        if name in unread or (path := ledger_of(site)).is_relative_to(home):
+        if not is_ledger(name):
             continue
-        if path.is_relative_to(old_home):
-            raise BackupError(
-                f"{name} names its privacy ledger in full, {path}, inside the home that was backed up: "
-                f"restore into {old_home} (a path relative to site.yaml can be restored anywhere)"
-            )
-        if not path.exists():
-            raise BackupError(
-                f"{name} keeps its privacy ledger at {path}, where nothing is: put the "
-                f"newest copy there first, or restore into {old_home}"
-            )
-
-
-def _open_ones(path: Path) -> Iterator[Reservation]:
-    """Trainings that were promised steps which are not charged."""
-    for chain in _chains(path):
-        yield from (r for r in chain.reservations.values() if _is_open(r))
+        # Whoever's key the ledger knows may count its steps as spent, whatever a site file says by now.
+        named = users.get(name, [])
+        signers = [*named, *(site for site in sites if site not in named)]
+        for chain in list(_chains(name)):
+            if any(map(_is_open, chain.reservations.values())):
+                retired += _retire(name, chain.dataset, signers)
+    return retired
 
 
 def _chains(path: Path) -> Iterator[ChainState]:
@@ -164,45 +130,40 @@ def _chains(path: Path) -> Iterator[ChainState]:
 
 
 def _is_open(reservation: Reservation) -> bool:
+    """Whether a training was promised steps that are not charged."""
     return not reservation.settled and reservation.charged < reservation.most
 
 
-def _retire(path: Path, sites: list[Path]) -> list[Retired]:
-    """Charge what is open in the name of the first of the sites whose keys may."""
+def _retire(path: Path, dataset: str, sites: list[Path]) -> list[Retired]:
+    """Charge what is open of a data set in the name of the first of the sites whose keys may."""
     why: Exception | None = None
     retired: list[Retired] = []
     for site in sites:
         try:
-            retired.extend(_charged(path, site / "keys"))
+            retired.extend(_charged(path, dataset, site / "keys"))
         except (IdentityError, LedgerError) as error:
             why = error
         else:
             return retired
     raise BackupError(
-        f"the ledger {path} has a training open that may have gone on after the backup, and no key is here "
-        "to count it as spent: restore an archive with private keys, or, if no training with privacy ran "
-        "after this backup, say so with --nothing-spent"
+        f"the ledger {path} has a training on {dataset} open that may have gone on after the backup, and no "
+        "key is here to count it as spent: restore an archive with private keys, or, if no training with "
+        "privacy ran after this backup, say so with --nothing-spent"
     ) from why
 
 
-def _charged(path: Path, keys: Path) -> Iterator[Retired]:
+def _charged(path: Path, dataset: str, keys: Path) -> Iterator[Retired]:
     with closing(Ledger(path, load_identity(keys), former_identities(keys))) as ledger:
-        for dataset in ledger.datasets():
-            for one in [r for r in ledger.state(dataset).reservations.values() if _is_open(r)]:
-                context, left = one.entry.context, one.most - one.charged
-                if context is None:
-                    raise LedgerError(
-                        f"ledger of {dataset}: entry {one.entry.seq} does not name its training"
-                    )
-                ledger.charge(
-                    dataset,
-                    federation=context.federation,
-                    run=context.run,
-                    round=NO_ROUND,
-                    first=0,
-                    steps=left,
-                )
-                yield Retired(dataset, context.run, left)
+        for one in [r for r in ledger.state(dataset).reservations.values() if _is_open(r)]:
+            context, left = one.entry.context, one.most - one.charged
+            if context is None:
+                raise LedgerError(f"ledger of {dataset}: entry {one.entry.seq} does not name its training")
+            federation, run = context.federation, context.run
+            # An earlier restore may have charged such steps: to charge the same ones again charges nothing.
+            earlier = ledger.state(dataset).charges.get((federation, run, NO_ROUND), ())
+            first = max(((entry.first or 0) + (entry.steps or 0) for entry in earlier), default=0)
+            ledger.charge(dataset, federation=federation, run=run, round=NO_ROUND, first=first, steps=left)
+            yield Retired(dataset, run, left)
 
 
 def _reading(path: Path) -> sqlite3.Connection:

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from fedllm.config.frozen import Name
 
 MANIFEST = "manifest.json"  # the archive's last member
+LARGEST_MANIFEST = 1 << 30  # bytes; it is read whole
 HOME, DATABASES, OBJECTS = "home/", "postgres/", "objects/"  # how the others' names begin
 
 

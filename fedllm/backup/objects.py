@@ -1,7 +1,7 @@
 """Objects of a bucket through S3, with their metadata; of a folder that serves as a store, as its files."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 _CHUNK = 1 << 20  # bytes
 _PART = 16 << 20  # bytes of an upload that are in memory at once
 _META = "x-amz-meta-"
+# Characters. A site writes its own objects, and what it says of each is in the list of contents.
+_LONGEST_TYPE = 255
+_MOST_METADATA = 1024
 
 
 class Shelf(Protocol):
@@ -72,13 +75,7 @@ class BucketShelf:
                     out.write(chunk)
                 told = {name.lower(): value for name, value in response.headers.items()}
                 response.release_conn()
-            return StoredObject(
-                member=member_name(self.bucket.folder, key),
-                folder=self.bucket.folder,
-                key=key,
-                content_type=told.get("content-type", "application/octet-stream"),
-                metadata={n.removeprefix(_META): v for n, v in told.items() if n.startswith(_META)},
-            )
+            return _stored(self.bucket.folder, key, told)
         return None
 
     def store(self, stored: StoredObject, path: Path) -> None:
@@ -165,6 +162,19 @@ def member_name(folder: str, key: str) -> str:
     """An object's name in the archive: its key, quoted whole where it could not be a file's path."""
     plain = "\\" not in key and not {"", ".", ".."} & set(key.split("/"))
     return f"{OBJECTS}{folder}/{key if plain else quote(key, safe='')}"
+
+
+def _stored(folder: str, key: str, told: Mapping[str, str]) -> StoredObject:
+    """What S3's headers, in small letters, tell of an object; without what is longer than any use of it."""
+    kind = told.get("content-type", "")
+    metadata = {n.removeprefix(_META): v for n, v in told.items() if n.startswith(_META)}
+    return StoredObject(
+        member=member_name(folder, key),
+        folder=folder,
+        key=key,
+        content_type=kind if 0 < len(kind) <= _LONGEST_TYPE else "application/octet-stream",
+        metadata=metadata if sum(len(n) + len(v) for n, v in metadata.items()) <= _MOST_METADATA else {},
+    )
 
 
 @contextmanager

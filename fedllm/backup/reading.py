@@ -12,13 +12,12 @@ from typing import IO, Any, BinaryIO
 import pyrage
 from pydantic import ValidationError
 
-from fedllm.backup.manifest import MANIFEST, Manifest
+from fedllm.backup.manifest import LARGEST_MANIFEST, MANIFEST, Manifest
 from fedllm.errors import BackupError, ConfigError, IdentityError
 from fedllm.secure.identity import read_private
 
 _AGE = b"age-encryption.org/v1"
 _CHUNK = 1 << 20  # bytes
-_LARGEST_MANIFEST = 256 << 20  # bytes
 
 
 def verify(path: Path, identity: Path | None = None) -> Manifest:
@@ -107,7 +106,7 @@ def _size_and_hash(file: Reader) -> tuple[int, str]:
 
 
 def _manifest(path: Path, file: Reader) -> Manifest:
-    body = file.read(_LARGEST_MANIFEST + 1)
+    body = file.read(LARGEST_MANIFEST + 1)
     try:
         return Manifest.model_validate_json(body)
     except ValidationError as error:

@@ -13,10 +13,12 @@ from fedllm.backup.databases import copy_sqlite
 from fedllm.backup.inventory import Turn, files, is_database
 from fedllm.backup.manifest import HOME, StoredObject
 from fedllm.backup.objects import Shelf
+from fedllm.backup.records import record_files
 from fedllm.disk import is_full
 from fedllm.errors import BackupError
 
 _PREFIX = ".backup-"
+_WITH_RECORDS = {Turn.SITE_FILE, Turn.OTHER}  # a site file that names a database as its records is wrong
 
 
 @contextmanager
@@ -69,8 +71,13 @@ class Staged:
             self.copy_file(name)
 
     def names(self, *turns: Turn) -> list[str]:
-        """The home's files whose turn it is, by their paths below it."""
-        return [name for turn, name in files(self.home, keys=self.keys) if turn in turns]
+        """The home's files whose turn it is, by their paths below it; sites' records are not among them."""
+        records = record_files(self.home) if _WITH_RECORDS & {*turns} else {}
+        return [
+            name
+            for turn, name in files(self.home, keys=self.keys)
+            if turn in turns and not (turn in _WITH_RECORDS and name in records)
+        ]
 
     def copy_file(self, name: str) -> None:
         """Copy a file of the home; one that is gone meanwhile is passed over.

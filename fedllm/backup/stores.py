@@ -48,14 +48,15 @@ def local_shelves(
 
     Args:
         buckets: which.
-        make: make those that are not there, and the whole volume if need be; else they are left out.
+        make: make those that are not there, and the whole volume if need be, as a restore does, which holds
+            the stack's lock; else they are left out.
         say: hears what is waited for, and what has to wait for this.
     """
     place = Place.here()
     with ExitStack() as stack:
         here = endpoints()
         alone = here is None and (make or (place.minio / "meta.db").exists())
-        if alone:
+        if alone and not make:
             # Who holds the lock may be an `up` that has just begun: two servers must not work on one volume.
             held = stack.enter_context(ExitStack())
             held.enter_context(place.lock(say))

@@ -10,10 +10,12 @@ from fedllm.backup.archive import ArchiveWriter, written
 from fedllm.backup.databases import dump_postgres
 from fedllm.backup.inventory import Turn, site_homes
 from fedllm.backup.journals import read_journals
-from fedllm.backup.ledgers import is_ledger, ledger_of, named_in_full, newest, unread_sites
+from fedllm.backup.ledger_places import odd_ledgers, refuse_unkept_ledgers
+from fedllm.backup.ledgers import is_ledger, newest
 from fedllm.backup.manifest import DATABASES, HOME, LedgerMark, Manifest
 from fedllm.backup.needs import Journalled
 from fedllm.backup.objects import Shelf
+from fedllm.backup.records import record_files
 from fedllm.backup.staging import Staged, staging_folder
 from fedllm.backup.stores import local_shelves, own_buckets
 from fedllm.config import FederationConfig
@@ -47,7 +49,7 @@ def take_backup(
         ConfigError: there is nothing to back up, `out` is in the home, or a store's keys are not in the
             environment.
         BackupError: a database is torn or stays locked, a journal is not here, a link leads out of the home,
-            or the archive cannot be written.
+            a site's ledger is where no backup looks, or the archive cannot be written or read again.
         DiskFullError: the home's disk, or the archive's, has no room.
         ExchangeError: a store does not answer.
     """
@@ -57,6 +59,7 @@ def take_backup(
     if out.resolve().is_relative_to(place.home):
         raise ConfigError(f"{out} is inside {place.home}: keep backups elsewhere, best on another machine")
     refuse_half_restored()
+    refuse_unkept_ledgers(place.home, keys=keys)
     taken = time.time()
     with (
         written(out, recipients) as stream,
@@ -141,24 +144,11 @@ def _left_out(place: Place, told: Journalled) -> Iterable[str]:
     for federation, sites in sorted(told.sites.items()):
         if away := [site for site in sites if site not in here]:
             yield f"not in it: the sites of {federation} that live elsewhere ({', '.join(away)})"
-    yield from _odd_ledgers(place.home)
+    yield from odd_ledgers(place.home)
+    for name, site in record_files(place.home).items():
+        yield f"not in it: the records of {site}, {place.home / name}: put them back after a restore"
     for federation, config in sorted(told.configs.items()):
         if config.tracking.uri != "auto":
             yield f"not in it: the MLflow of {federation}, {config.tracking.uri}"
     if (prefect := StackState.load(place).external_prefect) is not None:
         yield f"not in it: the Prefect at {prefect}"
-
-
-def _odd_ledgers(home: Path) -> Iterable[str]:
-    """Privacy ledgers that are not in the archive, may not be, or keep it from being restored elsewhere."""
-    unread = unread_sites(home)
-    for name, why in unread.items():
-        yield f"no agent starts in {name}, and its privacy ledger may be outside the home: {why}"
-    for site in site_homes(home):
-        name = str(site.relative_to(home))
-        if name in unread:
-            continue
-        if not (path := ledger_of(site)).is_relative_to(home):
-            yield f"not in it: the privacy ledger of {name}, {path}"
-        elif named_in_full(site):
-            yield f"restore it into {home} alone: {name} names its privacy ledger in full, {path}"

@@ -58,6 +58,7 @@ def up(
     place = Place.here()
     place.create()
     with place.lock(progress):
+        refuse_half_restored()  # the one who had the lock may have been a restore that was killed
         state = _launch(place, ports or {}, secure, progress)
         found = read_endpoints(place, state)
         if state.secure:

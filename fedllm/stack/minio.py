@@ -29,6 +29,7 @@ LOG = "gateway.log"
 CREDENTIALS = "root.json"  # mode 600
 
 START, STOP = 90.0, 10.0  # s
+ANSWER = 2.0  # s for one look at its health: whoever else is on the port may never answer
 PORT_TRIES = 3  # another process may take the free port between our look and the server's
 
 
@@ -232,7 +233,8 @@ class MinioServer:
             client = minio_client(self.endpoint, "us-east-1", self.access_key, self.secret_key, http)
             while time.monotonic() < deadline and process.poll() is None:
                 with suppress(urllib3.exceptions.HTTPError, MinioException):
-                    if http.request("GET", f"{self.endpoint}/minio/health/live").status == HTTPStatus.OK:
+                    live = http.request("GET", f"{self.endpoint}/minio/health/live", timeout=ANSWER)
+                    if live.status == HTTPStatus.OK:
                         client.list_buckets()
                         return True
                 time.sleep(0.05)

@@ -26,6 +26,12 @@ def steps(training: Training, sites: dict[str, PlayedSite]) -> JournaledSteps:
 
 
 @pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("FEDLLM_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+@pytest.fixture
 def archive(config: FederationConfig, sites: dict[str, PlayedSite], tmp_path: Path) -> Path:
     """A coordinator with three sites that has not trained yet."""
     assert sites

@@ -8,6 +8,7 @@ from pathlib import Path
 import pyrage
 import pytest
 
+from fedllm.backup import archive, reading
 from fedllm.backup.archive import ArchiveWriter, written
 from fedllm.backup.manifest import MANIFEST, Bucket, Manifest, StoredObject
 from fedllm.backup.reading import members, verify
@@ -63,6 +64,22 @@ def test_an_archive_never_overwrites_another_one(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is there already"):
         write(tmp_path / "b.tar")
     assert (tmp_path / "b.tar").read_text() == "precious"
+
+
+def test_a_list_of_contents_that_no_restore_would_read_is_no_backup(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = write(tmp_path / "a.tar")
+    size = len(made.model_dump_json())
+    assert archive.LARGEST_MANIFEST == reading.LARGEST_MANIFEST
+    for module in (archive, reading):
+        monkeypatch.setattr(module, "LARGEST_MANIFEST", size)
+    write(tmp_path / "b.tar")
+    assert verify(tmp_path / "b.tar") == made
+    monkeypatch.setattr(archive, "LARGEST_MANIFEST", size - 1)
+    with pytest.raises(BackupError, match="2 files and objects are more than"):
+        write(tmp_path / "c.tar")
+    assert not [path for path in tmp_path.iterdir() if "c.tar" in path.name]
 
 
 def break_off(out: Path, recipients: tuple[str, ...]) -> None:

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from fedllm.backup.archive import ArchiveWriter, written
 from fedllm.backup.bring_back import restore
-from fedllm.backup.manifest import Bucket, FederationMark, Manifest, StoredObject
+from fedllm.backup.manifest import Bucket, FederationMark, LedgerMark, Manifest, StoredObject
 from fedllm.errors import BackupError
 
 
@@ -80,6 +80,18 @@ def test_a_list_of_contents_that_accounts_for_less_than_would_be_written_is_refu
     with pytest.raises(BackupError, match="list of contents cannot be read"):
         restore(tmp_path / "b.tar", stores=["file:///victim"])
     assert not (tmp_path / "new").exists()
+
+
+def test_a_ledger_that_is_not_where_the_list_of_contents_has_it_is_not_restored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FEDLLM_HOME", str(tmp_path / "new"))
+    mark = LedgerMark(home="books", dataset="ward-7", seq=3, sha256="0" * 64)
+    crafted(tmp_path, ("home/books/.ledger.db",), ledgers=(mark,))
+    for said in (True, False):
+        with pytest.raises(BackupError, match="ledger of ward-7 in books did not come back"):
+            restore(tmp_path / "b.tar", nothing_spent=said)
+    assert list((tmp_path / "new").iterdir()) == []
 
 
 def test_a_bucket_of_ones_own_names_its_part(tmp_path: Path) -> None:

@@ -45,6 +45,26 @@ def test_objects_come_back_with_their_bytes_type_and_metadata(
         refuse_filled(second)
 
 
+def test_what_is_told_of_an_object_at_a_length_that_serves_no_use_is_not_kept(
+    minio_server: MinioServer, bucket: str, tmp_path: Path
+) -> None:
+    """As by a site that would have every backup's list of contents too long to be read."""
+    keys = (minio_server.access_key, minio_server.secret_key)
+    client = Minio(minio_server.endpoint.removeprefix("http://"), *keys, secure=False, region="us-east-1")
+    told = {
+        "plain": ("text/" + "x" * 250, {"of": "x" * 1022}),
+        "bloated": ("text/" + "x" * 251, {"of": "x" * 1023}),
+    }
+    for key, (kind, metadata) in told.items():
+        client.put_object(bucket, key, io.BytesIO(b"x"), 1, content_type=kind, metadata=dict(metadata))
+    shelf = enter(Bucket(folder="a", url=f"s3://{bucket}", own=True), *keys, minio_server.endpoint, None)
+    found = [shelf.fetch(key, tmp_path / key) for key in told]
+    assert [(one.content_type, one.metadata) for one in found if one] == [
+        told["plain"],
+        ("application/octet-stream", {}),
+    ]
+
+
 def test_an_object_that_was_deleted_meanwhile_is_passed_over_and_a_wrong_key_is_not(
     minio_server: MinioServer, bucket: str, tmp_path: Path
 ) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from fedllm.backup.bring_back import restore
 from fedllm.backup.databases import dump_postgres, restore_postgres
-from fedllm.backup.skip_ahead import HEADS
+from fedllm.backup.skip_ahead import HEADS, ORIGIN
 from fedllm.backup.take import take_backup
 from fedllm.config import FederationConfig
 from fedllm.coordinator.members import add_site
@@ -65,7 +65,7 @@ def test_three_databases_go_into_an_archive_and_back_and_the_restored_stack_uses
         assert server.sql("select n from kept", new[part]) == [(7,)]
     query = "select head_counter from federation"
     ((then,),), ((now,),) = (server.sql(query, place["journal"]) for place in (old, new))
-    assert now >= then + HEADS
+    assert now >= max(then + 1, HEADS * int(made.taken - ORIGIN))
     for variable in PARTS.values():
         monkeypatch.delenv(variable)
     found = databases(Place.here())  # as in a shell that knows nothing of the rehearsal
@@ -99,6 +99,31 @@ def test_another_postgres_than_the_trainings_is_found_out(
     (tmp_path / "home" / "coordinator" / "lost" / "runs").mkdir()  # it has trained
     with pytest.raises(BackupError, match=r"coordinator/lost has no journal here"):
         take_backup(tmp_path / "b.tar", configs=[config])
+
+
+@pytest.mark.parametrize("right", ["superuser", "member of pg_execute_server_program"])
+def test_a_user_who_could_run_programs_on_the_server_is_refused_before_a_dump_is_run(
+    server: PostgresServer,
+    config: FederationConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    right: str,
+) -> None:
+    monkeypatch.setenv("FEDLLM_JOURNAL_URL", server.url(server.database()))
+    add_site(config, create_identity(tmp_path / "mill", "mill").public)
+    take_backup(tmp_path / "b.tar", configs=[config])
+    user, empty = "postgres" if right == "superuser" else "mighty", server.database()
+    if user == "mighty":
+        server.sql(f"create role mighty login password '{SECRET}'; alter database {empty} owner to mighty")
+        server.sql("create role between; grant pg_execute_server_program to between; grant between to mighty")
+    monkeypatch.setenv("FEDLLM_JOURNAL_URL", server.url(empty, user=user))
+    monkeypatch.setenv("FEDLLM_HOME", str(tmp_path / "new"))
+    with pytest.raises(BackupError, match=f"{user} is a superuser, or may .* name a plain user") as caught:
+        restore(tmp_path / "b.tar", keep_objects=True)
+    assert SECRET not in str(caught.value)
+    assert not (tmp_path / "new").exists()
+    with pytest.raises(BackupError, match="name a plain user"):
+        restore_postgres(server.url(empty, user=user), tmp_path / "dump")
 
 
 def test_a_wrong_password_is_one_line_at_once_and_shows_none(server: PostgresServer, tmp_path: Path) -> None:

@@ -187,7 +187,7 @@ def test_private_keys_in_clear_are_never_beside_a_sealed_archive_and_go_when_it_
         assert [path.name.startswith(".b.tar.age.") for path in usb.iterdir()] == [True]  # the sealed draft
         assert len(list(home.glob(".backup-*"))) == 1
         running.send_signal(signal.SIGTERM)
-        assert running.wait(30) == 128 + signal.SIGTERM
+        assert running.wait(120) == 128 + signal.SIGTERM
     assert list(usb.iterdir()) == []
     assert list(home.glob(".backup-*")) == []
 
@@ -243,9 +243,9 @@ def test_a_backup_beside_an_up_that_has_begun_waits_says_so_and_starts_no_second
     with place.lock():
         waiting = threading.Thread(target=enter, daemon=True)
         waiting.start()
-        until = time.monotonic() + 10
+        until = time.monotonic() + 40
         while not said and time.monotonic() < until:
             time.sleep(0.01)
         assert said == ["waiting for another fedllm at work on this stack: up, down, backup or restore"]
-    waiting.join(20)
+    waiting.join(80)
     assert said[1:] == ["entered"]
