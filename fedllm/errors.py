@@ -81,6 +81,10 @@ class RoundError(FedllmError):
     """A round that cannot be completed, such as one with fewer sites than `min_sites`."""
 
 
+class LedBeforeError(RoundError):
+    """A round that was led by a journal newer than this restored one: its number cannot be used again."""
+
+
 class LeaseError(FedllmError):
     """Another coordinator leads this federation."""
 

@@ -233,7 +233,7 @@ class Duty:
                 self.attempt += 1
                 self.trainer.start(self.job)
             else:
-                self._finish(event)
+                self._finish(_told(event, private=asked.privacy is not None))
         return self.current is not None
 
     def _finish(self, event: Finished | Failed) -> None:
@@ -297,3 +297,11 @@ class Duty:
             "round": plan.round,
             "roster_version": plan.roster_version,
         }
+
+
+def _told(event: Finished | Failed, *, private: bool) -> Finished | Failed:
+    """How a training ended; under DP, not why it failed, since that may rest on the records it drew."""
+    if not private or not isinstance(event, Failed):
+        return event
+    log.error("training failed: %s", event.reason)
+    return Failed("training failed; the site's own log says why")

@@ -137,9 +137,9 @@ def _records(job: Job) -> list[Record]:
     """The site's records but for those it was told to forget, and of each the fields that the plan needs."""
     from fedllm.data.forget import Forgotten
     from fedllm.data.minimise import needed_fields, only
-    from fedllm.data.records import read_records
+    from fedllm.data.records import read_records, readable_records
 
-    records: Sequence[Record] = read_records(job.data)
+    records: Sequence[Record] = read_records(job.data) if job.privacy is None else readable_records(job.data)
     if job.home is not None:  # forgetting looks at all fields, so it comes first
         records = Forgotten.load(job.home).keep(records)
     return list(only(records, needed_fields(job.task, job.privacy.unit_field if job.privacy else None)))

@@ -20,11 +20,13 @@ if TYPE_CHECKING:
 _MAGIC = b"SQLite format 3\0"
 _BUSY = 60.0  # s for another process' transaction
 _ANSWER = 10  # s for a Postgres to take a connection
-# pg_restore runs whatever a dump says: as such a user it could run programs on the server.
+# pg_restore runs whatever a dump says: as such a user it could run programs on the server. Who may make roles
+# could, before Postgres 16, join the others.
 _TOO_MIGHTY = """
-select current_user where (select rolsuper from pg_roles where rolname = current_user) or exists (
-  select from pg_roles where pg_has_role(current_user, oid, 'member') and rolname in
-    ('pg_execute_server_program', 'pg_read_server_files', 'pg_write_server_files'))
+select current_user where exists (
+  select from pg_roles where pg_has_role(current_user, oid, 'member') and (
+    rolsuper or rolcreaterole or
+    rolname in ('pg_execute_server_program', 'pg_read_server_files', 'pg_write_server_files')))
 """
 
 
@@ -130,8 +132,8 @@ def refuse_unfit(url: str) -> None:
         tables = inspect(connection).get_table_names()
     if user is not None:
         raise BackupError(
-            f"{shown(url)}: {user} is a superuser, or may use the server's files and programs, and a dump is "
-            "code that would run as it does: name a plain user, and make it the database's owner"
+            f"{shown(url)}: {user} is a superuser, or may make roles or use the server's files and programs, "
+            "and a dump is code that would run so: name a plain user, and make it the database's owner"
         )
     if tables:
         raise BackupError(

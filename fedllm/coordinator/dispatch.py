@@ -8,12 +8,12 @@ import time
 
 from fedllm.coordinator.ledgers import known_heads
 from fedllm.coordinator.outcomes import Aggregated, Dispatched, FailedRound
-from fedllm.coordinator.payloads import read_model, seal_model, show_model_again
+from fedllm.coordinator.payloads import forget_updates, read_model, seal_model, show_model_again
 from fedllm.coordinator.privacy_plan import privacy_plan
 from fedllm.coordinator.round_keys import round_recipient
 from fedllm.coordinator.tables import CardRow
 from fedllm.coordinator.training import Training
-from fedllm.errors import ObjectNotFoundError, RefusedError, ReplayError, RoundError
+from fedllm.errors import LedBeforeError, ObjectNotFoundError, RefusedError, ReplayError, RoundError
 from fedllm.exchange.messages import COORDINATOR, EVERYONE, Card, Plan, PublicKeys, Report, Sealed
 
 log = logging.getLogger(__name__)
@@ -26,14 +26,34 @@ def dispatch(training: Training, number: int) -> Dispatched:
     """Publish a round's plan, or after a crash the same plan again.
 
     Raises:
+        LedBeforeError: the store knows a plan of this round, and this journal does not.
         RoundError: fewer live sites than `min_sites`.
     """
     key = training.layout.plan(training.run, number)
+    if not training.journal.has_bytes(key):
+        _refuse_led_before(training, number)
     envelope = training.publish(key, lambda: _plan(training, number))
     plan_sha256 = hashlib.sha256(envelope).hexdigest()
     training.point_head(number, plan_sha256)
     plan = read_plan(training, number)
     return Dispatched(plan_sha256=plan_sha256, sites=plan.sites)
+
+
+def _refuse_led_before(training: Training, number: int) -> None:
+    """Give a round's number up when the journal was restored and does not know its plan.
+
+    A plan is on record before it is shown, so one in the store that is not on record is from the time after
+    the backup. Sites that were not restored refuse a second plan under its number, and their answers to the
+    first one are in the store still. The next number is free of both.
+    """
+    mail, run = training.mailbox, training.run
+    try:
+        found = mail.find(training.layout.plan(run, number), Plan, mail.me.public, run=run, number=number)
+    except RefusedError:
+        return  # not of these keys, so no site takes it for this coordinator's either
+    if found is not None:
+        forget_updates(training, number, found.message.sites)  # nobody has the key that opens them
+        raise LedBeforeError("it was led before this journal was restored: sites may hold on to its plan")
 
 
 def read_plan(training: Training, number: int) -> Plan:

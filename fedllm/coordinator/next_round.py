@@ -1,21 +1,15 @@
 """Which round comes next, and whether there should be one."""
 
-import logging
 from collections.abc import Iterator
 
 from fedllm.coordinator.dispatch import read_plan
 from fedllm.coordinator.outcomes import Aggregated, Audited, Dispatched, FailedRound, Released
-from fedllm.coordinator.payloads import forget_updates
 from fedllm.coordinator.privacy_plan import privacy_plan
 from fedllm.coordinator.progress import evaluations, played, score
 from fedllm.coordinator.training import Training
-from fedllm.errors import RefusedError
-from fedllm.exchange.messages import Plan
-
-log = logging.getLogger(__name__)
+from fedllm.errors import RoundError
 
 BUDGET_SPENT = "privacy budget spent"
-LED_BEFORE = "it was led by a journal that is lost: sites may hold on to its plan"
 
 
 def remaining(training: Training) -> Iterator[int]:
@@ -29,8 +23,7 @@ def remaining(training: Training) -> Iterator[int]:
             continue
         if played(journal, run) >= training.config.rounds.max:
             return
-        if not _pass_over(training, number):
-            yield number
+        yield number
 
 
 def stop_reason(training: Training) -> str | None:
@@ -59,9 +52,15 @@ def stop_reason(training: Training) -> str | None:
 
 
 def over(training: Training, number: int, *, insist: bool) -> str | None:
-    """Why a round should not be begun any more, or None."""
+    """Why a round should not be begun any more, or None.
+
+    Raises:
+        RoundError: there is privacy for none, and none was completed.
+    """
     limit = privacy_plan(training)
     if limit is not None and number > limit.rounds:
+        if not played(training.journal, training.run):
+            raise RoundError(f"no round was completed before: {BUDGET_SPENT}; begin a new training")
         return BUDGET_SPENT  # failed rounds were charged as well, and nothing insists on more
     begun = training.journal.outcome(training.run, number, "dispatch", Dispatched) is not None
     return None if insist or begun else stop_reason(training)
@@ -74,31 +73,3 @@ def is_overdue(training: Training, number: int) -> bool:
     if dispatched is None or closed is not None:
         return False
     return training.now() > read_plan(training, number).deadline
-
-
-def _pass_over(training: Training, number: int) -> bool:
-    """Give a round's number up when this journal was restored and does not know its plan.
-
-    A plan is on record before it is shown, so one in the store that is not on record is from the time after
-    the backup. Sites that were not restored refuse a second plan under its number, and their answers to the
-    first one are in the store still. The next number is free of both.
-
-    Raises:
-        ExchangeError: the store does not answer.
-    """
-    journal, run = training.journal, training.run
-    key = training.layout.plan(run, number)
-    if journal.has_bytes(key):
-        return False
-    mail = training.mailbox
-    try:
-        found = mail.find(key, Plan, mail.me.public, run=run, number=number)
-    except RefusedError:
-        return False  # not of these keys, so no site takes it for this coordinator's either
-    if found is None:
-        return False
-    failed = FailedRound(reason=LED_BEFORE)
-    journal.once(run, number, "failed", FailedRound, lambda: failed)
-    forget_updates(training, number, found.message.sites)
-    log.warning("round %d is passed over: %s", number, LED_BEFORE)
-    return True

@@ -29,7 +29,14 @@ from fedllm.coordinator.result import result
 from fedllm.coordinator.round_keys import destroy_stale_keys
 from fedllm.coordinator.training import Training
 from fedllm.coordinator.training_report import report_training
-from fedllm.errors import CancelledError, DiskFullError, ExchangeError, LeaseError, RoundError
+from fedllm.errors import (
+    CancelledError,
+    DiskFullError,
+    ExchangeError,
+    LeaseError,
+    LedBeforeError,
+    RoundError,
+)
 from fedllm.logs import about
 
 log = logging.getLogger(__name__)
@@ -159,9 +166,9 @@ def play(training: Training, steps: Steps, *, insist: bool = False) -> str:
                 with about(federation=training.config.name, run=training.run, round=number):
                     play_round(training, number, steps)
             except RoundError as error:
-                if not overdue:
+                if not (overdue or isinstance(error, LedBeforeError)):
                     raise
-                log.warning("round %d was overdue when resumed, the next one follows: %s", number, error)
+                log.warning("round %d cannot be completed, the next one follows: %s", number, error)
     except LeaseError:
         raise  # nothing more may be written: another coordinator leads
     except CancelledError as error:

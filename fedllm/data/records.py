@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import TypeAlias
 
 from fedllm.errors import DataError
+
+log = logging.getLogger(__name__)
 
 Record: TypeAlias = Mapping[str, str]
 
@@ -59,6 +62,33 @@ def read_records(path: str | Path) -> list[dict[str, str]]:
             records.append(_record(line, f"{path}, line {number}"))
     if not records:
         raise DataError(f"{path}: holds no records; write one JSON object a line")
+    return records
+
+
+def readable_records(path: str | Path) -> list[dict[str, str]]:
+    """As `read_records`, but without lines that cannot be read, which only this process' log hears of.
+
+    Under DP a single record must not end a training, nor change what is said of it.
+
+    Raises:
+        DataError: the file cannot be read at all.
+    """
+    try:
+        lines = Path(path).read_bytes().split(b"\n")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+    records, wrong = [], 0
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            try:
+                record = _record(line.decode(), f"{path}, line {number}")
+                json.dumps(record, ensure_ascii=False).encode()  # half a surrogate pair is no text
+            except (DataError, ValueError, RecursionError):
+                wrong += 1
+            else:
+                records.append(record)
+    if wrong:
+        log.warning("%s: %d lines cannot be read, and are left out", path, wrong)
     return records
 
 

@@ -42,7 +42,9 @@ class Ledger:
     def __init__(self, path: Path, identity: Identity, retired: Iterable[Identity] = ()) -> None:
         self.path = path
         self._me = identity.public.verify
-        self._chains = Chains(path, identity, retired)
+        former = tuple(retired)
+        self._mine = {self._me, *(one.public.verify for one in former)}
+        self._chains = Chains(path, identity, former)
 
     def close(self) -> None:
         """Give the file back."""
@@ -143,7 +145,8 @@ class Ledger:
     def charge(self, dataset: str, *, federation: str, run: str, round: int, first: int, steps: int) -> Entry:  # noqa: A002, PLR0913 - what is charged, by the names of its entry
         """Take steps of a round from the training's reservation, before their noise is drawn.
 
-        When this returns, the charge is on the disk. The same steps once more return the same entry.
+        When this returns, the charge is on the disk. The same steps once more return the same entry, to the
+        home that charged them: what was paid for one home's noise pays for no other's.
 
         Args:
             dataset: whose budget.
@@ -155,7 +158,8 @@ class Ledger:
 
         Raises:
             BudgetError: The training has no open reservation, or fewer steps left.
-            EquivocationError: Some of these steps were charged already, with others or by another plan.
+            EquivocationError: Some of these steps were charged already, with others, by another plan, or by
+                another home of the same owner.
             LedgerError: The chain is broken, or not this site's.
         """
         with self._chains.open(dataset, writes=True) as chain:
@@ -164,6 +168,10 @@ class Ledger:
             if source is None:
                 raise BudgetError(f"run {run} has reserved no privacy budget of {dataset}, or gave it back")
             if (known := state.charged(federation, run, round, first, steps)) is not None:
+                if known.by not in self._mine:
+                    raise EquivocationError(
+                        f"round {round} of {run} was charged by another of the owner's homes"
+                    )
                 if (known.first, known.steps) != (first, steps):
                     raise EquivocationError(
                         f"round {round} of {run}: {steps} steps from {first} on overlap "

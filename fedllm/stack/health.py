@@ -119,7 +119,7 @@ class PrefectApi:
     def call(self, path: str, body: object = None, *, method: str | None = None) -> Any:  # noqa: ANN401 - JSON
         """One request below the API's root. Raises `StackError` when it is refused or nobody answers."""
         try:
-            for attempt in stamina.retry_context(on=_busy, attempts=6, timeout=30):
+            for attempt in stamina.retry_context(on=_busy, attempts=6, timeout=30 + self._patience):
                 with attempt:
                     answer = http(f"{self.url}{path}", body, method=method, timeout=self._patience)
         except urllib.error.HTTPError as error:

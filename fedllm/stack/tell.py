@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from fedllm.tracking.register import ReviewEvent
 
 
+_PATIENCE = 10.0  # s; a person waits, and a Prefect that is away costs the event alone
+
+
 def prefect_url() -> str | None:
     """The stack's Prefect, else PREFECT_API_URL's; None: there is none."""
     here = endpoints()
@@ -33,7 +36,7 @@ def tell_prefect(event: "ReviewEvent") -> bool:
         "follows": None,
     }
     try:
-        PrefectApi(url).call("/events", [body])
+        PrefectApi(url, _PATIENCE).call("/events", [body])
     except FedllmError:
         return False
     return True

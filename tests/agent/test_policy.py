@@ -91,7 +91,7 @@ PINNED = {"peers": {"movies": MOVIES}, "min_peers": 1}
         ({"deadline": 9999.0}, {"max_round": 60}, {}, "above the policy's 60"),
         ({}, {"max_bytes": 1000}, {}, "1001 bytes a run are above the policy's 1000"),
         ({}, {"max_bytes": 1500}, {"spent": Spent(bytes=500)}, "1501 bytes a run are above"),
-        ({}, {"max_seconds": 30}, {"spent": Spent(seconds=30.0)}, "30 s of training a run reach"),
+        ({}, {"max_seconds": 30}, {"spent": Spent(seconds=30.0)}, "30 s of training a run are spent"),
         ({}, {}, {"fault": "weights\nand sites"}, "weights?and sites"),
     ],
 )

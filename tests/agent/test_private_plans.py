@@ -4,18 +4,23 @@ import signal
 import subprocess
 import sys
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from fedllm.agent.accounts import Accounts
 from fedllm.agent.agent import Agent
 from fedllm.agent.join import Membership
 from fedllm.agent.memory import Memory
+from fedllm.agent.worker import Failed
 from fedllm.config import LocalConfig
 from fedllm.data.forget import forget
 from fedllm.exchange.messages import Answer, Card, Plan
+from fedllm.privacy.ledger import Ledger
 from fedllm.privacy.terms import PrivacyPlan
+from fedllm.secure.identity import create_identity
 from tests.agent.played import RUN, SITE, Coordinator, CountingTrainer, ticks
 
 LOCAL = LocalConfig(optimizer="sgd", lr=0.1, steps=2, batch_size=2)
@@ -160,6 +165,60 @@ def test_a_round_that_the_ledger_knows_and_the_memory_does_not_is_not_trained_ag
         answer = asked(again, coordinator, private(coordinator), 2)
     assert (answer.decision, "on this site's ledger already" in answer.reason) == ("decline", True)
     assert trainer.jobs == 1
+
+
+def test_a_round_that_another_home_charges_after_this_one_answered_is_not_trained_here(
+    member: Membership,
+    trainer: CountingTrainer,
+    coordinator: Coordinator,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    other = create_identity(tmp_path / "other", "amazon-b")
+    charge = Accounts.charge
+
+    def second(self: Accounts, plan: Plan, asked: PrivacyPlan, steps: int) -> None:
+        self.ledger.admit(self.dataset, other.public.verify)
+        with closing(Ledger(self.ledger.path, other)) as theirs:
+            charge(replace(self, ledger=theirs), plan, asked, steps)
+        charge(self, plan, asked, steps)
+
+    monkeypatch.setattr(Accounts, "charge", second)
+    with closing(Agent(member, trainer)) as agent:
+        assert asked(agent, coordinator, private(coordinator)).decision == "accept"
+    update = coordinator.update()
+    assert update is not None
+    assert (update.payload, trainer.jobs) == (None, 0)
+    assert "charged by another of the owner's homes" in (update.failed or "")
+
+
+@pytest.mark.parametrize("dp", [True, False])
+def test_why_a_training_failed_is_told_without_dp_alone(
+    member: Membership, trainer: CountingTrainer, coordinator: Coordinator, *, dp: bool
+) -> None:
+    why = "the loss is nan at step 3: lower local.lr"
+    trainer.poll = lambda: Failed(why)  # type: ignore[method-assign]
+    with closing(Agent(member, trainer)) as agent:
+        asked(agent, coordinator, private(coordinator) if dp else coordinator.plan())
+    update = coordinator.update()
+    assert update is not None
+    assert update.failed == ("training failed; the site's own log says why" if dp else why)
+
+
+@pytest.mark.parametrize(
+    "line", [b"{", b"[]", b'{"text": null}', b"\xff\xfe", b"[" * 100_000, b'{"text": "\\ud800"}']
+)
+def test_a_line_that_is_no_record_is_left_out_under_dp_and_told_to_nobody(
+    member: Membership, trainer: CountingTrainer, coordinator: Coordinator, line: bytes
+) -> None:
+    agent = Agent(member, trainer)
+    with member.site.data.open("ab") as data:
+        data.write(line + b"\n")
+    with closing(agent):
+        asked(agent, coordinator, private(coordinator))
+    update = coordinator.update()
+    assert update is not None
+    assert (update.failed, trainer.jobs) == (None, 1)
 
 
 def test_a_ledger_that_was_rolled_back_keeps_its_site_from_training_and_names_no_path(

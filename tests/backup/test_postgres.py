@@ -101,7 +101,16 @@ def test_another_postgres_than_the_trainings_is_found_out(
         take_backup(tmp_path / "b.tar", configs=[config])
 
 
-@pytest.mark.parametrize("right", ["superuser", "member of pg_execute_server_program"])
+@pytest.mark.parametrize(
+    "right",
+    [
+        "",  # the superuser itself
+        "create role between; grant pg_execute_server_program to between; grant between to {user}",
+        "grant postgres to {user}",
+        "alter role {user} createrole",
+    ],
+    ids=["superuser", "may run programs", "may be a superuser", "may make roles"],
+)
 def test_a_user_who_could_run_programs_on_the_server_is_refused_before_a_dump_is_run(
     server: PostgresServer,
     config: FederationConfig,
@@ -112,10 +121,11 @@ def test_a_user_who_could_run_programs_on_the_server_is_refused_before_a_dump_is
     monkeypatch.setenv("FEDLLM_JOURNAL_URL", server.url(server.database()))
     add_site(config, create_identity(tmp_path / "mill", "mill").public)
     take_backup(tmp_path / "b.tar", configs=[config])
-    user, empty = "postgres" if right == "superuser" else "mighty", server.database()
-    if user == "mighty":
-        server.sql(f"create role mighty login password '{SECRET}'; alter database {empty} owner to mighty")
-        server.sql("create role between; grant pg_execute_server_program to between; grant between to mighty")
+    empty = server.database()
+    user = f"owner_of_{empty}" if right else "postgres"
+    if right:
+        server.sql(f"create role {user} login password '{SECRET}'; alter database {empty} owner to {user}")
+        server.sql(right.format(user=user))
     monkeypatch.setenv("FEDLLM_JOURNAL_URL", server.url(empty, user=user))
     monkeypatch.setenv("FEDLLM_HOME", str(tmp_path / "new"))
     with pytest.raises(BackupError, match=f"{user} is a superuser, or may .* name a plain user") as caught:

@@ -11,7 +11,6 @@ from playground import SITES, write_corpus
 
 from fedllm.backup.take import take_backup
 from fedllm.config import FederationConfig, fedllm_home
-from fedllm.coordinator.next_round import LED_BEFORE
 from fedllm.coordinator.outcomes import Aggregated, Audited, Dispatched, FailedRound
 from fedllm.coordinator.rounds import JournaledSteps, play
 from fedllm.coordinator.training import Training, open_training
@@ -120,7 +119,7 @@ def test_a_round_that_was_led_after_the_backup_is_passed_over_and_made_up_for(
     with trained_by_agents(config, bench) as again:
         assert again.journal.outcome(RUN, 2, "dispatch", Dispatched) is None
         assert play(again, JournaledSteps(again)) == "round limit"
-        assert again.journal.require(RUN, 2, "failed", FailedRound).reason == LED_BEFORE
+        assert "led before" in again.journal.require(RUN, 2, "failed", FailedRound).reason
         audited = again.journal.require(RUN, 3, "dp-audit", Audited)
         assert {verdict.site for verdict in audited.verdicts if verdict.accepted} == set(SITES)
         assert again.journal.security.events(RUN) == []

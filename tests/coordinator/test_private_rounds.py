@@ -13,9 +13,10 @@ from fedllm.config import FederationConfig
 from fedllm.coordinator.aggregate import aggregate
 from fedllm.coordinator.ledgers import known_heads, verify_ledgers
 from fedllm.coordinator.next_round import over
-from fedllm.coordinator.outcomes import Audited, FailedRound
+from fedllm.coordinator.outcomes import Audited, FailedRound, Released
 from fedllm.coordinator.payloads import read_model, read_update
 from fedllm.coordinator.training import open_training
+from fedllm.errors import RoundError
 from fedllm.exchange.messages import Plan, Verdict
 from fedllm.models.shared import decode_flat, encode_flat
 from fedllm.privacy.accounting import Event, epsilon
@@ -325,4 +326,8 @@ def test_no_round_is_begun_beyond_the_privacy_plan_whoever_insists(
     with private_round(config, sites) as round_:
         last = terms_of(round_.plan).rounds
         assert over(round_.training, last, insist=True) is None
+        with pytest.raises(RoundError, match="no round was completed before: privacy budget spent"):
+            over(round_.training, last + 1, insist=True)
+        journal, run = round_.training.journal, round_.training.run
+        journal.once(run, 1, "release", Released, lambda: Released(queued=True))
         assert over(round_.training, last + 1, insist=True) == "privacy budget spent"

@@ -307,6 +307,31 @@ def test_a_new_key_that_no_former_one_vouches_for_cannot_go_on(path: Path) -> No
             reserve(stranger, "run-2")
 
 
+def test_what_one_home_charged_pays_for_no_update_of_another(path: Path) -> None:
+    """Both were asked in one round, and both had answered before either charged."""
+    second = who("amazon-b")
+    with closing(ledger_at(path)) as ours, closing(ledger_at(path, second)) as theirs:
+        reserve(ours)
+        ours.admit(DATA, second.public.verify)
+        assert reserve(theirs) == reserve(ours)
+        paid = charge(ours, 1)
+        with pytest.raises(EquivocationError, match="charged by another of the owner's homes"):
+            charge(theirs, 1)
+        assert charge(ours, 1) == paid
+        assert charge(theirs, 2).by == second.public.verify
+        with pytest.raises(EquivocationError, match="charged by another of the owner's homes"):
+            charge(ours, 2)
+
+
+def test_a_charge_by_a_former_key_is_this_homes_own(path: Path) -> None:
+    new = who("amazon-new")
+    with closing(ledger_at(path)) as before:
+        reserve(before)
+        paid = charge(before, 1)
+    with closing(Ledger(path, new, iter([ME]))) as after:
+        assert charge(after, 1) == paid
+
+
 def test_homes_of_one_owner_share_a_file_once_one_admits_the_other(path: Path) -> None:
     second = who("amazon-b")
     with closing(ledger_at(path)) as ours, closing(ledger_at(path, second)) as theirs:
