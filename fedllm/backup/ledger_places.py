@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fedllm.backup.inventory import files, hidden_sites, is_passed_over, site_homes
-from fedllm.backup.ledgers import is_ledger, ledger_of, newest, unread_sites
-from fedllm.backup.manifest import Manifest
+from fedllm.backup.ledgers import is_ledger, ledger_of, marks, unread_sites
+from fedllm.backup.manifest import LedgerMark, Manifest
 from fedllm.config.load import read_yaml
 from fedllm.errors import BackupError
 
@@ -55,9 +55,9 @@ def refuse_lost_ledgers(home: Path, manifest: Manifest) -> None:
                 f"{name} keeps its privacy ledger at {path}, where nothing is: put the "
                 f"newest copy there first, or restore into {manifest.home}"
             )
-    found = set(_chains(home))
+    found = set(_marks(home))
     for mark in manifest.ledgers:
-        if (mark.home, mark.dataset, mark.seq, mark.sha256) not in found:
+        if mark not in found:
             raise BackupError(
                 f"the privacy ledger of {mark.dataset} in {mark.home or 'the home'} did not come back as the "
                 "archive's list of contents has it: use another backup"
@@ -96,9 +96,8 @@ def _is_named_in_full(site: Path) -> bool:
     return Path(raw.get("ledger") or "").is_absolute()
 
 
-def _chains(home: Path) -> Iterator[tuple[str, str, int, str]]:
-    """The folder, data set and newest entry of every chain that a restore would find."""
+def _marks(home: Path) -> Iterator[LedgerMark]:
+    """The newest entry of every chain that a restore would find."""
     for _, name in files(home, keys=True):
         if is_ledger(home / name):
-            for entry in newest(home / name):
-                yield name.rpartition("/")[0], entry.dataset, entry.seq, entry.sha256
+            yield from marks(home / name, name)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedllm.backup.inventory import files, is_database, site_homes
+from fedllm.backup.manifest import LedgerMark
 from fedllm.config import load_site
 from fedllm.errors import BackupError, ConfigError, IdentityError, LedgerError
 from fedllm.privacy.chain import ChainState, Reservation, state_of
@@ -38,11 +39,18 @@ def is_ledger(path: Path) -> bool:
     return names >= _TABLES
 
 
-def newest(path: Path) -> Iterator[Entry]:
-    """The newest entry of every chain in a ledger's file."""
+def marks(path: Path, name: str) -> Iterator[LedgerMark]:
+    """What an archive's list of contents says of a ledger: the newest entry of every chain.
+
+    Args:
+        path: the ledger.
+        name: its path below fedllm's home.
+    """
+    folder = name.rpartition("/")[0]
     with closing(_reading(path)) as db:
         for _, _, body in db.execute("select dataset, max(seq), entry from entry group by dataset"):
-            yield Entry.model_validate_json(body)
+            entry = Entry.model_validate_json(body)
+            yield LedgerMark(home=folder, dataset=entry.dataset, seq=entry.seq, sha256=entry.sha256)
 
 
 def ledger_of(site: Path) -> Path:

@@ -11,7 +11,7 @@ from fedllm.backup.databases import dump_postgres
 from fedllm.backup.inventory import Turn, site_homes
 from fedllm.backup.journals import read_journals
 from fedllm.backup.ledger_places import odd_ledgers, refuse_unkept_ledgers
-from fedllm.backup.ledgers import is_ledger, newest
+from fedllm.backup.ledgers import is_ledger, marks
 from fedllm.backup.manifest import DATABASES, HOME, LedgerMark, Manifest
 from fedllm.backup.needs import Journalled
 from fedllm.backup.objects import Shelf
@@ -132,9 +132,7 @@ def _ledgers(staged: Staged) -> Iterable[LedgerMark]:
     """The newest entry of every chain."""
     for name, path in staged.files.items():
         if name.startswith(HOME) and is_ledger(path):
-            folder = name.removeprefix(HOME).rpartition("/")[0]
-            for entry in newest(path):
-                yield LedgerMark(home=folder, dataset=entry.dataset, seq=entry.seq, sha256=entry.sha256)
+            yield from marks(path, name.removeprefix(HOME))
 
 
 def _left_out(place: Place, told: Journalled) -> Iterable[str]:

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import yaml
-from playground import SITES, fedllm, own_ports, write_corpus
+from playground import SITES, fedllm, write_corpus
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from fedllm.stack import Endpoints, down, up
+from tests.own_ports import own_ports
 
 
 @contextmanager

@@ -7,8 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-from fedllm.stack.health import free_port
-
 SITES = ["clinic", "harbour", "mill"]
 GOOD = ["wonderful", "bright", "gentle", "superb", "lovely"]
 BAD = ["dreadful", "broken", "bitter", "awful", "dull"]
@@ -30,14 +28,6 @@ def write_corpus(path: Path, per_site: int) -> None:
                 text = " ".join([silo, *words, str(number)])
                 record = {"id": f"{silo}-{number}", "silo": silo, "text": text, "label": label}
                 out.write(json.dumps(record) + "\n")
-
-
-def own_ports() -> dict[str, int]:
-    """Ports for a stack of this test process' own: its neighbour, which starts one as well, has others."""
-    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-    start = 20_000 + 500 * worker
-    free = (port for port in range(start, start + 500) if free_port(port))
-    return {name: next(free) for name in ("minio", "prefect", "mlflow")}
 
 
 def fedllm(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:

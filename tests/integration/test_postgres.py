@@ -10,9 +10,10 @@ from typing import Any
 
 import psutil
 import pytest
-from playground import PATIENCE, SITES, fedllm, own_ports
+from playground import PATIENCE, SITES, fedllm
 
 from fedllm.stack import Endpoints, down, up
+from tests.own_ports import own_ports
 from tests.postgres_server import PostgresServer
 
 SECRET = "pg-secret-7f3a"

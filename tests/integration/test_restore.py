@@ -13,10 +13,11 @@ import mlflow
 import pytest
 import yaml
 from disturbed import journal, resumed, same, versions
-from playground import PATIENCE, SITES, fedllm, own_ports, write_corpus
+from playground import PATIENCE, SITES, fedllm, write_corpus
 
 from fedllm.stack import Endpoints, down, up
 from fedllm.stack.health import PrefectApi
+from tests.own_ports import own_ports
 
 DRIVER = Path(__file__).with_name("backed_up_run.py")
 

@@ -15,12 +15,13 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from playground import fedllm, own_ports, said
+from playground import fedllm, said
 
 from fedllm.stack import Endpoints, down, endpoints
 from fedllm.stack.checkup import checkup
 from fedllm.stack.place import Place
 from fedllm.stack.supervise import leftovers
+from tests.own_ports import own_ports
 
 
 @pytest.fixture(scope="module")
