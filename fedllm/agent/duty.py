@@ -1,4 +1,4 @@
-"""One site's work in one round: decide, answer, train, commit."""
+"""One site's work in one round: answer, train, commit."""
 
 import logging
 import time
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedllm.agent.accounts import Accounts
+from fedllm.agent.answers import Answers, head_of
 from fedllm.agent.folder import WorkFolder, write_own
 from fedllm.agent.held_base import HeldBase
 from fedllm.agent.join import Membership
-from fedllm.agent.memory import Memory, Work
-from fedllm.agent.plan_faults import fault_of
-from fedllm.agent.policy import Decision, decide, promised_bytes, training_end
+from fedllm.agent.memory import Memory
+from fedllm.agent.policy import training_end
 from fedllm.agent.watch import STORE
 from fedllm.agent.worker import Failed, Finished, Job, Progress, Trainer, public_reason, site_seed
 from fedllm.disk import is_full
@@ -27,10 +27,10 @@ from fedllm.errors import (
 from fedllm.exchange import messages
 from fedllm.exchange.clock import StoreClock
 from fedllm.exchange.mailbox import Mailbox, Received, seal_to_file
-from fedllm.exchange.messages import Answer, Plan, Update
+from fedllm.exchange.messages import Plan, Update
 from fedllm.logs import about
 from fedllm.privacy.terms import private_terms
-from fedllm.secure.envelope import open_envelope, sign
+from fedllm.secure.envelope import sign
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +57,9 @@ class Duty:
     _begun: float | None = None  # the job, by our monotonic clock
     _outcome: Finished | Failed | None = None  # of the job, until it is committed
 
+    def __post_init__(self) -> None:
+        self._answers = Answers(self.member, self.mailbox, self.memory, self.accounts, self.base, self.clock)
+
     @property
     def _name(self) -> str:
         return self.member.site.name
@@ -79,73 +82,17 @@ class Duty:
         asked = plan.message
         run = asked.run or ""
         known = self.memory.work(run, asked.round)
-        work = known or self._reserve(plan, roster)
+        work = known or self._answers.reserve(plan, roster)
         if work.plan_sha256 != plan.sha256:
             raise EquivocationError(f"a second plan for round {asked.round} of {run}: the first one holds")
         if work.state != "released":
             self.mailbox.store.put(self.mailbox.layout.answer(self._name, run, asked.round), work.answer)
         if work.state == "reserved" and self.current is None and self.clock.now() < asked.deadline:
-            if known and self._is_sent(run, asked.round):
+            if known and self._answers.is_sent(run, asked.round):
                 self.memory.give_up(run, asked.round)
                 return
             self.attempt = 0
-            self._start(plan, self._promised(work.answer))
-
-    def _is_sent(self, run: str, number: int) -> bool:
-        """Whether the store has what memory says is not made yet.
-
-        Then this memory is an older copy that was put back. A second update would be other bytes, which is
-        equivocation; under DP one charge paid for the first, and new noise would make the second.
-        """
-        layout = self.mailbox.layout
-        keys = (layout.payload(self._name, run, number), layout.update(self._name, run, number))
-        if not any(self.mailbox.has(key) for key in keys):
-            return False
-        log.error("round %d of %s was sent before: this site's memory is an older copy", number, run)
-        return True
-
-    def _reserve(self, plan: Received[Plan], roster: Mapping[str, str]) -> Work:
-        """Decide about a plan, and note the answer before anybody sees it."""
-        asked = plan.message
-        run = asked.run or ""
-        decision = decide(
-            asked,
-            self.member.site.policy,
-            site=self._name,
-            roster=roster,
-            base_sha256=self.base.sha256,
-            now=self.clock.now(),
-            spent=self.memory.spent(run),
-            fault=fault_of(asked, self.mailbox.layout, self.base),
-        )
-        if decision.kind != "decline":
-            decision = self.accounts.objection(plan) or decision
-        if decision.kind != "decline" and self._is_sent(run, asked.round):
-            decision = Decision(
-                "decline", reason="the round's update is sent: this memory is older", event="refused"
-            )
-        if decision.event:
-            party = messages.COORDINATOR
-            self.memory.security.record(decision.event, party, decision.reason, run, asked.round)
-        answer = Answer(
-            **self._head(asked),
-            plan_sha256=plan.sha256,
-            decision=decision.kind,
-            steps=decision.steps,
-            reason=decision.reason,
-        )
-        declined = decision.kind == "decline"
-        size = 0 if declined else promised_bytes(asked)
-        log.info("round %d of %s: %s %s", asked.round, run, decision.kind, decision.reason)
-        envelope = sign(answer, self.mailbox.me)
-        return self.memory.reserve(run, asked.round, plan.sha256, envelope, declined=declined, size=size)
-
-    def _promised(self, envelope: bytes) -> int:
-        """Steps that the answer on record promised."""
-        keys = self.mailbox.me.public
-        layout = self.mailbox.layout
-        answer = open_envelope(envelope, Answer, keys, federation=layout.federation, sender=self._name)
-        return answer.steps
+            self._start(plan, self._answers.promised(work.answer))
 
     def _start(self, plan: Received[Plan], steps: int) -> None:
         asked = plan.message
@@ -269,7 +216,7 @@ class Duty:
             )
             if asked.privacy is None:  # under DP an update says nothing else that rests on the records
                 said |= {"examples": event.examples, "loss": event.loss, "seconds": event.seconds}
-        update = Update(**self._head(asked), **said)
+        update = Update(**head_of(asked, self._name), **said)
         described = update.payload.model_dump_json() if update.payload else None
         self.memory.commit(run, asked.round, sign(update, self.mailbox.me), described)
 
@@ -286,17 +233,6 @@ class Duty:
             self.job.model.unlink(missing_ok=True)
             self.job.output.unlink(missing_ok=True)
         self.current = self.job = self.progress = self._begun = self._outcome = None
-
-    def _head(self, plan: Plan) -> dict[str, Any]:
-        """The head that every message of this round carries."""
-        return {
-            "federation": plan.federation,
-            "sender": self._name,
-            "receiver": messages.COORDINATOR,
-            "run": plan.run,
-            "round": plan.round,
-            "roster_version": plan.roster_version,
-        }
 
 
 def _told(event: Finished | Failed, *, private: bool) -> Finished | Failed:

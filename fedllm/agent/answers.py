@@ -1,0 +1,104 @@
+"""What a site answers to a plan: decided once, and noted before anybody sees it."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fedllm.agent.accounts import Accounts
+from fedllm.agent.held_base import HeldBase
+from fedllm.agent.join import Membership
+from fedllm.agent.memory import Memory, Work
+from fedllm.agent.plan_faults import fault_of
+from fedllm.agent.policy import Decision, decide, promised_bytes
+from fedllm.exchange import messages
+from fedllm.exchange.clock import StoreClock
+from fedllm.exchange.mailbox import Mailbox, Received
+from fedllm.exchange.messages import Answer, Plan
+from fedllm.secure.envelope import open_envelope, sign
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """A site's answers to plans, from its policy, its accounts and its memory."""
+
+    member: Membership
+    mailbox: Mailbox
+    memory: Memory
+    accounts: Accounts
+    base: HeldBase
+    clock: StoreClock
+
+    @property
+    def _name(self) -> str:
+        return self.member.site.name
+
+    def is_sent(self, run: str, number: int) -> bool:
+        """Whether the store has what memory says is not made yet.
+
+        Then this memory is an older copy that was put back. A second update would be other bytes, which is
+        equivocation; under DP one charge paid for the first, and new noise would make the second.
+        """
+        layout = self.mailbox.layout
+        keys = (layout.payload(self._name, run, number), layout.update(self._name, run, number))
+        if not any(self.mailbox.has(key) for key in keys):
+            return False
+        log.error("round %d of %s was sent before: this site's memory is an older copy", number, run)
+        return True
+
+    def reserve(self, plan: Received[Plan], roster: Mapping[str, str]) -> Work:
+        """Decide about a plan, and note the answer before anybody sees it."""
+        asked = plan.message
+        run = asked.run or ""
+        decision = decide(
+            asked,
+            self.member.site.policy,
+            site=self._name,
+            roster=roster,
+            base_sha256=self.base.sha256,
+            now=self.clock.now(),
+            spent=self.memory.spent(run),
+            fault=fault_of(asked, self.mailbox.layout, self.base),
+        )
+        if decision.kind != "decline":
+            decision = self.accounts.objection(plan) or decision
+        if decision.kind != "decline" and self.is_sent(run, asked.round):
+            decision = Decision(
+                "decline", reason="the round's update is sent: this memory is older", event="refused"
+            )
+        if decision.event:
+            party = messages.COORDINATOR
+            self.memory.security.record(decision.event, party, decision.reason, run, asked.round)
+        answer = Answer(
+            **head_of(asked, self._name),
+            plan_sha256=plan.sha256,
+            decision=decision.kind,
+            steps=decision.steps,
+            reason=decision.reason,
+        )
+        declined = decision.kind == "decline"
+        size = 0 if declined else promised_bytes(asked)
+        log.info("round %d of %s: %s %s", asked.round, run, decision.kind, decision.reason)
+        envelope = sign(answer, self.mailbox.me)
+        return self.memory.reserve(run, asked.round, plan.sha256, envelope, declined=declined, size=size)
+
+    def promised(self, envelope: bytes) -> int:
+        """Steps that the answer on record promised."""
+        keys = self.mailbox.me.public
+        layout = self.mailbox.layout
+        answer = open_envelope(envelope, Answer, keys, federation=layout.federation, sender=self._name)
+        return answer.steps
+
+
+def head_of(plan: Plan, site: str) -> dict[str, Any]:
+    """The head that every message of a site about a plan carries."""
+    return {
+        "federation": plan.federation,
+        "sender": site,
+        "receiver": messages.COORDINATOR,
+        "run": plan.run,
+        "round": plan.round,
+        "roster_version": plan.roster_version,
+    }
