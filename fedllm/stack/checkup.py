@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from fedllm.config import FederationConfig
 from fedllm.config.home import refuse_half_restored
+from fedllm.coordinator.journal import journal_url
+from fedllm.coordinator.members import StoreAccess, store_access
 from fedllm.errors import BackupError, FedllmError
 from fedllm.stack.addresses import Endpoints, endpoints
 from fedllm.stack.checks import databases, deployed, exchange, federation, machine, servers
@@ -21,10 +23,6 @@ from fedllm.stack.databases import databases as named_databases
 from fedllm.stack.health import PrefectApi
 from fedllm.stack.place import Place
 
-if TYPE_CHECKING:
-    from fedllm.config import FederationConfig
-    from fedllm.coordinator.members import StoreAccess
-
 _AT_ONCE = 12  # checks; most of them wait for a server
 _DEFAULT_BASE = "smollm2-135m"
 _PATIENCE = 10.0  # s; a Prefect that takes longer to answer is a finding
@@ -32,7 +30,7 @@ _PATIENCE = 10.0  # s; a Prefect that takes longer to answer is a finding
 Named = tuple[str, str, Check]  # the check's name, what to do when it cannot be made, and the check
 
 
-def checkup(config: "FederationConfig | None" = None) -> Iterator[Finding]:
+def checkup(config: FederationConfig | None = None) -> Iterator[Finding]:
     """Look at this machine, its stack, and a federation that it coordinates.
 
     Args:
@@ -81,13 +79,17 @@ def site_checkup(home: Path, invitation: Path | None = None) -> Iterator[Finding
 
 
 def _all(checks: list[Named]) -> Iterator[Finding]:
-    """What the checks find, in their order, each made while the others wait."""
+    """What the checks find, in their order, each made while the others wait.
+
+    The modules of checks import at their top whatever they use: threads that import a library at once may
+    see a part of it that is not there yet.
+    """
     with ThreadPoolExecutor(max_workers=_AT_ONCE) as pool:
         for found in pool.map(lambda named: tried(*named), checks):
             yield from found
 
 
-def _machine(config: "FederationConfig | None") -> list[Named]:
+def _machine(config: FederationConfig | None) -> list[Named]:
     base = config.model.base if config else _DEFAULT_BASE
     return [
         ("python", "", machine.python),
@@ -136,15 +138,12 @@ def _kept(place: Place, name: str) -> Iterator[Finding]:
     yield from databases.database(name, urls[name])
 
 
-def _federation(config: "FederationConfig", found: Endpoints | None) -> list[Named]:
-    from fedllm.coordinator.journal import journal_url
-    from fedllm.coordinator.members import store_access
-
+def _federation(config: FederationConfig, found: Endpoints | None) -> list[Named]:
     url = config.store.endpoint or (found.minio_url if found and config.store.url == "auto" else None)
     reach = "`fedllm up`, or mend store in the federation file"
     members = partial(federation.roster, config.name)
 
-    def access() -> "StoreAccess":
+    def access() -> StoreAccess:
         return store_access(config)
 
     def users() -> Iterator[Finding]:

@@ -3,25 +3,23 @@
 import os
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from fedllm.coordinator.members import StoreAccess, store_iam
 from fedllm.errors import AccessDeniedError, ExchangeError, ObjectNotFoundError
+from fedllm.exchange.iam import access_key, site_policy
+from fedllm.exchange.keys import Layout
+from fedllm.exchange.store import ObjectStore
 from fedllm.stack.checks.finding import Finding, fail, ok, warn
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from fedllm.coordinator.members import StoreAccess
-    from fedllm.exchange.store import ObjectStore
 
 _LEAST = 1000  # bytes of the probe
 
 
-def store(access: "StoreAccess", federation: str) -> Iterator[Finding]:
+def store(access: StoreAccess, federation: str) -> Iterator[Finding]:
     """Write, read and remove a probe under the coordinator's own prefix."""
     where = access.url + (f" at {access.endpoint}" if access.endpoint else "")
     if not access.has_users and not _folder(access.url).is_dir():
@@ -41,10 +39,8 @@ def _folder(url: str) -> Path:
     return Path(unquote(urlsplit(url).path))
 
 
-def _probe(connected: "ObjectStore", federation: str) -> float:
+def _probe(connected: ObjectStore, federation: str) -> float:
     """How long it took, s. Raises `ExchangeError` when the store does not do as it is told."""
-    from fedllm.exchange.keys import Layout
-
     key = f"{Layout(federation).coordinator_prefix}doctor-{secrets.token_hex(8)}"
     sent = os.urandom(_LEAST)
     begun = time.monotonic()
@@ -61,14 +57,11 @@ def _probe(connected: "ObjectStore", federation: str) -> float:
     return time.monotonic() - begun
 
 
-def site_users(access: "StoreAccess", federation: str, sites: "Sequence[str]") -> Iterator[Finding]:
+def site_users(access: StoreAccess, federation: str, sites: Sequence[str]) -> Iterator[Finding]:
     """Every site of the roster has its user with exactly its own policy, and nobody else has one."""
     if not access.has_users:
         yield ok("site users", "a folder tells no users apart: for tests and simulation alone")
         return
-    from fedllm.coordinator.members import store_iam
-    from fedllm.exchange.iam import access_key, site_policy
-
     iam = store_iam(access)
     try:
         users, policies = iam.users(), iam.policies()
@@ -104,7 +97,7 @@ def site_users(access: "StoreAccess", federation: str, sites: "Sequence[str]") -
         yield ok("site users", f"{len(sites)}, each with the policy of its own prefix")
 
 
-def _plain(policy: "Mapping[str, Any]") -> frozenset[tuple[str, frozenset[str], frozenset[str], str]]:
+def _plain(policy: Mapping[str, Any]) -> frozenset[tuple[str, frozenset[str], frozenset[str], str]]:
     """A policy without the order of its lists: servers sort them as they like."""
     return frozenset(
         (
@@ -125,7 +118,7 @@ def _listed(told: object) -> frozenset[str]:
 
 
 def _difference(
-    policy: "Mapping[str, Any]", right: frozenset[tuple[str, frozenset[str], frozenset[str], str]]
+    policy: Mapping[str, Any], right: frozenset[tuple[str, frozenset[str], frozenset[str], str]]
 ) -> str:
     more = _plain(policy) - right
     told = [f"{effect} {'|'.join(sorted(act))} on {'|'.join(sorted(what))}" for effect, act, what, _ in more]

@@ -5,22 +5,25 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 from sqlalchemy import func, inspect, select, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
+from fedllm.config import FederationConfig
+from fedllm.coordinator.dispatch import FRESH
+from fedllm.coordinator.journal import database_clock, journal_url
+from fedllm.coordinator.lease import is_dead
+from fedllm.coordinator.members import StoreAccess
+from fedllm.coordinator.tables import FederationRow, LeaseRow, ReleaseRow, RunRow
 from fedllm.errors import JournalError, ObjectNotFoundError, RefusedError
+from fedllm.exchange.keys import Layout
+from fedllm.exchange.messages import COORDINATOR, Card, PublicKeys
+from fedllm.exchange.store import ObjectStore
 from fedllm.postgres_address import shown
+from fedllm.secure.envelope import open_envelope
 from fedllm.stack.checks.databases import reading_engine, said, sqlite_file
 from fedllm.stack.checks.finding import Finding, ok, warn
-
-if TYPE_CHECKING:
-    from fedllm.config import FederationConfig
-    from fedllm.coordinator.members import StoreAccess
-    from fedllm.exchange.messages import PublicKeys
-    from fedllm.exchange.store import ObjectStore
 
 _DAY = 86400.0  # s
 
@@ -32,9 +35,6 @@ def reading(federation: str) -> Iterator[Session | None]:
     Raises:
         JournalError: it cannot be read.
     """
-    from fedllm.coordinator.journal import journal_url
-    from fedllm.coordinator.tables import LeaseRow
-
     url = journal_url(federation)
     path = sqlite_file(url)
     if path is not None and not path.exists():
@@ -50,11 +50,8 @@ def reading(federation: str) -> Iterator[Session | None]:
         engine.dispose()
 
 
-def roster(federation: str) -> "list[PublicKeys]":
+def roster(federation: str) -> list[PublicKeys]:
     """The sites of the newest roster."""
-    from fedllm.coordinator.tables import FederationRow
-    from fedllm.exchange.messages import PublicKeys
-
     with reading(federation) as session:
         row = session.get(FederationRow, federation) if session else None
         return [PublicKeys(**site) for site in _listed(row.roster)] if row else []
@@ -77,10 +74,6 @@ def leftovers(federation: str) -> Iterator[Finding]:
 
 
 def _lease(session: Session, federation: str) -> Finding:
-    from fedllm.coordinator.journal import database_clock
-    from fedllm.coordinator.lease import is_dead
-    from fedllm.coordinator.tables import LeaseRow
-
     row = session.get(LeaseRow, federation)
     if row is None or not row.holder:
         return ok("lease", "free")
@@ -95,8 +88,6 @@ def _lease(session: Session, federation: str) -> Finding:
 
 
 def _releases(session: Session, federation: str) -> Finding:
-    from fedllm.coordinator.tables import ReleaseRow, RunRow
-
     waiting = session.scalar(
         select(func.count())
         .select_from(ReleaseRow)
@@ -131,8 +122,6 @@ def _refusals(session: Session, federation: str) -> Finding:
 
 def _elsewhere(session: Session, federation: str) -> tuple[set[str], set[str]]:
     """The runs of other federations in this journal, and the sites that are theirs alone."""
-    from fedllm.coordinator.tables import FederationRow, RunRow
-
     runs = set(session.scalars(select(RunRow.run).where(RunRow.federation != federation)))
     rows = session.scalars(select(FederationRow)).all()
     members = {row.federation: {site["name"] for site in _listed(row.roster)} for row in rows}
@@ -140,12 +129,8 @@ def _elsewhere(session: Session, federation: str) -> tuple[set[str], set[str]]:
     return runs, set().union(*members.values()) - ours
 
 
-def sites(
-    config: "FederationConfig", access: "StoreAccess", members: "Sequence[PublicKeys]"
-) -> Iterator[Finding]:
+def sites(config: FederationConfig, access: StoreAccess, members: Sequence[PublicKeys]) -> Iterator[Finding]:
     """Which sites of the roster are live."""
-    from fedllm.coordinator.dispatch import FRESH
-
     if not members:
         yield ok("sites", "no site has joined yet: `fedllm site add CARD` takes one in")
         return
@@ -171,12 +156,8 @@ def sites(
         )
 
 
-def _heard(federation: str, store: "ObjectStore", keys: "PublicKeys") -> tuple[float | None, str]:
+def _heard(federation: str, store: ObjectStore, keys: PublicKeys) -> tuple[float | None, str]:
     """When a site's card was shown by the store's clock, and what it says; or why there is none."""
-    from fedllm.exchange.keys import Layout
-    from fedllm.exchange.messages import COORDINATOR, Card
-    from fedllm.secure.envelope import open_envelope
-
     key = Layout(federation).card(keys.name)
     try:
         modified = store.stat(key).modified

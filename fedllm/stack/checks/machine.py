@@ -10,10 +10,12 @@ from email.utils import parsedate_to_datetime
 from importlib import metadata
 from pathlib import Path
 
+from huggingface_hub import try_to_load_from_cache
 from packaging.requirements import Requirement
 
 from fedllm.config.home import cache_dir, fedllm_home
 from fedllm.errors import FedllmError
+from fedllm.models.base import is_intact
 from fedllm.stack.checks.finding import Finding, fail, ok, warn
 from fedllm.stack.health import response_date
 from fedllm.stack.minio import juicefs
@@ -86,8 +88,6 @@ def room(name: str, folder: Path) -> Finding:
 
 def base_model(name: str) -> Iterator[Finding]:
     """Whether the base model that a file names is in the cache, and every byte of it as it was."""
-    from fedllm.models.base import is_intact
-
     path = Path(name).expanduser()
     if _is_path(name) and not path.exists():
         yield fail("model cache", f"{path} is not there", "restore it, or name another base")
@@ -133,8 +133,6 @@ def _is_path(name: str) -> bool:
 def _of_hub(name: str) -> Path | None:
     if name.count("/") != 1 or _is_path(name):
         return None
-    from huggingface_hub import try_to_load_from_cache
-
     repository, _, revision = name.partition("@")
     found = try_to_load_from_cache(repository, "config.json", revision=revision or None)
     return Path(found).parent if isinstance(found, str) else None

@@ -4,8 +4,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from fedllm.config import load_site
 from fedllm.config.home import fedllm_home
 from fedllm.errors import ConfigError
+from fedllm.privacy.site_ledger import ledger_path
 from fedllm.stack.checks.finding import Finding, fail, ok
 
 
@@ -27,9 +29,6 @@ def modes(federation: str | None) -> Iterator[Finding]:
 
 def _ledgers(homes: Sequence[Path]) -> Iterator[Path]:
     """The ledgers of the sites among some homes, wherever their files put them."""
-    from fedllm.config import load_site
-    from fedllm.privacy.site_ledger import ledger_path
-
     for home in homes:
         with suppress(ConfigError):  # a site file that cannot be read is `doctor --site`'s to tell
             yield ledger_path(home, load_site(home / "site.yaml"))

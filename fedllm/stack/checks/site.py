@@ -6,17 +6,21 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from fedllm.agent.join import Membership, open_invitation, read_card
 from fedllm.config import SiteConfig, load_site
+from fedllm.data.forget import Forgotten
+from fedllm.data.records import read_records
 from fedllm.errors import AccessDeniedError, ExchangeError, IdentityError, ObjectNotFoundError
+from fedllm.exchange.mailbox import Mailbox
+from fedllm.exchange.messages import Invitation, Roster
+from fedllm.privacy.ledger import Ledger, Limits
+from fedllm.privacy.ledger_table import spent_by
+from fedllm.privacy.site_ledger import dataset_of, former_identities, ledger_path
+from fedllm.secure.identity import Identity, fingerprint, load_identity
 from fedllm.stack.checks import databases, machine
 from fedllm.stack.checks.finding import Check, Finding, fail, ok, tried, warn
 from fedllm.stack.checks.modes import open_to_others
-
-if TYPE_CHECKING:
-    from fedllm.exchange.messages import Invitation
-    from fedllm.secure.identity import Identity
 
 _LOW = 0.1  # of the total budget: less left than this is low
 _AGAIN = "ask the coordinator for a new invitation (`fedllm site add CARD`)"
@@ -44,9 +48,6 @@ class Visit:
         ]
 
     def _data(self) -> Iterator[Finding]:
-        from fedllm.data.forget import Forgotten
-        from fedllm.data.records import read_records
-
         records = read_records(self.site.data)
         kept = len(Forgotten.load(self.home).keep(records))
         withdrawn = f", {len(records) - kept} withdrawn" if kept < len(records) else ""
@@ -54,8 +55,6 @@ class Visit:
         yield ok("data", told) if kept else fail("data", told, "there is nothing to train on")
 
     def _keys(self) -> Iterator[Finding]:
-        from fedllm.secure.identity import fingerprint, load_identity
-
         folders = [self.home, *self.home.glob("keys*")]
         private = open_to_others("keys", folders, [*self.home.glob("keys*/*.key")])
         if private.status != "ok":
@@ -68,8 +67,6 @@ class Visit:
             yield ok("keys", f"{private.detail}; ours is {fingerprint(identity.public)}")
 
     def _ledger(self) -> Iterator[Finding]:
-        from fedllm.privacy.site_ledger import ledger_path
-
         path = ledger_path(self.home, self.site)
         if not path.exists():
             yield ok("ledger", "none yet: no training with DP was promised")
@@ -87,11 +84,6 @@ class Visit:
             yield from self._verified(path, copy)
 
     def _verified(self, path: Path, copy: Path) -> Iterator[Finding]:
-        from fedllm.privacy.ledger import Ledger, Limits
-        from fedllm.privacy.ledger_table import spent_by
-        from fedllm.privacy.site_ledger import dataset_of, former_identities
-        from fedllm.secure.identity import load_identity
-
         limits = Limits(self.site.policy.total_epsilon, self.site.policy.max_delta)
         with closing(
             Ledger(copy, load_identity(self.home / "keys"), former_identities(self.home / "keys"))
@@ -131,9 +123,6 @@ class Visit:
             yield ok("policy", "no part of it contradicts another")
 
     def _invitation(self) -> Iterator[Finding]:
-        from fedllm.agent.join import open_invitation
-        from fedllm.secure.identity import load_identity
-
         path = self.invitation or _only(self.home)
         if path is None:
             yield ok("invitation", "none looked at: name it with --invitation to try the store as well")
@@ -143,10 +132,7 @@ class Visit:
         yield self._pinned(told)
         yield from self._entered(told, identity)
 
-    def _pinned(self, told: "Invitation") -> Finding:
-        from fedllm.agent.join import read_card
-        from fedllm.secure.identity import fingerprint
-
+    def _pinned(self, told: Invitation) -> Finding:
         pin = self.home / f"coordinator-{told.federation}.json"
         mark = fingerprint(told.coordinator)
         if pin.exists() and read_card(pin) != told.coordinator:
@@ -157,11 +143,7 @@ class Visit:
             )
         return ok("invitation", f"to {told.federation}, from {mark}")
 
-    def _entered(self, told: "Invitation", identity: "Identity") -> Iterator[Finding]:
-        from fedllm.agent.join import Membership
-        from fedllm.exchange.mailbox import Mailbox
-        from fedllm.exchange.messages import Roster
-
+    def _entered(self, told: Invitation, identity: Identity) -> Iterator[Finding]:
         member = Membership(self.site, self.home, identity, told)
         mailbox = Mailbox(member.connect(), member.layout, identity)
         where = told.endpoint or told.store_url

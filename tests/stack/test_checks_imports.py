@@ -1,0 +1,44 @@
+"""The doctor's checks run in threads; what they use is imported before, by one thread."""
+
+import json
+import os
+import subprocess
+import sys
+
+from fedllm.stack import Endpoints
+from tests.stack.conftest import ROOT
+
+LOOK = """
+import json, sys, threading
+from pathlib import Path
+from fedllm.config import load_federation
+from fedllm.stack.checkup import checkup
+
+late, main = set(), threading.current_thread()
+
+
+def note(event, arguments):
+    if event == "import" and threading.current_thread() is not main:
+        late.add(arguments[0])
+
+
+sys.addaudithook(note)
+names = [finding.name for finding in checkup(load_federation(Path("params.yaml")))]
+print(json.dumps({"names": names, "late": sorted(late)}))
+"""
+BESIDE = {*sys.stdlib_module_names, "Crypto"}  # Crypto loads a cipher's mode at its first use
+
+
+def test_no_thread_of_the_doctor_imports_a_library(fresh: Endpoints) -> None:
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_"))}
+    done = subprocess.run(
+        [sys.executable, "-c", LOOK],
+        env={**env, "FEDLLM_HOME": str(fresh.home)},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    told = json.loads(done.stdout)
+    assert {"store", "site users", "sites", "journal", "lease", "deployments"} <= set(told["names"])
+    assert [name for name in told["late"] if name.partition(".")[0] not in BESIDE] == []
