@@ -133,7 +133,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Any], list[An
     """What a flow's process and its agent logged of one real round, as they wrote it."""
     folder = tmp_path_factory.mktemp("logged")
     sites = {"source": str(folder / "corpus.jsonl"), "sites": ["east", "west"]}
-    rounds = {"max": 1, "min_sites": 2, "deadline": "600s"}
+    rounds = {"max": 1, "min_sites": 2, "deadline": "600s", "join": "10m"}
     config = configuration(folder, name="logged", simulation=sites, rounds=rounds)
     federation = folder / "logged.yaml"
     federation.write_text(yaml.safe_dump(config.public_json()))
@@ -145,7 +145,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Any], list[An
         "FEDLLM_LOG": "json",
         "FEDLLM_HOME": str(folder / "home"),
         "PREFECT_HOME": str(folder / "prefect"),
-        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "200",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "480",
     }
     environment.pop("PREFECT_API_URL", None)
     done = subprocess.run(

@@ -79,7 +79,7 @@ class Journal:
         self._engine: Engine = open_database(url)
         self._writes = self._engine.execution_options(writes=True)
         with alone(self._engine):
-            Table.metadata.create_all(self._engine)
+            Table.metadata.create_all(self._writes)
             self.security = SecurityLog(self._writes)
         self.epoch: int | None = None  # set by the lease
 

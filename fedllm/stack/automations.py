@@ -16,9 +16,10 @@ GIVE_UP = "fedllm: leave a second crash to a person"
 
 HEARTBEAT = "prefect.flow-run.heartbeat"  # Prefect's own name for it
 SILENCE = 90.0  # s without a heartbeat (there is one every 10 s) until a run is held to be gone
-# A worker reports a process' crash twice, the second time after the flow's hooks (6 to 13 s later here).
-# Were the run scheduled again by then, the second report would count as a second crash.
-PAUSE = 30.0  # s from a crash to the resume
+# A worker reports a process' crash twice, the second time after the flow's hooks, whose first import may be
+# slow (6 to 13 s later here). Were the run scheduled again by then, the second report would count as a
+# second crash.
+PAUSE = 60.0  # s from a crash to the resume
 
 _EVER = 10 * 365 * 24 * 3600.0  # s; a trigger fires once in its period and run, and these are to fire once
 _AWAITING = "AwaitingResume"

@@ -25,7 +25,7 @@ from fedllm.stack.place import Place
 
 _AT_ONCE = 12  # checks; most of them wait for a server
 _DEFAULT_BASE = "smollm2-135m"
-_PATIENCE = 10.0  # s; a Prefect that takes longer to answer is a finding
+_PATIENCE = 10.0  # s; a server that takes longer to answer is a finding
 
 Named = tuple[str, str, Check]  # the check's name, what to do when it cannot be made, and the check
 
@@ -104,7 +104,7 @@ def _machine(config: FederationConfig | None) -> list[Named]:
 def _stack(found: Endpoints) -> list[Named]:
     place = Place(found.home)
     checks: list[Named] = [
-        ("stack", servers.HEAL, partial(servers.health, found)),
+        ("stack", servers.HEAL, partial(servers.health, found, _PATIENCE)),
         ("mlflow version", servers.HEAL, partial(servers.mlflow_version, found.mlflow_url)),
         *_prefect(PrefectApi(found.prefect_api_url, _PATIENCE), servers.HEAL),
     ]

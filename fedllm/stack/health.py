@@ -42,10 +42,14 @@ def http(url: str, body: object = None, *, method: str | None = None, timeout: f
         raise
 
 
-def answers(url: str) -> bool:
-    """Whether a URL answers with success. Raises `StackError` when its certificate is not to be trusted."""
+def answers(url: str, patience: float = 2.0) -> bool:
+    """Whether a URL answers with success, within `patience` seconds.
+
+    Raises:
+        StackError: its certificate is not to be trusted.
+    """
     try:
-        http(url, timeout=2)
+        http(url, timeout=patience)
     except (OSError, ValueError):
         return False
     return True

@@ -7,6 +7,7 @@ import sys
 import time
 import xmlrpc.client  # nosec B411  # supervisord alone answers, on its socket in a folder of mode 700
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,8 @@ class Control:
         except psutil.NoSuchProcess:
             return
         except psutil.TimeoutExpired:
-            psutil.Process(pid).kill()
+            with suppress(psutil.NoSuchProcess):
+                psutil.Process(pid).kill()
 
 
 def write_conf(place: Place, programs: Iterable[Program]) -> None:

@@ -13,7 +13,7 @@ from fedllm.secure.trust import read_ca, refuse_unchecked, trusting, why_untrust
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-PROBE_SECONDS = 4.0
+PROBE_SECONDS = 10.0  # a server beside a training on the same cores may need some of them
 DEAD = frozenset({502, 503, 504})  # a proxy answers, MLflow does not
 # The content is at fault; not a password (401, 403), an address (404), time (408) or haste (429).
 REFUSED = frozenset({400, 409, 413, 414, 415, 422})

@@ -11,6 +11,7 @@ from fedllm.agent.agent import Agent
 from fedllm.agent.join import Membership
 from fedllm.agent.worker import Workbench
 from fedllm.errors import ExchangeError, IdentityError
+from fedllm.exchange.clock import StoreClock
 from fedllm.exchange.messages import Card
 from tests.agent.played import RUN, SITE, Coordinator, CountingTrainer, EndlessTrainer, ticks
 
@@ -28,13 +29,16 @@ def test_training_stops_when_the_round_is_over(member: Membership, coordinator: 
         assert (trainer.jobs, trainer.cancelled) == (1, 1)
 
 
-def test_training_stops_when_the_deadline_passes(member: Membership, coordinator: Coordinator) -> None:
+def test_training_stops_when_the_deadline_passes(
+    member: Membership, coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
     trainer = EndlessTrainer()
     with closing(Agent(member, trainer)) as agent:
-        deadline = time.time() + 4
+        deadline = time.time() + 600
         coordinator.point(1, coordinator.show_plan(coordinator.plan(deadline=deadline)))
         agent.tick()
-        time.sleep(max(0, deadline + 0.1 - time.time()))
+        assert (trainer.jobs, trainer.cancelled) == (1, 0)
+        monkeypatch.setattr(StoreClock, "now", lambda _clock: deadline + 0.1)
         agent.tick()
         assert (trainer.jobs, trainer.cancelled) == (1, 1)
 

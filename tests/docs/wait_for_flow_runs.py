@@ -1,4 +1,4 @@
-"""Wait for COUNT completed flow runs in Prefect, and none under way: `python wait_for_flow_runs.py COUNT`."""
+"""Wait for the COUNT deployments' runs that somebody asked for: `python wait_for_flow_runs.py COUNT`."""
 
 import os
 import sys
@@ -14,13 +14,14 @@ def main(wanted: int) -> int:
     ends = time.monotonic() + LONGEST
     api = PrefectApi(os.environ["PREFECT_API_URL"])
     states: list[str] = []
+    deployed = {"flow_runs": {"deployment_id": {"is_null_": False}}, "limit": 200}
     while time.monotonic() < ends:
-        found = api.call("/flow_runs/filter", {"limit": 200})
+        found = [run for run in api.call("/flow_runs/filter", deployed) if not run["auto_scheduled"]]
         states = [run["state"]["type"] for run in found]
         if bad := {"FAILED", "CRASHED"} & set(states):
             sys.stderr.write(f"a flow run is {bad}\n")
             return 1
-        if states.count("COMPLETED") >= wanted and not {"RUNNING", "PENDING"} & set(states):
+        if len(states) >= wanted and set(states) == {"COMPLETED"}:
             return 0
         time.sleep(0.5)
     sys.stderr.write(f"after {LONGEST} s the flow runs are {states}, not {wanted} completed ones\n")

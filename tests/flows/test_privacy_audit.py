@@ -27,7 +27,7 @@ from tests.test_audit import CONFIG
 @pytest.fixture(scope="module", autouse=True)
 def prefect() -> Any:  # noqa: ANN401 - a generator
     """A Prefect of the tests' own, once for all of them."""
-    with prefect_test_harness(server_startup_timeout=120):
+    with prefect_test_harness(server_startup_timeout=480):
         yield
 
 

@@ -85,14 +85,15 @@ class Services:
                 assert done.returncode == 0, f"{name}: {done.stdout}{done.stderr}"
         for name in names:
             if name in self.running:
-                self._await(name)
+                self.until_healthy(name)
 
     def _start(self, name: str, service: dict[str, Any]) -> None:
         with (self.ground / f"{name}.log").open("ab") as log:
             command = self.sandbox(name, self._played(name, self._command(service)))
             self.running[name] = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
 
-    def _await(self, name: str) -> None:
+    def until_healthy(self, name: str) -> None:
+        """Wait until a server's own check says so."""
         deadline = time.monotonic() + PATIENCE
         while self.health(name).returncode != 0:
             gone = self.running[name].poll()

@@ -30,7 +30,7 @@ from fedllm.stack.automations import (
 )
 from fedllm.stack.health import PrefectApi
 
-BRIEF = 20.0  # s of silence, two heartbeats: a run that lives on a busy machine may well take so long
+BRIEF = 40.0  # s of silence, four heartbeats: a run that lives on a busy machine may well take so long
 
 
 @pytest.fixture(scope="module")

@@ -54,7 +54,7 @@ def first_life(tmp_path_factory: pytest.TempPathFactory) -> FirstLife:
     found = fedllm(home, "doctor")
     seconds = time.monotonic() - begun
     for _ in range(2):
-        # It gives a server two seconds to answer, and Prefect ten: one that is busy just then may need more.
+        # It gives a server ten seconds to answer: one that is busy just then may need more.
         if found["status"] != "ok":
             found = fedllm(home, "doctor")
     ports = {int(told[name].rsplit(":", 1)[1]) for name in ("minio_url", "prefect_ui_url", "mlflow_url")}

@@ -137,8 +137,8 @@ def test_a_table_that_somebody_holds_is_not_waited_for(
     journal: Journal, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert journal
-    monkeypatch.setattr(databases, "_STATEMENT", 300)
-    with psycopg.connect(url.replace("+psycopg", "")) as other:
+    with psycopg.connect(url.replace("+psycopg", "")) as other, monkeypatch.context() as brief:
+        brief.setattr(databases, "_STATEMENT", 300)
         other.execute("LOCK TABLE lease IN ACCESS EXCLUSIVE MODE")
         with pytest.raises(JournalError, match="statement timeout"):
             left()

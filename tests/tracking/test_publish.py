@@ -254,7 +254,7 @@ def test_a_server_that_is_down_is_noticed_within_seconds(make_release: Make, dea
         started = time.monotonic()
         with pytest.raises(TrackingError, match="does not answer"):
             Tracker(uri).publish(make_release("down"))
-        assert time.monotonic() - started < 10
+        assert time.monotonic() - started < 30
 
 
 def test_a_card_is_no_longer_than_every_database_takes(make_release: Make) -> None:

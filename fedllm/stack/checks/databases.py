@@ -174,8 +174,8 @@ def unread(name: str, path: Path, error: sqlite3.Error) -> Finding:
 
 def _quick_check(path: Path) -> tuple[bool, str]:
     """Whether the check came to its end, and the first fault or nothing."""
-    deadline = time.monotonic() + _PATIENCE
     connection = read_only(path)
+    deadline = time.monotonic() + _PATIENCE
     try:
         connection.set_progress_handler(lambda: int(time.monotonic() > deadline), 1000)
         found = connection.execute("PRAGMA quick_check(1)").fetchone()

@@ -20,12 +20,12 @@ CA_NOTICE = timedelta(days=180)  # every site needs a new invitation when the au
 HEAL = "`fedllm up` heals it"
 
 
-def health(found: Endpoints) -> Iterator[Finding]:
-    """Each server's own word that it lives."""
+def health(found: Endpoints, patience: float) -> Iterator[Finding]:
+    """Each server's own word that it lives, waited for `patience` seconds."""
     control = Control(Place(found.home))
     for name, url in health_urls(found.minio_url, found.prefect_api_url, found.mlflow_url).items():
         try:
-            there = answers(url)
+            there = answers(url, patience)
         except FedllmError as error:
             yield fail(name, str(error), "`fedllm down`, then `fedllm up`")
             continue
