@@ -35,12 +35,17 @@ class FirstLife:
     made: list[str]  # what is in fedllm's home then
 
 
-def fedllm(home: Path, *arguments: str) -> dict[str, Any]:
-    """A verb in a process of its own, in the clone's folder; what it says with --json."""
+def python(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """A Python of its own, at home there and in the clone's folder, that knows no other stack."""
     env = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_"))}
-    argv = [sys.executable, "-m", "fedllm", *arguments, "--json"]
     env["FEDLLM_HOME"] = str(home)
-    done = subprocess.run(argv, env=env, cwd=ROOT, capture_output=True, text=True, check=False)
+    argv = [sys.executable, *arguments]
+    return subprocess.run(argv, env=env, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def fedllm(home: Path, *arguments: str) -> dict[str, Any]:
+    """A verb in a process of its own; what it says with --json."""
+    done = python(home, "-m", "fedllm", *arguments, "--json")
     assert done.stdout.count("\n") == 1, done.stdout + done.stderr
     return {**json.loads(done.stdout), "exit_code": done.returncode}
 

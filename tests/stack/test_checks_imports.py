@@ -1,12 +1,10 @@
 """The doctor's checks run in threads; what they use is imported before, by one thread."""
 
 import json
-import os
-import subprocess
 import sys
 
 from fedllm.stack import Endpoints
-from tests.stack.conftest import ROOT
+from tests.stack.conftest import python
 
 LOOK = """
 import json, sys, threading
@@ -30,15 +28,8 @@ BESIDE = {*sys.stdlib_module_names, "Crypto"}  # Crypto loads a cipher's mode at
 
 
 def test_no_thread_of_the_doctor_imports_a_library(fresh: Endpoints) -> None:
-    env = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_"))}
-    done = subprocess.run(
-        [sys.executable, "-c", LOOK],
-        env={**env, "FEDLLM_HOME": str(fresh.home)},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    done = python(fresh.home, "-c", LOOK)
+    assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert {"store", "site users", "sites", "journal", "lease", "deployments"} <= set(told["names"])
     assert [name for name in told["late"] if name.partition(".")[0] not in BESIDE] == []
