@@ -11,7 +11,7 @@ AUDIT := $(BIN)/pip-audit --no-deps --disable-pip --progress-spinner off --timeo
 ADVISED := echo 'jinja2==2.10' | $(AUDIT) -r /dev/stdin 2>/dev/null | grep -q PYSEC-2019-217
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint docs audit bench
+.PHONY: help setup demo test sweep lint docs audit bench
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -32,6 +32,10 @@ demo: $(STAMP)  ## fine-tune one model across four organisations, on this machin
 # Most of the tests wait for servers, so two files at a time fit two cores; the long files are in the middle.
 test: $(STAMP) tools  ## run the tests, on real servers
 	PATH="$$PATH:$$(printf '%s\n' /usr/lib/postgresql/*/bin | tail -n 1)" $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+sweep: $(STAMP)  ## crash everything at every step there is: what `make test` leaves out, some twenty minutes
+	$(BIN)/pytest -n 2 --dist loadfile -m sweep
+	FEDLLM_LEDGER_SCHEDULES=10000 $(BIN)/pytest -n 2 -rP tests/privacy/test_ledger_schedules.py
 
 .PHONY: tools
 tools: $(STAMP)

@@ -107,15 +107,15 @@ def _mlflow(place: Place, state: StackState) -> Program:
 
 
 def _prefect(place: Place, state: StackState) -> Program:
-    address = ("--host", "127.0.0.1", "--port", str(state.ports["prefect"]))
-    argv = [sys.executable, "-m", "prefect", "server", "start", *address]
-    if state.secure:  # Prefect's own command knows no TLS: this is what it runs inside
-        argv = [
-            *(sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"),
-            *(*address, "--log-level", "warning", "--timeout-keep-alive", "5"),
-        ]
+    # Prefect's own command knows no TLS, and no shorter wait for SQLite: this is what it runs inside.
+    argv = [
+        *(sys.executable, "-m", "uvicorn", "--factory", "fedllm.stack.prefect_server:create_app"),
+        *("--host", "127.0.0.1", "--port", str(state.ports["prefect"])),
+        *("--log-level", "warning", "--timeout-keep-alive", "5"),
+    ]
     url = databases(place).prefect
     own = {"PREFECT_SERVER_DATABASE_CONNECTION_URL": url} if url else {}
+    own["PREFECT__SERVER_FINAL"] = "1"  # as `prefect server start` has it
     # Where it writes its pages; by default into the installation, which may be another user's.
     own["PREFECT_SERVER_UI_STATIC_DIRECTORY"] = str(place.folder / "pages")
     return Program("prefect", argv, _prefect_address(place, state) | own)
@@ -159,4 +159,3 @@ def _secure(place: Place, env: dict[str, dict[str, str]], secure: Passwords) -> 
         env["worker"] |= client
         env["prefect"] |= client | uvicorn_environment(served)  # its services are clients of their own server
         env["prefect"]["PREFECT_SERVER_API_AUTH_STRING"] = secure.prefect_auth
-        env["prefect"]["PREFECT__SERVER_FINAL"] = "1"  # as `prefect server start` has it

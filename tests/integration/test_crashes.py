@@ -53,6 +53,7 @@ def wait_for(what: Any, seconds: float) -> Any:  # noqa: ANN401
     raise AssertionError("it did not happen in time")
 
 
+@pytest.mark.sweep
 def test_a_coordinator_killed_around_every_step_resumes_to_the_same_model(
     undisturbed: dict[str, Any],
     agents: dict[str, subprocess.Popen[bytes]],

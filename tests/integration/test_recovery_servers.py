@@ -37,7 +37,9 @@ def run_disturbed(federation: Path, disturbances: list[Disturbance], *more: str)
     return told
 
 
-@pytest.mark.parametrize("server", ["minio", "prefect", "mlflow"])
+@pytest.mark.parametrize(
+    "server", ["minio", *(pytest.param(name, marks=pytest.mark.sweep) for name in ("prefect", "mlflow"))]
+)
 @pytest.mark.usefixtures("agents")
 def test_a_server_killed_at_every_step_changes_nothing(
     server: str, undisturbed: dict[str, Any], federation: Path

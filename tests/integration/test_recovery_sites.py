@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 from disturbed import AGENT, same, versions
 from playground import SITES, fedllm
 
@@ -58,6 +59,7 @@ def restarted_agents(federation: Path, marks: Path) -> Iterator[dict[str, list[i
             thread.join(30)
 
 
+@pytest.mark.sweep
 def test_agents_killed_at_every_point_of_their_work_and_restarted_end_in_the_same_model(
     undisturbed: dict[str, Any], federation: Path, tmp_path: Path
 ) -> None:

@@ -1,0 +1,36 @@
+"""Prefect's server as the stack runs it: with less patience for its own SQLite.
+
+Python's sqlite3 frees a cursor with the GIL held, and for that waits for the mutex of its connection. When
+that connection is waiting for the database's lock, and who holds the lock needs the GIL to go on, the whole
+server stands still until SQLite gives up: 60 s with Prefect 3.8.8 (docs/decisions/0017). Who is refused after
+`_PATIENCE` is told 503, and Prefect's clients ask again.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from prefect.server.api.server import create_app as prefects
+from sqlalchemy import event
+from sqlalchemy.dialects.sqlite.aiosqlite import AsyncAdapt_aiosqlite_connection
+from sqlalchemy.pool import Pool
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI  # comes with Prefect
+
+_PATIENCE = 5  # s; a write takes milliseconds, and Prefect's clients wait 60 s for an answer
+
+
+def create_app() -> "FastAPI":
+    """Prefect's application; `uvicorn --factory` calls it."""
+    # Not when a connection is made: Prefect sets its own patience then, after any listener of ours.
+    event.listen(Pool, "checkout", _shorten)
+    return prefects()
+
+
+def _shorten(connection: Any, record: Any, _proxy: object) -> None:  # noqa: ANN401 - SQLAlchemy's own are untyped
+    """Set the patience of a SQLite connection, once in its life."""
+    if "patience" in record.info or not isinstance(connection, AsyncAdapt_aiosqlite_connection):
+        return
+    cursor = connection.cursor()
+    cursor.execute(f"PRAGMA busy_timeout = {_PATIENCE * 1000}")
+    cursor.close()
+    record.info["patience"] = _PATIENCE
