@@ -32,8 +32,8 @@ def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Pat
         wait_until("prefect", lambda: answers(f"{state.own_prefect_url}/health"), lambda: None, 300)
         yield state.own_prefect_url, place.prefect_home / "prefect.db"
     finally:
-        process.terminate()
-        process.wait(60)
+        process.kill()
+        process.wait()
 
 
 def test_a_write_is_refused_when_the_database_stays_locked_and_is_done_when_it_is_free(
