@@ -113,11 +113,13 @@ def _prefect(place: Place, state: StackState) -> Program:
         *("--host", "127.0.0.1", "--port", str(state.ports["prefect"])),
         *("--log-level", "warning", "--timeout-keep-alive", "5"),
     ]
-    url = databases(place).prefect
-    own = {"PREFECT_SERVER_DATABASE_CONNECTION_URL": url} if url else {}
-    own["PREFECT__SERVER_FINAL"] = "1"  # as `prefect server start` has it
-    # Where it writes its pages; by default into the installation, which may be another user's.
-    own["PREFECT_SERVER_UI_STATIC_DIRECTORY"] = str(place.folder / "pages")
+    own = {
+        "PREFECT__SERVER_FINAL": "1",  # as `prefect server start` has it
+        # Where it writes its pages; by default into the installation, which may be another user's.
+        "PREFECT_SERVER_UI_STATIC_DIRECTORY": str(place.folder / "pages"),
+    }
+    if url := databases(place).prefect:
+        own["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = url
     return Program("prefect", argv, _prefect_address(place, state) | own)
 
 

@@ -1,6 +1,5 @@
 """Prefect's server on SQLite: a lock that somebody holds stops it for seconds, not for a minute."""
 
-import os
 import sqlite3
 import subprocess
 import time
@@ -14,7 +13,7 @@ import pytest
 from fedllm.stack import prefect_server
 from fedllm.stack.health import answers, http, wait_until
 from fedllm.stack.place import Place, StackState
-from fedllm.stack.programs import programs
+from fedllm.stack.programs import base_environment, programs
 from tests.own_ports import own_ports
 
 
@@ -27,9 +26,14 @@ def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Pat
         place.create()
         state = StackState(ports=own_ports(26_000))
         [found] = [program for program in programs(place, state) if program.name == "prefect"]
-    process = subprocess.Popen(found.argv, env={**os.environ, **found.env})
+        env = base_environment(place, own_prefect=True) | found.env
+    process = subprocess.Popen(found.argv, env=env)
+
+    def check() -> None:
+        assert process.poll() is None
+
     try:
-        wait_until("prefect", lambda: answers(f"{state.own_prefect_url}/health"), lambda: None, 300)
+        wait_until("prefect", lambda: answers(f"{state.own_prefect_url}/health"), check, 300)
         yield state.own_prefect_url, place.prefect_home / "prefect.db"
     finally:
         process.kill()

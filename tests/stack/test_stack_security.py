@@ -44,6 +44,8 @@ def secure(place: Place) -> Endpoints:
 def test_a_plain_stack_is_as_it_was(place: Place) -> None:
     state = StackState(ports=PORTS)
     found = {program.name: program for program in programs(place, state)}
+    factory = "fedllm.stack.prefect_server:create_app"
+    assert found["prefect"].argv[1:5] == ["-m", "uvicorn", "--factory", factory]
     assert "--app-name" not in found["mlflow"].argv
     variables = {name for program in found.values() for name in program.env}
     assert not [name for name in variables if "SSL" in name or "AUTH" in name or name == "HOME"]
