@@ -16,7 +16,6 @@ RATE = 96 * 1024  # bytes/s: a DSL line's way up
 DELAY = 0.06  # s each way
 
 
-@pytest.mark.sweep
 def test_a_slow_link_to_the_store_changes_nothing_but_the_time(
     undisturbed: dict[str, Any], federation: Path, stack: Endpoints, monkeypatch: pytest.MonkeyPatch
 ) -> None:
