@@ -1,5 +1,6 @@
 """One machine plays every site: agents as processes on the real exchange, or all in this process."""
 
+import json
 import logging
 import os
 import secrets
@@ -10,20 +11,26 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 
+import psutil
+
 from fedllm.agent.agent import Agent
+from fedllm.agent.host import Seat
 from fedllm.agent.join import Membership, accept_invitation, init_site, read_card
-from fedllm.agent.worker import InlineTrainer, Workbench
+from fedllm.agent.trainers import InlineTrainer
+from fedllm.agent.worker import Workbench
 from fedllm.config import FederationConfig, StoreConfig, cache_dir, fedllm_home
+from fedllm.config.home import private_dir
 from fedllm.coordinator.journal import coordinator_folder
 from fedllm.coordinator.members import add_site, store_access
 from fedllm.coordinator.result import RunResult, result
 from fedllm.coordinator.rounds import JournaledSteps, play
 from fedllm.coordinator.training import open_training
 from fedllm.data.prepare import PreparedData, inputs_sha256, prepare
-from fedllm.errors import AccessDeniedError, ConfigError, ObjectNotFoundError
+from fedllm.errors import AccessDeniedError, ConfigError, FedllmError, ObjectNotFoundError
 
 log = logging.getLogger(__name__)
 
@@ -63,45 +70,46 @@ def join(config: FederationConfig, name: str, data: Path, home: Path, **settings
 
 
 @contextmanager
-def agent_processes(
-    config: FederationConfig, data: PreparedData
-) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
+def agent_processes(config: FederationConfig, data: PreparedData) -> Iterator[dict[str, psutil.Process]]:
     """Run every simulated site's agent as its own process and its own user of the store.
 
     The agents end with the block, or with this process should it be killed.
     """
-    agents: dict[str, subprocess.Popen[bytes]] = {}
-    try:
-        for name, records in data.sites.items():
-            home = fedllm_home() / "simulated" / config.name / name
-            join(config, name, records, home)
-            command = [sys.executable, "-m", "fedllm", "agent", "--home", str(home)]
-            command += ["--with-parent", str(os.getpid())]
-            command += [
-                "--invitation",
-                str(home / f"{config.name}.invitation"),
-                "--log",
-                str(home / "agent.log"),
-            ]
-            # What a training process says when it fails quotes records: it belongs in the site's own log.
-            with (home / "agent.log").open("ab") as own:
-                agents[name] = subprocess.Popen(
-                    command,
-                    env=_site_environment(),
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    stderr=own,
-                )
-        yield agents
-    finally:
-        for agent in agents.values():
-            agent.terminate()
-        for agent in agents.values():
-            try:
-                agent.wait(15)
-            except subprocess.TimeoutExpired:
-                agent.kill()
-                agent.wait()
+    folder = fedllm_home() / "simulated" / config.name
+    private_dir(folder)
+    with (folder / "host.log").open("ab") as own:
+        host = subprocess.Popen(
+            [sys.executable, "-m", "fedllm.agent.host"],
+            env=_site_environment(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=own,
+        )
+    with host:
+        try:
+            yield _seated(host, [_seat(config, name, records) for name, records in data.sites.items()])
+        finally:
+            host.communicate()  # its stdin ends: it stops the agents, then itself
+
+
+def _seat(config: FederationConfig, name: str, records: Path) -> Seat:
+    """Have a site join, and say where its agent finds what it needs."""
+    home = fedllm_home() / "simulated" / config.name / name
+    join(config, name, records, home)
+    return Seat(name, str(home), str(home / f"{config.name}.invitation"), str(home / "agent.log"))
+
+
+def _seated(host: "subprocess.Popen[bytes]", seats: list[Seat]) -> dict[str, psutil.Process]:
+    """Have the host start the agents; return their processes by site."""
+    assert host.stdin is not None  # noqa: S101 - both are pipes
+    assert host.stdout is not None  # noqa: S101
+    with suppress(BrokenPipeError):
+        host.stdin.write(json.dumps([asdict(seat) for seat in seats]).encode() + b"\n")
+        host.stdin.flush()
+    told = host.stdout.readline()
+    if not told:
+        raise FedllmError("the sites' agents do not start: see host.log beside the sites' folders")
+    return {name: psutil.Process(pid) for name, pid in json.loads(told).items()}
 
 
 def _site_environment() -> dict[str, str]:

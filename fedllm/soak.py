@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Self
 
 import psutil
@@ -26,7 +25,7 @@ class Sample:
     """One process at one moment."""
 
     rounds: int  # completed so far
-    party: str  # `coordinator`, or a site; a site's training process counts with its agent
+    party: str  # `coordinator` or `agents`
     megabytes: float  # resident
     threads: int
     files: int  # open, sockets among them
@@ -110,14 +109,13 @@ def _completed(journal: Journal) -> int:
 
 
 def _parties() -> dict[str, list[psutil.Process]]:
-    """This process, and each agent with its training process."""
+    """This process; and the agents with their training processes, which all come from one host."""
     me = psutil.Process()
     found = {"coordinator": [me]}
     for child in me.children():
         try:
-            line = child.cmdline()
-            if "agent" in line and "--home" in line:
-                found[Path(line[line.index("--home") + 1]).name] = [child, *child.children(recursive=True)]
+            if "fedllm.agent.host" in child.cmdline():
+                found["agents"] = [child, *child.children(recursive=True)]
         except psutil.Error:
             continue
     return found

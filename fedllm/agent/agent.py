@@ -18,8 +18,8 @@ from fedllm.agent.held_base import held_base
 from fedllm.agent.join import Membership
 from fedllm.agent.memory import Memory
 from fedllm.agent.outbox import Outbox
+from fedllm.agent.trainers import Trainer
 from fedllm.agent.watch import Watch
-from fedllm.agent.worker import Trainer
 from fedllm.data.forget import Forgotten
 from fedllm.data.records import read_records
 from fedllm.disk import is_full

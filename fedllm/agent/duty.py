@@ -13,8 +13,9 @@ from fedllm.agent.held_base import HeldBase
 from fedllm.agent.join import Membership
 from fedllm.agent.memory import Memory
 from fedllm.agent.policy import training_end
+from fedllm.agent.trainers import Trainer
 from fedllm.agent.watch import STORE
-from fedllm.agent.worker import Failed, Finished, Job, Progress, Trainer, public_reason, site_seed
+from fedllm.agent.worker import Failed, Finished, Job, Progress, public_reason, site_seed
 from fedllm.disk import is_full
 from fedllm.errors import (
     EquivocationError,
@@ -170,6 +171,11 @@ class Duty:
         while self.current is not None and (event := self._outcome or self.trainer.poll()) is not None:
             asked = self.current.message
             if isinstance(event, Progress):
+                if event.step == 1 and self._begun is not None:
+                    log.info(
+                        "round %d of %s: the first step was done %.1f s after the plan",
+                        *(asked.round, asked.run, time.monotonic() - self._begun),
+                    )
                 if asked.privacy is not None:
                     continue  # how fast steps go tells how many records they drew
                 self.progress = messages.Progress(

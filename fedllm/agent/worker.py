@@ -1,29 +1,19 @@
-"""Training in a process of its own: it may die alone, and keeps the base model warm between rounds."""
+"""One round's training: the job, what it comes to, and the bench on which the base model stays warm."""
 
-import contextlib
 import hashlib
-import logging
-import multiprocessing
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 from fedllm.agent.folder import write_when_room
 from fedllm.config import AdapterConfig, LocalConfig, TaskConfig
 from fedllm.data.records import Record
 from fedllm.errors import DataError, LedgerError, RefusedError, TrainingError
-from fedllm.logs import log_as_asked
 from fedllm.privacy.terms import PrivateTerms
 
 if TYPE_CHECKING:
-    from multiprocessing.connection import Connection
-
     from fedllm.training.learner import Learner
-
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -76,19 +66,6 @@ class Failed:
 
 
 Event = Progress | Finished | Failed
-
-
-class Trainer(Protocol):
-    """Where jobs run: one at a time."""
-
-    def start(self, job: Job) -> None:
-        """Begin a job."""
-
-    def poll(self) -> Event | None:
-        """The next event of the job under way, or None when there is nothing new."""
-
-    def cancel(self) -> None:
-        """Stop the job under way at once; its output does not matter any more."""
 
 
 class Workbench:
@@ -192,97 +169,3 @@ def public_reason(error: Exception) -> str:
     if isinstance(error, DataError):
         return "the site's records do not fit the plan's task; the site's own log says which and why"
     return f"training failed: {type(error).__name__}; the site's own log says why"
-
-
-def _serve(pipe: "Connection[Any, Any]") -> None:
-    """The child: jobs in, events out, until the parent is gone."""
-    log_as_asked()
-    bench = Workbench()
-    # A parent that was killed closes the pipe: the next send or receive ends this process.
-    with contextlib.suppress(EOFError, BrokenPipeError, KeyboardInterrupt):
-        while True:
-            job = pipe.recv()
-            try:
-                done = bench.perform(job, lambda step, steps: pipe.send(Progress(step, steps)))
-            except BrokenPipeError:
-                return
-            except Exception as error:
-                log.exception(
-                    "training failed"
-                )  # in the site's own log; the coordinator hears the reason alone
-                pipe.send(Failed(public_reason(error)))
-            else:
-                pipe.send(done)
-
-
-class ChildTrainer:
-    """Jobs in a child process, started when first needed and again after it died."""
-
-    def __init__(self) -> None:
-        self._context = multiprocessing.get_context("spawn")
-        self._process: multiprocessing.process.BaseProcess | None = None
-        self._pipe: Connection[Any, Any] | None = None
-
-    @property
-    def pid(self) -> int | None:
-        """The child's process id, while there is one."""
-        return self._process.pid if self._process else None
-
-    def start(self, job: Job) -> None:
-        """Hand the job to the child."""
-        if self._process is None or not self._process.is_alive():
-            self._pipe, theirs = self._context.Pipe()
-            self._process = self._context.Process(target=_serve, args=(theirs,), name="training", daemon=True)
-            self._process.start()
-            theirs.close()
-        assert self._pipe is not None  # noqa: S101 - set together with the process
-        self._pipe.send(job)
-
-    def poll(self) -> Event | None:
-        """What the child says; `Failed(died=True)` when it is gone."""
-        if self._pipe is None:
-            return None
-        try:
-            if self._pipe.poll():
-                event: Event = self._pipe.recv()
-                return event
-        except (EOFError, OSError):
-            self.cancel()
-            return Failed("the training process died", died=True)
-        return None
-
-    def cancel(self) -> None:
-        """Kill the child: a step cannot be interrupted otherwise."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.join(5)
-        if self._pipe is not None:
-            self._pipe.close()
-        self._process = self._pipe = None
-
-
-class InlineTrainer:
-    """Jobs in this process, one at a time over all sites: for simulation, where nothing is isolated."""
-
-    def __init__(self, bench: Workbench, lock: threading.Lock) -> None:
-        self._bench = bench
-        self._lock = lock
-        self._event: Event | None = None
-
-    def start(self, job: Job) -> None:
-        """Do the job now."""
-        with self._lock:
-            try:
-                self._event = self._bench.perform(job, lambda _step, _steps: None)
-            except Exception as error:
-                log.exception("training failed")
-                self._event = Failed(public_reason(error))
-
-    def poll(self) -> Event | None:
-        """The job's end, once."""
-        event, self._event = self._event, None
-        return event
-
-    def cancel(self) -> None:
-        """Nothing is under way between two calls."""
-        self._event = None

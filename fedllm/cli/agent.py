@@ -1,9 +1,6 @@
 """`fedllm agent`: a site takes part until it is told to stop."""
 
 import logging
-import os
-import signal
-import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -38,32 +35,20 @@ def agent(
     metrics_textfile: Annotated[
         Path | None, typer.Option(help="Keep metrics in this file (node exporter's *.prom); nothing listens.")
     ] = None,
-    with_parent: Annotated[int | None, typer.Option(hidden=True, help="Stop when this process does.")] = None,
 ) -> None:
     """Take part in a federation: answer plans by this site's policy, train, send sealed updates."""
-    from fedllm.agent.agent import Agent, log_to
-    from fedllm.agent.join import accept_invitation, only_home
-    from fedllm.agent.worker import ChildTrainer
+    from fedllm.agent.join import only_home
+    from fedllm.agent.take_part import take_part
     from fedllm.config.home import refuse_half_restored
-    from fedllm.secure.identity import fingerprint
 
     refuse_half_restored(home)
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    if with_parent is not None:
-        threading.Thread(target=_watch_parent, args=(with_parent, stop), daemon=True).start()
-    log_to(log)
-    member = accept_invitation(invitation, home or only_home(), expected=coordinator)
-    mark = fingerprint(member.invitation.coordinator)
-    logging.getLogger(__name__).info("%s takes part; the coordinator is %s", member.site.name, mark)
-    # A simulated site's former agent may still be on its way out after its parent was killed.
-    here = Agent(member, ChildTrainer(), patience=0.0 if with_parent is None else 30.0)
-    try:
-        with _measured(here, metrics_port, metrics_textfile):
-            here.run(stop)
-    finally:
-        here.close()
+    take_part(
+        invitation,
+        home or only_home(),
+        log_file=log,
+        coordinator=coordinator,
+        beside=lambda here: _measured(here, metrics_port, metrics_textfile),
+    )
 
 
 @contextmanager
@@ -85,10 +70,3 @@ def _measured(here: "Agent", port: int | None, textfile: Path | None) -> Iterato
         if textfile is not None:
             stack.enter_context(kept_in_file(registry, textfile))
         yield
-
-
-def _watch_parent(parent: int, stop: threading.Event) -> None:
-    """A simulated site ends with whoever started it, however that ended."""
-    while not stop.wait(1.0):
-        if os.getppid() != parent:
-            stop.set()

@@ -13,7 +13,8 @@ from fedllm.agent.agent import Agent
 from fedllm.agent.join import accept_invitation
 from fedllm.agent.memory import Memory
 from fedllm.agent.outbox import Outbox
-from fedllm.agent.worker import InlineTrainer, Workbench
+from fedllm.agent.trainers import InlineTrainer
+from fedllm.agent.worker import Workbench
 
 PLACES: dict[str, tuple[type, str]] = {
     "reserve": (Accounts, "reserve"),

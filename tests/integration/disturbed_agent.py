@@ -19,7 +19,8 @@ from typing import Any
 from small_disk import fill
 
 from fedllm.agent.memory import Memory
-from fedllm.agent.worker import ChildTrainer, Event, Job, Progress
+from fedllm.agent.trainers import ChildTrainer
+from fedllm.agent.worker import Event, Job, Progress
 from fedllm.cli.main import main
 from fedllm.exchange.minio_store import MinioStore
 

@@ -1,7 +1,6 @@
 """kill -9 of a coordinator after (and within) each step, and of an agent: the same model in the end."""
 
 import json
-import os
 import signal
 import sqlite3
 import subprocess
@@ -17,7 +16,7 @@ import pytest
 from mlflow import MlflowClient
 from playground import SITES, STEP, TRAINING, fedllm, said
 
-from fedllm.config import load_federation
+from fedllm.config import fedllm_home, load_federation
 from fedllm.coordinator.journal import coordinator_folder
 from fedllm.simulation import agent_processes, cached_data
 from fedllm.stack import Endpoints
@@ -27,7 +26,7 @@ STEPS = ["dispatch", "remote-local-train mill", "dp-audit", "aggregate", "evalua
 
 
 @pytest.fixture(scope="module")
-def agents(federation: Path) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
+def agents(federation: Path) -> Iterator[dict[str, psutil.Process]]:
     config = load_federation(federation)
     with agent_processes(config, cached_data(config)) as running:
         yield running
@@ -56,11 +55,11 @@ def wait_for(what: Any, seconds: float) -> Any:  # noqa: ANN401
 @pytest.mark.sweep
 def test_a_coordinator_killed_around_every_step_resumes_to_the_same_model(
     undisturbed: dict[str, Any],
-    agents: dict[str, subprocess.Popen[bytes]],
+    agents: dict[str, psutil.Process],
     federation: Path,
     stack: Endpoints,
 ) -> None:
-    assert all(agent.poll() is None for agent in agents.values())
+    assert all(agent.is_running() for agent in agents.values())
     arguments = ["run", str(federation), "--agents", "external", "--json"]
     run: str | None = None
     for number, when in ((1, "after"), (2, "before")):
@@ -82,10 +81,10 @@ def test_a_coordinator_killed_around_every_step_resumes_to_the_same_model(
 
 
 def test_a_second_coordinator_is_refused_while_the_first_one_leads(
-    undisturbed: dict[str, Any], agents: dict[str, subprocess.Popen[bytes]], federation: Path
+    undisturbed: dict[str, Any], agents: dict[str, psutil.Process], federation: Path
 ) -> None:
     assert undisturbed
-    assert all(agent.poll() is None for agent in agents.values())
+    assert all(agent.is_running() for agent in agents.values())
     before = newest_run("test")
     arguments = ["run", str(federation), "--agents", "external", "--set", "local.steps=60", "--json"]
     first = subprocess.Popen([sys.executable, "-m", "fedllm", *arguments], stdout=subprocess.PIPE, text=True)
@@ -111,7 +110,7 @@ def test_a_second_coordinator_is_refused_while_the_first_one_leads(
 
 
 def test_a_round_completes_without_an_agent_that_was_killed_in_training(
-    undisturbed: dict[str, Any], agents: dict[str, subprocess.Popen[bytes]], federation: Path
+    undisturbed: dict[str, Any], agents: dict[str, psutil.Process], federation: Path
 ) -> None:
     assert undisturbed["status"] == "completed"
     before = newest_run("test")
@@ -121,11 +120,9 @@ def test_a_round_completes_without_an_agent_that_was_killed_in_training(
     try:
         run = wait_for(lambda: newest_run("test") != before and newest_run("test"), STEP)
         wait_for(lambda: (run, 1, "dispatch") in journal_rows("test"), STEP)
-        victim = psutil.Process(agents["mill"].pid)
-        wait_for(victim.children, STEP)
-        for process in (victim, *victim.children()):
-            process.suspend()  # or its 150 steps might end before a busy machine comes to the next line
-        os.kill(victim.pid, signal.SIGKILL)
+        at_work = fedllm_home() / "simulated" / "test" / "mill" / "work" / f"{run}-1.model"
+        wait_for(at_work.exists, STEP)
+        agents["mill"].kill()
         out, _ = first.communicate(timeout=TRAINING)
         told = json.loads(out.splitlines()[-1])
         assert (told["status"], told["rounds"]) == ("completed", 1)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from disturbed import DRIVER, STEPS, journal, resumed, same, start, versions
 from playground import PATIENCE
@@ -18,12 +19,12 @@ Disturbance = tuple[str, int, str, str, str]
 
 
 @pytest.fixture(scope="module")
-def agents(undisturbed: dict[str, Any], federation: Path) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
+def agents(undisturbed: dict[str, Any], federation: Path) -> Iterator[dict[str, psutil.Process]]:
     assert undisturbed["status"] == "completed"
     config = load_federation(federation)
     with agent_processes(config, cached_data(config)) as running:
         yield running
-        assert all(agent.poll() is None for agent in running.values())
+        assert all(agent.is_running() for agent in running.values())
 
 
 def run_disturbed(federation: Path, disturbances: list[Disturbance], *more: str) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """Agents and their training processes killed by -9 wherever it hurts, and started again: the same model."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -46,7 +45,7 @@ def restarted_agents(federation: Path, marks: Path) -> Iterator[dict[str, list[i
         (marks / site).mkdir()
         command = [sys.executable, str(AGENT), str(marks / site), json.dumps(DEATHS[site])]
         command += ["agent", "--home", str(home), "--invitation", str(home / f"{config.name}.invitation")]
-        command += ["--with-parent", str(os.getpid()), "--log", str(home / "agent.log")]
+        command += ["--log", str(home / "agent.log")]
         threads.append(threading.Thread(target=keep, args=(site, command)))
         threads[-1].start()
     try:

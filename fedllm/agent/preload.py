@@ -1,0 +1,24 @@
+"""What a training process imports, imported: the server of `fedllm.agent.warm` loads this module once.
+
+Nothing is computed here. A thread that a library starts would be missing in every process that is forked, so
+OpenBLAS, which starts some as soon as it is loaded, is told to do without; training computes with torch.
+"""
+
+import gc
+import os
+
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
+
+import opacus.grad_sample  # noqa: F401 - after the environment; imported for those who are forked
+import peft  # noqa: F401 - as opacus
+import transformers.models.llama.modeling_llama  # noqa: F401 - as opacus
+
+import fedllm.agent.agent
+import fedllm.models.adapter
+import fedllm.training.dp
+import fedllm.training.local
+import fedllm.training.site_level
+import fedllm.training.text  # noqa: F401 - as opacus
+
+gc.collect()
+gc.freeze()  # the collector of a forked process would write to every page that holds an object of these

@@ -1,0 +1,55 @@
+"""A site's life as a process: it takes part in one federation until it is told to stop."""
+
+import logging
+import signal
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+from fedllm.agent.agent import Agent, log_to
+from fedllm.agent.join import accept_invitation
+from fedllm.agent.trainers import ChildTrainer
+from fedllm.secure.identity import fingerprint
+
+log = logging.getLogger(__name__)
+
+
+def take_part(  # noqa: PLR0913 - as many as the verb has options
+    invitation: Path,
+    home: Path,
+    *,
+    log_file: Path | None = None,
+    coordinator: str | None = None,
+    patience: float = 0.0,
+    stop: threading.Event | None = None,
+    beside: Callable[[Agent], AbstractContextManager[object]] = nullcontext,
+) -> None:
+    """Run the agent of a site; return when `stop` is set, or at SIGTERM or SIGINT.
+
+    Args:
+        invitation: the file that the coordinator made for this site.
+        home: the site's folder.
+        log_file: takes the log; None: stderr.
+        coordinator: fingerprint that the invitation's coordinator must have.
+        patience: s to wait for a former agent of this home to end.
+        stop: ends it too.
+        beside: a context that is entered with the agent and left after it, such as one that shows metrics.
+
+    Raises:
+        IdentityError: the invitation is not for this site, or another agent runs for it.
+    """
+    stop = stop or threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    log_to(log_file)
+    trainer = ChildTrainer(log_file)  # at once: what it loads takes longer than all that follows
+    member = accept_invitation(invitation, home, expected=coordinator)
+    mark = fingerprint(member.invitation.coordinator)
+    log.info("%s takes part; the coordinator is %s", member.site.name, mark)
+    agent = Agent(member, trainer, patience=patience)
+    try:
+        with beside(agent):
+            agent.run(stop)
+    finally:
+        agent.close()

@@ -1,0 +1,146 @@
+"""Where a job runs: in a process of its own, which may die alone, or in this one."""
+
+import contextlib
+import logging
+import os
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from fedllm.agent.warm import warm_context
+from fedllm.agent.worker import Event, Failed, Job, Progress, Workbench, public_reason
+from fedllm.logs import log_as_asked
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+    from multiprocessing.process import BaseProcess
+
+log = logging.getLogger(__name__)
+
+
+class Trainer(Protocol):
+    """Where jobs run: one at a time."""
+
+    def start(self, job: Job) -> None:
+        """Begin a job."""
+
+    def poll(self) -> Event | None:
+        """The next event of the job under way, or None when there is nothing new."""
+
+    def cancel(self) -> None:
+        """Stop the job under way at once; its output does not matter any more."""
+
+
+def _serve(pipe: "Connection[Any, Any]", environment: dict[str, str], log_file: Path | None) -> None:
+    """The child: jobs in, events out, until the parent is gone.
+
+    Args:
+        pipe: to the parent.
+        environment: the parent's; the server that this process was forked from may have had another.
+        log_file: takes what this process writes to stderr; None leaves it as it is.
+    """
+    os.environ.clear()
+    os.environ.update(environment)
+    if log_file is not None:
+        with log_file.open("ab") as opened:
+            os.dup2(opened.fileno(), sys.stderr.fileno())
+    log_as_asked()
+    bench = Workbench()
+    # A parent that was killed closes the pipe: the next send or receive ends this process.
+    with contextlib.suppress(EOFError, BrokenPipeError, KeyboardInterrupt):
+        while True:
+            job = pipe.recv()
+            try:
+                done = bench.perform(job, lambda step, steps: pipe.send(Progress(step, steps)))
+            except BrokenPipeError:
+                return
+            except Exception as error:
+                # In the site's own log; the coordinator hears the reason alone.
+                log.exception("training failed")
+                pipe.send(Failed(public_reason(error)))
+            else:
+                pipe.send(done)
+
+
+class ChildTrainer:
+    """Jobs in a child process, started when first needed and again after it died.
+
+    The child is forked from a server that has loaded the training libraries (`fedllm.agent.warm`).
+    """
+
+    def __init__(self, log_file: Path | None = None) -> None:
+        """Start the server, without waiting for it.
+
+        Args:
+            log_file: takes what the child writes to stderr: its errors may quote records.
+        """
+        self._log_file = log_file
+        self._context = warm_context()
+        self._process: BaseProcess | None = None
+        self._pipe: Connection[Any, Any] | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The child's process id, while there is one."""
+        return self._process.pid if self._process else None
+
+    def start(self, job: Job) -> None:
+        """Hand the job to the child."""
+        if self._process is None or not self._process.is_alive():
+            self._pipe, theirs = self._context.Pipe()
+            told = (theirs, dict(os.environ), self._log_file)
+            self._process = self._context.Process(target=_serve, args=told, name="training", daemon=True)
+            self._process.start()
+            theirs.close()
+        assert self._pipe is not None  # noqa: S101 - set together with the process
+        self._pipe.send(job)
+
+    def poll(self) -> Event | None:
+        """What the child says; `Failed(died=True)` when it is gone."""
+        if self._pipe is None:
+            return None
+        try:
+            if self._pipe.poll():
+                event: Event = self._pipe.recv()
+                return event
+        except (EOFError, OSError):
+            self.cancel()
+            return Failed("the training process died", died=True)
+        return None
+
+    def cancel(self) -> None:
+        """Kill the child: a step cannot be interrupted otherwise."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.join(5)
+        if self._pipe is not None:
+            self._pipe.close()
+        self._process = self._pipe = None
+
+
+class InlineTrainer:
+    """Jobs in this process, one at a time over all sites: for simulation, where nothing is isolated."""
+
+    def __init__(self, bench: Workbench, lock: threading.Lock) -> None:
+        self._bench = bench
+        self._lock = lock
+        self._event: Event | None = None
+
+    def start(self, job: Job) -> None:
+        """Do the job now."""
+        with self._lock:
+            try:
+                self._event = self._bench.perform(job, lambda _step, _steps: None)
+            except Exception as error:
+                log.exception("training failed")
+                self._event = Failed(public_reason(error))
+
+    def poll(self) -> Event | None:
+        """The job's end, once."""
+        event, self._event = self._event, None
+        return event
+
+    def cancel(self) -> None:
+        """Nothing is under way between two calls."""
+        self._event = None
