@@ -79,7 +79,9 @@ def down() -> bool:
         ran = control.alive()
         if ran:
             control.shutdown()
-        return bool(sweep(place)) or ran
+        swept = sweep(place)
+        place.discard_temporary()
+        return bool(swept) or ran
 
 
 def _launch(place: Place, asked: dict[str, int], secure: bool | None, progress: Progress) -> StackState:
@@ -100,6 +102,7 @@ def _launch(place: Place, asked: dict[str, int], secure: bool | None, progress: 
         progress("the servers' certificate is renewed: they start anew")
         control.shutdown()
     sweep(place)
+    place.empty_temporary()
     state = replace(
         state,
         ports=_ports(asked, state),
