@@ -118,8 +118,9 @@ def ca(
     from fedllm.stack.place import Place
 
     place = Place.here()
-    place.create()
-    with place.lock():
+    with place.usable():
+        place.create()
+    with place.usable(), place.lock():
         files = server_certificate(place.ca, host or ())
     found = validity(files.certificate)
     payload: dict[str, object] = {

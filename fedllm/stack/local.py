@@ -50,14 +50,16 @@ def up(
         progress: hears a line for each server that comes to answer, or that makes `up` wait.
 
     Raises:
-        StackError: which server failed, with its last words and log; or the stack is up the other way.
+        StackError: which server failed, with its last words and log; or the stack is up the other way, or the
+            home cannot be written to.
         ConfigError: TLS is asked for, and the environment switches its checks off.
         BackupError: the home is half restored.
     """
-    refuse_half_restored()
     place = Place.here()
-    place.create()
-    with place.lock(progress):
+    with place.usable():
+        refuse_half_restored()
+        place.create()
+    with place.usable(), place.lock(progress):
         refuse_half_restored()  # the one who had the lock may have been a restore that was killed
         state = _launch(place, ports or {}, secure, progress)
         found = read_endpoints(place, state)
@@ -70,11 +72,16 @@ def up(
 
 
 def down() -> bool:
-    """Stop every process of the stack; what they stored stays. Return whether anything ran."""
+    """Stop every process of the stack; what they stored stays. Return whether anything ran.
+
+    Raises:
+        StackError: a process does not end, or the home cannot be written to.
+    """
     place = Place.here()
-    if not place.folder.exists():
-        return False
-    with place.lock():
+    with place.usable():
+        if not place.folder.exists():
+            return False
+    with place.usable(), place.lock():
         control = Control(place)
         ran = control.alive()
         if ran:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Self
 
 from fedllm.config.home import fedllm_home, private_dir
-from fedllm.disk import sync_folder
+from fedllm.disk import room, sync_folder
 from fedllm.errors import StackError
 
 _SOCKET_LIMIT = 90  # bytes; a unix socket's path holds 107, and supervisord binds a longer one first
@@ -93,6 +93,30 @@ class Place:
     def tag(self) -> str:
         """The value of `$FEDLLM_STACK` in every process of this stack, by which orphans are found."""
         return str(self.folder)
+
+    @contextmanager
+    def usable(self) -> Iterator[None]:
+        """Name a home that cannot be used inside the block, and what to do about it.
+
+        Raises:
+            StackError: the home is read-only, another account's, or no folder.
+            DiskFullError: it has no room.
+        """
+        try:
+            with room(self.home, "`fedllm up` again"):
+                yield
+        except FileNotFoundError:
+            raise  # who reads there says what that means
+        except OSError as error:
+            if not isinstance(error.filename, str):
+                raise
+            path = Path(error.filename)
+            if not (path.is_relative_to(self.home) or self.home.is_relative_to(path)):
+                raise
+            raise StackError(
+                f"{path}: {error.strerror}: {self.home} must be a folder that you can write to: make it"
+                " one, or set FEDLLM_HOME to another"
+            ) from error
 
     def create(self) -> None:
         """Make the folders."""
@@ -195,11 +219,11 @@ class StackState:
     def load(cls, place: Place) -> Self:
         """Read the state; a stack that was never up has an empty one."""
         try:
-            raw = json.loads(place.state.read_text(encoding="utf-8"))
-            return cls(**raw)
+            with place.usable():
+                return cls(**json.loads(place.state.read_text(encoding="utf-8")))
         except FileNotFoundError:
             return cls()
-        except (OSError, ValueError, TypeError):
+        except (ValueError, TypeError):
             raise StackError(f"{place.state} is damaged: `fedllm down`, delete it, `fedllm up`") from None
 
     def save(self, place: Place) -> None:
