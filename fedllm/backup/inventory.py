@@ -12,12 +12,18 @@ from fedllm.errors import BackupError
 # What is made again at the next start, or only means something while it runs. An update or a model that
 # a site has opened is fetched or computed again, and in an archive anybody could read it.
 _PASSING = re.compile(
-    r"cache/|stack/(logs|minio-home|pages)/|stack/minio/(?!root\.json$)|stack/prefect/(?!prefect\.db$)"
+    r"cache/|stack/(logs|minio-home|pages|tmp)/|stack/minio/(?!root\.json$)|stack/prefect/(?!prefect\.db$)"
     r"|stack/(supervisor.*|client\.env|lock|mlflow-auth\.ini|restored)$|restoring$"
     r"|(?!coordinator/)(.*/)?work/[^/]*\.(update|model)$"
     r"|.*(\.lock|\.log|\.part|\.sock|\.pid|-wal|-shm|-journal)$|(.*/)?\.[^/]+(/|$)"
 )
-_LARGE = {"cache", "stack/logs", "stack/minio/blocks", "stack/minio/cache"}  # not even looked through
+_LARGE = {
+    "cache",
+    "stack/logs",
+    "stack/tmp",
+    "stack/minio/blocks",
+    "stack/minio/cache",
+}  # not even looked through
 # With them an update that the coordinator has opened; without, the sealed one is in the archive.
 _PRIVATE = re.compile(
     r"(.*/)?keys(-until-[^/]*)?/|ca/.*\.key$|stack/(passwords|databases)\.json$|stack/minio/root\.json$"

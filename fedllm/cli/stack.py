@@ -3,6 +3,7 @@
 import os
 import shlex
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -60,7 +61,7 @@ def up(
         ports={name: port for name, port in asked.items() if port is not None},
         config=chosen,
         secure=secure,
-        progress=(lambda _: None) if already and not restored else console().print,
+        progress=partial(console().print, markup=False, soft_wrap=True),
     )
     seconds = time.monotonic() - begun
     command = f"{_client(found)} prefect deployment run federated-training/sentiment"
@@ -117,8 +118,9 @@ def ca(
     from fedllm.stack.place import Place
 
     place = Place.here()
-    place.create()
-    with place.lock():
+    with place.usable():
+        place.create()
+    with place.usable(), place.lock():
         files = server_certificate(place.ca, host or ())
     found = validity(files.certificate)
     payload: dict[str, object] = {

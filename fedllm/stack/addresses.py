@@ -79,9 +79,14 @@ def read_endpoints(place: Place, state: StackState) -> Endpoints:
 
 
 def endpoints() -> Endpoints | None:
-    """The running stack of `$FEDLLM_HOME`, or None when it is not up."""
+    """The running stack of `$FEDLLM_HOME`, or None when it is not up.
+
+    Raises:
+        StackError: the home cannot be read, or what the stack remembers is damaged.
+    """
     place = Place.here()
-    state = StackState.load(place)
-    if {"minio", "mlflow"} - state.ports.keys() or not Control(place).alive():
-        return None
-    return read_endpoints(place, state)
+    with place.usable():
+        state = StackState.load(place)
+        if {"minio", "mlflow"} - state.ports.keys() or not Control(place).alive():
+            return None
+        return read_endpoints(place, state)

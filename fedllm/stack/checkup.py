@@ -38,13 +38,13 @@ def checkup(config: FederationConfig | None = None) -> Iterator[Finding]:
     """
     yield from _all(_machine(config))
     try:
-        refuse_half_restored()
+        with Place.here().usable():
+            refuse_half_restored()
+        found = endpoints()
+        died = found is None and Place.here().pidfile.exists()  # `fedllm down` removes it
     except BackupError as error:
         yield fail("home", str(error), "nothing of it can be used before")
         return
-    try:
-        found = endpoints()
-        died = found is None and Place.here().pidfile.exists()  # `fedllm down` removes it
     except FedllmError as error:
         yield fail("stack", str(error), "see above")
         return
@@ -95,6 +95,7 @@ def _machine(config: FederationConfig | None) -> list[Named]:
         ("python", "", machine.python),
         ("packages", "", machine.packages),
         ("juicefs", "", machine.minio_program),
+        ("home", "set FEDLLM_HOME", machine.home),
         ("disk", "make room", machine.disks),
         ("model cache", "mend model.base", partial(machine.base_model, base)),
         ("keys", "mend the folder", partial(modes, config.name if config else None)),

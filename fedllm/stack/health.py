@@ -83,7 +83,13 @@ def health_urls(minio_url: str, prefect_api_url: str, mlflow_url: str) -> dict[s
     }
 
 
-def wait_until(name: str, ready: Callable[[], bool], check: Callable[[], None], seconds: float) -> None:
+def wait_until(
+    name: str,
+    ready: Callable[[], bool],
+    check: Callable[[], None],
+    seconds: float,
+    reason: Callable[[], str] = str,
+) -> None:
     """Wait for a server.
 
     Args:
@@ -91,6 +97,7 @@ def wait_until(name: str, ready: Callable[[], bool], check: Callable[[], None], 
         ready: whether it is there.
         check: raises as soon as waiting has become pointless.
         seconds: how long to wait.
+        reason: what the error says beside that the time is over.
 
     Raises:
         StackError: when the time is over.
@@ -99,7 +106,7 @@ def wait_until(name: str, ready: Callable[[], bool], check: Callable[[], None], 
     while not ready():
         check()
         if time.monotonic() > deadline:
-            raise StackError(f"{name} did not answer within {seconds:.0f} s")
+            raise StackError(f"{name} did not answer within {seconds:.0f} s{reason()}")
         time.sleep(_INTERVAL)
 
 

@@ -13,15 +13,15 @@ from fedllm.secure.trust import refuse_unchecked
 from fedllm.stack.addresses import BUCKET, Endpoints, read_endpoints
 from fedllm.stack.automations import register_automations
 from fedllm.stack.deploy import deploy_stamp, register_deployments
-from fedllm.stack.health import PrefectApi, answers, choose_port, health_urls, wait_until
+from fedllm.stack.health import PrefectApi, answers, choose_port, health_urls
 from fedllm.stack.minio import ensure_bucket, format_volume
 from fedllm.stack.place import Place, StackState
 from fedllm.stack.programs import POOL, WORKER, base_environment, programs
 from fedllm.stack.security import write_client_env
+from fedllm.stack.startup import Startup
 from fedllm.stack.supervise import Control, start_daemon, sweep, write_conf
 
 _USUAL = {"minio": 9000, "prefect": 4200, "mlflow": 5000}
-_PATIENCE = 400.0  # s until a server must answer; a slow disk's first start takes most of a minute
 _BUCKETS = (BUCKET, "mlflow")
 
 Progress = Callable[[str], None]
@@ -47,17 +47,19 @@ def up(
         ports: wanted ports by server (minio, prefect, mlflow); others are found.
         config: a federation file to register deployments for; None registers none.
         secure: TLS by the private CA, and passwords for Prefect and MLflow; None: as last time, at first not.
-        progress: hears a line for each server that answers.
+        progress: hears a line for each server that comes to answer, or that makes `up` wait.
 
     Raises:
-        StackError: which server failed, with its last words and log; or the stack is up the other way.
+        StackError: which server failed, with its last words and log; or the stack is up the other way, or the
+            home cannot be written to.
         ConfigError: TLS is asked for, and the environment switches its checks off.
         BackupError: the home is half restored.
     """
-    refuse_half_restored()
     place = Place.here()
-    place.create()
-    with place.lock(progress):
+    with place.usable():
+        refuse_half_restored()
+        place.create()
+    with place.usable(), place.lock(progress):
         refuse_half_restored()  # the one who had the lock may have been a restore that was killed
         state = _launch(place, ports or {}, secure, progress)
         found = read_endpoints(place, state)
@@ -70,16 +72,23 @@ def up(
 
 
 def down() -> bool:
-    """Stop every process of the stack; what they stored stays. Return whether anything ran."""
+    """Stop every process of the stack; what they stored stays. Return whether anything ran.
+
+    Raises:
+        StackError: a process does not end, or the home cannot be written to.
+    """
     place = Place.here()
-    if not place.folder.exists():
-        return False
-    with place.lock():
+    with place.usable():
+        if not place.folder.exists():
+            return False
+    with place.usable(), place.lock():
         control = Control(place)
         ran = control.alive()
         if ran:
             control.shutdown()
-        return bool(sweep(place)) or ran
+        swept = sweep(place)
+        place.discard_temporary()
+        return bool(swept) or ran
 
 
 def _launch(place: Place, asked: dict[str, int], secure: bool | None, progress: Progress) -> StackState:
@@ -100,6 +109,7 @@ def _launch(place: Place, asked: dict[str, int], secure: bool | None, progress: 
         progress("the servers' certificate is renewed: they start anew")
         control.shutdown()
     sweep(place)
+    place.empty_temporary()
     state = replace(
         state,
         ports=_ports(asked, state),
@@ -135,37 +145,44 @@ def _external_prefect(state: StackState) -> str | None:
 def _await_servers(place: Place, found: Endpoints, progress: Progress) -> None:
     """Wait for all servers at once; each one's own set-up follows as soon as it answers."""
     control = Control(place)
+    startup = Startup(control, progress)
     urls = health_urls(found.minio_url, found.prefect_api_url, found.mlflow_url)
+    held = control.states()  # a Prefect of the user's own is not among them
 
-    def ready(name: str) -> None:
-        if name in control.states():  # a Prefect of the user's own is not among them
-            control.start(name)
-        wait_until(name, lambda: answers(urls[name]), control.check, _PATIENCE)
+    def ready(name: str, line: str) -> None:
+        if name in held:
+            startup.start(name)
+        if startup.wait(name, lambda: answers(urls[name])):
+            progress(line)
 
     def minio() -> None:
-        ready("minio")
+        ready("minio", f"MinIO    {found.minio_url}")
         for bucket in _BUCKETS:
             keys = (found.minio_access_key, found.minio_secret_key)
             ensure_bucket(found.minio_url, bucket, *keys, ca=found.ca)
-        progress(f"MinIO    {found.minio_url}")
 
     def mlflow() -> None:
-        ready("mlflow")
-        progress(f"MLflow   {found.mlflow_url}")
+        ready("mlflow", f"MLflow   {found.mlflow_url}")
 
     def prefect() -> None:
-        ready("prefect")
-        progress(f"Prefect  {found.prefect_ui_url}")
-        _start_worker(control, found, place, progress)
-        progress(f"worker   in the work pool {POOL}")
+        ready("prefect", f"Prefect  {found.prefect_ui_url}")
+        _start_worker(startup, held["worker"], found, place, progress)
 
     with ThreadPoolExecutor(max_workers=3) as pool:
         for future in [pool.submit(task) for task in (minio, mlflow, prefect)]:
             future.result()
 
 
-def _start_worker(control: Control, found: Endpoints, place: Place, progress: Progress) -> None:
-    """Start the worker and wait for its first heartbeat; one that runs already is left alone."""
+def _start_worker(startup: Startup, state: str, found: Endpoints, place: Place, progress: Progress) -> None:
+    """Start the worker and wait for its first heartbeat; one that runs already is left alone.
+
+    Args:
+        startup: looks after it.
+        state: its state before, as supervisord says it.
+        found: the stack's servers.
+        place: the stack's folder.
+        progress: hears that the worker is there, or that a restore has its pool paused.
+    """
     api = PrefectApi(found.prefect_api_url)
     api.ensure_pool(POOL)
     if place.restored.exists():
@@ -177,12 +194,13 @@ def _start_worker(control: Control, found: Endpoints, place: Place, progress: Pr
         )
     register_automations(api)
     before: str | None = None
-    if control.states()["worker"] != "RUNNING":
+    if state != "RUNNING":
         if found.own_prefect:
             api.bury(POOL)  # nobody else runs this pool's flows
         before = api.heartbeat(POOL, WORKER)
-        control.start("worker")
-    wait_until("worker", lambda: api.heartbeat(POOL, WORKER) not in {None, before}, control.check, _PATIENCE)
+    startup.start("worker")
+    if startup.wait("worker", lambda: api.heartbeat(POOL, WORKER) not in {None, before}):
+        progress(f"worker   in the work pool {POOL}")
 
 
 def _deploy_once(place: Place, state: StackState, config: Path, found: Endpoints, progress: Progress) -> None:

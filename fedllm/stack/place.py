@@ -4,18 +4,19 @@ import fcntl
 import hashlib
 import json
 import os
-import tempfile
+import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Self
 
 from fedllm.config.home import fedllm_home, private_dir
-from fedllm.disk import sync_folder
+from fedllm.disk import room, sync_folder
 from fedllm.errors import StackError
 
 _SOCKET_LIMIT = 90  # bytes; a unix socket's path holds 107, and supervisord binds a longer one first
+_TEMPORARY_LIMIT = 70  # bytes; below it multiprocessing binds /pymp-12345678/listener-12345678
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,30 @@ class Place:
         """The value of `$FEDLLM_STACK` in every process of this stack, by which orphans are found."""
         return str(self.folder)
 
+    @contextmanager
+    def usable(self) -> Iterator[None]:
+        """Name a home that cannot be used inside the block, and what to do about it.
+
+        Raises:
+            StackError: the home is read-only, another account's, or no folder.
+            DiskFullError: it has no room.
+        """
+        try:
+            with room(self.home, "`fedllm up` again"):
+                yield
+        except FileNotFoundError:
+            raise  # who reads there says what that means
+        except OSError as error:
+            if not isinstance(error.filename, str):
+                raise
+            path = Path(error.filename)
+            if not (path.is_relative_to(self.home) or self.home.is_relative_to(path)):
+                raise
+            raise StackError(
+                f"{path}: {error.strerror}: {self.home} must be a folder that you can write to: make it"
+                " one, or set FEDLLM_HOME to another"
+            ) from error
+
     def create(self) -> None:
         """Make the folders."""
         for folder in (self.home, self.folder, self.logs, self.prefect_home, self.minio):
@@ -100,19 +125,50 @@ class Place:
 
     def socket(self) -> Path:
         """A path for supervisord's socket that the system's limit allows."""
-        inside = self.folder / "supervisor.sock"
-        if len(os.fsencode(inside)) <= _SOCKET_LIMIT:
+        return self._short_enough("supervisor.sock", "s.sock", _SOCKET_LIMIT)
+
+    def temporary(self) -> Path:
+        """TMPDIR of every process of the stack, emptied at each start and gone with `fedllm down`.
+
+        The system's own is shared by all accounts, and Prefect's worker keeps `runner_storage` in it: the
+        account whose worker comes first would own that folder, and no other account could start a worker.
+        """
+        return self._short_enough("tmp", "tmp", _TEMPORARY_LIMIT)
+
+    def empty_temporary(self) -> None:
+        """Make the folder of temporary files, without what processes that were killed left in it."""
+        shutil.rmtree(self.temporary(), ignore_errors=True)
+        private_dir(self.temporary())
+
+    def discard_temporary(self) -> None:
+        """Remove the folder of temporary files, of which no process may make use any more."""
+        folder = self.temporary()
+        shutil.rmtree(folder, ignore_errors=True)
+        if folder.parent != self.folder:
+            with suppress(OSError):
+                folder.parent.rmdir()
+
+    def _short_enough(self, name: str, short_name: str, limit: int) -> Path:
+        """A path in the stack's folder, or where that is too long for a socket, in a folder below /tmp.
+
+        Args:
+            name: in the stack's folder.
+            short_name: in the folder below /tmp.
+            limit: bytes that the path may have.
+
+        Raises:
+            StackError: the folder below /tmp belongs to another account.
+        """
+        inside = self.folder / name
+        if len(os.fsencode(inside)) <= limit:
             return inside
-        name = f"fedllm-{os.getuid()}-{hashlib.sha256(self.tag.encode()).hexdigest()[:12]}"
-        for root in (Path(tempfile.gettempdir()), Path("/tmp")):  # noqa: S108 - the folder is ours alone, checked
-            path = root / name / "s.sock"
-            if len(os.fsencode(path)) <= _SOCKET_LIMIT:
-                private_dir(path.parent)
-                found = path.parent.lstat()
-                if found.st_uid != os.getuid() or found.st_mode & 0o077 or path.parent.is_symlink():
-                    raise StackError(f"{path.parent} belongs to someone else: set a shorter FEDLLM_HOME")
-                return path
-        raise StackError(f"{inside}: too long a path for a socket: set a shorter FEDLLM_HOME")
+        # Not below $TMPDIR: the stack's processes have another one, and must find the same socket.
+        tag = hashlib.sha256(self.tag.encode()).hexdigest()[:12]
+        folder = private_dir(Path("/tmp") / f"fedllm-{os.getuid()}-{tag}")  # noqa: S108 - ours alone, checked
+        found = folder.lstat()
+        if found.st_uid != os.getuid() or found.st_mode & 0o077 or folder.is_symlink():
+            raise StackError(f"{folder} belongs to someone else: set a shorter FEDLLM_HOME")
+        return folder / short_name
 
     @contextmanager
     def lock(self, say: Callable[[str], None] = lambda _: None) -> Iterator[None]:
@@ -163,11 +219,11 @@ class StackState:
     def load(cls, place: Place) -> Self:
         """Read the state; a stack that was never up has an empty one."""
         try:
-            raw = json.loads(place.state.read_text(encoding="utf-8"))
-            return cls(**raw)
+            with place.usable():
+                return cls(**json.loads(place.state.read_text(encoding="utf-8")))
         except FileNotFoundError:
             return cls()
-        except (OSError, ValueError, TypeError):
+        except (ValueError, TypeError):
             raise StackError(f"{place.state} is damaged: `fedllm down`, delete it, `fedllm up`") from None
 
     def save(self, place: Place) -> None:

@@ -61,6 +61,7 @@ def base_environment(place: Place, *, own_prefect: bool) -> dict[str, str]:
     env["NO_PROXY"] = env["no_proxy"] = ",".join(dict.fromkeys([*hosts, "127.0.0.1", "localhost"]))
     env["FEDLLM_STACK"] = place.tag
     env["FEDLLM_HOME"] = str(place.home)
+    env["TMPDIR"] = str(place.temporary())
     return env | QUIET
 
 

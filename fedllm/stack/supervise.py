@@ -8,16 +8,28 @@ import time
 import xmlrpc.client  # nosec B411  # supervisord alone answers, on its socket in a folder of mode 700
 from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from fedllm.errors import StackError
+from fedllm.stack.last_words import last_words
 from fedllm.stack.place import Place
 from fedllm.stack.programs import Program
 
 _PATIENCE = 30.0  # s, for supervisord to stop all it holds
+
+
+@dataclass(frozen=True)
+class Process:
+    """One process, as supervisord sees it."""
+
+    name: str
+    state: str  # such as RUNNING, BACKOFF or FATAL
+    pid: int  # 0 while it does not run
+    started: int  # s since the epoch, when it was last started
 
 
 class Control:
@@ -46,13 +58,24 @@ class Control:
         except (OSError, xmlrpc.client.Error):
             return False
 
+    def processes(self) -> list[Process]:
+        """Every process that supervisord holds. Raises `StackError` when supervisord is gone."""
+        try:
+            return [
+                Process(entry["name"], entry["statename"], entry["pid"], entry["start"])
+                for entry in self._call("getAllProcessInfo")
+            ]
+        except (OSError, xmlrpc.client.Error):
+            log = self.place.logs / "supervisord.log"
+            raise StackError(f"supervisord is gone: see {log}, then `fedllm up` again") from None
+
     def states(self) -> dict[str, str]:
         """The state of each process, by name, such as RUNNING, BACKOFF or FATAL."""
-        return {entry["name"]: entry["statename"] for entry in self._call("getAllProcessInfo")}
+        return {process.name: process.state for process in self.processes()}
 
     def pids(self) -> dict[str, int]:
         """The process id of each process that runs, and supervisord's own."""
-        found = {entry["name"]: entry["pid"] for entry in self._call("getAllProcessInfo") if entry["pid"]}
+        found = {process.name: process.pid for process in self.processes() if process.pid}
         return found | {"supervisord": self._call("getPID")}
 
     def start(self, name: str) -> None:
@@ -60,28 +83,15 @@ class Control:
         try:
             self._call("startProcess", name, False)  # noqa: FBT003 - `wait`, by position
         except xmlrpc.client.Fault as fault:
-            if not fault.faultString.startswith("ALREADY_STARTED"):
-                raise StackError(f"{name} does not start: {self.last_words(name)}") from None
+            kind, _, detail = fault.faultString.partition(": ")
+            if kind != "ALREADY_STARTED":
+                # A program that is not there or may not be run has no log.
+                words = detail if kind in {"NO_FILE", "NOT_EXECUTABLE"} else self.last_words(name)
+                raise StackError(f"{name} does not start: {words}") from None
 
-    def check(self) -> None:
-        """Raise `StackError` when a process gave up, with its last words."""
-        try:
-            states = self.states()
-        except (OSError, xmlrpc.client.Error):
-            log = self.place.logs / "supervisord.log"
-            raise StackError(f"supervisord is gone: see {log}, then `fedllm up` again") from None
-        for name, state in states.items():
-            if state == "FATAL":
-                raise StackError(f"{name} does not start: {self.last_words(name)}")
-
-    def last_words(self, name: str) -> str:
-        """The last line of a process' log, and where the rest is."""
-        log = self.place.logs / f"{name}.log"
-        try:
-            lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        except OSError:
-            lines = []
-        return f"{lines[-1].strip()[:300] if lines else 'it said nothing'} (see {log})"
+    def last_words(self, name: str, since: float = 0.0) -> str:
+        """What a process' log says of its end, unless that is older than `since`; and where the rest is."""
+        return last_words(self.place.logs / f"{name}.log", since)
 
     def shutdown(self) -> None:
         """Have supervisord stop every process, then itself; wait for that."""

@@ -50,6 +50,7 @@ EVERYTHING = (
     "restoring",
     "stack/restored",
     "stack/pages/index.html",
+    "stack/tmp/fedllm-1/ledger.db",
     "stack/minio/root.json",
     "stack/minio/meta.db",
     "stack/minio/blocks/chunks/0/0/1",
@@ -102,6 +103,7 @@ def test_files_come_in_the_order_in_which_they_must_be_read(tmp_path: Path) -> N
         "restoring",
         "stack/restored",
         "stack/pages/index.html",
+        "stack/tmp/fedllm-1/ledger.db",
     }
 
 

@@ -14,7 +14,9 @@ import psutil
 import pytest
 
 from fedllm.stack import Endpoints, down, up
-from fedllm.stack.place import Place
+from fedllm.stack.health import answers, wait_until
+from fedllm.stack.place import Place, StackState
+from fedllm.stack.programs import base_environment, programs
 from fedllm.stack.supervise import leftovers
 from tests.own_ports import own_ports
 
@@ -87,3 +89,26 @@ def there(fresh: Endpoints, monkeypatch: pytest.MonkeyPatch) -> Endpoints:
     monkeypatch.setenv("FEDLLM_HOME", str(fresh.home))
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
     return fresh
+
+
+@pytest.fixture(scope="module")
+def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """The server alone, started as the stack starts it; its address and its database."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FEDLLM_HOME", str(tmp_path_factory.mktemp("home")))
+        place = Place.here()
+        place.create()
+        state = StackState(ports=own_ports(26_000))
+        [found] = [program for program in programs(place, state) if program.name == "prefect"]
+        env = base_environment(place, own_prefect=True) | found.env
+    process = subprocess.Popen(found.argv, env=env)
+
+    def check() -> None:
+        assert process.poll() is None
+
+    try:
+        wait_until("prefect", lambda: answers(f"{state.own_prefect_url}/health"), check, 300)
+        yield state.own_prefect_url, place.prefect_home / "prefect.db"
+    finally:
+        process.kill()
+        process.wait()

