@@ -14,7 +14,7 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedllm.agent.warm import warm_context
+from fedllm.agent.warm import name_process, warm_context
 
 _FORMER = 30.0  # s for an agent whose host was killed to be on its way out
 _END = 15.0  # s for an agent to end before it is killed
@@ -35,6 +35,7 @@ def _sit(seat: Seat) -> None:
     from fedllm.agent.take_part import take_part
     from fedllm.errors import FedllmError
 
+    name_process(f"agent {seat.name}")
     with Path(seat.log).open("ab") as log:
         os.dup2(log.fileno(), sys.stdout.fileno())
         os.dup2(log.fileno(), sys.stderr.fileno())

@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from fedllm.agent.warm import warm_context
+from fedllm.agent.warm import name_process, warm_context
 from fedllm.agent.worker import Event, Failed, Job, Progress, Workbench, public_reason
 from fedllm.logs import log_as_asked
 
@@ -40,6 +40,7 @@ def _serve(pipe: "Connection[Any, Any]", environment: dict[str, str], log_file: 
         environment: the parent's; the server that this process was forked from may have had another.
         log_file: takes what this process writes to stderr; None leaves it as it is.
     """
+    name_process("fedllm training")
     os.environ.clear()
     os.environ.update(environment)
     if log_file is not None:

@@ -8,7 +8,9 @@ that such a process starts comes from the same server.
 
 import multiprocessing
 import sys
+from contextlib import suppress
 from multiprocessing.context import ForkServerContext, SpawnContext
+from pathlib import Path
 
 _PRELOAD = ["fedllm.agent.preload"]
 
@@ -26,3 +28,9 @@ def warm_context() -> ForkServerContext | SpawnContext:
     context.set_forkserver_preload(_PRELOAD)
     ensure_running()
     return context
+
+
+def name_process(name: str) -> None:
+    """Have ps and top show a forked process by its own name, of which Linux keeps 15 characters."""
+    with suppress(OSError):  # there is no /proc
+        Path("/proc/self/comm").write_text(name, encoding="utf-8")

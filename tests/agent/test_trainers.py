@@ -157,7 +157,7 @@ def test_simulated_agents_are_processes_of_their_own_and_none_has_the_coordinato
     monkeypatch.setenv("PREFECT_API_AUTH_STRING", "admin:secret")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "secret")
     with agent_processes(*simulated) as agents:
-        assert list(agents) == ["east", "west"]
+        assert [agent.name() for agent in agents.values()] == ["agent east", "agent west"]
         assert len({os.getpid(), *(agent.pid for agent in agents.values())}) == 3
         for agent in agents.values():
             line = [agent, *agent.parents()]

@@ -4,8 +4,9 @@ import json
 import os
 import random
 import subprocess
-import sys
 from pathlib import Path
+
+import warm_cli
 
 SITES = ["clinic", "harbour", "mill"]
 GOOD = ["wonderful", "bright", "gentle", "superb", "lovely"]
@@ -32,14 +33,7 @@ def write_corpus(path: Path, per_site: int) -> None:
 
 def fedllm(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
     """Run the command line as a user does."""
-    done = subprocess.run(
-        [sys.executable, "-m", "fedllm", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=PATIENCE,
-        env=os.environ.copy(),
-    )
+    done = warm_cli.run(*arguments, env=os.environ, timeout=PATIENCE)
     assert not check or done.returncode == 0, done.stderr[-3000:]
     return done
 

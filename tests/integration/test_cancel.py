@@ -15,8 +15,10 @@ from typing import Any
 import psutil
 import pytest
 import yaml
+from filelock import FileLock, Timeout
 from playground import SITES, SOON, TRAINING, fedllm, said
 
+from fedllm.config import fedllm_home
 from fedllm.coordinator.journal import Journal, coordinator_folder
 from fedllm.stack import Endpoints
 from fedllm.stack.automations import (
@@ -78,10 +80,19 @@ def is_training(federation: str, run: str) -> bool:
 
 
 def agents(federation: str) -> int:
-    """How many agents of simulated sites are alive."""
-    mark = f"{os.sep}simulated{os.sep}{federation}{os.sep}"
-    lines = [process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"])]
-    return sum("agent" in line and any(mark in word for word in line) for line in lines)
+    """How many agents of simulated sites are alive: each holds the lock of its home."""
+    locks = (fedllm_home() / "simulated" / federation).glob("*/agent.lock")
+    return sum(is_held(lock) for lock in locks)
+
+
+def is_held(path: Path) -> bool:
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    lock.release()
+    return False
 
 
 def lease_is_free(federation: str) -> bool:
