@@ -58,6 +58,11 @@ def _folder(federation: str) -> Path:
     return fedllm_home() / "coordinator" / federation
 
 
+def update_file(number: int, sha256: str) -> str:
+    """Name of an opened update in its run's folder; it begins with the round, which forgets its own alone."""
+    return f"{number}-{sha256}.update"
+
+
 def database_clock(session: Session) -> float:
     """S since 1970 by a clock that all who use a journal share: its database's."""
     if session.get_bind().dialect.name == "sqlite":
