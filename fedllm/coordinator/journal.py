@@ -147,6 +147,15 @@ class Journal:
             row = session.get(OutcomeRow, (run, number, step))
             return kind.model_validate_json(row.body) if row else None
 
+    def outcomes(self, run: str, step: str, kind: type[Outcome], last: int) -> dict[int, Outcome]:
+        """What a step came to in each of a run's rounds up to `last` that has done it, by one read."""
+        mine = (OutcomeRow.run == run, OutcomeRow.step == step, OutcomeRow.round.between(1, last))
+        with self.read() as session:
+            rows = session.execute(
+                select(OutcomeRow.round, OutcomeRow.body).where(*mine).order_by(OutcomeRow.round)
+            )
+            return {number: kind.model_validate_json(body) for number, body in rows}
+
     def once(
         self, run: str, number: int, step: str, kind: type[Outcome], compute: Callable[[], Outcome]
     ) -> Outcome:
