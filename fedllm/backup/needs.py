@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from fedllm.backup.manifest import FederationMark
 from fedllm.config import FederationConfig
+from fedllm.coordinator.journal import update_file
 from fedllm.coordinator.tables import FederationRow, LeaseRow, OutcomeRow, RunRow
 
 _TRAIN = "remote-local-train "
@@ -94,4 +95,4 @@ def _open_updates(session: Session, run: RunRow) -> Iterator[Need]:
         if row.step.startswith(_TRAIN) and row.round not in over:
             payload = json.loads(row.body).get("payload")
             if payload is not None:
-                yield Need(run.federation, run.run, payload["key"], f"{payload['sha256']}.update")
+                yield Need(run.federation, run.run, payload["key"], update_file(row.round, payload["sha256"]))

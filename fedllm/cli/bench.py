@@ -88,6 +88,28 @@ def dp(
     emit(as_json, found, f"{found['ratio']:.2f}: {speed['dp']} records/s with DP, {speed['plain']} without")
 
 
+@app.command()
+def release(
+    *,
+    rounds: Annotated[int, typer.Option("--rounds", min=10, help="How many.")] = 200,
+    sites: Annotated[int, typer.Option("--sites", min=2, help="How many take part in each.")] = 3,
+    as_json: Annotated[bool, typer.Option("--json", help="End with one JSON object on stdout.")] = False,
+) -> None:
+    """Time the release of early and late rounds under differential privacy, into an MLflow of its own."""
+    from fedllm.bench_release import bench_release
+
+    found = bench_release(rounds, sites, _say)
+    lines = [
+        f"round {number:>4}: {told['seconds']:.2f} s ({told['cpu_seconds']:.2f} s of this process), "
+        f"{told['journal_reads']:g} journal reads, {found['body_bytes'][number] / 1000:.1f} kB in the queue"
+        for number, told in found["by_round"].items()
+    ]
+    ratio = (
+        f"the last of them takes {found['ratio']:.2f} times the first ({found['cpu_ratio']:.2f} in CPU time)"
+    )
+    emit(as_json, found, "\n".join([*lines, ratio]))
+
+
 def _federated(seeded: "FederationConfig") -> float:
     from fedllm.simulation import simulate
 

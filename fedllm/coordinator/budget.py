@@ -1,49 +1,77 @@
 """What a training has cost its sites by a round, as its record shows it."""
 
+import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from fedllm.coordinator.ledgers import known_datasets, known_entries, known_heads
+from fedllm.coordinator.journal import Journal
+from fedllm.coordinator.ledgers import chain_up_to, known_heads
 from fedllm.coordinator.outcomes import Audited, Evaluated
 from fedllm.coordinator.privacy_plan import privacy_plan
 from fedllm.coordinator.training import Training
-from fedllm.exchange.messages import Verdict
-from fedllm.privacy.chain import state_of
+from fedllm.exchange.messages import LedgerHead, Verdict
+from fedllm.privacy.chain import ChainState
 from fedllm.tracking.budget import budget_row, privacy_tags
+from fedllm.tracking.release import RoundRelease
 
 
 @dataclass(frozen=True)
 class Budget:
-    """The parts of a release that are about privacy; all empty without DP but the tags, which say so."""
+    """The parts of a queued release that are about privacy; all empty without DP but the tags, which say so.
+
+    Ledgers are named by their heads alone: `with_ledgers` reads them once the release is published.
+    """
 
     privacy: dict[str, str]
-    budget: list[dict[str, Any]]
-    ledgers: dict[str, list[str]]
-    epsilon_quality: list[dict[str, Any]]
+    rows: list[dict[str, Any]]
+    ledger_heads: dict[str, list[dict[str, Any]]]
 
 
 def budget(training: Training, number: int) -> Budget:
     """Gather a run's privacy up to a round."""
     plan = privacy_plan(training)
     if plan is None:
-        return Budget(privacy_tags(None, None, {}), [], {}, [])
+        return Budget(privacy_tags(None, None, {}), [], {})
     last = accounted(training, number)
-    names = sorted(last)
+    heads = known_heads(training.journal, sorted(last))
     rows = [
         budget_row(
             site,
             spent=last[site].epsilon,
             budget=plan.epsilon,
-            steps=_steps(training, site),
+            steps=None,
             verdict="accepted" if last[site].accepted else last[site].reason,
         )
-        for site in names
+        for site in sorted(last)
     ]
     return Budget(
-        privacy=privacy_tags(plan, _largest(last), known_heads(training.journal, names)),
-        budget=rows,
-        ledgers={site: lines for site in names if (lines := _lines(training, site))},
-        epsilon_quality=_by_round(training, number),
+        privacy=privacy_tags(plan, _largest(last), heads),
+        rows=rows,
+        ledger_heads={site: [head.model_dump() for head in mine] for site, mine in heads.items()},
+    )
+
+
+def with_ledgers(journal: Journal, release: RoundRelease) -> RoundRelease:
+    """Add to a queued release what the journal holds of it: ledgers, steps charged, epsilon by round.
+
+    A release that was queued with its ledgers in it, by an earlier version of fedllm, is returned as it is.
+
+    Raises:
+        LedgerError: a ledger does not lead to the head that the release and its tag name.
+    """
+    if release.ledger_heads is None or not release.budget:
+        return release
+    ledgers, steps = {}, {}
+    for site, told in release.ledger_heads.items():
+        chains = [chain_up_to(journal, site, LedgerHead.model_validate(head)) for head in told]
+        ledgers[site] = [entry.model_dump_json() for entries, _ in chains for entry in entries]
+        steps[site] = _steps(release, [state for _, state in chains])
+    return dataclasses.replace(
+        release,
+        ledgers=ledgers,
+        budget=[row | {"steps": steps.get(row["site"])} for row in release.budget],
+        epsilon_quality=_by_round(journal, release.run, release.round),
     )
 
 
@@ -54,46 +82,42 @@ def spent(training: Training, number: int) -> float | None:
 
 def accounted(training: Training, number: int) -> dict[str, Verdict]:
     """The newest verdict on each site up to a round, with the newest epsilon that a ledger showed."""
-    last: dict[str, Verdict] = {}
-    for earlier in range(1, number + 1):
-        done = training.journal.outcome(training.run, earlier, "dp-audit", Audited)
-        for verdict in done.verdicts if done else ():
-            before = last.get(verdict.site)
+    rounds = [newest for _, newest in _accounts(training.journal, training.run, number)]
+    return rounds[-1] if rounds else {}
+
+
+def _accounts(journal: Journal, run: str, last: int) -> Iterator[tuple[int, dict[str, Verdict]]]:
+    """For each closed round up to `last`, in order, what `accounted` says of it."""
+    newest: dict[str, Verdict] = {}
+    for number, audited in journal.outcomes(run, "dp-audit", Audited, last).items():
+        for verdict in audited.verdicts:
+            before = newest.get(verdict.site)
             if before is not None and verdict.epsilon is None:
                 verdict = verdict.model_copy(update={"epsilon": before.epsilon})  # noqa: PLW2901 - the same one
-            last[verdict.site] = verdict
-    return last
+            newest[verdict.site] = verdict
+        yield number, newest
 
 
 def _largest(last: dict[str, Verdict]) -> float | None:
     return max((verdict.epsilon for verdict in last.values() if verdict.epsilon is not None), default=None)
 
 
-def _by_round(training: Training, number: int) -> list[dict[str, Any]]:
+def _by_round(journal: Journal, run: str, last: int) -> list[dict[str, Any]]:
+    """Epsilon and quality of each measured round: the verdicts hold what was computed when it was closed."""
+    epsilon = {number: _largest(newest) for number, newest in _accounts(journal, run, last)}
     rows = []
-    for earlier in range(1, number + 1):
-        measured = training.journal.outcome(training.run, earlier, "evaluate", Evaluated)
-        if measured is not None:
-            metrics = {name: value for name, value in measured.metrics.items() if "/" not in name}
-            rows.append({"round": earlier, "epsilon": spent(training, earlier), **metrics})
+    for number, measured in journal.outcomes(run, "evaluate", Evaluated, last).items():
+        metrics = {name: value for name, value in measured.metrics.items() if "/" not in name}
+        rows.append({"round": number, "epsilon": epsilon.get(number), **metrics})
     return rows
 
 
-def _lines(training: Training, site: str) -> list[str]:
-    journal = training.journal
-    return [
-        entry.model_dump_json()
-        for dataset in known_datasets(journal, site)
-        for entry in known_entries(journal, site, dataset)
-    ]
-
-
-def _steps(training: Training, site: str) -> int | None:
-    """Steps that a site's ledgers charge to this run."""
+def _steps(release: RoundRelease, chains: list[ChainState]) -> int | None:
+    """Steps that a site's ledgers charge to the release's training."""
     charged = [
         reservation.charged
-        for dataset in known_datasets(training.journal, site)
-        for reservation in state_of(known_entries(training.journal, site, dataset)).reservations.values()
-        if reservation.about(training.config.name, training.run)
+        for chain in chains
+        for reservation in chain.reservations.values()
+        if reservation.about(release.federation, release.run)
     ]
     return sum(charged) if charged else None

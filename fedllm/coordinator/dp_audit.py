@@ -148,5 +148,5 @@ def _checked(training: Training, plan: Plan, outcome: SiteOutcome, trained: Trai
         return refuse(site, str(error), {"signature": "pass", "size": "pass"}, "hash")
     verdict = audit_update(payload, trained)
     if verdict.accepted:
-        keep_update(training, outcome.payload, payload)
+        keep_update(training, outcome.payload, plan.round, payload)
     return verdict

@@ -58,6 +58,11 @@ def _folder(federation: str) -> Path:
     return fedllm_home() / "coordinator" / federation
 
 
+def update_file(number: int, sha256: str) -> str:
+    """Name of an opened update in its run's folder; it begins with the round, which forgets its own alone."""
+    return f"{number}-{sha256}.update"
+
+
 def database_clock(session: Session) -> float:
     """S since 1970 by a clock that all who use a journal share: its database's."""
     if session.get_bind().dialect.name == "sqlite":
@@ -141,6 +146,15 @@ class Journal:
         with self.read() as session:
             row = session.get(OutcomeRow, (run, number, step))
             return kind.model_validate_json(row.body) if row else None
+
+    def outcomes(self, run: str, step: str, kind: type[Outcome], last: int) -> dict[int, Outcome]:
+        """What a step came to in each of a run's rounds up to `last` that has done it, by one read."""
+        mine = (OutcomeRow.run == run, OutcomeRow.step == step, OutcomeRow.round.between(1, last))
+        with self.read() as session:
+            rows = session.execute(
+                select(OutcomeRow.round, OutcomeRow.body).where(*mine).order_by(OutcomeRow.round)
+            )
+            return {number: kind.model_validate_json(body) for number, body in rows}
 
     def once(
         self, run: str, number: int, step: str, kind: type[Outcome], compute: Callable[[], Outcome]

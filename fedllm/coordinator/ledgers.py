@@ -6,21 +6,42 @@ coordinator's countersignature: a site whose ledger does not hold that entry has
 
 from collections.abc import Iterable, Sequence
 
+from pydantic import ValidationError
 from sqlalchemy import select
 
 from fedllm.coordinator.journal import Journal
 from fedllm.coordinator.tables import LedgerRow
 from fedllm.errors import LedgerError
 from fedllm.exchange.messages import LedgerHead
-from fedllm.privacy.chain import Entry, state_of
+from fedllm.privacy.chain import ChainState, Entry, state_of
+from fedllm.text import one_line
 
 
-def known_entries(journal: Journal, site: str, dataset: str) -> list[Entry]:
-    """A data set's chain as it was checked, from its first entry on."""
-    mine = (LedgerRow.federation == journal.federation, LedgerRow.site == site, LedgerRow.dataset == dataset)
+def known_entries(journal: Journal, site: str, dataset: str, last: int | None = None) -> list[Entry]:
+    """A data set's chain as it was checked, from its first entry on, up to entry `last` if one is named."""
+    mine = [LedgerRow.federation == journal.federation, LedgerRow.site == site, LedgerRow.dataset == dataset]
+    if last is not None:
+        mine.append(LedgerRow.seq <= last)
     with journal.read() as session:
         rows = session.scalars(select(LedgerRow.body).where(*mine).order_by(LedgerRow.seq))
         return [Entry.model_validate_json(body) for body in rows]
+
+
+def chain_up_to(journal: Journal, site: str, head: LedgerHead) -> tuple[list[Entry], ChainState]:
+    """A chain's entries up to `head`, and what they come to; every hash is computed again.
+
+    Raises:
+        LedgerError: the entries that are kept do not lead to `head`: they were edited, or some are gone.
+    """
+    place = f"the ledger of {head.dataset} by {site}"
+    try:
+        entries = known_entries(journal, site, head.dataset, last=head.seq)
+    except ValidationError as error:
+        raise LedgerError(f"{place} holds what is no entry: {one_line(str(error))}") from None
+    state = state_of(entries)
+    if state.head is None or (state.head.seq, state.head.sha256) != (head.seq, head.sha256):
+        raise LedgerError(f"{place} does not lead to entry {head.seq} as it was checked: it was edited")
+    return entries, state
 
 
 def known_datasets(journal: Journal, site: str) -> list[str]:

@@ -5,6 +5,7 @@ import hashlib
 import logging
 from collections.abc import Iterable
 
+from fedllm.coordinator.journal import update_file
 from fedllm.coordinator.round_keys import destroy_round_key, round_identity
 from fedllm.coordinator.training import Training
 from fedllm.errors import ExchangeError, ObjectNotFoundError
@@ -14,9 +15,9 @@ from fedllm.exchange.messages import Sealed
 log = logging.getLogger(__name__)
 
 
-def keep_update(training: Training, sealed: Sealed, payload: bytes) -> None:
+def keep_update(training: Training, sealed: Sealed, number: int, payload: bytes) -> None:
     """Keep an accepted update's opened bytes: its site could still write over them in the store."""
-    path = training.folder / f"{sealed.sha256}.update"
+    path = training.folder / update_file(number, sealed.sha256)
     draft = path.with_suffix(".part")
     draft.write_bytes(payload)
     draft.replace(path)
@@ -24,7 +25,7 @@ def keep_update(training: Training, sealed: Sealed, payload: bytes) -> None:
 
 def read_update(training: Training, sealed: Sealed, number: int, limit: int) -> bytes:
     """An accepted update's bytes: from this coordinator's disk, else (another one audited) from the store."""
-    kept = _kept(training, sealed, "update")
+    kept = _kept(training, sealed, update_file(number, sealed.sha256))
     if kept is not None:
         return kept
     opener = round_identity(training, number)
@@ -37,7 +38,7 @@ def forget_updates(training: Training, number: int, sites: Iterable[str]) -> Non
     The key goes first: what a store that is away keeps cannot be opened. `fedllm gc` removes it later.
     """
     destroy_round_key(training, number)
-    for path in training.folder.glob("*.update"):
+    for path in training.folder.glob(update_file(number, "*")):
         path.unlink()
     try:
         for site in sites:
@@ -46,8 +47,8 @@ def forget_updates(training: Training, number: int, sites: Iterable[str]) -> Non
         log.warning("round %d: its sealed updates stay in the store for now: %s", number, error)
 
 
-def _kept(training: Training, sealed: Sealed, kind: str) -> bytes | None:
-    path = training.folder / f"{sealed.sha256}.{kind}"
+def _kept(training: Training, sealed: Sealed, name: str) -> bytes | None:
+    path = training.folder / name
     if path.exists() and hashlib.sha256(data := path.read_bytes()).hexdigest() == sealed.sha256:
         return data
     return None
@@ -55,7 +56,7 @@ def _kept(training: Training, sealed: Sealed, kind: str) -> bytes | None:
 
 def read_model(training: Training, model: Sealed) -> bytes:
     """A global adapter's bytes: from this coordinator's disk, else from the store."""
-    return _kept(training, model, "model") or training.mailbox.fetch_payload(model)
+    return _kept(training, model, f"{model.sha256}.model") or training.mailbox.fetch_payload(model)
 
 
 def seal_model(training: Training, data: bytes, recipients: tuple[str, ...]) -> Sealed:

@@ -4,13 +4,13 @@ import json
 import logging
 from typing import TYPE_CHECKING, Any
 
-from fedllm.coordinator.budget import budget
+from fedllm.coordinator.budget import budget, with_ledgers
 from fedllm.coordinator.evaluate import baseline
 from fedllm.coordinator.outcomes import Aggregated, Audited, Evaluated, RefusedRelease, Released, SiteOutcome
 from fedllm.coordinator.payloads import read_model
 from fedllm.coordinator.release_queue import mark_released, published, queue_release, waiting_releases
 from fedllm.coordinator.training import Training
-from fedllm.errors import ModelError, RecordRefusedError, TrackingError
+from fedllm.errors import LedgerError, ModelError, RecordRefusedError, TrackingError
 from fedllm.models.shared import decode_flat
 from fedllm.privacy.ledger_audit import NOT_OBSERVABLE
 
@@ -47,7 +47,8 @@ def released(training: Training, number: int) -> Released:
 def publish_waiting(training: Training) -> None:
     """Publish what is queued, in order. MLflow being away ends that; what it refuses is passed over.
 
-    A refusal is an error in the log once, and on record; the release is offered again the next time.
+    So is a release whose ledgers in this journal are no longer the ones that it names. A refusal is an error
+    in the log once, and on record; the release is offered again the next time.
     """
     from fedllm.tracking import RoundRelease, Tracker
 
@@ -56,8 +57,8 @@ def publish_waiting(training: Training) -> None:
     tracker = Tracker(training.tracking_uri)
     for run, number, body in waiting_releases(training.journal):
         try:
-            version = tracker.publish(RoundRelease.from_json(body))
-        except (ModelError, RecordRefusedError) as error:
+            version = tracker.publish(with_ledgers(training.journal, RoundRelease.from_json(body)))
+        except (LedgerError, ModelError, RecordRefusedError) as error:
             _note_refusal(training, run, number, str(error))
             continue
         except TrackingError as error:
@@ -113,9 +114,8 @@ def _describe(training: Training, number: int, kind: "type[RoundRelease]") -> "R
         champion=dict(evaluated.champion) if evaluated.champion else None,
         site_rows=site_rows(training, number, audited),
         privacy=cost.privacy,
-        budget=cost.budget,
-        ledgers=cost.ledgers,
-        epsilon_quality=cost.epsilon_quality,
+        budget=cost.rows,
+        ledger_heads=cost.ledger_heads,
         answers=evaluated.answers.model_dump(mode="json") if evaluated.answers else None,
         zero_shot_answers=before.answers.model_dump(mode="json") if before.answers else None,
         prefect_flow_run=training.prefect_flow_run,

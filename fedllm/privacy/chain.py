@@ -18,8 +18,6 @@ __all__ = [
     "Entry",
     "Head",
     "Reservation",
-    "committed_events",
-    "spent_events",
     "verify_chain",
 ]
 
@@ -214,25 +212,3 @@ def state_of(entries: Iterable[Entry]) -> ChainState:
     for entry in entries:
         state.add(entry, verified=True)
     return state
-
-
-def spent_events(entries: Iterable[Entry], run: str | None = None) -> list[Event]:
-    """What was charged: in one run whose contexts are shown, or in all; one event for each q and sigma."""
-    taken = [
-        e for e in entries if e.kind == "charge" and (run is None or (e.context and e.context.run == run))
-    ]
-    return _summed(Event(e.sampling_rate or 0.0, e.noise_multiplier or 0.0, e.steps or 0) for e in taken)
-
-
-def committed_events(entries: Iterable[Entry]) -> list[Event]:
-    """What counts against a data set's budget: charges, and all promised steps of open reservations."""
-    return _summed(reservation.committed for reservation in state_of(entries).reservations.values())
-
-
-def _summed(events: Iterable[Event]) -> list[Event]:
-    """Steps of one mechanism together: composition does not mind their order."""
-    steps: dict[tuple[float, float], int] = {}
-    for event in events:
-        kind = (event.sampling_rate, event.noise_multiplier)
-        steps[kind] = steps.get(kind, 0) + event.steps
-    return [Event(*kind, count) for kind, count in steps.items() if count]

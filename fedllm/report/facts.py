@@ -114,11 +114,6 @@ class TrainingFacts:
         """The round with the highest accuracy, else the lowest loss; of equals the first."""
         return max(self.measured, key=_score, default=None)
 
-    @property
-    def site_names(self) -> tuple[str, ...]:
-        """Every site that was ever asked."""
-        return tuple(sorted({site.site for one in self.rounds for site in one.sites}))
-
 
 def _score(one: RoundFacts) -> float:
     assert one.quality is not None  # noqa: S101 - of `measured`

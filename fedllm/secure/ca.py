@@ -55,24 +55,14 @@ class Validity:
         return self.ends - datetime.now(UTC)
 
 
-def ensure_ca(folder: Path) -> Path:
-    """Make the authority in `folder` unless it is there; returns the path of its certificate.
-
-    Raises:
-        IdentityError: a part of it is missing, damaged, open to others, or it has expired.
-    """
-    _authority(folder)
-    return folder / "ca.crt"
-
-
 def server_certificate(folder: Path, hosts: Iterable[str] = ()) -> ServerCertificate:
-    """The certificate of this machine's servers, made or renewed when that is due.
+    """The certificate of this machine's servers, made or renewed when that is due; so is their authority.
 
     It is for 127.0.0.1, localhost, the hosts that it was for before, and `hosts` (names or addresses).
 
     Raises:
         ConfigError: a host is neither a name nor an address.
-        IdentityError: the authority cannot be used.
+        IdentityError: a part of the authority is missing, damaged, open to others, or it has expired.
     """
     key, ca = _authority(folder)
     asked = [_host(name) for name in hosts]

@@ -25,6 +25,7 @@ METRIC = "dp/epsilon"
 LEDGERS = "ledgers"  # artifact folder, a file of JSON lines a site
 TABLE = "privacy/budget.json"
 PICTURE = "privacy/epsilon_quality.png"
+MOST_NAMED = 20  # points of the picture that bear their round's number
 
 
 class Head(Protocol):
@@ -140,7 +141,7 @@ def draw(release: RoundRelease) -> "Figure":
     axes = figure.subplots()
     if rows:
         axes.plot([row["epsilon"] for row in rows], [row[name] for row in rows], "o-", label="this training")
-        for row in rows:
+        for row in _named(rows):
             number, at = f"{row['round']:g}", (row["epsilon"], row[name])
             axes.annotate(number, at, textcoords="offset points", xytext=(4, 6), fontsize=9)
     else:
@@ -156,8 +157,15 @@ def draw(release: RoundRelease) -> "Figure":
     axes.set_ylabel(f"{name} on the public set")
     axes.set_title(f"{release.federation}, {release.run}: what the quality cost, by round")
     axes.grid(visible=True, color="0.9")
-    axes.legend(frameon=False)
+    # To look for the emptiest corner takes the longer the more points there are.
+    axes.legend(frameon=False, loc="best" if len(rows) <= MOST_NAMED else "lower right")
     return figure
+
+
+def _named(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The points that bear their round's number, the last among them: more than that hide each other."""
+    every = math.ceil(len(rows) / MOST_NAMED)
+    return rows[::-every][::-1]
 
 
 def _finite(value: float | None) -> bool:

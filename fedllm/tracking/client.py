@@ -50,7 +50,7 @@ class Tracker:
             if version is None:
                 logged = registry.uploaded_model(self.client, experiment_id, release, run_id)
                 version = self._register(release, logged, run_id)
-            self._challenge(release.federation, release.run)
+            self._challenge(release, version)
             self.client.set_terminated(run_id, "FINISHED")
         return _published(release.federation, version)
 
@@ -136,13 +136,20 @@ class Tracker:
         of_run = registry.versions(self.client, federation, f" and tag.`fed.run` = '{run}'")
         return registry.best_version(of_run)
 
-    def _challenge(self, federation: str, run: str) -> None:
-        best = self._best(federation, run)
-        if best is None:
-            return
-        aliases = self.client.get_registered_model(federation).aliases
-        if str(aliases.get(registry.CHALLENGER)) != str(best.version):
-            self.client.set_registered_model_alias(federation, registry.CHALLENGER, best.version)
+    def _challenge(self, release: RoundRelease, version: "ModelVersion") -> None:
+        """Point `challenger` at the best version of the release's training.
+
+        Once it points at one of this training's, that is the best of those before: no other is read again.
+        """
+        name = release.federation
+        alias = self.client.get_registered_model(name).aliases.get(registry.CHALLENGER)
+        held = self.client.get_model_version(name, alias) if alias is not None else None
+        if held is not None and held.tags.get("fed.run") == release.run:
+            best = registry.best_version([held, version])
+        else:
+            best = self._best(name, release.run)
+        if best is not None and str(best.version) != str(alias):
+            self.client.set_registered_model_alias(name, registry.CHALLENGER, best.version)
 
 
 def _published(name: str, version: "ModelVersion") -> PublishedVersion:

@@ -35,6 +35,9 @@ class RoundRelease:
     site_rows: list[dict[str, Any]] = dataclasses.field(default_factory=list)  # one a site
     privacy: dict[str, str] = dataclasses.field(default_factory=lambda: dict(NO_DP))
     budget: list[dict[str, Any]] = dataclasses.field(default_factory=list)  # one `budget_row` a site
+    # In the queue, the newest entry of each of a site's ledgers: `{"dataset", "seq", "sha256"}`. The entries
+    # stay in the journal until the release is published. None: it was queued with its ledgers in it.
+    ledger_heads: dict[str, list[dict[str, Any]]] | None = None
     ledgers: dict[str, list[str]] = dataclasses.field(default_factory=dict)  # a site's entries as JSON
     # With DP, a row for each round up to this one: round, epsilon (largest over the sites), metrics.
     epsilon_quality: list[dict[str, Any]] = dataclasses.field(default_factory=list)

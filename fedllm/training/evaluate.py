@@ -32,12 +32,6 @@ class Evaluation:
     losses: tuple[float, ...] = ()  # record by record, in their order
     right: tuple[bool | None, ...] = ()  # the same; None where no answer is the right one
 
-    @property
-    def mean_accuracy(self) -> float | None:
-        """The mean of the groups' accuracies, each group counting alike; None where there are none."""
-        found = [group.accuracy for group in self.by_group.values() if group.accuracy is not None]
-        return sum(found) / len(found) if found else None
-
 
 def evaluate(
     learner: Learner, records: Sequence[Record], *, between: Callable[[], None] = lambda: None

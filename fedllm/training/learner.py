@@ -52,7 +52,8 @@ def load_learner(folder: Path, adapter: AdapterConfig, seed: int, task: TaskConf
     Raises:
         ModelError: the base is not of the task's kind, or the adapter does not fit it.
     """
-    from fedllm.models.base import is_vision, load_base
+    from fedllm.models.base import load_base
+    from fedllm.models.kind import is_vision
 
     if is_vision(folder) != (task.kind == "image"):
         raise ModelError(f"{folder.name} and task.kind {task.kind} do not go together")

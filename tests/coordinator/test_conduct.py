@@ -12,6 +12,7 @@ from fedllm.coordinator.dp_audit import dp_audit
 from fedllm.coordinator.evaluate import evaluate
 from fedllm.coordinator.journal import coordinator_folder
 from fedllm.coordinator.outcomes import Aggregated, Audited, FailedRound
+from fedllm.coordinator.payloads import forget_updates, keep_update
 from fedllm.coordinator.remote_local_train import GRACE
 from fedllm.coordinator.round_keys import destroy_stale_keys, round_identity, round_recipient
 from fedllm.coordinator.rounds import JournaledSteps
@@ -132,6 +133,16 @@ def test_after_the_aggregate_nothing_opens_a_single_update_any_more(honest: Play
     # A copy of the store and the coordinator's long-term keys open nothing.
     with pytest.raises(RefusedError):
         unseal(kept, training.mailbox.me)
+
+
+def test_a_round_that_is_over_forgets_its_own_updates_and_no_other_rounds(honest: PlayedRound) -> None:
+    training = honest.training
+    (first, *_) = play_audit(honest).counted
+    keep_update(training, first.payload, 12, b"an update of a later round")
+    forget_updates(training, 1, honest.plan.sites)
+    assert [path.read_bytes() for path in training.folder.glob("*.update")] == [b"an update of a later round"]
+    forget_updates(training, 12, honest.plan.sites)
+    assert not list(training.folder.glob("*.update"))
 
 
 def test_a_round_keeps_its_key_over_a_restart_and_no_two_rounds_share_one(

@@ -15,7 +15,7 @@ from fedllm.exchange.connect import connect
 from fedllm.exchange.iam import MinioIam
 from fedllm.exchange.minio_store import MinioStore
 from fedllm.secure import ca as authority
-from fedllm.secure.ca import ServerCertificate, ensure_ca, server_certificate
+from fedllm.secure.ca import ServerCertificate, server_certificate
 from fedllm.stack.health import answers, response_date
 from fedllm.stack.minio import MinioServer, ensure_bucket
 from fedllm.stack.place import Place, StackState
@@ -61,7 +61,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("FEDLLM_HOME", str(tmp_path / "home"))
     for name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI", "FEDLLM_CA_FILE"):
         monkeypatch.delenv(name, raising=False)
-    ensure_ca(tmp_path / "home" / "ca")
+    made = server_certificate(tmp_path / "home" / "ca")
+    for path in (made.certificate, made.key):  # the authority stays: each test has it issue its own
+        path.unlink()
     return tmp_path / "home"
 
 
@@ -141,7 +143,7 @@ def test_the_stacks_own_servers_are_believed_by_the_private_ca_alone(
     """What the user's variables name does not count for them."""
     place = Place(home)
     place.create()
-    monkeypatch.setenv("FEDLLM_CA_FILE", str(ensure_ca(tmp_path / "other")))
+    monkeypatch.setenv("FEDLLM_CA_FILE", str(server_certificate(tmp_path / "other").ca))
     for folder, believed in ((home / "ca", True), (tmp_path / "other", False)):
         with listener(server_certificate(folder)) as port:
             StackState(ports={"mlflow": port}, secure=True).save(place)
@@ -154,7 +156,7 @@ def test_the_stacks_own_servers_are_believed_by_the_private_ca_alone(
 
 def test_a_real_server_is_entered_by_its_ca_and_by_nothing_else(home: Path, tmp_path: Path) -> None:
     certificate = server_certificate(home / "ca")
-    trusted, other = certificate.ca.read_text(), ensure_ca(tmp_path / "other").read_text()
+    trusted, other = certificate.ca.read_text(), server_certificate(tmp_path / "other").ca.read_text()
     with MinioServer(tmp_path / "minio", certificate=certificate) as server:
         keys = (server.access_key, server.secret_key)
         ensure_bucket(server.endpoint, "bucket", *keys, ca=trusted)

@@ -13,7 +13,7 @@ import pytest
 from manifests import SIDES, Manifest, render
 from playground_of_services import Services
 
-from fedllm.secure.ca import ensure_ca
+from fedllm.secure.ca import server_certificate
 
 ROOT = Path(__file__).parents[2]
 STORE = "minio.example"
@@ -39,7 +39,7 @@ def program() -> Program:
 def settings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """An infra/.env such as docs/deploy.md makes it: real certificates, and secrets that the script drew."""
     ground = tmp_path_factory.mktemp("compose")
-    ensure_ca(ground / "ca")
+    server_certificate(ground / "ca")
     scripts = ROOT / "infra" / "compose"
     subprocess.run([scripts / "secrets.sh", ground / "secrets"], check=True, capture_output=True)
     subprocess.run(

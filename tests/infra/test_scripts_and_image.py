@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from fedllm.config import load_federation
-from fedllm.secure.ca import ensure_ca, server_certificate, validity
+from fedllm.secure.ca import server_certificate, validity
 from fedllm.stack.minio import MinioServer
 
 ROOT = Path(__file__).parents[2]
@@ -165,7 +165,7 @@ def certificates(ca: Path, folder: Path, *hosts: str) -> list[str]:
 
 def test_each_server_has_a_certificate_of_its_own_that_is_kept_until_it_ends(tmp_path: Path) -> None:
     ca, folder = tmp_path / "ca", tmp_path / "certificates"
-    ensure_ca(ca)
+    server_certificate(ca)
     servers = ["minio", "postgres", "prefect", "mlflow"]
     assert certificates(ca, folder, "minio.example", "database.example") == servers
     hosts = {name: set(validity(folder / name / "server.crt").hosts) - {"127.0.0.1"} for name in servers}

@@ -5,7 +5,8 @@ import torch
 
 from fedllm.config import AdapterConfig, TaskConfig
 from fedllm.errors import ModelError
-from fedllm.models.base import fingerprint, is_vision, load_base, resolve_base
+from fedllm.models.base import fingerprint, load_base, resolve_base
+from fedllm.models.kind import is_vision
 from fedllm.models.vision import load_vision, make_vision
 from fedllm.training.learner import load_learner
 

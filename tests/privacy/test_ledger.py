@@ -11,9 +11,10 @@ from dp_accounting.rdp import RdpAccountant
 from fedllm.errors import BudgetError, EquivocationError, LedgerError
 from fedllm.privacy import budget
 from fedllm.privacy.accounting import Event, epsilon
-from fedllm.privacy.chain import committed_events, spent_events, verify_chain
+from fedllm.privacy.chain import verify_chain
 from fedllm.privacy.ledger import Ledger, Limits
 from tests.privacy.ledger_home import CHEAP, DATA, ME, MINE, charge, ledger_at, reserve, trained, who
+from tests.privacy.spent import committed_events, spent_events
 
 
 @pytest.fixture

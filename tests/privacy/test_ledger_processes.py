@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from fedllm.privacy.accounting import Event
-from fedllm.privacy.chain import spent_events
 from fedllm.privacy.ledger import Ledger, Limits
 from fedllm.secure.identity import Identity, create_identity
+from tests.privacy.spent import spent_events
 
 PLENTY = Event(0.01, 4.0, 1_000_000)
 NO_LIMIT = Limits(None, 1e-5)

@@ -25,9 +25,10 @@ from fedllm.errors import BudgetError, EquivocationError, LedgerError, RefusedEr
 from fedllm.privacy import ledger_file
 from fedllm.privacy.accounting import Event
 from fedllm.privacy.budget import Limits
-from fedllm.privacy.chain import Entry, Head, spent_events, verify_chain
+from fedllm.privacy.chain import Entry, Head, verify_chain
 from fedllm.privacy.ledger import Ledger
 from tests.privacy.ledger_home import DATA, MEMORY, MINE, charge, ledger_at, quick_engine, reserve
+from tests.privacy.spent import spent_events
 
 # 10,000 take some ten minutes: FEDLLM_LEDGER_SCHEDULES=10000 pytest tests/privacy/test_ledger_schedules.py -s
 SCHEDULES = int(os.environ.get("FEDLLM_LEDGER_SCHEDULES", "240"))

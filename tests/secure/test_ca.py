@@ -11,7 +11,7 @@ from cryptography.x509.verification import PolicyBuilder, Store
 
 from fedllm.errors import ConfigError, IdentityError
 from fedllm.secure import ca as authority
-from fedllm.secure.ca import ca_fingerprint, ensure_ca, renewal_due, server_certificate, validity
+from fedllm.secure.ca import ca_fingerprint, renewal_due, server_certificate, validity
 from fedllm.secure.trust import read_ca, refuse_unchecked, trusting
 
 
@@ -107,20 +107,20 @@ def test_a_making_that_was_cut_off_is_completed(tmp_path: Path) -> None:
 def test_what_does_not_belong_together_is_refused_with_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ensure_ca(tmp_path / "a")
-    ensure_ca(tmp_path / "b")
+    server_certificate(tmp_path / "a")
+    server_certificate(tmp_path / "b")
     (tmp_path / "a" / "ca.crt").write_bytes((tmp_path / "b" / "ca.crt").read_bytes())
     with pytest.raises(IdentityError, match="belong together"):
-        ensure_ca(tmp_path / "a")
+        server_certificate(tmp_path / "a")
     (tmp_path / "b" / "ca.key").chmod(0o644)
     with pytest.raises(IdentityError, match="chmod 600"):
-        ensure_ca(tmp_path / "b")
+        server_certificate(tmp_path / "b")
     (tmp_path / "b" / "ca.key").unlink()
     with pytest.raises(IdentityError, match="restore it"):
-        ensure_ca(tmp_path / "b")
+        server_certificate(tmp_path / "b")
     monkeypatch.setattr(authority, "CA_LIFE", timedelta(minutes=-5))
     with pytest.raises(IdentityError, match="expired"):
-        ensure_ca(tmp_path / "c")
+        server_certificate(tmp_path / "c")
 
 
 @pytest.mark.parametrize(

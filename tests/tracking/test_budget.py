@@ -13,7 +13,7 @@ from fedllm.privacy.accounting import rounded_up
 from fedllm.privacy.entry import Head
 from fedllm.privacy.terms import PrivacyPlan
 from fedllm.tracking import RoundRelease, Tracker
-from fedllm.tracking.budget import budget_row, left_pct, privacy_tags
+from fedllm.tracking.budget import budget_row, draw, left_pct, privacy_tags
 
 Make = Callable[..., RoundRelease]
 
@@ -186,6 +186,18 @@ def test_dp_whose_ledgers_could_not_be_checked_is_not_observable_and_has_no_curv
 def test_a_private_release_survives_the_journal(make_release: Make) -> None:
     release = make_release("journal", **private(2))
     assert RoundRelease.from_json(release.to_json()) == release
+
+
+@pytest.mark.parametrize("rounds", [1, 20, 21, 200])
+def test_the_picture_has_every_round_and_names_no_more_than_can_be_read(
+    make_release: Make, rounds: int
+) -> None:
+    quality = [{"round": i, "epsilon": i / 100, "accuracy": 0.5} for i in range(1, rounds + 1)]
+    (axes,) = draw(make_release("many", **private(1) | {"epsilon_quality": quality})).axes
+    assert len(axes.lines[0].get_xdata()) == rounds
+    named = [text.get_text() for text in axes.texts]
+    assert min(rounds, 10) <= len(named) <= 20
+    assert named[-1] == str(rounds)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from fedllm.privacy.accounting import epsilon, rounded_up
-from fedllm.privacy.chain import spent_events
 from fedllm.privacy.entry import Entry
 from fedllm.tracking.budget import ledgers_sha256
 from fedllm.tracking.gate import Gate
@@ -17,6 +16,7 @@ from fedllm.tracking.public_answers import PublicAnswers, public_answers
 from fedllm.tracking.quality import quality
 from fedllm.tracking.version_facts import VersionFacts
 from tests.privacy.ledger_home import charge, ledger_at, reserve, trained
+from tests.privacy.spent import spent_events
 
 NO_DP = {"dp.epsilon": "not configured", "dp.epsilon_budget": "not configured"}
 

@@ -155,6 +155,18 @@ def test_challenger_moves_to_a_better_round_and_stays_at_a_worse_one(
     assert best.version == "2"
 
 
+def test_challenger_is_of_the_training_that_published_last_and_no_earlier_version_of_it_is_read(
+    tracker: Tracker, make_release: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for run, number, accuracy in (("run-a", 1, 0.9), ("run-b", 2, 0.7), ("run-b", 3, 0.8)):
+        tracker.publish(make_release("last", number, run=run, metrics={"accuracy": accuracy}))
+    assert tracker.client.get_model_version_by_alias("last", "challenger").version == "3"
+    monkeypatch.setattr(tracker, "_best", None)  # it would look through all versions
+    for number, accuracy in ((4, 0.75), (5, 0.85)):
+        tracker.publish(make_release("last", number, run="run-b", metrics={"accuracy": accuracy}))
+    assert tracker.client.get_model_version_by_alias("last", "challenger").version == "5"
+
+
 def test_without_accuracy_the_lowest_loss_is_best(tracker: Tracker, make_release: Make) -> None:
     for number, loss in enumerate([0.5, 0.3, 0.4], start=1):
         tracker.publish(make_release("lower", number, metrics={"loss": loss}))

@@ -1,0 +1,305 @@
+"""What a release costs as a private training grows: seconds and journal reads by round."""
+
+import os
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from sqlalchemy import Engine, event, func, select
+
+from fedllm.config import FederationConfig
+from fedllm.config.home import cache_dir
+from fedllm.coordinator.dispatch import read_plan
+from fedllm.coordinator.members import add_site
+from fedllm.coordinator.outcomes import Dispatched, Released, SiteOutcome
+from fedllm.coordinator.rounds import JournaledSteps, play
+from fedllm.coordinator.tables import ReleaseRow
+from fedllm.coordinator.training import Training, open_training
+from fedllm.data.records import write_records
+from fedllm.exchange.directory_store import DirectoryStore
+from fedllm.exchange.keys import Layout
+from fedllm.exchange.mailbox import Mailbox, seal_to_file
+from fedllm.exchange.messages import COORDINATOR, Answer, Card, Message, Plan, Update
+from fedllm.models.shared import encode_flat
+from fedllm.privacy.accounting import Event
+from fedllm.privacy.ledger import Ledger, Limits
+from fedllm.privacy.noise_audit import Trained, noise_std
+from fedllm.secure.envelope import sign
+from fedllm.secure.identity import create_identity
+from fedllm.tracking.connection import connect
+
+SCHEMA = "fedllm.bench.release/1"
+NAME = "bench-release"
+MARKS = (10, 50, 100, 200)  # rounds that are reported, as far as they are played
+AROUND = 2  # rounds before and after a mark that its median is of
+_RUN = "bench"
+_RECORDS = 32  # of the public set
+_AMPLE = 1.05  # times the plan's noise: an honest update of noise alone passes the audit
+_JOURNAL = "journal.db"
+
+
+@dataclass(frozen=True)
+class _Release:
+    """What one round's release took."""
+
+    seconds: float
+    cpu_seconds: float  # of this process, MLflow's store included: other programs do not show in it
+    journal_reads: int
+    mlflow_statements: int
+
+
+def bench_release(rounds: int, sites: int, say: Callable[[str], None]) -> dict[str, Any]:
+    """Play a private federation round by round and time each release into a real MLflow.
+
+    Plans, updates, ledgers, audits, models and evaluations are those of the product, on the `tiny` base; only
+    the sites' training is left out: an update is noise as the plan asks for. Everything is in a temporary
+    folder: journal, store, ledgers, and MLflow as its SQLite store in this process.
+
+    Args:
+        rounds: how many.
+        sites: how many.
+        say: is given a line every ten rounds.
+
+    Returns:
+        `{"schema", "rounds", "sites", "by_round", "ratio", "cpu_ratio", "body_bytes"}`: by_round has medians
+        around rounds 10, 50, 100 and 200, the ratios are of the last of them to the first.
+    """
+    torch.set_num_threads(1)
+    with (
+        tempfile.TemporaryDirectory(prefix="fedllm-bench-") as temporary,
+        _home_in(temporary) as folder,
+    ):
+        config = _config(folder, rounds, sites)
+        store = DirectoryStore(folder / "store")
+        parties = [_Site(folder / f"site-{number}", f"site-{number}", store) for number in range(sites)]
+        for party in parties:
+            add_site(config, party.me.public)
+        uri = _mlflow(folder)
+        with open_training(config, _RUN, folder / "public.jsonl", store=store, tracking_uri=uri) as training:
+            steps = _Steps(training, parties, say)
+            play(training, steps, insist=True)
+            by_round = _by_round(steps.releases, rounds)
+            sizes = _body_bytes(training, by_round)
+    first, last = by_round[min(by_round)], by_round[max(by_round)]
+    return {
+        "schema": SCHEMA,
+        "rounds": rounds,
+        "sites": sites,
+        "by_round": {str(number): told for number, told in by_round.items()},
+        "ratio": round(last["seconds"] / first["seconds"], 2),
+        "cpu_ratio": round(last["cpu_seconds"] / first["cpu_seconds"], 2),
+        "body_bytes": sizes,
+    }
+
+
+class _Site:
+    """A site that reserves, charges and signs as an agent does, and sends noise in the place of training."""
+
+    def __init__(self, folder: Path, name: str, store: DirectoryStore) -> None:
+        self.me = create_identity(folder / "keys", name)
+        self._folder = folder
+        self._mailbox = Mailbox(store, Layout(NAME), self.me)
+        self._ledger = Ledger(folder / "ledger.db", self.me)
+
+    def show_card(self, training: Training, number: int) -> None:
+        """Tell that the site is live."""
+        head: dict[str, Any] = {"federation": NAME, "sender": self.me.name, "receiver": COORDINATOR}
+        card = Card(
+            **head,
+            roster_version=training.roster.roster_version,
+            counter=number,
+            state="idle",
+            base_sha256=training.base[1],
+            cpus=1,
+            fedllm="0",
+        )
+        self._show(self._mailbox.layout.card(self.me.name), card)
+
+    def take_part(self, plan: Plan, plan_sha256: str, size: int) -> None:
+        """Charge a round, and send an update of `size` numbers with its ledger."""
+        name, run, layout = self.me.name, plan.run or "", self._mailbox.layout
+        head: dict[str, Any] = {
+            "federation": plan.federation,
+            "sender": name,
+            "receiver": COORDINATOR,
+            "run": run,
+            "round": plan.round,
+            "roster_version": plan.roster_version,
+            "plan_sha256": plan_sha256,
+            "steps": plan.local.steps,
+        }
+        self._show(layout.answer(name, run, plan.round), Answer(**head, decision="accept"))
+        self._charge(plan)
+        path = self._folder / "update"
+        key = layout.payload(name, run, plan.round)
+        payload = seal_to_file(encode_flat(self._noise(plan, size)), [plan.recipient], key, path)
+        self._mailbox.send_payload(path, payload)
+        seen = max((known.seq for known in plan.ledgers.get(name, ())), default=-1)
+        shown = tuple(self._ledger.entries(name, after=seen, show=plan.federation))
+        self._show(layout.update(name, run, plan.round), Update(**head, payload=payload, ledger=shown))
+
+    def _charge(self, plan: Plan) -> None:
+        terms, run = plan.privacy, plan.run or ""
+        assert terms is not None  # noqa: S101 - of this benchmark's own configuration
+        self._ledger.reserve(
+            self.me.name,
+            terms.unit,
+            federation=plan.federation,
+            run=run,
+            plan_sha256=terms.sha256,
+            event=Event(terms.sampling_rate, terms.noise_multiplier, terms.rounds * terms.steps),
+            delta=terms.delta,
+            limit=Limits(None, terms.delta),
+        )
+        self._ledger.charge(
+            self.me.name, federation=plan.federation, run=run, round=plan.round, first=0, steps=terms.steps
+        )
+
+    def _noise(self, plan: Plan, size: int) -> torch.Tensor:
+        """Noise of the plan's law in the place of a trained update; shape (size,)."""
+        assert plan.privacy is not None  # noqa: S101 - of this benchmark's own configuration
+        steps = plan.local.steps
+        whole = Trained(self.me.name, plan.local, steps, size, 0.0, plan.round, plan.rounds, plan.privacy)
+        return torch.randn(size) * noise_std(whole, plan.privacy) * _AMPLE
+
+    def _show(self, key: str, message: Message) -> None:
+        self._mailbox.store.put(key, sign(message, self.me))
+
+
+class _Steps(JournaledSteps):
+    """The product's six steps with played sites, each release timed."""
+
+    def __init__(self, training: Training, sites: Sequence[_Site], say: Callable[[str], None]) -> None:
+        super().__init__(training)
+        self._sites = {site.me.name: site for site in sites}
+        self._say = say
+        self.releases: dict[int, _Release] = {}
+
+    def dispatch(self, number: int) -> Dispatched:
+        """Choose sites that have all just shown their cards."""
+        for site in self._sites.values():
+            site.show_card(self.training, number)
+        return super().dispatch(number)
+
+    def remote_local_train(self, number: int, sites: Sequence[str]) -> list[SiteOutcome]:
+        """Let every site take part, then read what it sent."""
+        plan = read_plan(self.training, number)
+        sha256 = self.training.journal.require(_RUN, number, "dispatch", Dispatched).plan_sha256
+        size = self.training.learner().shared.layout.size
+        for name in sites:
+            self._sites[name].take_part(plan, sha256, size)
+        return super().remote_local_train(number, sites)
+
+    def release(self, number: int) -> Released:
+        """Release a round, with a watch on clock and databases."""
+        with _statements() as counted:
+            begun, begun_cpu = time.perf_counter(), time.process_time()
+            done = super().release(number)
+            took, cpu = time.perf_counter() - begun, time.process_time() - begun_cpu
+        self.releases[number] = _Release(took, cpu, counted["journal"], counted["mlflow"])
+        if number % 10 == 0:
+            self._say(f"round {number}: {took:.2f} s, {counted['journal']} journal reads")
+        return done
+
+
+@contextmanager
+def _statements() -> Iterator[dict[str, int]]:
+    """Count this thread's reads from the journal, and its statements to MLflow's store."""
+    counted = {"journal": 0, "mlflow": 0}
+    mine = threading.get_ident()  # the lease's keeper reads the journal in a thread of its own
+
+    def count(connection: Any, _cursor: object, statement: str, *_: object) -> None:  # noqa: ANN401 - no type
+        if threading.get_ident() != mine:
+            return
+        if not str(connection.engine.url).endswith(_JOURNAL):
+            counted["mlflow"] += 1
+        elif statement.startswith("SELECT"):
+            counted["journal"] += 1
+
+    event.listen(Engine, "before_cursor_execute", count)
+    try:
+        yield counted
+    finally:
+        event.remove(Engine, "before_cursor_execute", count)
+
+
+def _by_round(releases: dict[int, _Release], rounds: int) -> dict[int, dict[str, float]]:
+    """Medians around each mark that was played."""
+    told = {}
+    for mark in sorted({*(mark for mark in MARKS if mark <= rounds), rounds}):
+        near = [releases[n] for n in range(mark - AROUND, mark + AROUND + 1) if n in releases]
+        told[mark] = {
+            "seconds": round(statistics.median(one.seconds for one in near), 3),
+            "cpu_seconds": round(statistics.median(one.cpu_seconds for one in near), 3),
+            "journal_reads": statistics.median(one.journal_reads for one in near),
+            "mlflow_statements": statistics.median(one.mlflow_statements for one in near),
+        }
+    return told
+
+
+def _body_bytes(training: Training, rounds: Sequence[int] | dict[int, Any]) -> dict[str, int]:
+    """How large the queued release of each reported round is."""
+    with training.journal.read() as session:
+        sizes = select(ReleaseRow.round, func.length(ReleaseRow.body)).where(ReleaseRow.run == training.run)
+        return {str(number): size for number, size in session.execute(sizes) if number in rounds}
+
+
+def _config(folder: Path, rounds: int, sites: int) -> FederationConfig:
+    """A federation of the smallest model under record-level DP; writes its public set."""
+    texts = {"positive": "a lovely day", "negative": "an awful day"}
+    records = [
+        {"id": f"{label}-{number}", "text": f"{text} {number}", "label": label}
+        for number in range(_RECORDS // len(texts))
+        for label, text in texts.items()
+    ]
+    write_records(folder / "public.jsonl", records)
+    return FederationConfig.model_validate(
+        {
+            "name": NAME,
+            "model": {"base": "tiny"},
+            "task": {"labels": {label: f" {label}" for label in texts}},
+            "evaluation": {"public": str(folder / "public.jsonl")},
+            "rounds": {"max": rounds, "min_sites": sites, "patience": None},
+            "local": {"optimizer": "sgd", "lr": 1e-4, "steps": 1, "batch_size": 16},
+            "privacy": {
+                "unit": "record",
+                "epsilon": 8.0,
+                "clip": 0.1,
+                "sampling_rate": 0.02,
+                "noise_multiplier": 1.0,
+            },
+            "store": {"url": f"file://{folder / 'store'}"},
+        }
+    )
+
+
+def _mlflow(folder: Path) -> str:
+    """A new MLflow on SQLite, in this process, that keeps its artifacts in the folder."""
+    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    connect(uri).create_experiment(NAME, artifact_location=str(folder / "artifacts"))
+    return uri
+
+
+@contextmanager
+def _home_in(temporary: str) -> Iterator[Path]:
+    """Have this process' home in a folder, and the cache of models where it was."""
+    folder = Path(temporary)
+    chosen = {"FEDLLM_HOME": str(folder / "home"), "FEDLLM_CACHE": str(cache_dir())}
+    before = {name: os.environ.get(name) for name in (*chosen, "MLFLOW_TRACKING_URI", "FEDLLM_JOURNAL_URL")}
+    os.environ.update(chosen)
+    os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder / 'mlflow.db'}"  # as a server knows its own
+    os.environ.pop("FEDLLM_JOURNAL_URL", None)  # the journal is this folder's
+    try:
+        yield folder
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
