@@ -16,6 +16,8 @@ from fedllm.stack.place import Place, StackState
 from fedllm.stack.programs import base_environment, programs
 from tests.own_ports import own_ports
 
+pytestmark = pytest.mark.servers
+
 
 @pytest.fixture(scope="module")
 def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
