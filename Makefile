@@ -18,7 +18,7 @@ AUDIT := $(BIN)/pip-audit --no-deps --disable-pip --progress-spinner off --timeo
 ADVISED := echo 'jinja2==2.10' | $(AUDIT) -r /dev/stdin 2>/dev/null | grep -q PYSEC-2019-217
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test sweep lint docs audit bench
+.PHONY: help setup demo check test sweep lint docs audit bench
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -37,24 +37,36 @@ setup: $(STAMP)  ## make the environment (.venv) with everything in it
 demo: $(STAMP)  ## fine-tune one model across four organisations, on this machine
 	$(BIN)/fedllm demo
 
-# Most of the tests wait for servers, so two files at a time fit two cores; the long files are in the middle.
-test: $(STAMP) tools  ## run the tests, on real servers
-	PATH="$$PATH:$$(printf '%s\n' /usr/lib/postgresql/*/bin | tail -n 1)" $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+# What one runs between two changes: nothing that starts a server or a process.
+check: $(STAMP)  ## style, types, security, and the tests that start nothing: some three minutes
+	$(MAKE) --no-print-directory -j 3 --output-sync=target style types security
+	$(BIN)/pytest -n 2 --dist loadgroup -m "unit and not sweep"
 
-sweep: $(STAMP)  ## crash everything at every step there is: what `make test` leaves out, some twenty minutes
-	$(BIN)/pytest -n 2 --dist loadfile -m sweep
-	FEDLLM_LEDGER_SCHEDULES=10000 $(BIN)/pytest -n 2 -rP tests/privacy/test_ledger_schedules.py
+# Most of the tests wait for servers, so two files at a time fit two cores; see tests/tiers.py.
+test: $(STAMP) tools  ## run the tests, on real servers
+	PATH="$$PATH:$$(printf '%s\n' /usr/lib/postgresql/*/bin | tail -n 1)" $(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder
+
+sweep: $(STAMP)  ## crash everything at every step there is: what `make test` leaves out, some forty minutes
+	$(BIN)/pytest -n 2 --dist loadgroup -m "sweep and not unit"
+	$(BIN)/pytest -n 2 -m "sweep and unit" -rP
 
 .PHONY: tools
 tools: $(STAMP)
 	tests/system.sh
 	PYTHON=$(BIN)/python tests/infra/tools.sh $(BIN)
 
-lint: $(STAMP)  ## check style, types and security
+.PHONY: style types security
+style: $(STAMP)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+
+types: $(STAMP)
 	$(BIN)/mypy
+
+security: $(STAMP)
 	$(BIN)/bandit -q -c pyproject.toml -r fedllm flows infra
+
+lint: style types security  ## check style, types and security
 	@if $(ADVISED); then $(AUDIT) -r constraints.txt; \
 	else echo 'lint: no advisories can be had here, so known vulnerabilities were not looked for (make audit)'; fi
 

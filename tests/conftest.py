@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+pytest_plugins = ["tests.tiers", "tests.long_tests"]
+
 # Before any import of fedllm or of a library that reads its environment once. The cache stays where it was:
 # a converted base model is worth keeping over sessions.
 os.environ.setdefault("FEDLLM_CACHE", str(Path("~/.fedllm/cache").expanduser()))

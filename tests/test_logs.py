@@ -105,6 +105,7 @@ def test_another_value_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         wants_json()
 
 
+@pytest.mark.servers
 @pytest.mark.usefixtures("logging_as_before")
 def test_to_be_asked_twice_doubles_no_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FEDLLM_LOG", "json")
@@ -162,6 +163,7 @@ def _lines(text: str) -> list[Any]:
     return [json.loads(line) for line in text.splitlines()]
 
 
+@pytest.mark.servers
 def test_a_real_round_is_told_with_its_run_round_and_site(played: tuple[list[Any], list[Any], str]) -> None:
     flow, agent, _ = played
     waited = [line for line in flow if line["message"].startswith("east: updated")]
@@ -173,6 +175,7 @@ def test_a_real_round_is_told_with_its_run_round_and_site(played: tuple[list[Any
     assert (accepted["run"], accepted["round"]) == ("run-1", 1)
 
 
+@pytest.mark.servers
 def test_no_line_of_a_real_round_holds_a_record_or_a_key(played: tuple[list[Any], list[Any], str]) -> None:
     flow, agent, corpus = played
     told = json.dumps([flow, agent])

@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import itertools
 import json
 import shutil
 import tempfile
@@ -38,6 +39,7 @@ class Script:
     def __init__(self, coordinator: Coordinator, movies: PublicKeys) -> None:
         self.coordinator, self.layout = coordinator, coordinator.mailbox.layout
         sites = (coordinator.member.identity.public, movies)
+        self.played = itertools.count(1)  # rounds of hostile words
         self.recipients = [coordinator.me.public.recipient, sites[0].recipient]
         head: dict[str, Any] = {"federation": "fed", "sender": COORDINATOR, "receiver": EVERYONE}
         head["roster_version"] = 5

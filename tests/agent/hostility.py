@@ -44,6 +44,12 @@ class Mutation:
     message: str  # head, plan, roster or model
     name: str
     apply: Callable[[Words], None]
+    field: str = ""  # whose values are of one kind
+
+    @property
+    def kind(self) -> tuple[str, str]:
+        """What another value would do as well for."""
+        return self.message, self.field or self.name
 
     def __repr__(self) -> str:
         return f"{self.message}: {self.name}"
@@ -63,7 +69,7 @@ def _set(message: str, path: str, value: object) -> Mutation:
             here[last] = value
 
     told = "left out" if value is GONE else repr(value)[:60]
-    return Mutation(message, f"{path} {told}", apply)
+    return Mutation(message, f"{path} {told}", apply, path)
 
 
 IN_ANY: dict[str, list[object]] = {

@@ -7,7 +7,7 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from fedllm.agent.worker import Workbench
@@ -16,8 +16,9 @@ from tests.agent.arena import Arena, Script
 from tests.agent.crashing import MEMORY, quick_engine
 from tests.agent.hostility import SIGNED, Mutation, in_the_store
 from tests.agent.played import RUN, SITE, Coordinator
+from tests.tiers import by_tier
 
-CASES = 500
+CASES = by_tier(40, 500)  # beside one of each kind
 HONEST_EVERY = 10  # cases after which an honest round is played
 
 
@@ -37,6 +38,7 @@ def quick(tmp_path: Path) -> Iterator[None]:
     with (
         mock.patch("fedllm.agent.watch.AGAIN", 0.0),
         mock.patch("fedllm.agent.memory.create_engine", quick_engine),
+        mock.patch("fedllm.privacy.ledger_file.create_engine", quick_engine),
         mock.patch("tempfile.tempdir", MEMORY),
     ):
         yield
@@ -56,34 +58,46 @@ def test_the_honest_words_that_are_changed_here_are_taken(script: Script, bench:
         assert arena.payloads() == [arena.layout.payload(SITE, RUN, 2)]
 
 
-def test_no_hostile_word_is_obeyed_and_each_leaves_its_reason(
+def attack(script: Script, bench: Workbench, chosen: list[Mutation]) -> list[str]:
+    """Say something hostile to a new agent: nothing is trained. Returns the reasons that it has on record."""
+    with closing(Arena(script, bench)) as arena:
+        arena.show(script.objects(script.words(), chosen))
+        arena.ticks()
+        assert (arena.trainer.finished, arena.payloads()) == (0, []), chosen
+        reasons = arena.reasons(2)
+        assert all(reasons)
+        assert reasons, chosen
+        assert all(reason.isprintable() and len(reason) <= 500 for reason in reasons)
+        if next(script.played) % HONEST_EVERY == 0:
+            play_honest_round(arena)
+        return reasons
+
+
+def test_one_hostile_word_of_each_kind_is_not_obeyed_and_leaves_its_reason(
     script: Script, mutations: list[Mutation], bench: Workbench
+) -> None:
+    for mutation in {mutation.kind: mutation for mutation in mutations}.values():
+        attack(script, bench, [mutation])
+
+
+@CASES
+def test_no_hostile_word_is_obeyed_and_each_leaves_its_reason(
+    script: Script, mutations: list[Mutation], bench: Workbench, part: int, count: int
 ) -> None:
     told: Counter[str] = Counter()
 
+    @seed(part)
     @settings(
-        max_examples=CASES,
+        max_examples=count,
         deadline=None,
-        derandomize=True,
         database=None,
         phases=(Phase.generate,),
         suppress_health_check=list(HealthCheck),
     )
     @given(st.lists(st.sampled_from(mutations), min_size=1, max_size=3, unique_by=repr))
-    def attack(chosen: list[Mutation]) -> None:
-        with closing(Arena(script, bench)) as arena:
-            arena.show(script.objects(script.words(), chosen))
-            arena.ticks()
-            assert (arena.trainer.finished, arena.payloads()) == (0, [])
-            reasons = arena.reasons(2)
-            assert all(reasons)
-            assert reasons
-            assert all(reason.isprintable() and len(reason) <= 500 for reason in reasons)
-            told["cases"] += 1
-            told.update(reasons)
-            if told["cases"] % HONEST_EVERY == 0:
-                play_honest_round(arena)
+    def attacked(chosen: list[Mutation]) -> None:
+        told.update(["cases", *attack(script, bench, chosen)])
 
-    attack()
+    attacked()
     print(dict(told))  # noqa: T201 - shown with -s
-    assert told["cases"] >= CASES
+    assert told["cases"] >= count

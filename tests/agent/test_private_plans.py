@@ -258,6 +258,7 @@ def store(coordinator: Coordinator) -> Coordinator:
     return coordinator
 
 
+@pytest.mark.servers
 @pytest.mark.parametrize(
     ("when", "place"),
     [

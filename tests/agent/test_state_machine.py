@@ -30,10 +30,10 @@ from tests.agent.crashing import (
     quick_engine,
 )
 from tests.agent.played import RUN, SITE, Coordinator
+from tests.tiers import by_tier
 
-SCHEDULES = 2000
+SCHEDULES = by_tier(60, 2000, parts=4)  # beside one for each boundary
 STEPS = 4
-PARTS = 4
 ROUNDS = (1, 2, 3)
 ORDER = {"declined": 3, "reserved": 0, "committed": 1, "released": 2}
 
@@ -195,17 +195,30 @@ def prepared(coordinator: Coordinator) -> Iterator[type[Schedule]]:
     with (
         mock.patch("fedllm.agent.watch.AGAIN", 0.0),
         mock.patch("fedllm.agent.memory.create_engine", quick_engine),
+        mock.patch("fedllm.privacy.ledger_file.create_engine", quick_engine),
         mock.patch("tempfile.tempdir", MEMORY),
     ):
         yield Schedule
 
 
-@pytest.mark.parametrize("part", range(PARTS))
-def test_random_crashes_leave_one_update_for_each_round(part: int, prepared: type[Schedule]) -> None:
+def play_one_crash(life: Schedule, passed: int) -> None:
+    """A first round, and a crash once so many boundaries were passed."""
+    try:
+        life.coordinator_begins([passed])
+    finally:
+        life.teardown()
+
+
+@SCHEDULES
+def test_random_crashes_leave_one_update_for_each_round(
+    part: int, count: int, prepared: type[Schedule]
+) -> None:
+    for passed in range(2 * len(BOUNDARIES)):
+        play_one_crash(prepared(), passed)
     run_state_machine_as_test(
         seed(part)(prepared),
         settings=settings(
-            max_examples=SCHEDULES // PARTS,
+            max_examples=count,
             stateful_step_count=STEPS,
             deadline=None,
             phases=(Phase.generate,),
@@ -214,6 +227,6 @@ def test_random_crashes_leave_one_update_for_each_round(part: int, prepared: typ
         ),
     )
     print(json.dumps(prepared.told))  # noqa: T201 - shown with -s
-    assert prepared.told["schedules"] >= SCHEDULES // PARTS
+    assert prepared.told["schedules"] >= count + 2 * len(BOUNDARIES)
     missed = {f"{when} {at}" for at in BOUNDARIES for when in ("before", "after")} - set(prepared.told)
     assert not missed

@@ -24,6 +24,8 @@ from fedllm.models.base import resolve_base
 from fedllm.simulation import agent_processes
 from tests.agent.played import ADAPTER, SEED, Global
 
+pytestmark = pytest.mark.servers
+
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 

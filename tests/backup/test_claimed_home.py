@@ -132,6 +132,7 @@ def test_a_home_that_could_not_be_emptied_again_goes_on_saying_that_it_is_half(
         refuse_half_restored()
 
 
+@pytest.mark.servers
 def test_the_stack_is_locked_while_its_home_and_its_own_buckets_are_filled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

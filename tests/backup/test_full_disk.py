@@ -9,6 +9,8 @@ import pyrage
 import pytest
 from small_disk import small_disk
 
+pytestmark = pytest.mark.servers
+
 HERE = Path(__file__)
 # Fills the small disk, then backs up; says which error came, and what is left beside the ballast.
 SCRIPT = """

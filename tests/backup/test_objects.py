@@ -81,6 +81,7 @@ def test_an_object_that_was_deleted_meanwhile_is_passed_over_and_a_wrong_key_is_
         away.keys()
 
 
+@pytest.mark.servers
 def test_the_stacks_own_buckets_are_entered_also_while_the_stack_is_down(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

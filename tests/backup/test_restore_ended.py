@@ -68,6 +68,7 @@ def begun(archive: Path, home: Path, store: Path) -> subprocess.Popen[str]:
     return running
 
 
+@pytest.mark.servers
 def test_a_restore_that_is_asked_to_end_takes_everything_back(
     archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -78,6 +79,7 @@ def test_a_restore_that_is_asked_to_end_takes_everything_back(
     assert (stored(tmp_path), list(new.iterdir())) == ([], [])
 
 
+@pytest.mark.servers
 def test_the_home_of_a_restore_that_was_killed_is_used_by_nobody(
     archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

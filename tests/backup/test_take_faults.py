@@ -179,6 +179,7 @@ def begun(tmp_path: Path, store: str) -> subprocess.Popen[str]:
     return running
 
 
+@pytest.mark.servers
 def test_private_keys_in_clear_are_never_beside_a_sealed_archive_and_go_when_it_is_ended(
     joined: FederationConfig, tmp_path: Path
 ) -> None:
@@ -192,6 +193,7 @@ def test_private_keys_in_clear_are_never_beside_a_sealed_archive_and_go_when_it_
     assert list(home.glob(".backup-*")) == []
 
 
+@pytest.mark.servers
 def test_what_a_killed_backup_left_goes_with_the_next_one_and_what_another_holds_does_not(
     joined: FederationConfig, tmp_path: Path
 ) -> None:

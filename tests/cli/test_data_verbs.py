@@ -50,6 +50,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
     return Site(tmp_path)
 
 
+@pytest.mark.servers
 def test_a_site_anonymizes_with_a_key_of_its_own_that_is_never_printed(site: Site) -> None:
     (site.folder / "names").write_text("Anna Schmidt\n")
     command = [sys.executable, "-m", "fedllm", "data", "anonymize", "data.jsonl", "out.jsonl"]

@@ -2,7 +2,10 @@ import subprocess
 import sys
 from resource import RUSAGE_CHILDREN, getrusage
 
+import pytest
 
+
+@pytest.mark.servers
 def test_help_answers_at_once_and_imports_nothing_heavy() -> None:
     code = (
         "import sys; sys.argv = ['fedllm', '--help']\n"
@@ -16,6 +19,7 @@ def test_help_answers_at_once_and_imports_nothing_heavy() -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.servers
 def test_help_takes_less_than_half_a_second_of_a_quiet_machine() -> None:
     def seconds(*arguments: str) -> float:
         began = getrusage(RUSAGE_CHILDREN)

@@ -162,6 +162,7 @@ def test_what_a_reviewer_was_shown_is_what_is_decided_about(config: Path, shared
     assert shared.aliases().champion == "2"
 
 
+@pytest.mark.servers
 def test_rolling_back_to_nothing_is_one_line_on_stderr_and_a_true_exit_code(config: Path) -> None:
     command = [sys.executable, "-m", "fedllm", "rollback", "--config", str(config), "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240, env=os.environ)

@@ -73,6 +73,7 @@ def test_the_lease_is_free_again_after_its_block_and_epochs_only_rise(url: str) 
     assert epochs == [1, 2, 3]
 
 
+@pytest.mark.servers
 def test_a_killed_coordinators_lease_is_taken_over_at_once(url: str) -> None:
     subprocess.run([sys.executable, "-c", KILLED, url, "run"], check=False)
     successor = Journal("fed", url)
@@ -80,6 +81,7 @@ def test_a_killed_coordinators_lease_is_taken_over_at_once(url: str) -> None:
         assert successor.epoch == 2
 
 
+@pytest.mark.servers
 def test_a_run_that_a_killed_coordinator_left_is_marked_crashed_by_the_next(url: str) -> None:
     journal = Journal("fed", url)
     journal.begin_run("left", "{}")

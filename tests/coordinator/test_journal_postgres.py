@@ -68,6 +68,7 @@ def url(server: PostgresServer, database: str) -> str:
     return server.url(database)
 
 
+@pytest.mark.servers
 def test_of_two_coordinators_that_come_at_once_to_a_new_database_one_leads(url: str, tmp_path: Path) -> None:
     start = tmp_path / "start"
     start.mkdir()

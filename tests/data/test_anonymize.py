@@ -236,6 +236,7 @@ print(sum(map(bool, found)))
 """
 
 
+@pytest.mark.servers
 def test_it_works_with_no_network_and_no_cache_and_says_nothing(tmp_path: Path) -> None:
     # What a library fetched before, such as a list of domain suffixes, lies in the home.
     away = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path), "TLDEXTRACT_CACHE": str(tmp_path / "tld")}
@@ -288,6 +289,7 @@ def test_a_value_that_is_found_in_part_or_as_another_kind_is_not_right() -> None
     assert email.hidden == 7
 
 
+@pytest.mark.servers
 def test_without_presidio_one_line_says_how_to_get_it(tmp_path: Path) -> None:
     write_records(tmp_path / "in.jsonl", [{"text": "a"}])
     code = (

@@ -206,6 +206,7 @@ def add(home: Path, start: int) -> None:
         forget(home, [("id", str(number))])
 
 
+@pytest.mark.servers
 def test_two_processes_at_once_lose_no_entry(tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
     processes = [context.Process(target=add, args=(tmp_path, start)) for start in (0, 20)]
@@ -229,6 +230,7 @@ for number in range(1000):
 """
 
 
+@pytest.mark.servers
 def test_a_process_that_is_killed_while_it_journals_loses_nothing_that_it_confirmed(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", PROGRAM, str(tmp_path)], stdout=subprocess.PIPE, text=True
@@ -243,6 +245,7 @@ def test_a_process_that_is_killed_while_it_journals_loses_nothing_that_it_confir
     assert len(forget(tmp_path, [("id", "last")])[1]) == 1
 
 
+@pytest.mark.servers
 def test_a_line_for_which_there_is_no_room_is_not_there_in_part(home: Path) -> None:
     before = (home / JOURNAL).read_bytes()
     code = (

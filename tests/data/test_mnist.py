@@ -151,6 +151,7 @@ def test_without_npm_the_error_says_which_file_goes_where(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.servers
 @pytest.mark.skipif(shutil.which("npm") is None, reason="npm is not installed")
 def test_without_a_network_the_error_says_which_file_goes_where(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -58,6 +58,7 @@ def test_the_sentiment_corpus_has_four_silos_of_distinct_texts() -> None:
     assert 19_300 < len(records) <= 19_459
 
 
+@pytest.mark.servers
 def test_without_a_network_the_error_says_which_file_goes_where(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,6 +6,8 @@ import pytest
 from page_blocks import ROOT
 from page_shell import run_page
 
+pytestmark = pytest.mark.stack
+
 
 @pytest.mark.timeout(3600)
 def test_the_blocks_of_the_operations_page_run_in_order(tmp_path: Path) -> None:

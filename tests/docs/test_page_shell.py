@@ -6,6 +6,8 @@ import pytest
 from page_blocks import Step
 from page_shell import BlockError, Shell, page_environment
 
+pytestmark = pytest.mark.servers
+
 
 @pytest.fixture
 def shell(tmp_path: Path) -> Shell:

@@ -6,6 +6,8 @@ import pytest
 from page_blocks import named, pages, steps
 from page_shell import run_page
 
+pytestmark = pytest.mark.stack
+
 # Long pages have a file of their own, so that they can run beside each other.
 ELSEWHERE = {"README.md", "docs/operations.md", "docs/tutorial.md"}
 TYPED = [page for page in pages() if named(page) not in ELSEWHERE and steps(page)]

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from page_blocks import ROOT
 
+pytestmark = pytest.mark.servers
+
 # What in a page makes a browser fetch something, or look up its host.
 FETCHES = re.compile(
     r"""(?:<(?:script|img|iframe|source|video|audio|embed|object)\b[^>]*?\b(?:src|srcset|data)="""

@@ -13,6 +13,7 @@ from machines import STORE, Machine, Machines, why_not
 from page_blocks import ROOT, Step, steps
 
 pytestmark = [
+    pytest.mark.stack,
     pytest.mark.skipif(why_not() is not None, reason=str(why_not())),
     pytest.mark.timeout(3600),
 ]

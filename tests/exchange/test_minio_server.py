@@ -12,6 +12,8 @@ from fedllm.errors import IdentityError, ObjectNotFoundError, StackError
 from fedllm.exchange.minio_store import MinioStore
 from fedllm.stack.minio import MinioServer, ensure_bucket, juicefs, minio_commands, minio_credentials
 
+pytestmark = pytest.mark.servers
+
 
 def _store(server: MinioServer) -> MinioStore:
     ensure_bucket(server.endpoint, "kept", server.access_key, server.secret_key)

@@ -13,7 +13,7 @@ from fedllm.exchange.store import ObjectStore
 MIB = 1 << 20
 
 
-@pytest.fixture(params=["minio", "directory"])
+@pytest.fixture(params=[pytest.param("minio", marks=pytest.mark.servers), "directory"])
 def store(request: pytest.FixtureRequest) -> ObjectStore:
     found: ObjectStore = request.getfixturevalue(f"{request.param}_store")
     return found

@@ -154,6 +154,7 @@ def test_the_stacks_own_servers_are_believed_by_the_private_ca_alone(
                     answers(f"https://127.0.0.1:{port}/health")
 
 
+@pytest.mark.servers
 def test_a_real_server_is_entered_by_its_ca_and_by_nothing_else(home: Path, tmp_path: Path) -> None:
     certificate = server_certificate(home / "ca")
     trusted, other = certificate.ca.read_text(), server_certificate(tmp_path / "other").ca.read_text()

@@ -23,6 +23,8 @@ from flows.privacy_audit import privacy_audit
 from tests.privacy.ledger_home import DATA, tamper, trained
 from tests.test_audit import CONFIG
 
+pytestmark = pytest.mark.servers
+
 
 @pytest.fixture(scope="module", autouse=True)
 def prefect() -> Any:  # noqa: ANN401 - a generator

@@ -16,6 +16,8 @@ from fedllm.config import load_federation
 from fedllm.secure.ca import server_certificate, validity
 from fedllm.stack.minio import MinioServer
 
+pytestmark = pytest.mark.servers
+
 ROOT = Path(__file__).parents[2]
 COMPOSE = ROOT / "infra" / "compose"
 DOCKERFILE = (ROOT / "infra" / "Dockerfile").read_text(encoding="utf-8")

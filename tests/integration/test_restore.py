@@ -19,6 +19,8 @@ from fedllm.stack import Endpoints, down, up
 from fedllm.stack.health import PrefectApi
 from tests.own_ports import own_ports
 
+pytestmark = pytest.mark.stack
+
 DRIVER = Path(__file__).with_name("backed_up_run.py")
 
 

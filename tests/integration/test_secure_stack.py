@@ -23,6 +23,8 @@ from fedllm.stack.place import Place
 from fedllm.stack.supervise import leftovers
 from tests.own_ports import own_ports
 
+pytestmark = pytest.mark.stack
+
 
 @pytest.fixture(scope="module")
 def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoints]:

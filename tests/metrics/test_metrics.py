@@ -375,6 +375,7 @@ def test_a_port_that_is_taken_is_refused_in_one_line() -> None:
         pass
 
 
+@pytest.mark.servers
 def test_the_command_serves_on_loopback_until_it_is_told_to_stop(
     home: Path, config: FederationConfig
 ) -> None:

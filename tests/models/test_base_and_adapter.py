@@ -29,6 +29,7 @@ def adapted(folder: Path, config: AdapterConfig | None = None, seed: int = 7) ->
     return attach(model, config or AdapterConfig(), seed)
 
 
+@pytest.mark.servers
 def test_two_processes_that_race_get_the_same_whole_folder(tmp_path: Path) -> None:
     command = [
         sys.executable,

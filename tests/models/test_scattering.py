@@ -66,6 +66,7 @@ def test_the_number_of_threads_is_left_as_it_was(features: Scattering) -> None:
     assert torch.get_num_threads() == before
 
 
+@pytest.mark.servers
 def test_without_kymatio_one_line_says_what_to_install() -> None:
     code = (
         "import sys\n"

@@ -183,6 +183,7 @@ def test_the_gdp_accountant_which_reads_the_last_event_alone_is_used_nowhere() -
         assert "accountants" not in text, path  # nor any other of opacus' by name
 
 
+@pytest.mark.servers
 def test_accounting_is_imported_without_dp_accounting_which_takes_a_second() -> None:
     heavy = "{'dp_accounting', 'scipy', 'numpy'}"
     code = f"import fedllm.privacy.accounting, sys; assert not {heavy} & set(sys.modules)"

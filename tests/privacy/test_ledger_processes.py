@@ -13,6 +13,8 @@ from fedllm.privacy.ledger import Ledger, Limits
 from fedllm.secure.identity import Identity, create_identity
 from tests.privacy.spent import spent_events
 
+pytestmark = pytest.mark.servers
+
 PLENTY = Event(0.01, 4.0, 1_000_000)
 NO_LIMIT = Limits(None, 1e-5)
 

@@ -2,7 +2,6 @@
 
 import copy
 import json
-import os
 import shutil
 import sqlite3
 import tempfile
@@ -29,10 +28,9 @@ from fedllm.privacy.chain import Entry, Head, verify_chain
 from fedllm.privacy.ledger import Ledger
 from tests.privacy.ledger_home import DATA, MEMORY, MINE, charge, ledger_at, quick_engine, reserve
 from tests.privacy.spent import spent_events
+from tests.tiers import by_tier
 
-# 10,000 take some ten minutes: FEDLLM_LEDGER_SCHEDULES=10000 pytest tests/privacy/test_ledger_schedules.py -s
-SCHEDULES = int(os.environ.get("FEDLLM_LEDGER_SCHEDULES", "240"))
-PARTS = 2
+SCHEDULES = by_tier(60, 10_000, parts=2)
 STEPS = 20
 BUDGET = 40  # steps, over all trainings: epsilon has tests of its own
 
@@ -346,16 +344,16 @@ def schedule() -> Iterator[type[Schedule]]:
         yield Schedule
 
 
-@pytest.mark.parametrize("part", range(PARTS))
+@SCHEDULES
 @pytest.mark.timeout(3600)
 def test_random_crashes_and_retries_never_overspend_lose_or_double_a_charge(
-    part: int, schedule: type[Schedule]
+    part: int, count: int, schedule: type[Schedule]
 ) -> None:
     begin = time.monotonic()
     run_state_machine_as_test(
         seed(part)(schedule),
         settings=settings(
-            max_examples=SCHEDULES // PARTS,
+            max_examples=count,
             stateful_step_count=STEPS,
             deadline=None,
             phases=(Phase.generate,),
@@ -365,7 +363,7 @@ def test_random_crashes_and_retries_never_overspend_lose_or_double_a_charge(
     )
     told = schedule.told
     print(json.dumps(told | {"seconds": round(time.monotonic() - begin)}))  # noqa: T201 - shown with -s
-    assert told["schedules"] >= SCHEDULES // PARTS
+    assert told["schedules"] >= count
     missed = {
         "done",
         "refused: budget",

@@ -93,6 +93,7 @@ def test_it_leaves_other_generators_alone() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.servers
 def test_a_forked_process_draws_from_a_key_of_its_own() -> None:
     source = SecureNoise()
     source.uniform(3)  # somewhere inside the stream
@@ -112,6 +113,7 @@ def _first(queue: "multiprocessing.Queue[list[float]]", source: SecureNoise) -> 
     queue.put(source.uniform(16).tolist())
 
 
+@pytest.mark.servers
 def test_forked_workers_of_one_pool_differ_from_each_other() -> None:
     context = multiprocessing.get_context("fork")
     queue: multiprocessing.Queue[list[float]] = context.Queue()

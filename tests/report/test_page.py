@@ -185,6 +185,7 @@ def test_dark_is_dark_and_light_is_light(plain: TrainingFacts, show: Show) -> No
     assert show(render(plain), scheme="dark").measure(ground) < 50
 
 
+@pytest.mark.servers
 def test_the_command_writes_the_report_and_says_where(home: Path, plain: TrainingFacts) -> None:
     federation = home / "clinics.yaml"
     federation.write_text(yaml.safe_dump(plain.config.public_json()))

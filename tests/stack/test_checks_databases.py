@@ -14,6 +14,8 @@ from fedllm.stack.checks import databases
 from fedllm.stack.checks.databases import database
 from fedllm.stack.checks.finding import Finding
 
+pytestmark = pytest.mark.servers
+
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:

@@ -57,6 +57,7 @@ def lease(journal: Journal, holder: str | None, expires: float) -> None:
         session.merge(LeaseRow(federation="played", epoch=3, holder=holder, run="run-7", expires=expires))
 
 
+@pytest.mark.servers
 @pytest.mark.usefixtures("sites")
 def test_nothing_left_behind_is_well(config: FederationConfig) -> None:
     assert config.name == "played"
@@ -64,6 +65,7 @@ def test_nothing_left_behind_is_well(config: FederationConfig) -> None:
     assert set(left()) == {"lease", "releases", "security events"}
 
 
+@pytest.mark.servers
 def test_a_lease_of_a_process_that_is_gone_names_the_run_to_resume(journal: Journal) -> None:
     with subprocess.Popen([sys.executable, "-c", "pass"]) as process:
         started = time.time()
@@ -126,6 +128,7 @@ def seen(config: FederationConfig) -> Finding:
     return found
 
 
+@pytest.mark.servers
 def test_live_silent_stopped_unheard_and_forged_sites_are_told_apart(
     config: FederationConfig,
     sites: dict[str, PlayedSite],
@@ -147,6 +150,7 @@ def test_live_silent_stopped_unheard_and_forged_sites_are_told_apart(
     assert "amazon: silent since" in seen(config).detail
 
 
+@pytest.mark.servers
 def test_the_store_is_entered_once_for_all_sites(
     config: FederationConfig, sites: dict[str, PlayedSite], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -260,6 +264,7 @@ def test_a_damaged_file_of_database_addresses_is_a_finding_and_a_sound_one_is_le
     )
 
 
+@pytest.mark.servers
 def test_a_federation_on_a_folder_is_looked_at_without_a_stack_and_nothing_changes(
     config: FederationConfig,
     sites: dict[str, PlayedSite],

@@ -222,6 +222,7 @@ def test_after_down_and_up_the_same_records_are_at_the_same_addresses(stack: End
     assert not [pid for pid in pids if psutil.pid_exists(pid)]
 
 
+@pytest.mark.servers
 def test_help_of_the_verbs_needs_no_server(home: Path) -> None:
     code = (
         "import typer, fedllm.cli.stack as s, fedllm.cli.doctor as d; app = typer.Typer();"

@@ -11,6 +11,8 @@ import pytest
 from fedllm.stack import prefect_server
 from fedllm.stack.health import http
 
+pytestmark = pytest.mark.servers
+
 
 def test_a_write_is_refused_when_the_database_stays_locked_and_is_done_when_it_is_free(
     prefect: tuple[str, Path],

@@ -166,6 +166,7 @@ def test_secrets_that_are_missing_short_or_shared_are_refused() -> None:
     assert "c" * 40 not in repr(users(SECRETS))
 
 
+@pytest.mark.servers
 def test_a_store_with_another_certificate_is_refused(tmp_path: Path) -> None:
     from fedllm.secure.ca import server_certificate
 

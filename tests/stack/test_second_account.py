@@ -14,6 +14,8 @@ from fedllm.stack.place import Place, StackState
 from fedllm.stack.programs import POOL, WORKER, base_environment, programs
 from tests.other_account import as_other, give, why_not
 
+pytestmark = pytest.mark.servers
+
 NOT_HERE = why_not()
 
 

@@ -135,6 +135,7 @@ def test_the_users_own_prefect_is_told_none_of_the_stacks_secrets(
     assert access_to("https://prefect.example/api/health").authorization is not None
 
 
+@pytest.mark.servers
 def test_mlflows_password_goes_to_the_stacks_mlflow_and_to_no_other(
     secure: Endpoints, monkeypatch: pytest.MonkeyPatch
 ) -> None:

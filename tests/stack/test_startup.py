@@ -14,6 +14,8 @@ from fedllm.stack.startup import Startup
 from fedllm.stack.supervise import Control, start_daemon, write_conf
 from tests.own_ports import own_ports
 
+pytestmark = pytest.mark.servers
+
 Started = Callable[..., Startup]
 
 SLEEPS = "echo it loads; exec sleep 600"

@@ -13,6 +13,8 @@ from fedllm.stack.checks.finding import Finding
 from fedllm.stack.checkup import checkup
 from tests.other_account import as_other
 
+pytestmark = pytest.mark.servers
+
 ROOT = Path(__file__).parents[2]
 Command = Callable[[Path], list[str]]
 

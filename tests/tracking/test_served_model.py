@@ -89,6 +89,7 @@ def test_it_is_signed_for_the_tasks_columns_and_shows_an_example(published: str)
     assert info.saved_input_example_info is not None
 
 
+@pytest.mark.servers
 def test_a_fresh_process_that_knows_nothing_but_the_address_loads_it(published: str, mlflow_uri: str) -> None:
     code = (
         "import mlflow, sys\n"
