@@ -37,10 +37,12 @@ setup: $(STAMP)  ## make the environment (.venv) with everything in it
 demo: $(STAMP)  ## fine-tune one model across four organisations, on this machine
 	$(BIN)/fedllm demo
 
-# What one runs between two changes: nothing that starts a server or a process.
+# What one runs between two changes: nothing that starts a server or a process. Its folders are in memory where
+# that is possible, for a disk confirms some twenty thousand writes slowly and no test here loses its power.
 check: $(STAMP)  ## style, types, security, and the tests that start nothing: some three minutes
 	$(MAKE) --no-print-directory -j 3 --output-sync=target style types security
-	$(BIN)/pytest -n 2 --dist loadgroup -m "unit and not sweep"
+	PYTEST_DEBUG_TEMPROOT=$(firstword $(wildcard /dev/shm) /tmp) $(BIN)/pytest -n 2 --dist loadgroup \
+		-o tmp_path_retention_policy=failed -m "unit and not sweep"
 
 # Most of the tests wait for servers, so two files at a time fit two cores; see tests/tiers.py.
 test: $(STAMP) tools  ## run the tests, on real servers
