@@ -39,7 +39,7 @@ demo: $(STAMP)  ## fine-tune one model across four organisations, on this machin
 
 # What one runs between two changes: nothing that starts a server or a process. Its folders are in memory where
 # that is possible, for a disk confirms some twenty thousand writes slowly and no test here loses its power.
-check: $(STAMP)  ## style, types, security, and the tests that start nothing: some three minutes
+check: $(STAMP)  ## style, types, security, and the tests that start nothing: some four minutes
 	$(MAKE) --no-print-directory -j 3 --output-sync=target style types security
 	PYTEST_DEBUG_TEMPROOT=$(firstword $(wildcard /dev/shm) /tmp) $(BIN)/pytest -n 2 --dist loadgroup \
 		-o tmp_path_retention_policy=failed -m "unit and not sweep"

@@ -46,13 +46,14 @@ def test_a_long_test_without_a_reason_fails_the_run_and_is_named(pytester: pytes
     assert "::test_long: " in line
 
 
+@pytest.mark.parametrize("limit", ["0.3", "0.01"])  # below it on a machine of its own, and above it even so
 def test_what_a_busy_machine_made_long_is_told_and_fails_nothing(
-    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, limit: str
 ) -> None:
     clock = itertools.count()
     monkeypatch.setattr(long_tests, "core_times", lambda: (tick := float(next(clock)), 9 * tick))
     pytester.makepyfile(LONG)
-    done = pytester.runpytest_inprocess(*ARGUMENTS)
+    done = pytester.runpytest_inprocess(*ARGUMENTS, "-o", f"slow_after={limit}")
     assert done.ret == pytest.ExitCode.OK
     done.stdout.fnmatch_lines(["*::test_long: the machine was busy"])
 

@@ -5,11 +5,13 @@ import threading
 import time
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from fedllm.agent.agent import Agent
 from fedllm.agent.join import Membership
+from fedllm.agent.watch import AGAIN
 from fedllm.errors import EquivocationError, ExchangeError, ObjectNotFoundError, RefusedError, ReplayError
 from fedllm.exchange.messages import COORDINATOR, EVERYONE, PublicKeys, Roster
 from fedllm.secure.events import SecurityEvent
@@ -63,7 +65,8 @@ def test_a_plan_that_vanished_is_on_record_and_done_once_it_is_back(
 def test_a_plan_that_was_swapped_is_looked_at_again(
     agent: Agent, coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fedllm.agent.watch.AGAIN", 1.0)
+    clock = [100.0]
+    monkeypatch.setattr("fedllm.agent.watch.time", SimpleNamespace(monotonic=lambda: clock[0]))
     other = coordinator.plan(seed=8)
     right = coordinator.show_plan(coordinator.plan())
     plan = coordinator.mailbox.store.get(coordinator.mailbox.layout.plan(RUN, 1), limit=1 << 20)
@@ -74,7 +77,7 @@ def test_a_plan_that_was_swapped_is_looked_at_again(
     ticks(agent)  # too soon to look again
     assert coordinator.answer() is None
     coordinator.mailbox.store.put(coordinator.mailbox.layout.plan(RUN, 1), plan)
-    time.sleep(1.05)
+    clock[0] += AGAIN
     ticks(agent)
     assert coordinator.update() is not None
 
