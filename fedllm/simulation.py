@@ -100,7 +100,7 @@ def _seat(config: FederationConfig, name: str, records: Path) -> Seat:
 
 
 def _seated(host: "subprocess.Popen[bytes]", seats: list[Seat]) -> dict[str, psutil.Process]:
-    """Have the host start the agents; return their processes by site."""
+    """Have the host start the agents; return the processes of those that live, by site."""
     assert host.stdin is not None  # noqa: S101 - both are pipes
     assert host.stdout is not None  # noqa: S101
     with suppress(BrokenPipeError):
@@ -109,7 +109,11 @@ def _seated(host: "subprocess.Popen[bytes]", seats: list[Seat]) -> dict[str, psu
     told = host.stdout.readline()
     if not told:
         raise FedllmError("the sites' agents do not start: see host.log beside the sites' folders")
-    return {name: psutil.Process(pid) for name, pid in json.loads(told).items()}
+    agents = {}
+    for name, pid in json.loads(told).items():
+        with suppress(psutil.NoSuchProcess):  # it could not begin; its own log says why
+            agents[name] = psutil.Process(pid)
+    return agents
 
 
 def _site_environment() -> dict[str, str]:
