@@ -14,7 +14,7 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedllm.agent.warm import name_process, warm_context
+from fedllm.agent.warm import name_process, server_address, share_server, warm_context
 
 _FORMER = 30.0  # s for an agent whose host was killed to be on its way out
 _END = 15.0  # s for an agent to end before it is killed
@@ -30,12 +30,13 @@ class Seat:
     log: str
 
 
-def _sit(seat: Seat) -> None:
+def _sit(seat: Seat, server: str | None) -> None:
     """One agent, in its own process: what it says goes to its own log, for it may quote records."""
     from fedllm.agent.take_part import take_part
     from fedllm.errors import FedllmError
 
     name_process(f"agent {seat.name}")
+    share_server(server)
     with Path(seat.log).open("ab") as log:
         os.dup2(log.fileno(), sys.stdout.fileno())
         os.dup2(log.fileno(), sys.stderr.fileno())
@@ -65,8 +66,10 @@ def main() -> None:
     if not line:
         return
     seats = [Seat(**seat) for seat in json.loads(line)]
+    server = server_address()
     agents = {
-        seat.name: context.Process(target=_sit, args=(seat,), name=f"agent {seat.name}") for seat in seats
+        seat.name: context.Process(target=_sit, args=(seat, server), name=f"agent {seat.name}")
+        for seat in seats
     }
     for agent in agents.values():
         agent.start()

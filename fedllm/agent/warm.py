@@ -2,14 +2,14 @@
 
 Importing torch, transformers, peft and opacus takes about nine seconds of a core. multiprocessing's
 forkserver does it once: its server imports `fedllm.agent.preload`, starts no thread, reads no data, and
-forks a process whenever one is asked for. The processes share its pages until they write to them. A process
-that such a process starts comes from the same server.
+forks a process whenever one is asked for. The processes share its pages until they write to them.
 """
 
 import multiprocessing
 import sys
 from contextlib import suppress
 from multiprocessing.context import ForkServerContext, SpawnContext
+from multiprocessing.forkserver import _forkserver
 from pathlib import Path
 
 _PRELOAD = ["fedllm.agent.preload"]
@@ -22,12 +22,24 @@ def warm_context() -> ForkServerContext | SpawnContext:
     """
     if sys.platform != "linux":
         return multiprocessing.get_context("spawn")
-    from multiprocessing.forkserver import ensure_running
-
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOAD)
-    ensure_running()
+    _forkserver.ensure_running()
     return context
+
+
+def server_address() -> str | None:
+    """Where this process' server takes requests, for processes that it forks; None if there is none."""
+    return getattr(_forkserver, "_forkserver_address", None)
+
+
+def share_server(address: str | None) -> None:
+    """Have a forked process ask the server that it came from, in place of one of its own.
+
+    multiprocessing says that it does so by itself, and up to Python 3.13 it does not.
+    """
+    if address is not None:
+        vars(_forkserver).update(_forkserver_address=address, ensure_running=lambda: None)
 
 
 def name_process(name: str) -> None:

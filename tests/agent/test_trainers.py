@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from fedllm.agent.trainers import ChildTrainer
-from fedllm.agent.warm import warm_context
+from fedllm.agent.warm import server_address, share_server, warm_context
 from fedllm.agent.worker import Event, Failed, Finished, Job, Progress
 from fedllm.config import FederationConfig, LocalConfig
 from fedllm.data.prepare import PreparedData
@@ -81,6 +81,7 @@ def _look(pipe: "Connection[Any, Any]") -> None:
     """In a forked process: what it found loaded, and how many threads it and the server have."""
     server = psutil.Process(os.getppid())
     pipe.send(({"torch", "peft", "opacus", "transformers"} <= sys.modules.keys(), server.num_threads()))
+    pipe.poll(10)  # be there until whoever asked is done
 
 
 def test_what_training_needs_is_loaded_by_a_server_without_a_second_thread() -> None:
@@ -88,7 +89,27 @@ def test_what_training_needs_is_loaded_by_a_server_without_a_second_thread() -> 
     child = context.Process(target=_look, args=(theirs,))
     child.start()
     assert mine.recv() == (True, 1)
+    mine.close()
     child.join()
+
+
+def _ask(pipe: "Connection[Any, Any]", server: str | None) -> None:
+    """In a forked process, as a simulated site's agent: start a process from the server of both."""
+    share_server(server)
+    mine, theirs = (context := warm_context()).Pipe()
+    child = context.Process(target=_look, args=(theirs,))
+    child.start()
+    pipe.send((*mine.recv(), os.getppid() == psutil.Process(child.pid).ppid()))
+    mine.close()
+    child.join()
+
+
+def test_what_a_simulated_agent_starts_comes_from_the_server_of_all_agents() -> None:
+    mine, theirs = (context := warm_context()).Pipe()
+    agent = context.Process(target=_ask, args=(theirs, server_address()))
+    agent.start()
+    assert mine.recv() == (True, 1, True)
+    agent.join()
 
 
 def test_a_job_is_trained_and_its_update_written(trainer: ChildTrainer, job: Job) -> None:
