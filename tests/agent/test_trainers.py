@@ -180,7 +180,8 @@ def test_simulated_agents_are_processes_of_their_own_and_none_has_the_coordinato
     monkeypatch.setenv("PREFECT_API_AUTH_STRING", "admin:secret")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "secret")
     with agent_processes(*simulated) as agents:
-        assert [agent.name() for agent in agents.values()] == ["agent east", "agent west"]
+        # Each gives itself its name once it runs.
+        until(lambda: [agent.name() for agent in agents.values()] == ["agent east", "agent west"], 20)
         assert len({os.getpid(), *(agent.pid for agent in agents.values())}) == 3
         for agent in agents.values():
             line = [agent, *agent.parents()]
