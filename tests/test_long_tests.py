@@ -1,6 +1,7 @@
 """A test over the limit says why, or the run fails; a busy machine fails nothing."""
 
 import itertools
+from pathlib import Path
 
 import pytest
 
@@ -58,6 +59,30 @@ def test_what_a_busy_machine_made_long_is_told_and_fails_nothing(
     done.stdout.fnmatch_lines(["*::test_long: the machine was busy"])
 
 
+@pytest.mark.usefixtures("alone")
+def test_a_test_that_waits_for_other_processes_is_listed_and_fails_the_run_later(
+    pytester: pytest.Pytester,
+) -> None:
+    pytester.makepyfile(
+        """
+        import time
+
+        import pytest
+
+        pytestmark = pytest.mark.servers
+
+        def test_long():
+            time.sleep(0.5)
+
+        def test_longer():
+            time.sleep(1.2)
+        """
+    )
+    done = pytester.runpytest_inprocess(*ARGUMENTS, "-o", "markers=servers")
+    assert done.ret == pytest.ExitCode.TESTS_FAILED
+    done.stdout.fnmatch_lines(["*::test_longer: say why*", "*::test_long: the machine was busy"])
+
+
 def test_a_process_that_waits_for_its_core_is_seen_to_wait() -> None:
     had, waited = long_tests.core_times()
     sum(range(100_000))
@@ -74,7 +99,10 @@ def test_the_marker_needs_a_reason(pytester: pytest.Pytester) -> None:
 
 
 @pytest.mark.servers  # of xdist: its workers
-def test_reports_of_workers_are_judged_as_well(pytester: pytest.Pytester) -> None:
+def test_reports_of_workers_are_judged_as_well(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))  # the plugin is found by its name
     pytester.makepyfile("import time\n\ndef test_long():\n    time.sleep(3)")
     done = pytester.runpytest_subprocess(*ARGUMENTS, "-n", "1")
     done.stdout.fnmatch_lines(["*over 0.3 s and not marked slow*", "*::test_long: *"])

@@ -6,7 +6,7 @@ import pytest
 from page_blocks import named, pages, steps
 from page_shell import run_page
 
-pytestmark = pytest.mark.stack
+pytestmark = [pytest.mark.stack, pytest.mark.slow("a page of commands, on a stack of its own")]
 
 # Long pages have a file of their own, so that they can run beside each other.
 ELSEWHERE = {"README.md", "docs/operations.md", "docs/tutorial.md"}

@@ -6,7 +6,7 @@ import pytest
 from page_blocks import ROOT
 from page_shell import run_page
 
-pytestmark = pytest.mark.stack
+pytestmark = [pytest.mark.stack, pytest.mark.slow("a page of commands, on a stack of its own")]
 
 
 @pytest.mark.timeout(3600)

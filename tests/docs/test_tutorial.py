@@ -14,6 +14,7 @@ from page_blocks import ROOT, Step, steps
 
 pytestmark = [
     pytest.mark.stack,
+    pytest.mark.slow("three machines, each with its own processes"),
     pytest.mark.skipif(why_not() is not None, reason=str(why_not())),
     pytest.mark.timeout(3600),
 ]
