@@ -17,6 +17,8 @@ from typing import Self
 import pytest
 from page_blocks import ROOT, Step, steps
 
+from tests.blank_databases import put_blank_databases
+
 BIN = Path(sys.executable).parent
 BLOCK = 1200.0  # s, for one block: a machine with other work to do is slow
 _OWN = ["--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
@@ -168,9 +170,11 @@ def page_environment(folder: Path, home: Path) -> dict[str, str]:
     }
 
 
-def run_page(page: Path, folder: Path) -> None:
+def run_page(page: Path, folder: Path, *, starts_a_stack: bool = False) -> None:
     """Run a page's blocks in a fresh copy, with a home of its own; its stack is stopped at the end."""
     home = folder / "home"
+    if starts_a_stack:
+        put_blank_databases(home)
     copy = fresh_copy(folder / "fedllm")
     with Shell(copy, page_environment(copy, home), alone()) as shell:
         try:

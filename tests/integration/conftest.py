@@ -12,6 +12,7 @@ from playground import SITES, fedllm, write_corpus
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from fedllm.stack import Endpoints, down, up
+from tests.blank_databases import put_blank_databases
 from tests.own_ports import own_ports
 
 
@@ -29,6 +30,7 @@ def entered(home: Path, variables: dict[str, str]) -> Iterator[None]:
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoints]:
     """The stack that `fedllm up` starts, in a home of its own; started once, for it takes a minute."""
     home = tmp_path_factory.mktemp("stack")
+    put_blank_databases(home)
     try:
         with entered(home, {}):
             found = up(ports=own_ports())
