@@ -25,8 +25,8 @@ BY_FIXTURE = {
     "servers": "stack",
     "stack": "stack",
 }
-# A stack that is started once for all tests that share it, so they go to one worker (xdist's loadgroup). Those
-# of tests/integration wait for so much that a stack for each worker is quicker.
+# A stack that is started once for all tests that share it, so they go to one worker (xdist's loadgroup).
+# Those of tests/integration wait for so much that a stack for each worker is quicker.
 SHARED = {"fresh": "the stack of tests/stack", "first_life": "the stack of tests/stack"}
 STARTS: list[tuple[Any, str]] = [
     (subprocess.Popen, "__init__"),
