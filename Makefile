@@ -41,15 +41,15 @@ demo: $(STAMP)  ## fine-tune one model across four organisations, on this machin
 # that is possible, for a disk confirms some twenty thousand writes slowly and no test here loses its power.
 check: $(STAMP)  ## style, types, security, and the tests that start nothing: some four minutes
 	$(MAKE) --no-print-directory -j 3 --output-sync=target style types security
-	PYTEST_DEBUG_TEMPROOT=$(firstword $(wildcard /dev/shm) /tmp) $(BIN)/pytest -n 2 --dist loadgroup \
+	PYTEST_DEBUG_TEMPROOT=$(firstword $(wildcard /dev/shm) /tmp) $(BIN)/pytest -n 2 --dist loadfile \
 		-o tmp_path_retention_policy=failed -m "unit and not sweep"
 
 # Most of the tests wait for servers, so two files at a time fit two cores; see tests/tiers.py.
 test: $(STAMP) tools  ## run the tests, on real servers
-	PATH="$$PATH:$$(printf '%s\n' /usr/lib/postgresql/*/bin | tail -n 1)" $(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder
+	PATH="$$PATH:$$(printf '%s\n' /usr/lib/postgresql/*/bin | tail -n 1)" $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 sweep: $(STAMP)  ## crash everything at every step there is: what `make test` leaves out, some forty minutes
-	$(BIN)/pytest -n 2 --dist loadgroup -m "sweep and not unit"
+	$(BIN)/pytest -n 2 --dist loadfile -m "sweep and not unit"
 	$(BIN)/pytest -n 2 -m "sweep and unit" -rP
 
 .PHONY: tools

@@ -25,9 +25,6 @@ BY_FIXTURE = {
     "servers": "stack",
     "stack": "stack",
 }
-# A stack that is started once for all tests that share it, so they go to one worker (xdist's loadgroup).
-# Those of tests/integration wait for so much that a stack for each worker is quicker.
-SHARED = {"fresh": "the stack of tests/stack", "first_life": "the stack of tests/stack"}
 STARTS: list[tuple[Any, str]] = [
     (subprocess.Popen, "__init__"),
     (os, "fork"),
@@ -61,15 +58,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         tier = tier_of(item)
         if item.get_closest_marker(tier) is None:
             item.add_marker(tier)
-        item.add_marker(pytest.mark.xdist_group(group_of(item)))
     # What takes long begins first, so that no worker is left with a long file at the end.
     items.sort(key=lambda item: -TIERS.index(tier_of(item)))
-
-
-def group_of(item: pytest.Item) -> str:
-    """Tests of one group are run by one worker: those of a file, and those that share a stack."""
-    shared = [SHARED[name] for name in getattr(item, "fixturenames", ()) if name in SHARED]
-    return shared[0] if shared else item.nodeid.partition("::")[0]
 
 
 @pytest.hookimpl(wrapper=True)
