@@ -86,6 +86,7 @@ def test_a_hub_id_without_a_network_says_what_to_do(monkeypatch: pytest.MonkeyPa
         resolve_base("fedllm-nobody/nothing@main")
 
 
+@pytest.mark.servers
 def test_without_a_network_a_packaged_base_says_which_file_goes_where(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
