@@ -43,8 +43,8 @@ def take_part(  # noqa: PLR0913 - as many as the verb has options
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     log_to(log_file)
-    trainer = ChildTrainer(log_file)  # at once: what it loads takes longer than all that follows
     member = accept_invitation(invitation, home, expected=coordinator)
+    trainer = ChildTrainer(log_file)  # before all else: what it loads takes longer than the agent's own start
     mark = fingerprint(member.invitation.coordinator)
     log.info("%s takes part; the coordinator is %s", member.site.name, mark)
     agent = Agent(member, trainer, patience=patience)
