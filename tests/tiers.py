@@ -25,6 +25,13 @@ BY_FIXTURE = {
     "servers": "stack",
     "stack": "stack",
 }
+# Folders whose tests are long for one reason.
+LONG = {
+    "tests/integration/": "whole trainings on a real stack, and what disturbs them",
+    "tests/stack/": "servers that start, stop and are waited for",
+    "tests/infra/": "servers as compose.yaml starts them",
+    "tests/backup/": "whole homes, archived and brought back",
+}
 STARTS: list[tuple[Any, str]] = [
     (subprocess.Popen, "__init__"),
     (os, "fork"),
@@ -58,6 +65,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         tier = tier_of(item)
         if item.get_closest_marker(tier) is None:
             item.add_marker(tier)
+        why = next((why for folder, why in LONG.items() if item.nodeid.startswith(folder)), None)
+        if why and tier != "unit" and item.get_closest_marker("slow") is None:
+            item.add_marker(pytest.mark.slow(why))
     # What takes long begins first, so that no worker is left with a long file at the end.
     items.sort(key=lambda item: -TIERS.index(tier_of(item)))
 
