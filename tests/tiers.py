@@ -25,8 +25,14 @@ BY_FIXTURE = {
     "servers": "stack",
     "stack": "stack",
 }
-# Folders whose tests are long for one reason.
+# Files and folders whose tests are long for one reason.
 LONG = {
+    "tests/agent/test_state_machine.py": "random lives of a site, a crash at every boundary",
+    "tests/agent/test_hostile_": "every kind of hostile message",
+    "tests/coordinator/test_hostile_sites.py": "every kind of hostile message",
+    "tests/privacy/test_ledger_schedules.py": "random lives of a ledger",
+    "tests/tracking/": "MLflow is imported, and a crash comes at every call to it",
+    "tests/data/test_anonymize.py": "spaCy and presidio are loaded",
     "tests/integration/": "whole trainings on a real stack, and what disturbs them",
     "tests/stack/": "servers that start, stop and are waited for",
     "tests/infra/": "servers as compose.yaml starts them",
@@ -66,7 +72,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.get_closest_marker(tier) is None:
             item.add_marker(tier)
         why = next((why for folder, why in LONG.items() if item.nodeid.startswith(folder)), None)
-        if why and tier != "unit" and item.get_closest_marker("slow") is None:
+        if why and item.get_closest_marker("slow") is None:
             item.add_marker(pytest.mark.slow(why))
     # What takes long begins first, so that no worker is left with a long file at the end.
     items.sort(key=lambda item: -TIERS.index(tier_of(item)))
