@@ -106,11 +106,11 @@ def _seated(host: "subprocess.Popen[bytes]", seats: list[Seat]) -> dict[str, psu
     with suppress(BrokenPipeError):
         host.stdin.write(json.dumps([asdict(seat) for seat in seats]).encode() + b"\n")
         host.stdin.flush()
-    told = host.stdout.readline()
-    if not told:
+    line = host.stdout.readline()
+    if not line:
         raise FedllmError("the sites' agents do not start: see host.log beside the sites' folders")
     agents = {}
-    for name, pid in json.loads(told).items():
+    for name, pid in json.loads(line).items():
         with suppress(psutil.NoSuchProcess):  # it could not begin; its own log says why
             agents[name] = psutil.Process(pid)
     return agents

@@ -44,7 +44,7 @@ def take_part(  # noqa: PLR0913 - as many as the verb has options
         signal.signal(number, lambda *_: stop.set())
     log_to(log_file)
     member = accept_invitation(invitation, home, expected=coordinator)
-    trainer = ChildTrainer(log_file)  # before all else: what it loads takes longer than the agent's own start
+    trainer = ChildTrainer(log_file)  # now: what it loads takes longer than all that follows
     mark = fingerprint(member.invitation.coordinator)
     log.info("%s takes part; the coordinator is %s", member.site.name, mark)
     agent = Agent(member, trainer, patience=patience)

@@ -90,8 +90,8 @@ class ChildTrainer:
         """Hand the job to the child."""
         if self._process is None or not self._process.is_alive():
             self._pipe, theirs = self._context.Pipe()
-            told = (theirs, dict(os.environ), self._log_file)
-            self._process = self._context.Process(target=_serve, args=told, name="training", daemon=True)
+            arguments = (theirs, dict(os.environ), self._log_file)
+            self._process = self._context.Process(target=_serve, args=arguments, name="training", daemon=True)
             self._process.start()
             theirs.close()
         assert self._pipe is not None  # noqa: S101 - set together with the process

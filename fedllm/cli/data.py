@@ -39,15 +39,15 @@ def fetch(
     settings = load_federation(config, sets or ())
     records = prepare.fetch(settings, out)
     path = out / "raw.jsonl"
-    told: dict[str, object] = {"path": str(path), "count": len(records)}
+    payload: dict[str, object] = {"path": str(path), "count": len(records)}
     lines = [f"{path}: {len(records)} records"]
     if base:
         from fedllm.models.base import resolve_base
 
         folder = resolve_base(settings.model.base)
-        told["base"] = str(folder)
+        payload["base"] = str(folder)
         lines.append(f"{settings.model.base}: {folder}")
-    emit(as_json, told, "\n".join(lines))
+    emit(as_json, payload, "\n".join(lines))
 
 
 @app.command()

@@ -41,8 +41,8 @@ def run(
             process.kill()
             process.join()
             raise subprocess.TimeoutExpired(arguments, timeout, out.read_bytes(), err.read_bytes())
-        told = (arguments, process.exitcode, out.read_text(), err.read_text(errors="replace"))
-        return subprocess.CompletedProcess(*told)
+        finished = (arguments, process.exitcode, out.read_text(), err.read_text(errors="replace"))
+        return subprocess.CompletedProcess(*finished)
 
 
 def _main(arguments: tuple[str, ...], env: dict[str, str], cwd: str, out: Path, err: Path) -> None:
