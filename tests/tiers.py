@@ -7,7 +7,8 @@ A test is `unit` unless its marker or one of its fixtures says otherwise; the hi
 import multiprocessing.util
 import os
 import subprocess
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import pytest
@@ -78,16 +79,30 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: -TIERS.index(tier_of(item)))
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Let a unit test, its fixtures among it, start no process."""
+@contextmanager
+def _no_process(item: pytest.Item) -> Iterator[None]:
+    """Let a unit test, or the fixtures set up for it, start no process."""
     if item.get_closest_marker("unit") is None:
-        return (yield)
+        yield
+        return
     started = item.stash[STARTED] = []
     with pytest.MonkeyPatch.context() as patch:
         for owner, name in STARTS:
-            told = "Popen" if name == "__init__" else f"{owner.__name__}.{name}"
-            patch.setattr(owner, name, _refusal(told, started))
+            label = "Popen" if name == "__init__" else f"{owner.__name__}.{name}"
+            patch.setattr(owner, name, _refusal(label, started))
+        yield
+
+
+# Not at the teardown: after the last test of a worker what is taken down is the servers that others asked for.
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None, None, None]:
+    with _no_process(item):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
+    with _no_process(item):
         return (yield)
 
 

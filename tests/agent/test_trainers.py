@@ -88,6 +88,7 @@ def test_what_training_needs_is_loaded_by_a_server_without_a_second_thread() -> 
     mine, theirs = (context := warm_context()).Pipe()
     child = context.Process(target=_look, args=(theirs,))
     child.start()
+    theirs.close()
     assert mine.recv() == (True, 1)
     mine.close()
     child.join()
@@ -99,6 +100,7 @@ def _ask(pipe: "Connection[Any, Any]", server: str | None) -> None:
     mine, theirs = (context := warm_context()).Pipe()
     child = context.Process(target=_look, args=(theirs,))
     child.start()
+    theirs.close()
     pipe.send((*mine.recv(), os.getppid() == psutil.Process(child.pid).ppid()))
     mine.close()
     child.join()
@@ -108,6 +110,7 @@ def test_what_a_simulated_agent_starts_comes_from_the_server_of_all_agents() -> 
     mine, theirs = (context := warm_context()).Pipe()
     agent = context.Process(target=_ask, args=(theirs, server_address()))
     agent.start()
+    theirs.close()
     assert mine.recv() == (True, 1, True)
     agent.join()
 
