@@ -31,6 +31,7 @@ from fedllm.coordinator.rounds import JournaledSteps, play
 from fedllm.coordinator.training import open_training
 from fedllm.data.prepare import PreparedData, inputs_sha256, prepare
 from fedllm.errors import AccessDeniedError, ConfigError, FedllmError, ObjectNotFoundError
+from fedllm.models.base import resolve_base
 
 log = logging.getLogger(__name__)
 
@@ -77,9 +78,10 @@ def agent_processes(config: FederationConfig, data: PreparedData) -> Iterator[di
     """
     folder = fedllm_home() / "simulated" / config.name
     private_dir(folder)
+    base = resolve_base(config.model.base)
     with (folder / "host.log").open("ab") as own:
         host = subprocess.Popen(
-            [sys.executable, "-m", "fedllm.agent.host"],
+            [sys.executable, "-m", "fedllm.agent.host", str(base)],
             env=_site_environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -76,7 +76,8 @@ def _shapes(folder: Path, _sha256: str) -> tuple[Mapping[str, tuple[int, int]], 
     for file in sorted(folder.glob("*.safetensors")):
         try:
             with file.open("rb") as opened:
-                header = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
+                length = int.from_bytes(opened.read(8), "little")
+                header = json.loads(opened.read(min(length, file.stat().st_size)))
             for name, tensor in header.items():
                 if name == "__metadata__":
                     continue

@@ -1,8 +1,8 @@
 """Many sites' agents on one machine, for a simulated federation: each a process, all from one warm server.
 
-`python -m fedllm.agent.host` reads one line of JSON from stdin, a list of seats, and writes one to stdout,
-the process id of each agent. It ends when stdin does, and the agents with it; they end too should it be
-killed.
+`python -m fedllm.agent.host BASE` loads the base model in the folder BASE, reads one line of JSON from stdin,
+a list of seats, and writes one to stdout, the process id of each agent. It ends when stdin does, and the
+agents with it; they end too should it be killed.
 """
 
 import json
@@ -61,7 +61,8 @@ def _watch_host(stop: threading.Event) -> None:
 def main() -> None:
     """Start the agents that stdin names, and stop them when it ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the caller, who closes stdin
-    context = warm_context()  # it loads what agents need while the caller still has the sites join
+    # It loads what agents need while the caller still has the sites join.
+    context = warm_context(Path(sys.argv[1]))
     line = sys.stdin.readline()
     if not line:
         return

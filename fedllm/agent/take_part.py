@@ -10,6 +10,7 @@ from pathlib import Path
 from fedllm.agent.agent import Agent, log_to
 from fedllm.agent.join import accept_invitation
 from fedllm.agent.trainers import ChildTrainer
+from fedllm.models.base import resolve_base
 from fedllm.secure.identity import fingerprint
 
 log = logging.getLogger(__name__)
@@ -38,13 +39,15 @@ def take_part(  # noqa: PLR0913 - as many as the verb has options
 
     Raises:
         IdentityError: the invitation is not for this site, or another agent runs for it.
+        ModelError: the site's base model is not there.
     """
     stop = stop or threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     log_to(log_file)
     member = accept_invitation(invitation, home, expected=coordinator)
-    trainer = ChildTrainer(log_file)  # now: what it loads takes longer than all that follows
+    base = resolve_base(member.site.base)
+    trainer = ChildTrainer(log_file, base)  # now: what it loads takes longer than all that follows
     mark = fingerprint(member.invitation.coordinator)
     log.info("%s takes part; the coordinator is %s", member.site.name, mark)
     agent = Agent(member, trainer, patience=patience)

@@ -70,14 +70,15 @@ class ChildTrainer:
     The child is forked from a server that has loaded the training libraries (`fedllm.agent.warm`).
     """
 
-    def __init__(self, log_file: Path | None = None) -> None:
+    def __init__(self, log_file: Path | None = None, base: Path | None = None) -> None:
         """Start the server, without waiting for it.
 
         Args:
             log_file: takes what the child writes to stderr: its errors may quote records.
+            base: folder of the base model that jobs will ask for, which the server loads ahead.
         """
         self._log_file = log_file
-        self._context = warm_context()
+        self._context = warm_context(base)
         self._process: BaseProcess | None = None
         self._pipe: Connection[Any, Any] | None = None
 

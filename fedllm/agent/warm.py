@@ -1,30 +1,41 @@
 """Processes that start warm: forked from a server that has loaded what training needs.
 
 Importing torch, transformers, peft and opacus takes about nine seconds of a core. multiprocessing's
-forkserver does it once: its server imports `fedllm.agent.preload`, starts no thread, reads no data, and
-forks a process whenever one is asked for. The processes share its pages until they write to them.
+forkserver does it once: its server imports `fedllm.agent.preload`, loads a base model, starts no thread,
+reads no data, and forks a process whenever one is asked for. The processes share its pages until they write
+to them.
 """
 
 import multiprocessing
+import os
 import sys
 from contextlib import suppress
 from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.forkserver import _forkserver
 from pathlib import Path
 
+WARM_BASE = "FEDLLM_WARM_BASE"  # in the server's environment alone: the folder of the base model to load
 _PRELOAD = ["fedllm.agent.preload"]
 
 
-def warm_context() -> ForkServerContext | SpawnContext:
+def warm_context(base: Path | None = None) -> ForkServerContext | SpawnContext:
     """The way to start processes here, with the server's start begun and not waited for.
 
     Elsewhere than on Linux each process imports for itself: forking is not safe with the system's libraries.
+
+    Args:
+        base: folder of a base model, which the server loads; it has no say once the server runs.
     """
     if sys.platform != "linux":
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOAD)
-    _forkserver.ensure_running()
+    if base is not None:
+        os.environ[WARM_BASE] = str(base)
+    try:
+        _forkserver.ensure_running()
+    finally:
+        os.environ.pop(WARM_BASE, None)
     return context
 
 

