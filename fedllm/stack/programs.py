@@ -85,7 +85,7 @@ def _minio(place: Place, state: StackState) -> Program:
 def _mlflow(place: Place, state: StackState) -> Program:
     access_key, secret_key = root_credentials(place)
     argv = [
-        *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"),
+        *(sys.executable, "-m", "fedllm.stack.mlflow_server", "server", "--host", "127.0.0.1"),
         *("--port", str(state.ports["mlflow"]), "--workers", "1"),
         *("--artifacts-destination", "s3://mlflow"),
         *(("--app-name", "basic-auth") if state.secure else ()),
@@ -103,8 +103,7 @@ def _mlflow(place: Place, state: StackState) -> Program:
         "MLFLOW_S3_ENDPOINT_URL": state.url("minio"),
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # no job runners beside the server
     }
-    # What listens is a child of this command: were the command alone killed, the child would keep the port.
-    return Program("mlflow", [sys.executable, "-m", "fedllm.stack.alone", "mlflow", *argv], env)
+    return Program("mlflow", argv, env)
 
 
 def _prefect(place: Place, state: StackState) -> Program:

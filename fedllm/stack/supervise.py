@@ -19,6 +19,7 @@ from fedllm.stack.last_words import last_words
 from fedllm.stack.place import Place
 from fedllm.stack.programs import Program
 
+_STACK = "FEDLLM_STACK"  # in the environment of every process of a stack: its tag
 _PATIENCE = 30.0  # s, for supervisord to stop all it holds
 
 
@@ -171,35 +172,34 @@ def start_daemon(place: Place, env: dict[str, str]) -> None:
         time.sleep(0.05)
 
 
-def leftovers(place: Place, program: str | None = None) -> list[psutil.Process]:
-    """Every process of this stack (or of one of its programs) that is alive, whoever its parent is now.
+def leftovers(place: Place) -> list[psutil.Process]:
+    """Every process of this stack that is alive, whoever its parent is now.
 
     Never the caller's own line.
     """
-    wanted = {"FEDLLM_STACK": place.tag} | ({"FEDLLM_PROGRAM": program} if program else {})
     own = psutil.Process()
     mine = {own.pid, *(parent.pid for parent in own.parents())}
     found = []
     for process in psutil.process_iter():
         try:
-            if process.pid not in mine and wanted.items() <= _told(process, wanted).items():
+            if process.pid not in mine and _stack_of(process) == place.tag:
                 found.append(process)
         except (psutil.Error, OSError):
             continue  # it ended, or belongs to someone else
     return found
 
 
-def _told(process: psutil.Process, names: Iterable[str]) -> dict[str, str]:
-    """What a process' environment says of the stack and program that it belongs to.
+def _stack_of(process: psutil.Process) -> str | None:
+    """The tag of the stack that a process belongs to, from its environment; None for other processes.
 
     juicefs rewrites its command line and spoils the start of its environment with it, where psutil stops
     reading: so the whole block is searched where the system shows it.
     """
     block = Path(f"/proc/{process.pid}/environ")
     if not block.exists():
-        return {name: value for name, value in process.environ().items() if name in names}
-    told = (os.fsdecode(entry).partition("=") for entry in block.read_bytes().split(b"\0"))
-    return {name: value for name, _, value in told if name in names}
+        return process.environ().get(_STACK)
+    entries = (os.fsdecode(entry).partition("=") for entry in block.read_bytes().split(b"\0"))
+    return next((value for name, _, value in entries if name == _STACK), None)
 
 
 def sweep(place: Place) -> int:
