@@ -93,7 +93,7 @@ def _no_process(item: pytest.Item) -> Iterator[None]:
         yield
 
 
-# Not at the teardown: after the last test of a worker what is taken down is the servers that others asked for.
+# Not at the teardown: after a worker's last test the servers that others asked for are taken down.
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup(item: pytest.Item) -> Generator[None, None, None]:
     with _no_process(item):

@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Self
 
 import pytest
+import warm_commands
 from page_blocks import ROOT, Step, steps
 
 from tests.blank_databases import put_blank_databases
@@ -170,14 +171,23 @@ def page_environment(folder: Path, home: Path) -> dict[str, str]:
     }
 
 
-def run_page(page: Path, folder: Path, *, starts_a_stack: bool = False) -> None:
-    """Run a page's blocks in a fresh copy, with a home of its own; its stack is stopped at the end."""
+def run_page(page: Path, folder: Path, *, starts_a_stack: bool = False, warm: bool = True) -> None:
+    """Run a page's blocks in a fresh copy, with a home of its own; its stack is stopped at the end.
+
+    Args:
+        page: of the documentation.
+        folder: for the copy and the home.
+        starts_a_stack: its tables are there already.
+        warm: its commands are forked from a process that has their imports (`warm_commands`).
+    """
     home = folder / "home"
     if starts_a_stack:
         put_blank_databases(home)
     copy = fresh_copy(folder / "fedllm")
     with Shell(copy, page_environment(copy, home), alone()) as shell:
         try:
+            if warm:
+                _warm(shell, folder)
             for step in steps(page):
                 if step.kind == "not run":
                     continue
@@ -186,6 +196,14 @@ def run_page(page: Path, folder: Path, *, starts_a_stack: bool = False) -> None:
                 sys.stdout.write(f"{time.monotonic() - begun:6.1f} s  {step.place} {step.kind}\n")
         finally:
             _stop_stack(shell)
+
+
+def _warm(shell: Shell, folder: Path) -> None:
+    """Put commands in front of the shell's own that ask a server, which starts here."""
+    asked = folder / "warm"
+    warm_commands.put_commands(folder / "bin", asked)
+    shell.type(f"python {warm_commands.__file__} serve {asked}", "the beginning", beside=True)
+    shell.type(f"export PATH={folder / 'bin'}:$PATH", "the beginning")
 
 
 def _stop_stack(shell: Shell) -> None:

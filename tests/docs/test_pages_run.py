@@ -10,13 +10,14 @@ pytestmark = [pytest.mark.stack, pytest.mark.slow("a page of commands, on a stac
 
 # Long pages have a file of their own, so that they can run beside each other.
 ELSEWHERE = {"README.md", "docs/operations.md", "docs/tutorial.md"}
+FEW = {"docs/deploy.md", "docs/observing.md"}  # commands: they are not worth a server of warm ones
 TYPED = [page for page in pages() if named(page) not in ELSEWHERE and steps(page)]
 
 
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("page", TYPED, ids=named)
 def test_the_blocks_of_a_page_run_in_order(page: Path, tmp_path: Path) -> None:
-    run_page(page, tmp_path)
+    run_page(page, tmp_path, warm=named(page) not in FEW)
 
 
 def test_the_pages_that_run_elsewhere_are_there() -> None:

@@ -12,18 +12,7 @@ from collections.abc import Mapping
 from multiprocessing import get_context
 from pathlib import Path
 
-LIBRARIES = [
-    "fedllm.agent.preload",
-    "fedllm.cli.main",
-    "fedllm.coordinator.rounds",
-    "fedllm.tracking",
-    "mlflow.pyfunc",
-    "mlflow.store.artifact.mlflow_artifacts_repo",
-    "anyio",
-    "fastapi",
-    "httpx",
-    "sqlalchemy.ext.asyncio",
-]
+from warm_commands import LIBRARIES
 
 
 def run(
