@@ -5,6 +5,7 @@ OpenBLAS, which starts some as soon as it is loaded, is told to do without; trai
 """
 
 import gc
+import logging
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -23,6 +24,10 @@ import fedllm.training.local
 import fedllm.training.site_level
 import fedllm.training.text
 from fedllm.agent.warm import WARM_BASE
+
+# opacus sets the whole process' logging up when it is imported; a server that has just started had none.
+logging.root.handlers.clear()
+logging.root.setLevel(logging.WARNING)
 
 if base := os.environ.pop(WARM_BASE, None):
     with suppress(Exception):  # whoever needs it loads it again, and says what is wrong

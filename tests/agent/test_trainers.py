@@ -1,5 +1,6 @@
 """Training processes come warm from one server, and are as separate as processes that were started."""
 
+import logging
 import os
 import signal
 import subprocess
@@ -78,9 +79,9 @@ def ended(trainer: ChildTrainer) -> Event:
 
 
 def _look(pipe: "Connection[Any, Any]") -> None:
-    """In a forked process: what it found loaded, and how many threads it and the server have."""
-    server = psutil.Process(os.getppid())
-    pipe.send(({"torch", "peft", "opacus", "transformers"} <= sys.modules.keys(), server.num_threads()))
+    """In a forked process: whether all is loaded and nothing else set up, and the server's threads."""
+    loaded = {"torch", "peft", "opacus", "transformers"} <= sys.modules.keys()
+    pipe.send((loaded and not logging.root.handlers, psutil.Process(os.getppid()).num_threads()))
     pipe.poll(10)  # be there until whoever asked is done
 
 
