@@ -1,23 +1,23 @@
 """Chance that privacy rests on: from the operating system's entropy by AES-CTR, never from a seed."""
 
-import math
 import os
-from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-_DRAWS = 4  # Gaussians that are summed to one
-_BLOCK = 1 << 14  # numbers at once: what they need fits into a processor's cache
+from fedllm.privacy.rounded_gaussian import rounded_gaussians
 
 
 class NoiseSource(Protocol):
     """Where a mechanism's chance comes from."""
 
-    def normal(self, shape: Sequence[int], std: float) -> torch.Tensor:
-        """Independent Gaussians of mean 0; fp32 on the CPU."""
+    def gaussian(self, count: int, scale: float) -> torch.Tensor:
+        """Independent Gaussians of standard deviation `scale`, rounded; int64 on the CPU, (count,)."""
+
+    def chosen(self, count: int, probability: float) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """Independent events of one probability; (count,)."""
 
     def uniform(self, count: int) -> np.ndarray[Any, np.dtype[np.float64]]:
         """Independent numbers from [0, 1), multiples of 2^-53; (count,)."""
@@ -34,45 +34,35 @@ class SecureNoise:
     def __init__(self) -> None:
         self._rekey()
 
-    def normal(self, shape: Sequence[int], std: float) -> torch.Tensor:
-        """Independent Gaussians of mean 0, computed in float64 and rounded to fp32 last.
+    def gaussian(self, count: int, scale: float) -> torch.Tensor:
+        """Independent Gaussians of mean 0, rounded to whole numbers, as `rounded_gaussians` has it."""
+        return torch.from_numpy(rounded_gaussians(count, scale, self._words))
 
-        One float64 Gaussian takes so few values that its low bits can betray what it was added to (Mironov
-        2012). Each number here is the sum of four, of four different pairs of Box and Muller (1958): too
-        many quadruples give the same sum to search (Holohan & Braghin 2021, arXiv 2107.10138).
-        """
-        drawn = torch.empty(math.prod(shape), dtype=torch.float32)
-        for piece in torch.split(drawn, _BLOCK):
-            even = piece.numel() + piece.numel() % 2
-            total = _box_muller(self._bits(even))
-            for _ in range(_DRAWS - 1):
-                total += _box_muller(self._bits(even))
-            piece.copy_(total[: piece.numel()].mul_(std / math.sqrt(_DRAWS)))
-        return drawn.view(tuple(shape))
+    def chosen(self, count: int, probability: float) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """Independent events of one probability, to its last bit; (count,)."""
+        if probability >= 1:
+            return np.ones(count, dtype=np.bool_)
+        below, left = divmod(probability * 2.0**64, 1.0)
+        words = self._words(count)
+        happened = words < np.uint64(below)
+        for tie in np.flatnonzero(words == np.uint64(below)):
+            happened[tie] = self.uniform(1)[0] < left
+        return happened
 
     def uniform(self, count: int) -> np.ndarray[Any, np.dtype[np.float64]]:
         """Independent numbers from [0, 1) with 53 bits each; (count,)."""
-        return self._bits(count) * 2.0**-53
+        return (self._words(count) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
-    def _bits(self, count: int) -> np.ndarray[Any, np.dtype[np.float64]]:
-        """Whole numbers below 2^53 as float64, (count,)."""
+    def _words(self, count: int) -> np.ndarray[Any, np.dtype[np.uint64]]:
+        """Random words of 64 bits, (count,)."""
         if self._home != _process():
             self._rekey()
-        words = np.frombuffer(self._stream.update(bytes(8 * count)), dtype=np.uint64)
-        return (words >> np.uint64(11)).astype(np.float64)
+        return np.frombuffer(self._stream.update(bytes(8 * count)), dtype=np.uint64)
 
     def _rekey(self) -> None:
         # Under a key that is used for one stream alone the counter may start at zero.
         self._stream = Cipher(algorithms.AES(os.urandom(32)), modes.CTR(bytes(16))).encryptor()
         self._home = _process()
-
-
-def _box_muller(bits: np.ndarray[Any, np.dtype[np.float64]]) -> torch.Tensor:
-    """Turn whole numbers below 2^53, an even count of them, into as many standard Gaussians; float64."""
-    radii, angles = torch.from_numpy(bits).mul_(2.0**-53).view(2, -1)  # both in [0, 1), (count / 2,)
-    radii = (1 - radii).log_().mul_(-2).sqrt_()  # 1 - u is exact, and never zero
-    angles.mul_(2 * math.pi)
-    return torch.cat([angles.cos().mul_(radii), angles.sin_().mul_(radii)])
 
 
 def _process() -> tuple[int, int]:

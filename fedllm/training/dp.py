@@ -16,6 +16,7 @@ import torch
 
 from fedllm.config import LocalConfig
 from fedllm.data.records import Record
+from fedllm.privacy.grid import Grid
 from fedllm.privacy.noise import NoiseSource, SecureNoise
 from fedllm.privacy.terms import PrivateTerms
 from fedllm.training.learner import Learner
@@ -78,47 +79,22 @@ def train_privately(  # noqa: PLR0913 - a plan's terms, each named by the caller
     trainable = learner.shared.trainable
     anchor = [parameter.detach().clone() for parameter in trainable]
     optimizer = make_optimizer(trainable, local)
+    grid = Grid(terms.clip, terms.noise_multiplier * terms.clip)
     units = units_of(records, terms)
     readable = _Readable(learner, records)
     with per_example_gradients(learner, engine) as gradients:
         for step in range(1, steps + 1):
             set_rate(optimizer, local, (round_number - 1) * local.steps + step, rounds * local.steps)
             drawn = [readable.examples(unit) for unit in draw_units(units, terms, chance)]
-            sums = clipped_sums(learner, gradients, drawn, terms.clip)
-            noised = add_noise(sums, terms.noise_multiplier * terms.clip, chance)
+            noised = grid.hide(clipped_sums(learner, gradients, drawn, grid), chance)
             for parameter, hidden in zip(trainable, noised, strict=True):
-                parameter.grad = hidden / local.batch_size
+                parameter.grad = (hidden / local.batch_size).float()
             if local.prox_mu:
                 pull(trainable, anchor, local.prox_mu)
             optimizer.step()
             progress(step, steps)
     assert_moved(trainable, anchor)
     return PrivateResult(steps, time.perf_counter() - begun)
-
-
-def clip_and_sum(gradients: Sequence[torch.Tensor], clip: float) -> list[torch.Tensor]:
-    """Constrain sensitivity: scale each unit's gradient to an L2 norm of at most `clip`, and add them up.
-
-    Args:
-        gradients: for each tensor (units, *shape), fp32; a unit's gradient is its rows of all tensors.
-        clip: the largest norm that stays as it is.
-
-    Returns:
-        For each tensor (*shape). A gradient that is not finite adds nothing.
-    """
-    rows = [gradient.flatten(1) for gradient in gradients]  # each (units, numbers)
-    norms = torch.stack([torch.linalg.vector_norm(row, dim=1, dtype=torch.float64) for row in rows])
-    norm = torch.linalg.vector_norm(norms, dim=0)  # (units,)
-    finite = torch.isfinite(norm)
-    if not bool(finite.all()):  # zero times infinity is no zero
-        rows, norm = [row[finite] for row in rows], norm[finite]
-    scale = (clip / norm.clamp(min=clip)).float()  # (units,)
-    return [(scale @ row).view(like.shape[1:]) for row, like in zip(rows, gradients, strict=True)]
-
-
-def add_noise(sums: Sequence[torch.Tensor], std: float, noise: NoiseSource) -> list[torch.Tensor]:
-    """Hide: add independent Gaussian noise of this standard deviation to every number."""
-    return [part + noise.normal(part.shape, std).to(part.device) for part in sums]
 
 
 def units_of(records: Sequence[Record], terms: PrivateTerms) -> list[list[int]]:
@@ -140,12 +116,12 @@ def draw_units(
     units: Sequence[Sequence[int]], terms: PrivateTerms, chance: NoiseSource
 ) -> list[Sequence[int]]:
     """Draw each unit by itself with probability q (Poisson sampling), and some of its records at random."""
-    drawn = np.flatnonzero(chance.uniform(len(units)) < terms.sampling_rate).tolist()
+    drawn = np.flatnonzero(chance.chosen(len(units), terms.sampling_rate)).tolist()
     return [_bounded(units[i], terms.max_per_person, chance) for i in drawn]
 
 
 def clipped_sums(
-    learner: Learner, gradients: PerExample, units: Sequence[Sequence[Any]], clip: float
+    learner: Learner, gradients: PerExample, units: Sequence[Sequence[Any]], grid: Grid
 ) -> list[torch.Tensor]:
     """The sum over units of each one's clipped gradient, whatever the micro-batches are.
 
@@ -153,14 +129,14 @@ def clipped_sums(
         learner: splits examples into micro-batches.
         gradients: from `per_example_gradients`.
         units: each one's examples; its gradient is the sum of theirs.
-        clip: as of `clip_and_sum`.
+        grid: clips and rounds.
 
     Returns:
-        For each shared tensor (*shape), fp32; zeros where there are no examples.
+        For each shared tensor the sum in steps of the grid, (*shape), int64; zeros without examples.
     """
-    sums = [torch.zeros_like(parameter, requires_grad=False) for parameter in learner.shared.trainable]
+    sums = grid.sum_clipped([one.new_zeros(0, *one.shape) for one in learner.shared.trainable])
     for single in _by_unit(learner, gradients, [unit for unit in units if unit]):
-        for total, part in zip(sums, clip_and_sum(single, clip), strict=True):
+        for total, part in zip(sums, grid.sum_clipped(single), strict=True):
             total.add_(part)
     return sums
 

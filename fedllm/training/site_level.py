@@ -4,16 +4,9 @@ import math
 
 import torch
 
+from fedllm.privacy.grid import EXACT_IN_FP32, Grid
 from fedllm.privacy.noise import NoiseSource, SecureNoise
 from fedllm.privacy.terms import PrivateTerms
-
-
-def clip_update(update: torch.Tensor, clip: float) -> torch.Tensor:
-    """Constrain a site's sensitivity: its update, (n,), scaled to an L2 norm of at most `clip`."""
-    norm = float(update.double().norm())
-    if not math.isfinite(norm):
-        return torch.zeros_like(update)
-    return update * min(1.0, clip / max(norm, 1e-12))
 
 
 def hide_site(update: torch.Tensor, terms: PrivateTerms, noise: NoiseSource | None = None) -> torch.Tensor:
@@ -23,10 +16,14 @@ def hide_site(update: torch.Tensor, terms: PrivateTerms, noise: NoiseSource | No
     survivors it has the standard deviation sigma times clip; more survivors only add to it.
 
     Args:
-        update: (n,) fp32.
+        update: (n,) fp32; one that is not finite counts as zero.
         terms: clip, noise multiplier and how many honest survivors are counted on.
         noise: the source; a fresh cryptographic one if it is not given.
+
+    Returns:
+        (n,) fp32.
     """
-    share = terms.noise_multiplier * terms.clip / math.sqrt(terms.min_honest)
-    drawn = (noise or SecureNoise()).normal(update.shape, share)
-    return clip_update(update, terms.clip) + drawn
+    # The sum over sites hides what the shares do not, so each must arrive as it is: in fp32.
+    grid = Grid(terms.clip, terms.noise_multiplier * terms.clip / math.sqrt(terms.min_honest), EXACT_IN_FP32)
+    (hidden,) = grid.hide(grid.sum_clipped([update[None]]), noise or SecureNoise())
+    return hidden.float()

@@ -17,29 +17,6 @@ _MANY = 200_000
 _RARE = 1e-6  # a sound source fails a test of this level once in a million runs
 
 
-def test_normals_have_the_law_that_is_asked_for() -> None:
-    drawn = SecureNoise().normal((_MANY,), 2.5)
-    assert stats.kstest(drawn.double().numpy(), stats.norm(scale=2.5).cdf).pvalue > _RARE
-
-
-def test_large_normals_are_as_rare_as_they_should_be() -> None:
-    drawn = SecureNoise().normal((1_000_000,), 1.0).abs()
-    edges = torch.tensor([0.0, 1.0, 2.0, 3.0, 4.0])
-    found = [int((drawn > edge).sum()) for edge in edges]
-    due = [1_000_000 * 2 * stats.norm.sf(float(edge)) for edge in edges]
-    inside = -np.diff([*found, 0])
-    assert stats.chisquare(inside, -np.diff([*due, 0])).pvalue > _RARE
-
-
-def test_normals_do_not_depend_on_their_neighbours() -> None:
-    drawn = SecureNoise().normal((_MANY,), 1.0).double()
-    half = _MANY // 2
-    for left, right in [(drawn[:-1], drawn[1:]), (drawn[:half], drawn[half:])]:
-        for power in (1, 2):
-            seen = np.corrcoef(left.numpy() ** power, right.numpy() ** power)[0, 1]
-            assert abs(seen) < 6 / len(left) ** 0.5
-
-
 def test_uniforms_fill_the_unit_interval_and_all_53_bits() -> None:
     drawn = SecureNoise().uniform(_MANY)
     assert drawn.dtype == np.float64
@@ -52,27 +29,33 @@ def test_uniforms_fill_the_unit_interval_and_all_53_bits() -> None:
     assert stats.binomtest(int(last.sum()), _MANY).pvalue > _RARE
 
 
-def test_a_normal_takes_every_shape_and_is_rounded_to_fp32_last() -> None:
-    source = SecureNoise()
-    for shape in [(), (0,), (1,), (3, 5), (1 << 14, 3)]:
-        drawn = source.normal(shape, 1.0)
-        assert drawn.shape == shape
-        assert drawn.dtype == torch.float32
-    assert not source.normal((4,), 0.0).any()
+def test_gaussians_are_whole_numbers_of_the_scale_asked_for() -> None:
+    drawn = SecureNoise().gaussian(_MANY, 1000.0)
+    assert drawn.dtype == torch.int64
+    assert drawn.shape == (_MANY,)
+    assert stats.kstest(drawn.numpy() / 1000, stats.norm.cdf).pvalue > _RARE
 
 
-def test_a_normal_is_a_sum_of_four_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("probability", [1e-3, 0.25, 1 / 3, 0.999, 1.0])
+def test_events_are_as_likely_as_is_asked_for(probability: float) -> None:
+    happened = SecureNoise().chosen(_MANY, probability)
+    assert happened.dtype == np.bool_
+    assert stats.binomtest(int(happened.sum()), _MANY, probability).pvalue > _RARE
+
+
+def test_an_events_probability_is_exact_to_its_last_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     source = SecureNoise()
-    asked = []
-    bits = source._bits  # how much chance goes into one number cannot be seen from outside
-    monkeypatch.setattr(source, "_bits", lambda count: asked.append(count) or bits(count))
-    source.normal((1000,), 1.0)
-    assert sum(asked) == 4 * 1000
+    probability = 2.0**-40 + 2.0**-70  # 2^24 words and a 64th of one
+    words = np.array([2**24 - 1, 2**24, 2**24, 2**24 + 1], dtype=np.uint64)
+    left = iter([2.0**-6 - 2.0**-53, 2.0**-6])
+    monkeypatch.setattr(source, "_words", lambda _: words)  # a tie comes once in 2^64 draws
+    monkeypatch.setattr(source, "uniform", lambda _: np.array([next(left)]))
+    assert source.chosen(4, probability).tolist() == [True, True, False, False]
 
 
 def test_two_draws_and_two_sources_never_agree() -> None:
     first, second = SecureNoise(), SecureNoise()
-    drawn = [source.normal((64,), 1.0) for source in (first, second) for _ in range(2)]
+    drawn = [source.gaussian(64, 1e6) for source in (first, second) for _ in range(2)]
     assert len({tuple(each.tolist()) for each in drawn}) == len(drawn)
 
 
@@ -82,14 +65,14 @@ def test_no_seed_reaches_it() -> None:
         torch.manual_seed(7)
         np.random.seed(7)  # noqa: NPY002 - the very thing that must have no effect
         random.seed(7)
-        drawn.append(SecureNoise().normal((64,), 1.0))
+        drawn.append(SecureNoise().gaussian(64, 1e6))
     assert not torch.equal(*drawn)
 
 
 def test_it_leaves_other_generators_alone() -> None:
     torch.manual_seed(7)
     before = torch.get_rng_state()
-    SecureNoise().normal((64,), 1.0)
+    SecureNoise().gaussian(64, 1e6)
     assert torch.equal(torch.get_rng_state(), before)
 
 

@@ -1,6 +1,7 @@
 """The audit's canaries on the real private training: honest code stays within its claim, broken does not."""
 
 import ast
+import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,12 @@ from fedllm.errors import TrainingError
 from fedllm.models.adapter import attach
 from fedllm.models.base import load_base, resolve_base
 from fedllm.privacy.accounting import noise_multiplier
+from fedllm.privacy.grid import Grid
 from fedllm.privacy.noise import NoiseSource, SecureNoise
 from fedllm.privacy.one_run import OneRunAudit
 from fedllm.privacy.terms import PrivateTerms
-from fedllm.training import dp
 from fedllm.training.canaries import TextCanaries, audit_training
-from fedllm.training.dp import train_privately
+from fedllm.training.dp import train_privately, units_of
 from fedllm.training.examples import IGNORED, Example, collate
 from fedllm.training.gradient_canaries import GradientCanaries
 from fedllm.training.held_out import attack_membership
@@ -37,9 +38,9 @@ TERMS = PrivateTerms("record", 1.0, SIGMA, CLIP)
 class NoNoise(SecureNoise):
     """Draws units, and no noise."""
 
-    def normal(self, shape: Sequence[int], std: float) -> torch.Tensor:
-        del std
-        return torch.zeros(tuple(shape))
+    def gaussian(self, count: int, scale: float) -> torch.Tensor:
+        del scale
+        return torch.zeros(count, dtype=torch.int64)
 
 
 class ForgetfulNoise(SecureNoise):
@@ -47,9 +48,9 @@ class ForgetfulNoise(SecureNoise):
 
     calls = 0
 
-    def normal(self, shape: Sequence[int], std: float) -> torch.Tensor:
+    def gaussian(self, count: int, scale: float) -> torch.Tensor:
         self.calls += 1
-        return super().normal(shape, std * (self.calls % 2))
+        return super().gaussian(count, scale * (self.calls % 2))
 
 
 class RepeatedNoise(SecureNoise):
@@ -57,8 +58,8 @@ class RepeatedNoise(SecureNoise):
 
     drawn: torch.Tensor | None = None
 
-    def normal(self, shape: Sequence[int], std: float) -> torch.Tensor:
-        self.drawn = super().normal(shape, std) if self.drawn is None else self.drawn
+    def gaussian(self, count: int, scale: float) -> torch.Tensor:
+        self.drawn = super().gaussian(count, scale) if self.drawn is None else self.drawn
         return self.drawn
 
 
@@ -97,8 +98,13 @@ def test_no_noise_is_caught() -> None:
 
 
 def test_no_clipping_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = dp.clip_and_sum
-    monkeypatch.setattr(dp, "clip_and_sum", lambda gradients, clip: honest(gradients, 1e9 * clip))
+    honest = Grid.sum_clipped
+
+    def unbound(grid: Grid, gradients: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        coarse = dataclasses.replace(grid, clip=2.0**20 * grid.clip, std=2.0**20 * grid.std)
+        return [part << 20 for part in honest(coarse, gradients)]
+
+    monkeypatch.setattr(Grid, "sum_clipped", unbound)
     told = audit()
     assert told.verdict == "violation"
     assert told.lower_bound > 3
@@ -216,7 +222,7 @@ def test_where_people_are_the_units_every_canary_is_one() -> None:
     people = [record | {"who": f"person {n % 5}"} for n, record in enumerate(RECORDS)]
     assert audit(noise=NoNoise(), records=people, privacy=terms).verdict == "violation"
     canaries = GradientCanaries(LinearLearner(), people, LOCAL, terms, 16)
-    assert len(dp.units_of([*people, *canaries.records], terms)) == 5 + 16
+    assert len(units_of([*people, *canaries.records], terms)) == 5 + 16
 
 
 def test_text_canaries_are_records_of_the_task_and_are_learned_without_noise() -> None:
@@ -263,7 +269,7 @@ def test_members_of_a_training_without_noise_stand_out_and_with_it_they_do_not()
     local = LOCAL.model_copy(update={"lr": 60.0, "steps": 40, "batch_size": 200})
     open_, hidden = (
         attack_membership(LinearLearner(), records, local, terms, rounds=1)
-        for terms in (PrivateTerms("record", 1.0, 1e-6, 2.0), PrivateTerms("record", 1.0, 50.0, 2.0))
+        for terms in (PrivateTerms("record", 1.0, 1e-4, 2.0), PrivateTerms("record", 1.0, 50.0, 2.0))
     )
     assert (open_.members, open_.non_members) == (200, 200)
     assert open_.tpr is not None

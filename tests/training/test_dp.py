@@ -12,12 +12,11 @@ import torch
 from fedllm.config import LocalConfig
 from fedllm.data.records import Record
 from fedllm.errors import ModelError
+from fedllm.privacy.grid import Grid
 from fedllm.privacy.noise import SecureNoise
 from fedllm.privacy.terms import PrivateTerms
 from fedllm.training.dp import (
     PrivateResult,
-    add_noise,
-    clip_and_sum,
     clipped_sums,
     draw_units,
     train_privately,
@@ -31,7 +30,8 @@ from tests.training.learners import RECORDS, TASK, Pictures, learner_and_records
 RECORD = PrivateTerms(unit="record", sampling_rate=0.5, noise_multiplier=0.5, clip=0.1)
 PERSON = dataclasses.replace(RECORD, unit="person", unit_field="who", max_per_person=100)
 LOCAL = LocalConfig(optimizer="sgd", lr=0.5, steps=4, batch_size=3, precision="fp32")
-EXACT = 1 + 1e-6  # fp32 rounds a norm by no more
+EXACT = 1 + 1e-4  # a record's own gradient depends a little on the company that it is computed in
+GRID = Grid(0.1, 0.5 * 0.1)  # of RECORD
 
 
 def private(
@@ -46,66 +46,11 @@ def private(
 
 
 def sums_of(learner: Learner, units: Sequence[Sequence[Record]], clip: float) -> torch.Tensor:
-    """The clipped sum over units, as one vector."""
+    """The clipped sum over units, as one vector; float64."""
+    grid = Grid(clip, clip)
     with per_example_gradients(learner, accelerator("fp32")) as gradients:
-        sums = clipped_sums(learner, gradients, [learner.encode(unit) for unit in units], clip)
-    return torch.cat([part.flatten() for part in sums])
-
-
-def heavy(units: int) -> list[torch.Tensor]:
-    """Gradients of all sizes for two tensors."""
-    sizes = torch.logspace(-3, 3, units)
-    return [sizes[:, None, None] * torch.randn(units, 3, 4), sizes[:, None] * torch.randn(units, 5)]
-
-
-def test_a_small_gradient_stays_as_it_is() -> None:
-    gradients = [torch.full((2, 3), 0.1), torch.full((2, 1), 0.2)]
-    left, right = clip_and_sum(gradients, 1.0)
-    torch.testing.assert_close(left, torch.full((3,), 0.2))
-    torch.testing.assert_close(right, torch.tensor([0.4]))
-
-
-def test_a_large_gradient_keeps_its_direction_and_has_the_clip_as_its_norm_over_all_tensors() -> None:
-    left, right = clip_and_sum([torch.tensor([[30.0, 0.0]]), torch.tensor([[40.0]])], 0.5)
-    torch.testing.assert_close(left, torch.tensor([0.3, 0.0]))
-    torch.testing.assert_close(right, torch.tensor([0.4]))
-
-
-def test_adding_or_removing_any_unit_changes_the_sum_by_the_clip_at_most() -> None:
-    gradients = heavy(40)
-    whole = torch.cat([part.double().flatten() for part in clip_and_sum(gradients, 0.3)])
-    for left_out in range(40):
-        kept = [i for i in range(40) if i != left_out]
-        without = clip_and_sum([gradient[kept] for gradient in gradients], 0.3)
-        change = whole - torch.cat([part.double().flatten() for part in without])
-        assert change.norm() < 0.3 * (1 + 1e-4)  # a sum of 40 rounds more than one norm does
-
-
-@pytest.mark.parametrize("fault", [float("nan"), float("inf"), 1e30])
-def test_a_gradient_that_is_not_finite_adds_nothing(fault: float) -> None:
-    gradients = heavy(6)
-    due = clip_and_sum([gradient[1:] for gradient in gradients], 0.3)
-    gradients[1][0, 2] = fault
-    found = clip_and_sum(gradients, 0.3)
-    assert all(bool(torch.isfinite(part).all()) for part in found)
-    if fault != 1e30:
-        for mine, other in zip(found, due, strict=True):
-            torch.testing.assert_close(mine, other)
-
-
-def test_no_noise_leaves_the_sums_alone() -> None:
-    sums = clip_and_sum(heavy(6), 0.3)
-    for mine, other in zip(add_noise(sums, 0.0, SecureNoise()), sums, strict=True):
-        assert torch.equal(mine, other)
-
-
-def test_noise_of_the_standard_deviation_asked_for_is_added_to_every_number() -> None:
-    sums = [torch.full((300, 300), 5.0), torch.full((500,), -5.0)]
-    left, right = add_noise(sums, 0.7, SecureNoise())
-    assert abs(left.mean() - 5) < 0.02
-    assert abs(left.std() - 0.7) < 0.02
-    assert abs(right.std() - 0.7) < 0.15
-    assert len(left.unique()) > 80_000
+        sums = clipped_sums(learner, gradients, [learner.encode(unit) for unit in units], grid)
+    return torch.cat([part.flatten() for part in sums]).double() * grid.step
 
 
 def test_a_step_has_noise_of_sigma_times_clip_over_the_public_batch_size() -> None:
@@ -133,7 +78,7 @@ def test_no_record_moves_the_sum_by_more_than_the_clip(kind: str) -> None:
     whole = sums_of(learner, [[record] for record in records], 0.1)
     for left_out in range(len(records)):
         others = [[record] for i, record in enumerate(records) if i != left_out]
-        assert 0.01 < (whole - sums_of(learner, others, 0.1)).norm() < 0.1 * (1 + 1e-4)
+        assert 0.01 < (whole - sums_of(learner, others, 0.1)).norm() < 0.1 * EXACT
 
 
 @pytest.mark.parametrize("kind", ["ffa-lora", "cnn"])
@@ -142,15 +87,15 @@ def test_a_person_with_fifty_records_moves_the_sum_by_the_clip_at_most(kind: str
     others = [[record] for record in records[1:]]
     one = sums_of(learner, [*others, [records[0]]], 0.1) - sums_of(learner, others, 0.1)
     fifty = sums_of(learner, [[records[0]] * 50, *others], 0.1) - sums_of(learner, others, 0.1)
-    assert fifty.norm() < 0.1 * (1 + 1e-4)
+    assert fifty.norm() < 0.1 * EXACT
     assert torch.nn.functional.cosine_similarity(one, fifty, dim=0) > 0.99
 
 
 def test_a_persons_records_are_summed_before_they_are_clipped() -> None:
     learner, records = learner_and_records("cnn")
     person = records[:3]
-    gradient = sum(sums_of(learner, [[record]], 1e6) for record in person)
-    torch.testing.assert_close(sums_of(learner, [person], 1e6), gradient, atol=1e-5, rtol=1e-5)
+    gradient = sum(sums_of(learner, [[record]], 64.0) for record in person)
+    torch.testing.assert_close(sums_of(learner, [person], 64.0), gradient, atol=1e-5, rtol=1e-5)
     clipped = sums_of(learner, [person], 0.1)
     torch.testing.assert_close(clipped, gradient * (0.1 / gradient.norm()), atol=1e-6, rtol=1e-4)
 
@@ -190,21 +135,21 @@ def test_a_person_gives_so_many_records_at_most_any_of_them() -> None:
     assert len({tuple(sorted(first)) for first, _ in drawn}) > 50  # of 120
 
 
-class Tape:
+class Tape(SecureNoise):
     """A source that keeps what it gave."""
 
     def __init__(self) -> None:
-        self._source = SecureNoise()
+        super().__init__()
         self.normals: list[torch.Tensor] = []
-        self.uniforms: list[np.ndarray[Any, np.dtype[np.float64]]] = []
+        self.drawn: list[np.ndarray[Any, np.dtype[np.bool_]]] = []
 
-    def normal(self, shape: Sequence[int], std: float) -> torch.Tensor:
-        self.normals.append(self._source.normal(shape, std))
+    def gaussian(self, count: int, scale: float) -> torch.Tensor:
+        self.normals.append(super().gaussian(count, scale))
         return self.normals[-1]
 
-    def uniform(self, count: int) -> np.ndarray[Any, np.dtype[np.float64]]:
-        self.uniforms.append(self._source.uniform(count))
-        return self.uniforms[-1]
+    def chosen(self, count: int, probability: float) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        self.drawn.append(super().chosen(count, probability))
+        return self.drawn[-1]
 
 
 OPTIMIZERS = {
@@ -232,15 +177,15 @@ def test_training_is_dp_sgd_as_it_is_done_by_hand(name: str, kind: str) -> None:
     if name == "adam":
         optimizer = torch.optim.AdamW(parameters, lr=0.05, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.1)
     normals = iter(tape.normals)
-    for uniforms, share in zip(tape.uniforms, rates, strict=True):
-        chosen = [records[i] for i in np.flatnonzero(uniforms < 0.5)]
+    for drawn, share in zip(tape.drawn, rates, strict=True):
+        chosen = [records[i] for i in np.flatnonzero(drawn)]
         sums = [torch.zeros_like(parameter) for parameter in parameters]
         for example in other.encode(chosen):
             gradient = torch.autograd.grad(other.losses([example]).sum(), parameters)
             norm = float(torch.cat([part.flatten() for part in gradient]).norm())
             sums = [total + part * min(1.0, 0.1 / norm) for total, part in zip(sums, gradient, strict=True)]
         for parameter, total, first in zip(parameters, sums, start, strict=True):
-            parameter.grad = (total + next(normals)) / 3
+            parameter.grad = (total + GRID.step * next(normals).view_as(total)) / 3
             if name == "fedprox":
                 parameter.grad += 0.3 * (parameter.detach() - first)
         for group in optimizer.param_groups:
@@ -265,14 +210,11 @@ def alike(moves: torch.Tensor) -> float:
     return float((torch.corrcoef(moves) - torch.eye(len(moves))).abs().max())
 
 
-class Repeating:
+class Repeating(SecureNoise):
     """The fault to be caught: the same noise in every step."""
 
-    def normal(self, shape: Sequence[int], std: float) -> torch.Tensor:
-        return std * torch.randn(tuple(shape), generator=torch.Generator().manual_seed(7))
-
-    def uniform(self, count: int) -> np.ndarray[Any, np.dtype[np.float64]]:
-        return np.zeros(count)
+    def gaussian(self, count: int, scale: float) -> torch.Tensor:
+        return (scale * torch.randn(count, generator=torch.Generator().manual_seed(7))).long()
 
 
 def test_every_step_draws_its_own_noise() -> None:
@@ -304,7 +246,7 @@ def test_a_record_that_cannot_be_read_is_left_out_and_only_the_log_hears_of_it(
         start = learner.shared.read()
         with caplog.at_level(logging.WARNING):
             told = private(learner, records, terms=dataclasses.replace(RECORD, sampling_rate=1.0), noise=tape)
-        noise = torch.cat([part.flatten() for part in tape.normals]).view(4, -1)
+        noise = GRID.step * torch.cat(tape.normals).view(4, -1)
         ends.append(learner.shared.read() - start + 0.5 / 3 * noise.sum(0))  # what is not noise
         assert told == PrivateResult(steps=4, seconds=told.seconds)
     assert max(end.abs().max() for end in ends) < 1e-6
