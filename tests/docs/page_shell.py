@@ -17,6 +17,7 @@ from typing import Self
 import pytest
 import warm_commands
 from page_blocks import ROOT, Step, steps
+from warm_cli import LIBRARIES
 
 from tests.blank_databases import put_blank_databases
 
@@ -202,7 +203,8 @@ def _warm(shell: Shell, folder: Path) -> None:
     """Put commands in front of the shell's own that ask a server, which starts here."""
     asked = folder / "warm"
     warm_commands.put_commands(folder / "bin", asked)
-    shell.type(f"python {warm_commands.__file__} serve {asked}", "the beginning", beside=True)
+    served = f"python {warm_commands.__file__} serve {asked} {' '.join(LIBRARIES)}"
+    shell.type(served, "the beginning", beside=True)
     shell.type(f"export PATH={folder / 'bin'}:$PATH", "the beginning")
 
 

@@ -1,6 +1,6 @@
 """A page's `fedllm` and `python FILE` in processes forked from one that has imported their libraries.
 
-    python warm_commands.py serve SOCKET          begins to serve, and ends with whoever started it
+    python warm_commands.py serve SOCKET LIBRARY...    begins to serve, and ends with whoever started it
     python -SI warm_commands.py run SOCKET NAME ARGUMENT...
 
 `run` is what the page's shell starts: it hands over its arguments, environment, folder and files, passes the
@@ -24,19 +24,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
-# Prefect is not among them: it reads the environment when it is imported.
-LIBRARIES = [
-    "fedllm.agent.preload",
-    "fedllm.cli.main",
-    "fedllm.coordinator.rounds",
-    "fedllm.tracking",
-    "mlflow.pyfunc",
-    "mlflow.store.artifact.mlflow_artifacts_repo",
-    "anyio",
-    "fastapi",
-    "httpx",
-    "sqlalchemy.ext.asyncio",
-]
 PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 START = 240.0  # s for the server to have imported its libraries
 
@@ -54,12 +41,12 @@ def put_commands(folder: Path, at: Path) -> None:
         command.chmod(0o755)
 
 
-def serve(at: Path) -> None:
+def serve(at: Path, libraries: list[str]) -> None:
     """Fork a process for every request; the first waits until the libraries are there."""
     listening = socket.socket(socket.AF_UNIX)
     listening.bind(str(at))
     listening.listen(64)
-    for name in LIBRARIES:
+    for name in libraries:
         importlib.import_module(name)
     gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the keepers
@@ -142,6 +129,6 @@ def run(at: Path, arguments: list[str]) -> int:
 
 if __name__ == "__main__":
     if sys.argv[1] == "serve":
-        serve(Path(sys.argv[2]))
+        serve(Path(sys.argv[2]), sys.argv[3:])
     else:
         sys.exit(run(Path(sys.argv[2]), sys.argv[3:]))

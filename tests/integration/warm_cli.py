@@ -12,7 +12,18 @@ from collections.abc import Mapping
 from multiprocessing import get_context
 from pathlib import Path
 
-from warm_commands import LIBRARIES
+LIBRARIES = [
+    "fedllm.agent.preload",
+    "fedllm.cli.main",
+    "fedllm.coordinator.rounds",
+    "fedllm.tracking",
+    "mlflow.pyfunc",
+    "mlflow.store.artifact.mlflow_artifacts_repo",
+    "anyio",
+    "fastapi",
+    "httpx",
+    "sqlalchemy.ext.asyncio",
+]
 
 
 def run(
