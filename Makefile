@@ -46,9 +46,9 @@ check: $(STAMP)  ## style, types, security, and the tests that start nothing: so
 	PYTEST_DEBUG_TEMPROOT=$(firstword $(wildcard /dev/shm) /tmp) $(BIN)/pytest -n 2 --dist loadfile \
 		-o tmp_path_retention_policy=failed -m "unit and not sweep"
 
-# Most of the tests wait for servers, so three files at a time fit two cores; see tests/tiers.py.
+# Most of the tests wait for servers, so two files at a time fit two cores; see tests/tiers.py.
 test: $(STAMP) tools  ## run the tests, on real servers
-	PATH="$$PATH:$$(printf '%s\n' /usr/lib/postgresql/*/bin | tail -n 1)" $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
+	PATH="$$PATH:$$(printf '%s\n' /usr/lib/postgresql/*/bin | tail -n 1)" $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 sweep: $(STAMP)  ## crash everything at every step there is: what `make test` leaves out, some forty minutes
 	$(BIN)/pytest -n 2 --dist loadfile -m "sweep and not unit"
