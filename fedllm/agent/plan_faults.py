@@ -4,6 +4,8 @@ A signature says who wrote a plan, not that it means well. What is found here is
 downloaded, opened or trained.
 """
 
+import math
+
 from fedllm.agent.held_base import HeldBase
 from fedllm.errors import IdentityError, ModelError
 from fedllm.exchange.keys import Layout
@@ -17,6 +19,8 @@ _HEADER = 1024  # bytes that a safetensors header of one tensor stays below
 _STANZAS = 1 << 20  # bytes: what age adds for ten thousand recipients
 _LEAST_RATE = 1e-9  # of sampling: the accountant is not asked about anything below
 _LEAST_NOISE, _MOST_NOISE = 0.01, 1e6
+_LEAST_SHARE = 0.001  # of clip: the noise that a site adds by itself
+_LEAST_CLIP, _MOST_CLIP = 1e-6, 1e6  # beyond them fp32 is at an end, and no gradient is there
 _TAGS = 4096  # age adds 16 bytes to each 64 KiB: one in so many
 
 
@@ -88,7 +92,11 @@ def _in_the_mechanism(asked: PrivacyPlan, sites: int) -> str | None:
         return "where whole sites are hidden every site takes each round as one step of rate 1"
     if asked.unit == "site" and asked.min_honest > sites:
         return f"{asked.min_honest} honest survivors of {sites} sites are counted on"
+    if not _LEAST_CLIP <= asked.clip <= _MOST_CLIP:
+        return f"a clip of {asked.clip:g} is beyond any use"
     for terms in (asked, *asked.sites.values()):
+        if asked.unit == "site" and terms.noise_multiplier < _LEAST_SHARE * math.sqrt(asked.min_honest):
+            return f"sigma {terms.noise_multiplier:g} among {asked.min_honest} sites is beyond any use"
         if terms.sampling_rate < _LEAST_RATE or not _LEAST_NOISE <= terms.noise_multiplier <= _MOST_NOISE:
             return f"q {terms.sampling_rate:g} and sigma {terms.noise_multiplier:g} are beyond any use"
     return None

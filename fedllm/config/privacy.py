@@ -31,7 +31,7 @@ class PrivacyConfig(Frozen):
     max_per_person: int = Field(default=1, ge=1, le=1000)  # records a person gives to one step, at most
     epsilon: float | None = Field(default=None, gt=0)  # the most that the whole training may spend, a site
     delta: float = Field(default=1e-5, gt=0, lt=0.1)
-    clip: float | None = Field(default=None, gt=0)  # L2 norm of a unit's gradient; of an update for `site`
+    clip: float | None = Field(default=None, ge=1e-6, le=1e6)  # L2 norm of a unit's gradient, a site's update
     sampling_rate: Rate | None = None  # share of the units in a step, each drawn by itself (Poisson)
     noise_multiplier: Noise = "auto"  # sigma, in units of clip; `auto`: the least that keeps to epsilon
     sites: Mapping[Name, SitePrivacy] = Field(default_factory=dict)

@@ -90,6 +90,8 @@ def test_nothing_but_steps_and_the_ledger_is_told(agent: Agent, coordinator: Coo
         ({"steps": 1}, "2 steps are above the privacy plan's 1"),
         ({"noise_multiplier": 1e300}, "beyond any use"),
         ({"sampling_rate": 5e-324}, "beyond any use"),
+        ({"clip": 1e37}, "a clip of 1e+37 is beyond any use"),
+        ({"clip": 1e-30}, "beyond any use"),
     ],
 )
 def test_a_privacy_plan_that_cannot_be_honest_is_declined(
