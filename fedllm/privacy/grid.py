@@ -11,7 +11,6 @@ what the Gaussian mechanism releases, whose epsilon and delta hold as they are (
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 
 import torch
 
@@ -42,11 +41,6 @@ class Grid:
     def step(self) -> float:
         """The distance of two neighbouring numbers, a power of two."""
         return math.ldexp(1.0, math.frexp(max(self.clip, self.std))[1] - 1 - self.fine)
-
-    @property
-    def largest_square(self) -> int:
-        """What the squared norm of a unit's whole numbers may be, below 2^50: the clip's, rounded down."""
-        return math.floor(Fraction(self.clip / self.step) ** 2)
 
     def sum_clipped(self, gradients: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Constrain sensitivity: scale each unit's gradient to the clip at most, round towards zero, add up.

@@ -1,7 +1,7 @@
 """MLflow's server as the stack runs it: one process, where `mlflow server` is two.
 
 The command makes the database's tables and the first account, and starts uvicorn as a child, which imports
-MLflow once more. So the stack held 180 MB and took seconds of a core for a process that only waits, and a
+MLflow once more. So the stack held 240 MB and took seconds of a core for a process that only waits, and a
 port stayed taken when that one alone was killed. Here the command becomes uvicorn itself.
 """
 

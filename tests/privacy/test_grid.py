@@ -37,7 +37,7 @@ def test_a_step_is_a_power_of_two_far_below_clip_or_noise(clip: float, std: floa
     grid = Grid(clip, std)
     assert math.frexp(grid.step)[0] == 0.5
     assert 2**FINE <= max(clip, std) / grid.step < 2 ** (FINE + 1)
-    assert grid.largest_square <= (Fraction(clip) / Fraction(grid.step)) ** 2 < 2**50
+    assert (Fraction(clip) / Fraction(grid.step)) ** 2 < 2**50
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_a_large_gradient_keeps_its_direction_and_has_the_clip_as_its_norm_over_
 @pytest.mark.parametrize("numbers", [1, 2, 3, 768, 36_864])
 def test_no_units_norm_is_above_the_clip_in_exact_arithmetic(numbers: int) -> None:
     chance = torch.Generator().manual_seed(numbers)
-    for size in (1e-20, 1e-3, 1.0, 1e3, 1e25):
+    for size in (1e-20, 1e-3, 1.0, 1e3, 1e25, 1e30):
         row = size * torch.randn(1, numbers, generator=chance)
         (whole,) = GRID.sum_clipped([row])
         assert square(whole) <= (Fraction(CLIP) / Fraction(GRID.step)) ** 2
