@@ -1,7 +1,6 @@
 """Records that were withdrawn are trained on in no later round, and nobody is told what they were."""
 
 import json
-import multiprocessing
 import stat
 import subprocess
 import sys
@@ -201,40 +200,37 @@ def test_a_damaged_head_is_refused(home: Path, text: bytes) -> None:
     refused(home, "forgotten.head is damaged|is not what forgotten.head names")
 
 
-def add(home: Path, start: int) -> None:
-    for number in range(start, start + 20):
-        forget(home, [("id", str(number))])
-
-
-@pytest.mark.servers
-def test_two_processes_at_once_lose_no_entry(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("fork")
-    processes = [context.Process(target=add, args=(tmp_path, start)) for start in (0, 20)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(240)
-    assert [process.exitcode for process in processes] == [0, 0]
-    now = Forgotten.load(tmp_path)
-    assert [entry.seq for entry in now.entries] == list(range(40))
-    assert now.keep([{"id": str(number)} for number in range(41)]) == [{"id": "40"}]
-
-
 PROGRAM = """
 import sys
 from pathlib import Path
 from fedllm.data.forget import forget
-for number in range(1000):
+for number in range(int(sys.argv[2]), int(sys.argv[3])):
     forget(Path(sys.argv[1]), [("id", str(number))])
     print(number, flush=True)
 """
 
 
+def forgets(home: Path, start: int, end: int) -> "subprocess.Popen[str]":
+    """A process that withdraws one record after another, and says so each time."""
+    command = [sys.executable, "-c", PROGRAM, str(home), str(start), str(end)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+# Not forked from here: a library's threads of earlier tests are missing in a fork, which then ends with 1.
+@pytest.mark.servers
+def test_two_processes_at_once_lose_no_entry(tmp_path: Path) -> None:
+    processes = [forgets(tmp_path, start, start + 20) for start in (0, 20)]
+    said = [process.communicate(timeout=240)[0].split() for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    assert [len(lines) for lines in said] == [20, 20]
+    now = Forgotten.load(tmp_path)
+    assert [entry.seq for entry in now.entries] == list(range(40))
+    assert now.keep([{"id": str(number)} for number in range(41)]) == [{"id": "40"}]
+
+
 @pytest.mark.servers
 def test_a_process_that_is_killed_while_it_journals_loses_nothing_that_it_confirmed(tmp_path: Path) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, str(tmp_path)], stdout=subprocess.PIPE, text=True
-    )
+    process = forgets(tmp_path, 0, 1000)
     assert process.stdout is not None
     said = [int(process.stdout.readline()) for _ in range(20)]
     process.kill()

@@ -15,10 +15,9 @@ from types import TracebackType
 from typing import Self
 
 import pytest
-import warm_commands
 from page_blocks import ROOT, Step, steps
-from warm_cli import LIBRARIES
 
+from tests import warm_commands
 from tests.blank_databases import put_blank_databases
 
 BIN = Path(sys.executable).parent
@@ -203,7 +202,7 @@ def _warm(shell: Shell, folder: Path) -> None:
     """Put commands in front of the shell's own that ask a server, which starts here."""
     asked = folder / "warm"
     warm_commands.put_commands(folder / "bin", asked)
-    served = f"python {warm_commands.__file__} serve {asked} {' '.join(LIBRARIES)}"
+    served = f"python -P {warm_commands.__file__} serve {asked} {' '.join(warm_commands.LIBRARIES)}"
     shell.type(served, "the beginning", beside=True)
     shell.type(f"export PATH={folder / 'bin'}:$PATH", "the beginning")
 

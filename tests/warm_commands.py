@@ -1,12 +1,12 @@
-"""A page's `fedllm` and `python FILE` in processes forked from one that has imported their libraries.
+"""`fedllm` and `python FILE` in processes forked from one that has imported their libraries.
 
-    python warm_commands.py serve SOCKET LIBRARY...    begins to serve, and ends with whoever started it
+    python -P warm_commands.py serve SOCKET LIBRARY...    begins to serve, and ends with whoever started it
     python -SI warm_commands.py run SOCKET NAME ARGUMENT...
 
-`run` is what the page's shell starts: it hands over its arguments, environment, folder and files, passes the
-signals on that it gets, and ends as the forked process does. That process is killed should `run` be. Most of
-what a short command takes is imports: seconds of a core, for each of a page's thirty commands. README.md is
-run without.
+`run` is what a test or a page's shell starts: it hands over its arguments, environment, folder and files,
+passes the signals on that it gets, and ends as the forked process does. That process is killed should `run`
+be. Most of what a short command takes is imports: seconds of a core, for each of a page's thirty commands.
+README.md is run without.
 """
 
 import array
@@ -16,6 +16,7 @@ import json
 import os
 import runpy
 import select
+import shlex
 import signal
 import socket
 import sys
@@ -26,6 +27,24 @@ from typing import Any, NoReturn
 
 PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 START = 240.0  # s for the server to have imported its libraries
+# Prefect is not among them: it reads the environment when it is imported.
+LIBRARIES = [
+    "fedllm.agent.preload",
+    "fedllm.cli.main",
+    "fedllm.coordinator.rounds",
+    "fedllm.tracking",
+    "mlflow.pyfunc",
+    "mlflow.store.artifact.mlflow_artifacts_repo",
+    "anyio",
+    "fastapi",
+    "httpx",
+    "sqlalchemy.ext.asyncio",
+]
+
+
+def asks(at: Path, name: str) -> list[str]:
+    """What asks the server at `at` for a command."""
+    return [sys.executable, "-SI", str(Path(__file__).resolve()), "run", str(at), name]
 
 
 def put_commands(folder: Path, at: Path) -> None:
@@ -33,11 +52,11 @@ def put_commands(folder: Path, at: Path) -> None:
     folder.mkdir()
     for name in ("fedllm", "python"):
         command = folder / name
-        asks = f"{sys.executable} -SI {Path(__file__).resolve()} run {at} {name}"
         otherwise = (
             f'case "$1" in *.py) ;; *) exec {sys.executable} "$@" ;; esac\n' if name == "python" else ""
         )
-        command.write_text(f'#!/bin/sh\n{otherwise}exec {asks} "$@"\n', encoding="utf-8")
+        script = f'#!/bin/sh\n{otherwise}exec {shlex.join(asks(at, name))} "$@"\n'
+        command.write_text(script, encoding="utf-8")
         command.chmod(0o755)
 
 
@@ -73,7 +92,8 @@ def _keep(asking: socket.socket) -> int:
         with suppress(OSError):
             os.close(file)
     ended = os.pidfd_open(working)
-    while asking in (ready := select.select([asking, ended], [], [])[0]) and ended not in ready:
+    either: list[socket.socket | int] = [asking, ended]
+    while asking in (ready := select.select(either, [], [])[0]) and ended not in ready:
         number = asking.recv(1)
         os.kill(working, number[0] if number else signal.SIGKILL)
         if not number:
@@ -94,7 +114,8 @@ def _work(asked: dict[str, Any], files: list[int]) -> NoReturn:
         os.close(file)
     name, *rest = asked["arguments"]
     if name == "python":
-        sys.argv, sys.path[0] = rest, str(Path(rest[0]).parent)
+        sys.argv = rest
+        sys.path.insert(0, str(Path(rest[0]).parent))
         runpy.run_path(rest[0], run_name="__main__")
         sys.exit()
     from fedllm.cli.main import main
