@@ -31,7 +31,7 @@ class _Timed:
 
 
 def bench_dp(config: FederationConfig, pairs: int, say: Callable[[str], None]) -> dict[str, Any]:
-    """Time both ways of training, in turns, on the same model, records and micro-batches.
+    """Time both ways of training, in turns, on the same model and records, each in its own micro-batches.
 
     Each measurement is some steps on one logical batch of the simulated sites' records: every record is in
     each of them, without privacy because the batch is all there is, with it because the sampling rate is 1.

@@ -40,7 +40,9 @@ class Scattering:
     def __call__(self, images: Sequence[bytes]) -> torch.Tensor:
         """Features of images of 28 x 28 bytes: (images, 3969) fp32.
 
-        They are kept as fp16: they are of the size of 1, and it costs no accuracy.
+        They are kept as fp16: they are of the size of 1, and it costs no accuracy. Every image's begin at a
+        multiple of 64 bytes, for libraries add up numbers that lie otherwise in another order, and what comes
+        out would depend on an image's place.
         """
         if len(self._kept) + len(images) > _KEPT:
             self._kept.clear()
@@ -49,7 +51,15 @@ class Scattering:
             part = new[start : start + _AT_ONCE]
             found = (self._normalised(as_pixels(part)) - self._centre).half()
             self._kept |= zip(part, found, strict=True)
-        return torch.stack([self._kept[image] for image in images]).float()
+        aligned = torch.empty(len(images), -(-FEATURES // 16) * 16)[:, :FEATURES]
+        for row, image in zip(aligned, images, strict=True):
+            row.copy_(self._kept[image])
+        return aligned
+
+    def forget(self, images: Sequence[bytes]) -> None:
+        """Compute the features of these images again when they are next asked for."""
+        for image in images:
+            self._kept.pop(image, None)
 
     def _normalised(self, pixels: torch.Tensor) -> torch.Tensor:
         """The transform (Bruna and Mallat 2013), normalised by image in groups; (images, 3969)."""

@@ -52,7 +52,7 @@ class Grid:
             For each tensor the sum in steps, (*shape), int64. A gradient that is not finite adds nothing.
         """
         rows = [gradient.flatten(1).float() for gradient in gradients]  # each (units, numbers)
-        norm = torch.stack([_squares(row) for row in rows]).sum(0).sqrt()  # (units,)
+        norm = _squares(rows).sqrt()  # (units,)
         finite = torch.isfinite(norm)
         if not bool(finite.all()):  # zero times infinity is no zero
             rows, norm = [row[finite] for row in rows], norm[finite]
@@ -79,11 +79,16 @@ def _blocks(row: torch.Tensor) -> Iterator[slice]:
     yield from (slice(start, start + size) for start in range(0, len(row), size))
 
 
-def _squares(row: torch.Tensor) -> torch.Tensor:
-    """Each unit's squared norm, (units,), float64."""
-    found = row.new_empty(len(row), dtype=torch.float64)
-    for block in _blocks(row):
-        found[block] = row[block].double().square_().sum(1)
+def _squares(rows: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Each unit's squared norm, (units,), float64.
+
+    One unit after the other: several at once may be added up in an order that depends on how many they are,
+    and with it what each of them adds to the sum.
+    """
+    found = rows[0].new_zeros(len(rows[0]), dtype=torch.float64)
+    for row in rows:
+        for unit, numbers in enumerate(row):
+            found[unit] += numbers.double().square_().sum()
     return found
 
 

@@ -21,7 +21,8 @@ from fedllm.privacy.noise import NoiseSource, SecureNoise
 from fedllm.privacy.terms import PrivateTerms
 from fedllm.training.learner import Learner
 from fedllm.training.local import assert_moved, make_optimizer, pull, set_rate, silent
-from fedllm.training.per_example import PerExample, per_example_gradients
+from fedllm.training.passes import Passes
+from fedllm.training.per_example import per_example_gradients
 from fedllm.training.precision import accelerator
 
 log = logging.getLogger(__name__)
@@ -69,7 +70,8 @@ def train_privately(  # noqa: PLR0913 - a plan's terms, each named by the caller
 
     Raises:
         ModelError: the task does not fit the model.
-        TrainingError: gradients that cannot be told apart by example, or an adapter that did not move.
+        TrainingError: gradients that cannot be told apart by example, or that depend on the examples beside
+            them; or an adapter that did not move.
     """
     begun = time.perf_counter()
     chance = SecureNoise() if noise is None else noise
@@ -83,10 +85,11 @@ def train_privately(  # noqa: PLR0913 - a plan's terms, each named by the caller
     units = units_of(records, terms)
     readable = _Readable(learner, records)
     with per_example_gradients(learner, engine) as gradients:
+        passes = Passes(learner, gradients, engine)
         for step in range(1, steps + 1):
             set_rate(optimizer, local, (round_number - 1) * local.steps + step, rounds * local.steps)
             drawn = [readable.examples(unit) for unit in draw_units(units, terms, chance)]
-            noised = grid.hide(clipped_sums(learner, gradients, drawn, grid), chance)
+            noised = grid.hide(clipped_sums(learner, passes, drawn, grid), chance)
             for parameter, hidden in zip(trainable, noised, strict=True):
                 parameter.grad = (hidden / local.batch_size).float()
             if local.prox_mu:
@@ -121,13 +124,13 @@ def draw_units(
 
 
 def clipped_sums(
-    learner: Learner, gradients: PerExample, units: Sequence[Sequence[Any]], grid: Grid
+    learner: Learner, passes: Passes, units: Sequence[Sequence[Any]], grid: Grid
 ) -> list[torch.Tensor]:
-    """The sum over units of each one's clipped gradient, whatever the micro-batches are.
+    """The sum over units of each one's clipped gradient, which is the same to the bit whoever the others are.
 
     Args:
-        learner: splits examples into micro-batches.
-        gradients: from `per_example_gradients`.
+        learner: whose shared part it is.
+        passes: over the learner's examples.
         units: each one's examples; its gradient is the sum of theirs.
         grid: clips and rounds.
 
@@ -135,28 +138,28 @@ def clipped_sums(
         For each shared tensor the sum in steps of the grid, (*shape), int64; zeros without examples.
     """
     sums = grid.sum_clipped([one.new_zeros(0, *one.shape) for one in learner.shared.trainable])
-    for single in _by_unit(learner, gradients, [unit for unit in units if unit]):
+    for single in _by_unit(learner, passes, [unit for unit in units if unit]):
         for total, part in zip(sums, grid.sum_clipped(single), strict=True):
             total.add_(part)
     return sums
 
 
 def _by_unit(
-    learner: Learner, gradients: PerExample, units: Sequence[Sequence[Any]]
+    learner: Learner, passes: Passes, units: Sequence[Sequence[Any]]
 ) -> Iterator[list[torch.Tensor]]:
     """Whole units' gradients, some units at a time: for each tensor (units, *shape)."""
     if all(len(unit) == 1 for unit in units):
-        examples = [unit[0] for unit in units]
-        for rows in learner.split(examples):
-            yield gradients([examples[i] for i in rows])
+        for _, single in passes([unit[0] for unit in units]):
+            yield single
         return
     for group in _groups(units):
         examples = [example for unit in group for example in unit]
-        owners = torch.tensor([number for number, unit in enumerate(group) for _ in unit])
+        owners = [number for number, unit in enumerate(group) for _ in unit]
         totals = [parameter.new_zeros(len(group), *parameter.shape) for parameter in learner.shared.trainable]
-        for rows in learner.split(examples):
-            for total, part in zip(totals, gradients([examples[i] for i in rows]), strict=True):
-                total.index_add_(0, owners[rows].to(total.device), part)
+        for rows, single in passes(examples):
+            for at, row in enumerate(rows):  # one after the other: a unit's own order is all that counts
+                for total, part in zip(totals, single, strict=True):
+                    total[owners[row]] += part[at]
         yield totals
 
 

@@ -77,10 +77,12 @@ def encode_prompts(tokenizer: Tokenizer, records: Iterable[Record], task: TaskCo
     return [_prompt(tokenizer, record, task)[: task.max_length] for record in records]
 
 
-def collate(examples: Sequence[Example], pad: int) -> Padded:
-    """Pad examples at the left to the longest of them."""
+def collate(examples: Sequence[Example], pad: int, size: tuple[int, int] | None = None) -> Padded:
+    """Pad examples at the left: to (tokens fed, tokens answered) if given, else to the longest of them."""
     width = max(example.length for example in examples)
     keep = max(len(example.answer) for example in examples)
+    if size is not None:
+        width, keep = size
     tokens = torch.full((len(examples), width), pad)
     mask = torch.zeros((len(examples), width), dtype=torch.long)
     labels = torch.full((len(examples), keep), IGNORED)

@@ -19,7 +19,7 @@ from fedllm.data.records import Record
 from fedllm.errors import DataError, TrainingError
 from fedllm.models.shared import SharedModel, read_flat
 from fedllm.privacy.terms import PrivateTerms
-from fedllm.training.learner import Learner
+from fedllm.training.learner import Learner, Shape
 from fedllm.training.local import rate
 
 _STRENGTH = 2**10  # a canary's norm before clipping, in units of clip: no clipping is plain to see
@@ -144,9 +144,17 @@ class MarkedLearner:
         """As the task does it."""
         return self._inner.split(self._plain(examples))
 
-    def losses(self, examples: Sequence[Any]) -> torch.Tensor:
+    def shape(self, example: Any) -> Shape:  # noqa: ANN401 - opaque
+        """A record's own; a canary's is that of the record that runs beside it."""
+        return self._inner.shape(self._plain([example])[0])
+
+    def trials(self, count: int) -> list[list[Any]]:
+        """As the task makes them up."""
+        return self._inner.trials(count)
+
+    def losses(self, examples: Sequence[Any], size: tuple[int, ...] | None = None) -> torch.Tensor:
         """A record's own loss; for a canary, one weight times the strength."""
-        own = self._inner.losses(self._plain(examples))  # (batch,)
+        own = self._inner.losses(self._plain(examples), size)  # (batch,)
         marked = {
             row: self._places[one.number] for row, one in enumerate(examples) if isinstance(one, _Marked)
         }

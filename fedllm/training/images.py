@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from fedllm.config import TaskConfig
@@ -13,6 +14,7 @@ from fedllm.data.records import Record
 from fedllm.errors import DataError, ModelError
 from fedllm.models.scattering import SIDE, Scattering, as_pixels
 from fedllm.models.vision import CLASSES, VisionModel
+from fedllm.training.learner import Shape
 
 _TOGETHER = 50  # images of a micro-batch: single gradients of more would leave the processor's cache
 _QUIZ = 250  # images of a batch of `quizzes`
@@ -51,8 +53,22 @@ class ImageLearner:
         """Micro-batches in the order given, small enough for a gradient of each image."""
         return list(_chunks(len(examples), _TOGETHER))
 
-    def losses(self, examples: Sequence[Image]) -> torch.Tensor:
+    def shape(self, example: Image) -> Shape:
+        """All images are alike."""
+        del example
+        return Shape((), _TOGETHER)
+
+    def trials(self, count: int) -> list[list[Image]]:
+        """Pixels at random. Their features are computed anew."""
+        chance = np.random.default_rng(0)
+        pixels = [chance.bytes(SIDE * SIDE) for _ in range(min(count, _TOGETHER))]
+        if self._features is not None:
+            self._features.forget(pixels)
+        return [[Image(one, number % CLASSES) for number, one in enumerate(pixels)]]
+
+    def losses(self, examples: Sequence[Image], size: tuple[int, ...] | None = None) -> torch.Tensor:
         """Each image's cross-entropy; fp32, (batch,)."""
+        del size  # they all have the same
         logits = self._logits(examples)  # (batch, classes)
         labels = torch.tensor([image.label for image in examples], device=logits.device)
         return torch.nn.functional.cross_entropy(logits, labels, reduction="none")

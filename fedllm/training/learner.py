@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
@@ -10,6 +10,13 @@ from fedllm.config import AdapterConfig, TaskConfig
 from fedllm.data.records import Record
 from fedllm.errors import ModelError
 from fedllm.models.shared import SharedModel
+
+
+class Shape(NamedTuple):
+    """What a pass under privacy is like: told by each of its examples alone, and public."""
+
+    size: tuple[int, ...]  # what each example is padded to, for `losses`
+    most: int  # examples of a pass
 
 
 class Learner(Protocol):
@@ -27,8 +34,23 @@ class Learner(Protocol):
     def split(self, examples: Sequence[Any]) -> list[list[int]]:
         """Split a batch into micro-batches of indices, as is cheapest here."""
 
-    def losses(self, examples: Sequence[Any]) -> torch.Tensor:
-        """One loss an example, whatever the others are; fp32, (batch,)."""
+    def shape(self, example: Any) -> Shape:  # noqa: ANN401 - opaque
+        """The shape of the passes that an example may be in, whoever else is in them."""
+
+    def trials(self, count: int) -> list[list[Any]]:
+        """Made-up examples, the same ones whenever asked, and as if seen for the first time.
+
+        Returns:
+            For each of some shapes `count` examples, or the most of a pass if that is less.
+        """
+
+    def losses(self, examples: Sequence[Any], size: tuple[int, ...] | None = None) -> torch.Tensor:
+        """One loss an example, whatever the others are; fp32, (batch,).
+
+        Args:
+            examples: of one micro-batch.
+            size: of a `Shape` to pad to; the largest of them if it is not given.
+        """
 
     def quizzes(self, examples: Sequence[Any]) -> Iterator[list[int]]:
         """Batches of indices for `judge`; nothing is learned there, so the order is free."""

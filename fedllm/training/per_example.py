@@ -2,16 +2,21 @@
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from fedllm.errors import TrainingError
 from fedllm.training.learner import Learner
 
-PerExample = Callable[[Sequence[Any]], list[torch.Tensor]]
+
+class PerExample(Protocol):
+    """At least one example to gradients: for every shared tensor in order (examples, *shape), fp32."""
+
+    def __call__(self, examples: Sequence[Any], size: tuple[int, ...] | None = None) -> list[torch.Tensor]:
+        """Pad as `Learner.losses` does."""
 
 
 @contextmanager
@@ -26,7 +31,7 @@ def per_example_gradients(learner: Learner, engine: Any) -> Iterator[PerExample]
         engine: an Accelerator.
 
     Yields:
-        A function of examples, at least one: for every shared tensor in order (examples, *shape), fp32.
+        The function.
 
     Raises:
         TrainingError: opacus has no way to this model's gradients, or they are not those of the shared part.
@@ -41,9 +46,9 @@ def per_example_gradients(learner: Learner, engine: Any) -> Iterator[PerExample]
     modes = [owner.training for owner in owners]
     hooks = _attach(model)
 
-    def gradients(examples: Sequence[Any]) -> list[torch.Tensor]:
+    def gradients(examples: Sequence[Any], size: tuple[int, ...] | None = None) -> list[torch.Tensor]:
         with engine.autocast():
-            losses = learner.losses(examples)  # (examples,)
+            losses = learner.losses(examples, size)  # (examples,)
         if losses.shape != (len(examples),):
             raise TrainingError(f"the task gives {tuple(losses.shape)} losses for {len(examples)} examples")
         engine.backward(losses.sum())

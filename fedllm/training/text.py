@@ -1,7 +1,9 @@
 """Texts on a causal language model: the loss of an answer's tokens, the label of the highest first token."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import cast
 
+import numpy as np
 import torch
 
 from fedllm.config import TaskConfig
@@ -18,9 +20,13 @@ from fedllm.training.examples import (
     encode_prompts,
     label_tokens,
 )
+from fedllm.training.learner import Shape
 
 _TOKENS = 2048  # a batch of `quizzes`, padding counted
 _ANSWER = 64  # tokens, the longest answer that `predict` writes
+_PASS = 1024  # tokens of a pass under privacy, padding counted
+_GRAIN = 4  # tokens: an example is padded to a multiple of so many there
+_TRIALS = ((8, 1), (36, 4))  # sizes of made-up examples
 
 
 class TextLearner:
@@ -46,13 +52,38 @@ class TextLearner:
         """Micro-batches of like lengths."""
         return split([example.length for example in examples])
 
-    def losses(self, examples: Sequence[Example]) -> torch.Tensor:
+    def shape(self, example: Example) -> Shape:
+        """Its tokens and some padding to a multiple of four, those of its answer to a power of two.
+
+        Some padding it is in any case: where nobody has any, transformers leaves the mask out, and attention
+        comes to other bits.
+        """
+        length = (example.length // _GRAIN + 1) * _GRAIN
+        keep = min(1 << (len(example.answer) - 1).bit_length(), length)
+        return Shape((length, keep), max(1, _PASS // length))
+
+    def trials(self, count: int) -> list[list[Example]]:
+        """Tokens at random: of two shapes, and in each of all the lengths that it takes."""
+        return [self._trials(size, min(count, _PASS // size[0])) for size in _TRIALS]
+
+    def _trials(self, size: tuple[int, int], count: int) -> list[Example]:
+        length, keep = size
+        chance = np.random.default_rng(length)
+        found = []
+        for _ in range(count):
+            answer = chance.integers(keep // 2 + 1, keep + 1)
+            whole = length - chance.integers(_GRAIN)  # its last token is not fed, and one place is padding
+            tokens = tuple(chance.integers(len(self.tokenizer), size=whole).tolist())
+            found.append(Example(tokens[:-answer], tokens[-answer:]))
+        return found
+
+    def losses(self, examples: Sequence[Example], size: tuple[int, ...] | None = None) -> torch.Tensor:
         """Each example's mean loss over its answer tokens; logits are computed at these positions alone.
 
         Returns:
             fp32, (batch,).
         """
-        padded = collate(examples, self.tokenizer.pad_token_id)
+        padded = collate(examples, self.tokenizer.pad_token_id, cast("tuple[int, int] | None", size))
         return _answer_losses(self._logits(padded), padded)
 
     def quizzes(self, examples: Sequence[Example]) -> Iterator[list[int]]:

@@ -22,6 +22,7 @@ from fedllm.privacy.noise import SecureNoise
 from fedllm.privacy.terms import PrivateTerms
 from fedllm.training import dp, site_level
 from fedllm.training.learner import Learner
+from fedllm.training.passes import Passes
 from fedllm.training.per_example import per_example_gradients
 from fedllm.training.precision import accelerator
 from fedllm.training.site_level import hide_site
@@ -134,9 +135,11 @@ LOCAL = LocalConfig(optimizer="sgd", lr=0.5, steps=1, batch_size=3, precision="f
 
 def exact_sums(learner: Learner, units: Sequence[Sequence[Record]], grid: str) -> list[torch.Tensor]:
     """What the mechanism's noise is added to."""
-    with per_example_gradients(learner, accelerator("fp32")) as gradients:
+    engine = accelerator("fp32")
+    with per_example_gradients(learner, engine) as gradients:
         examples = [learner.encode(unit) for unit in units]
-        return dp.clipped_sums(learner, gradients, examples, GRIDS[grid](1.0, 3.0))
+        passes = Passes(learner, gradients, engine)
+        return dp.clipped_sums(learner, passes, examples, GRIDS[grid](1.0, 3.0))
 
 
 @pytest.mark.parametrize("grid", GRIDS)

@@ -12,7 +12,7 @@ from fedllm.errors import DataError
 from fedllm.models.adapter import attach
 from fedllm.models.base import load_base, resolve_base
 from fedllm.models.shared import SharedLayout, read_flat, write_flat
-from fedllm.training.learner import Learner
+from fedllm.training.learner import Learner, Shape
 from fedllm.training.text import TextLearner
 
 TASK = TaskConfig(
@@ -83,7 +83,15 @@ class Pictures:
     def split(self, examples: Sequence[Any]) -> list[list[int]]:
         return [list(range(start, min(start + 4, len(examples)))) for start in range(0, len(examples), 4)]
 
-    def losses(self, examples: Sequence[Any]) -> torch.Tensor:
+    def shape(self, example: object) -> Shape:
+        del example
+        return Shape((), 4)
+
+    def trials(self, count: int) -> list[list[Any]]:
+        return [self.encode({"pixels": str(i), "label": str(i % 3)} for i in range(min(count, 4)))]
+
+    def losses(self, examples: Sequence[Any], size: tuple[int, ...] | None = None) -> torch.Tensor:
+        del size
         pictures = torch.stack([picture for picture, _ in examples])
         labels = torch.tensor([label for _, label in examples])
         return torch.nn.functional.cross_entropy(self.model(pictures), labels, reduction="none")

@@ -8,6 +8,7 @@ import torch
 
 from fedllm.data.records import Record
 from fedllm.models.shared import SharedLayout, read_flat, write_flat
+from fedllm.training.learner import Shape
 
 
 class LinearModel:
@@ -54,7 +55,15 @@ class LinearLearner:
     def split(self, examples: Sequence[Any]) -> list[list[int]]:
         return [list(range(len(examples)))] if examples else []
 
-    def losses(self, examples: Sequence[Any]) -> torch.Tensor:
+    def shape(self, example: object) -> Shape:
+        del example
+        return Shape((), 32)
+
+    def trials(self, count: int) -> list[list[Any]]:
+        return [self.encode({"seed": str(number)} for number in range(min(count, 32)))]
+
+    def losses(self, examples: Sequence[Any], size: tuple[int, ...] | None = None) -> torch.Tensor:
+        del size
         inputs = torch.stack([inputs for inputs, _ in examples])  # (batch, width)
         targets = torch.tensor([target for _, target in examples])
         found: torch.Tensor = (self.model(inputs)[:, 0] - targets) ** 2

@@ -169,8 +169,8 @@ class BatchMean(TextLearner):
     def split(self, examples: Sequence[Example]) -> list[list[int]]:
         return [list(range(len(examples)))]
 
-    def losses(self, examples: Sequence[Example]) -> torch.Tensor:
-        padded = collate(examples, self.tokenizer.pad_token_id)
+    def losses(self, examples: Sequence[Example], size: tuple[int, ...] | None = None) -> torch.Tensor:
+        padded = collate(examples, self.tokenizer.pad_token_id, size)
         logits = self._logits(padded)
         losses = torch.nn.functional.cross_entropy(
             logits.flatten(0, 1), padded.labels.flatten(), ignore_index=IGNORED, reduction="none"
@@ -178,23 +178,27 @@ class BatchMean(TextLearner):
         return losses.sum(1) * len(examples) / (padded.labels != IGNORED).sum()
 
 
-@pytest.mark.parametrize(("kind", "within"), [(TextLearner, True), (BatchMean, False)])
-def test_one_record_moves_a_step_by_no_more_than_the_clip_unless_the_loss_is_a_batch_mean(
-    kind: type[TextLearner],
-    within: bool,
-) -> None:
+TEXT = TaskConfig(kind="text", fields={"text": "text"}, max_length=256)
+WIDE = PrivateTerms("record", 1.0, SIGMA, 20.0)  # above these records' gradients: clipping hides nothing
+SHORT, LONG = [{"text": f"no {n}"} for n in range(12)], {"text": "so long a text " * 12}
+
+
+def test_one_record_moves_a_step_by_no_more_than_the_clip() -> None:
     model, tokenizer = load_base(resolve_base("tiny"))
-    task = TaskConfig(kind="text", fields={"text": "text"}, max_length=256)
-    learner = kind(attach(model, AdapterConfig(), 7), tokenizer, task)
+    learner = TextLearner(attach(model, AdapterConfig(), 7), tokenizer, TEXT)
     start = learner.shared.read()
-    short, long = [{"text": f"no {n}"} for n in range(12)], {"text": "so long a text " * 12}
-    clip = 20.0  # above these records' gradients, so that clipping hides nothing
     moved = []
-    for records in ([*short, long], short):
+    for records in ([*SHORT, LONG], SHORT):
         learner.shared.write(start)
-        moved.append(updates(learner, records, PrivateTerms("record", 1.0, SIGMA, clip), NoNoise())[0])
-    reach = float((moved[0] - moved[1]).norm()) * LOCAL.batch_size / LOCAL.lr
-    assert (reach <= clip * 1.0001) is within
+        moved.append(updates(learner, records, WIDE, NoNoise())[0])
+    assert float((moved[0] - moved[1]).norm()) * LOCAL.batch_size / LOCAL.lr <= WIDE.clip
+
+
+def test_a_loss_that_is_a_mean_over_the_batch_is_not_trained() -> None:
+    model, tokenizer = load_base(resolve_base("tiny"))
+    learner = BatchMean(attach(model, AdapterConfig(), 7), tokenizer, TEXT)
+    with pytest.raises(TrainingError, match="depend on this machine on the records beside them"):
+        updates(learner, SHORT, WIDE, NoNoise())
 
 
 def test_a_canary_that_is_in_adds_exactly_the_clip_at_its_weight_whatever_the_optimizer_remembers() -> None:

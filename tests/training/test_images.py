@@ -16,6 +16,7 @@ from fedllm.training.evaluate import evaluate, predict
 from fedllm.training.images import ImageLearner
 from fedllm.training.learner import load_learner
 from fedllm.training.local import train
+from fedllm.training.passes import Passes
 from fedllm.training.per_example import per_example_gradients
 from fedllm.training.precision import accelerator
 
@@ -81,6 +82,23 @@ def test_gradients_are_those_of_a_loop_over_single_images(name: str) -> None:
         due = torch.stack([row[i] for row in alone])
         assert due.abs().max() > 1e-3
         torch.testing.assert_close(tensor, due, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_image_keeps_its_gradient_to_the_bit_in_whatever_company_it_is(name: str) -> None:
+    mine, engine = learner(name), accelerator("fp32")
+    drawn = torch.randn(mine.shared.layout.size, generator=torch.Generator().manual_seed(7))
+    mine.shared.write(mine.shared.read() + 0.01 * drawn)
+    first, *others = mine.encode(bars(20))
+    with per_example_gradients(mine, engine) as gradients:
+        passes = Passes(mine, gradients, engine)
+        seen = []
+        for company, place in (([first], 0), ([*others, first], 19), ([*others[:6], first, *others[:2]], 6)):
+            (rows, found), *more = passes(company)
+            assert not more
+            seen.append(torch.cat([part[rows.index(place)].flatten() for part in found]))
+    assert seen[0].abs().max() > 1e-3
+    assert all(torch.equal(one, seen[0]) for one in seen)
 
 
 @pytest.mark.parametrize("name", NAMES)

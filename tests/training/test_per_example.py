@@ -66,16 +66,16 @@ def test_a_record_keeps_its_gradient_in_whatever_company_it_is() -> None:
 class MeanOverTheBatch(Pictures):
     """The fault of a loss that transformers computes: a mean over all there is."""
 
-    def losses(self, examples: Sequence[Any]) -> torch.Tensor:
-        losses = super().losses(examples)
+    def losses(self, examples: Sequence[Any], size: tuple[int, ...] | None = None) -> torch.Tensor:
+        losses = super().losses(examples, size)
         return losses.mean().expand(len(losses)) / len(losses)
 
 
 class OneNumber(Pictures):
     """The same fault, plainer."""
 
-    def losses(self, examples: Sequence[Any]) -> torch.Tensor:
-        return super().losses(examples).mean()
+    def losses(self, examples: Sequence[Any], size: tuple[int, ...] | None = None) -> torch.Tensor:
+        return super().losses(examples, size).mean()
 
 
 def test_the_loop_over_single_records_catches_a_mean_over_the_batch() -> None:
@@ -129,8 +129,8 @@ def test_nothing_is_left_on_the_model(kind: str) -> None:
 class Breaks(Pictures):
     """Fails between the passes, as a machine out of memory would."""
 
-    def losses(self, examples: Sequence[Any]) -> torch.Tensor:
-        super().losses(examples)
+    def losses(self, examples: Sequence[Any], size: tuple[int, ...] | None = None) -> torch.Tensor:
+        super().losses(examples, size)
         raise MemoryError
 
 
