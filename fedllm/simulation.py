@@ -49,7 +49,12 @@ def cached_data(config: FederationConfig) -> PreparedData:
 def join(config: FederationConfig, name: str, data: Path, home: Path, **settings: object) -> Membership:
     """Make a simulated site a member, or find that it is one; its own keys stay in its home."""
     assert config.simulation is not None  # noqa: S101 - the caller simulates
-    chosen: dict[str, object] = {"base": config.model.base, "threads": config.simulation.threads, **settings}
+    chosen: dict[str, object] = {
+        "base": config.model.base,
+        "threads": config.simulation.threads,
+        "tell_count": config.aggregation.weighting == "examples",
+        **settings,
+    }
     if config.privacy.on:
         asked = config.privacy
         chosen["policy"] = {"units": [asked.unit], "max_epsilon": asked.epsilon, "max_delta": asked.delta}

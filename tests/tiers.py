@@ -6,6 +6,7 @@ A test is `unit` unless its marker or one of its fixtures says otherwise; the hi
 
 import multiprocessing.util
 import os
+import platform
 import subprocess
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
@@ -49,6 +50,8 @@ STARTS: list[tuple[Any, str]] = [
     (multiprocessing.util, "spawnv_passfds"),
 ]
 STARTED = pytest.StashKey[list[str]]()
+
+platform.processor()  # libraries ask for it: Python starts `uname` for it once in a process
 
 
 def by_tier(few: int, many: int, *, parts: int = 1) -> pytest.MarkDecorator:

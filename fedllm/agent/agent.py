@@ -158,7 +158,7 @@ class Agent:
         site = self.member.site
         counter = self.memory.value("card") + 1
         self.memory.rise("card", counter)
-        tells = site.tells_count and not self.duty.accounts.history
+        tells = site.tell_count and not self.duty.accounts.history
         if tells and (count := self._data.look(self._count)) is not None:
             self._examples = count
         card = Card(

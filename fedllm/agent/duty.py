@@ -167,7 +167,7 @@ class Duty:
             and self.clock.now() > self._end[0]
         ):
             self.trainer.cancel()
-            self._finish(Failed(self._end[1]))
+            self._finish(_told(Failed(self._end[1]), private=self.current.message.privacy is not None))
         while self.current is not None and (event := self._outcome or self.trainer.poll()) is not None:
             asked = self.current.message
             if isinstance(event, Progress):
@@ -242,7 +242,7 @@ class Duty:
 
 
 def _told(event: Finished | Failed, *, private: bool) -> Finished | Failed:
-    """How a training ended; under DP, not why it failed, since that may rest on the records it drew."""
+    """How a training ended; under DP not why it failed: which records were drawn, or how many, may say."""
     if not private or not isinstance(event, Failed):
         return event
     log.error("training failed: %s", event.reason)

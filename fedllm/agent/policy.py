@@ -133,6 +133,8 @@ def _about_the_effort(plan: Plan, policy: PolicyConfig, now: float, spent: Spent
     if policy.max_bytes is not None and spent.bytes + asked > policy.max_bytes:
         return f"{spent.bytes + asked} bytes a run are above the policy's {policy.max_bytes}"
     if policy.max_seconds is not None and spent.seconds >= policy.max_seconds:
+        if plan.privacy is not None:  # seconds tell how many records were drawn
+            return "a limit of the site's policy is reached"
         return f"the policy's {policy.max_seconds:.6g} s of training a run are spent"
     return None
 

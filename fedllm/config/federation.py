@@ -103,7 +103,7 @@ class AggregationConfig(Frozen):
     """How the updates become the next model (Reddi et al. 2021 for the adaptive ones)."""
 
     strategy: Literal["fedavg", "fedavgm", "fedadagrad", "fedadam", "fedyogi"] = "fedavg"
-    weighting: Literal["auto", "examples", "work", "equal"] = "auto"
+    weighting: Literal["equal", "examples", "work"] = "equal"  # examples: of sites with `tell_count` alone
     lr: float = Field(default=1.0, gt=0)  # the server's
     momentum: float = Field(default=0.9, ge=0, lt=1)  # fedavgm
     beta1: float = Field(default=0.9, ge=0, lt=1)
@@ -205,7 +205,7 @@ class FederationConfig(Frozen):
     def _fits(self) -> Self:
         if (self.task.kind == "image") != (self.model.adapter.method == "full"):
             raise ValueError("model.adapter.method full is for task.kind image, and the only one for it")
-        if self.privacy.on and self.aggregation.weighting not in {"auto", "equal"}:
+        if self.privacy.on and self.aggregation.weighting != "equal":
             raise ValueError(
                 f"aggregation.weighting {self.aggregation.weighting} would let a private "
                 "count decide how far one unit reaches: use equal with privacy"
@@ -216,14 +216,6 @@ class FederationConfig(Frozen):
         if self.privacy.unit == "site" and self.rounds.cohort < 1:
             raise ValueError("rounds.cohort must be 1 with privacy.unit site: every site is in each round")
         return self
-
-    @property
-    def weighting(self) -> Literal["examples", "work", "equal"]:
-        """`auto` resolved: by examples without DP; counts are private with it."""
-        chosen = self.aggregation.weighting
-        if chosen == "auto":
-            return "equal" if self.privacy.on else "examples"
-        return chosen
 
     def public_json(self) -> dict[str, Any]:
         """The configuration as JSON, for MLflow and for reports; it holds no secrets."""

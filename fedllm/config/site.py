@@ -81,7 +81,7 @@ class SiteConfig(Frozen):
     threads: int | None = Field(default=None, ge=1)  # torch threads; default: torch's own choice
     policy: PolicyConfig = PolicyConfig()
     heartbeat: Annotated[Seconds, Field(le=10)] = 10.0  # s between cards while idle; live is 35 s
-    tell_count: bool | None = None  # how many records there are; default: not where privacy is asked for
+    tell_count: bool = False  # whether all may know how many records there are: no DP covers that
     poll_near: Seconds = 0.3  # s between looks at head.json between the rounds of a training
     poll_idle: Seconds = 2.0  # s otherwise
 
@@ -90,11 +90,3 @@ class SiteConfig(Frozen):
         if self.name in self.policy.peers:
             raise ValueError(f"policy.peers names this site itself: {self.name}; peers are the others")
         return self
-
-    @property
-    def tells_count(self) -> bool:
-        """Whether the card says how many records there are: under DP a count is a release."""
-        if self.tell_count is not None:
-            return self.tell_count
-        asks = self.policy.max_epsilon is not None or self.policy.total_epsilon is not None
-        return "none" in self.policy.units and not asks

@@ -75,7 +75,7 @@ def _plan(training: Training, number: int) -> Plan:
     cards = _live(training, number)
     chosen = _cohort(training, sorted(cards), number)
     shared = training.learner().shared
-    weighting = config.weighting
+    weighting = config.aggregation.weighting
     follows = previous_report(training, number)
     return Plan(
         federation=config.name,
@@ -117,7 +117,7 @@ def _weights(training: Training, cards: list[Card]) -> dict[str, int]:
 
     Counts are the sites' own claims: none may outweigh ten sites of the middling size.
     """
-    weighting = training.config.weighting
+    weighting = training.config.aggregation.weighting
     if weighting != "examples":
         planned = training.config.local.batch_size if weighting == "work" else 1
         return {card.sender: planned for card in cards}
@@ -149,7 +149,10 @@ def _live(training: Training, number: int) -> dict[str, Card]:
         advice = [f"start the agents of {', '.join(away)}"] if away else []
         if silent:
             names = ", ".join(silent)
-            advice.append(f"set aggregation.weighting to equal, since {names} told no examples to weigh by")
+            advice.append(
+                f"set aggregation.weighting to equal, since {names} told no examples to weigh by "
+                "(tell_count in site.yaml)"
+            )
         raise RoundError(
             f"{len(cards)} of {len(asked)} sites are live, rounds.min_sites is "
             f"{training.config.rounds.min_sites}: {', and '.join(advice) or 'more sites have to join'}"
@@ -158,8 +161,8 @@ def _live(training: Training, number: int) -> dict[str, Card]:
 
 
 def _weighable(training: Training, card: Card) -> bool:
-    """Whether a site told what its weight rests on; one with a privacy budget keeps its count to itself."""
-    return training.config.weighting != "examples" or bool(card.examples)
+    """Whether a site told what its weight rests on; it keeps its count to itself unless its owner says so."""
+    return training.config.aggregation.weighting != "examples" or bool(card.examples)
 
 
 def _card(training: Training, site: PublicKeys, number: int) -> Card | None:

@@ -101,7 +101,7 @@ def asked(facts: TrainingFacts) -> dict[str, str]:
         f"deadline {words.seconds(rounds.deadline)}",
         "at each site": f"{local.steps} steps of {local.batch_size}, {local.optimizer}, "
         f"learning rate {local.lr:g}" + (f", FedProx μ {local.prox_mu:g}" if local.prox_mu else ""),
-        "aggregation": f"{config.aggregation.strategy}, weighted {_weighed(config.weighting)}",
+        "aggregation": f"{config.aggregation.strategy}, weighted {_weighed(config.aggregation.weighting)}",
         "confidentiality": config.confidentiality,
         "public set": words.plural(facts.zero_shot.records, "record")
         if facts.zero_shot

@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+import time
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from fedllm.exchange.messages import Answer, Card, Plan
 from fedllm.privacy.ledger import Ledger
 from fedllm.privacy.terms import PrivacyPlan
 from fedllm.secure.identity import create_identity
-from tests.agent.played import RUN, SITE, Coordinator, CountingTrainer, ticks
+from tests.agent.played import RUN, SITE, Coordinator, CountingTrainer, EndlessTrainer, ticks
 
 LOCAL = LocalConfig(optimizer="sgd", lr=0.1, steps=2, batch_size=2)
 RECORD: dict[str, Any] = {
@@ -205,6 +206,24 @@ def test_why_a_training_failed_is_told_without_dp_alone(
     update = coordinator.update()
     assert update is not None
     assert update.failed == ("training failed; the site's own log says why" if dp else why)
+
+
+def test_the_policys_seconds_of_a_run_are_not_told(member: Membership, coordinator: Coordinator) -> None:
+    policy = member.site.policy.model_copy(update={"max_seconds": 0.2})
+    site = member.site.model_copy(update={"policy": policy})
+    limited = Membership(site, member.home, member.identity, member.invitation)
+    with closing(Agent(limited, EndlessTrainer())) as agent:
+        coordinator.point(1, coordinator.show_plan(private(coordinator)))
+        agent.tick()
+        time.sleep(0.25)
+        agent.tick()
+        coordinator.point(2, coordinator.show_plan(private(coordinator, 2)), number=2)
+        ticks(agent)
+    update, answer = coordinator.update(), coordinator.answer(2)
+    assert update is not None
+    assert answer is not None
+    assert update.failed == "training failed; the site's own log says why"
+    assert (answer.decision, answer.reason) == ("decline", "a limit of the site's policy is reached")
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ def test_the_default_file_says_what_the_main_job_is() -> None:
         ("simulation.partition={dirichlet: 0.1}", lambda c: c.simulation.partition.alpha == 0.1),
         ("simulation.partition={shards: 4}", lambda c: c.simulation.partition.shards == 4),
         ("model.adapter.layers=[0, 1]", lambda c: c.model.adapter.layers == (0, 1)),
-        ("aggregation.weighting=equal", lambda c: c.weighting == "equal"),
+        ("aggregation.weighting=work", lambda c: c.aggregation.weighting == "work"),
     ],
 )
 def test_set_changes_one_value(override: str, read) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001

@@ -13,9 +13,9 @@ from tests.coordinator.played import PlayedSite
 
 @pytest.fixture
 def config(config: FederationConfig) -> FederationConfig:
-    return config.model_copy(
-        update={"rounds": config.rounds.model_copy(update={"join": 1.0, "min_sites": 3})}
-    )
+    rounds = config.rounds.model_copy(update={"join": 1.0, "min_sites": 3})
+    by_count = config.aggregation.model_copy(update={"weighting": "examples"})
+    return config.model_copy(update={"rounds": rounds, "aggregation": by_count})
 
 
 def test_who_is_away_and_who_told_no_count_are_told_apart_and_once(
@@ -27,6 +27,6 @@ def test_who_is_away_and_who_told_no_count_are_told_apart_and_once(
         dispatch(training, 1)
     assert str(told.value) == (
         "1 of 3 sites are live, rounds.min_sites is 3: start the agents of nyt, and set "
-        "aggregation.weighting to equal, since movies told no examples to weigh by"
+        "aggregation.weighting to equal, since movies told no examples to weigh by (tell_count in site.yaml)"
     )
     assert caplog.messages == ["movies has told no examples to weigh it by: left out"]

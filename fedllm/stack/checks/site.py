@@ -116,7 +116,7 @@ class Visit:
         if policy.max_epsilon and policy.total_epsilon and policy.max_epsilon > policy.total_epsilon:
             odd.append("one training may spend more than all together: lower policy.max_epsilon")
         if asks and self.site.tell_count:
-            odd.append("it tells how many records there are, which is a release: remove tell_count")
+            odd.append("it tells how many records there are, which is a release: set tell_count to false")
         if odd:
             yield warn("policy", "; ".join(odd), "decide, and mend site.yaml")
         else:
