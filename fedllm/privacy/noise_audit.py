@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 MOST_UNITS = 10.0  # batches of the public denominator's size that one step may sum, all pulling one way
 _RARE = 1e-9  # probability that an honest update is taken for one with too little noise
 _TAIL = 6.5  # P(chi_n > sqrt(n) + 6.5) < 1e-9 for every n (Laurent and Massart 2000, lemma 1)
-# Training may undo a little of the noise of its own earlier steps: half of it would be a lot.
-_LEFT = 0.5
 
 
 @dataclass(frozen=True)
@@ -58,32 +56,30 @@ def private_norm_bound(trained: Trained, plan: PrivacyPlan) -> float:
 
 
 def noise_std(trained: Trained, plan: PrivacyPlan) -> float:
-    """Standard deviation of the noise in each number of an update, where SGD is plain or a site the unit."""
+    """Standard deviation of what is added last to each number: a site's share of the noise, an SGD step's."""
     from fedllm.training.local import rate
 
     local = trained.local
     sigma = plan.at(trained.site).noise_multiplier * plan.clip
     if plan.unit == "site":
         return sigma / math.sqrt(plan.min_honest)
-    before, whole = (trained.round - 1) * local.steps, trained.rounds * local.steps
-    rates = [local.lr * rate(local, before + step, whole) for step in range(1, trained.steps + 1)]
-    return sigma / local.batch_size * math.sqrt(sum(each**2 for each in rates))
+    last, whole = (trained.round - 1) * local.steps + trained.steps, trained.rounds * local.steps
+    return sigma / local.batch_size * local.lr * rate(local, last, whole)
 
 
 def noise_check(norm: float, trained: Trained, plan: PrivacyPlan) -> Check:
-    """Whether an update's norm is consistent with the noise that the plan asks for.
+    """Whether an update's norm is consistent with the noise that is added last.
+
+    Training may undo the noise of earlier steps, all of it: near an optimum plain SGD does. That of the last
+    step nothing can undo, for it is drawn when all else is there: given the rest, the squared norm over its
+    variance is a non-central chi-square, which is never likelier to be small than the central one.
 
     Returns:
-        `not observable` where the noise's law is not known: momentum, AdamW, weight decay, FedProx.
+        `not observable` with AdamW, which divides by what it saw, and where the last step moves nothing.
     """
-    local = trained.local
-    plain = local.optimizer == "sgd" and not (local.momentum or local.weight_decay or local.prox_mu)
-    if plan.unit != "site" and not plain:
+    std = noise_std(trained, plan)
+    if std == 0 or (plan.unit != "site" and trained.local.optimizer != "sgd"):
         return "not observable"
     from scipy.stats import chi2
 
-    # A signal that does not depend on the noise only adds to the norm (a non-central chi-square). What DP-SGD
-    # learns after its first step does depend on it.
-    share = 1.0 if plan.unit == "site" or trained.steps == 1 else _LEFT
-    least = share * noise_std(trained, plan) ** 2 * float(chi2.ppf(_RARE, trained.size))
-    return "pass" if norm**2 >= least else "fail"
+    return "pass" if norm**2 >= std**2 * float(chi2.ppf(_RARE, trained.size)) else "fail"

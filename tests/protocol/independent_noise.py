@@ -5,14 +5,13 @@ from typing import Any
 
 
 def noise_std(plan: dict[str, Any], site: str, steps: int) -> float:
-    """The noise in each number of an update by plain SGD, or where the unit is a site."""
+    """The noise in each number of an update that its last step by SGD adds, or a site as the unit."""
     privacy, local = plan["privacy"], plan["local"]
     sigma = privacy["sites"].get(site, privacy)["noise_multiplier"] * privacy["clip"]
     if privacy["unit"] == "site":
         return float(sigma / math.sqrt(privacy["min_honest"]))
-    done, whole_run = (plan["round"] - 1) * local["steps"], plan["rounds"] * local["steps"]
-    rates = [local["lr"] * rate(local, done + step, whole_run) for step in range(1, steps + 1)]
-    return float(sigma / local["batch_size"] * math.sqrt(sum(one * one for one in rates)))
+    last, whole_run = (plan["round"] - 1) * local["steps"] + steps, plan["rounds"] * local["steps"]
+    return float(sigma / local["batch_size"] * local["lr"] * rate(local, last, whole_run))
 
 
 def rate(local: dict[str, Any], step: int, whole_run: int) -> float:
@@ -58,14 +57,10 @@ def gaussian_epsilon(noise_multiplier: float, steps: int, delta: float) -> float
 
 def least_norm(plan: dict[str, Any], site: str, steps: int, size: int) -> float | None:
     """The L2 norm below which an update holds too little noise; None where its law is not known."""
-    local, by_site = plan["local"], plan["privacy"]["unit"] == "site"
-    plain = local["optimizer"] == "sgd" and not any(
-        local[name] for name in ("momentum", "weight_decay", "prox_mu")
-    )
-    if not (by_site or plain):
+    std = noise_std(plan, site, steps)
+    if not std or (plan["privacy"]["unit"] != "site" and plan["local"]["optimizer"] != "sgd"):
         return None
-    left = 1.0 if by_site or steps == 1 else 0.5
-    return noise_std(plan, site, steps) * math.sqrt(left * rare_chi_square(size))
+    return std * math.sqrt(rare_chi_square(size))
 
 
 def rare_chi_square(freedom: int, probability: float = 1e-9) -> float:

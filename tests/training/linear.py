@@ -57,10 +57,10 @@ class LinearLearner:
 
     def shape(self, example: object) -> Shape:
         del example
-        return Shape((), 32)
+        return Shape((), 1024)
 
     def trials(self, count: int) -> list[list[Any]]:
-        return [self.encode({"seed": str(number)} for number in range(min(count, 32)))]
+        return [self.encode({"seed": str(number)} for number in range(min(count, 1024)))]
 
     def losses(self, examples: Sequence[Any], size: tuple[int, ...] | None = None) -> torch.Tensor:
         del size
