@@ -6,7 +6,7 @@
 `run` is what a test or a page's shell starts: it hands over its arguments, environment, folder and files,
 passes the signals on that it gets, and ends as the forked process does. That process is killed should `run`
 be. Most of what a short command takes is imports: seconds of a core, for each of a page's thirty commands.
-README.md is run without.
+README's first is run without.
 """
 
 import array

@@ -1,5 +1,6 @@
 """A site's privacy accounts: what a plan costs, whether the budget allows it, and what was spent."""
 
+import hashlib
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,6 +108,20 @@ class Accounts:
         """Whether the plan's round is on the ledger."""
         key = (plan.federation, plan.run or "", plan.round)
         return bool(self.ledger.state(self.dataset).charges.get(key))
+
+    def is_released(self, plan: Plan) -> bool:
+        """Whether an update of the plan's round was about to leave, whatever this site's memory says."""
+        return self.ledger.is_released(self.dataset, (plan.federation, plan.run or "", plan.round))
+
+    def release(self, federation: str, run: str, number: int, update: bytes) -> None:
+        """Note which update a round's charge pays for; a round without a charge has nothing to pay for.
+
+        Raises:
+            EquivocationError: it paid for another one.
+        """
+        charged = (federation, run, number)
+        if self.ledger.state(self.dataset).charges.get(charged):
+            self.ledger.release(self.dataset, charged, hashlib.sha256(update).hexdigest())
 
     @property
     def history(self) -> bool:

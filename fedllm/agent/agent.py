@@ -62,7 +62,7 @@ class Agent:
         clock = StoreClock(self.mailbox.store)
         accounts = open_accounts(member.site, member.home, member.identity)
         self.duty = Duty(member, self.mailbox, self.memory, accounts, trainer, self._base, clock, folder)
-        self.outbox = Outbox(self.mailbox, self.memory, folder, member.site.poll_near)
+        self.outbox = Outbox(self.mailbox, self.memory, accounts, folder, member.site.poll_near)
         self._plan: Received[Plan] | None = None  # to be taken up
         self._card_due = self._head_due = 0.0  # by our monotonic clock
         self._said = ""  # the refusal that the log told last

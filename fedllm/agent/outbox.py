@@ -4,9 +4,10 @@ import logging
 import time
 from dataclasses import dataclass
 
+from fedllm.agent.accounts import Accounts
 from fedllm.agent.folder import WorkFolder
 from fedllm.agent.memory import Memory
-from fedllm.errors import ExchangeError, RefusedError
+from fedllm.errors import ExchangeError, LedgerError, RefusedError
 from fedllm.exchange.mailbox import Mailbox
 from fedllm.exchange.messages import Sealed
 
@@ -21,6 +22,7 @@ class Outbox:
 
     mailbox: Mailbox
     memory: Memory
+    accounts: Accounts
     folder: WorkFolder
     pause: float  # s after a second miss in a row; doubled with each further one
     _misses: int = 0  # in a row
@@ -30,12 +32,13 @@ class Outbox:
         """Upload committed bytes: the payload first, then the message that names its hash.
 
         Raises:
-            RefusedError: nothing is committed for this round.
+            RefusedError: nothing is committed for this round, or its charge paid for other bytes.
             ExchangeError: the store did not take it; it stays committed.
         """
         work = self.memory.work(run, number)
         if work is None or work.update is None:
             raise RefusedError(f"round {number} of {run} has no update to release")
+        self.accounts.release(self.mailbox.layout.federation, run, number, work.update)
         sealed = self.folder.sealed(run, number)
         if work.payload is not None:
             self.mailbox.send_payload(sealed, Sealed.model_validate_json(work.payload))
@@ -53,7 +56,7 @@ class Outbox:
         for work in self.memory.committed():
             try:
                 self.release(work.run, work.round)
-            except (ExchangeError, OSError) as error:
+            except (ExchangeError, RefusedError, LedgerError, OSError) as error:
                 # It stays committed and is tried again; it must not keep the site from anything else.
                 log.warning("round %d of %s is not sent yet: %s", work.round, work.run, error)
                 missed = True

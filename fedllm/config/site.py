@@ -48,7 +48,6 @@ class PolicyConfig(Frozen):
     min_cohort: int = Field(default=2, ge=1)  # sites a round, this one among them
     peers: dict[Name, Fingerprint] = Field(default_factory=dict)  # others' fingerprints, as told by people
     min_peers: int = Field(default=0, ge=0)  # how many of `peers` must be in a cohort
-    confidentiality: Literal["plain"] = "plain"  # the least that an update must have
     hours: Hours | None = None  # when this site works, by its local time: 22:00-06:00
     max_round: Seconds = 86400.0  # s
     max_bytes: int | None = Field(default=None, ge=1)  # a run, both ways

@@ -1,8 +1,9 @@
 """A site's ledger of privacy events: durable, append-only, hash-chained, signed; one chain for each data set.
 
 A training's full cost is reserved before its first step, and steps are charged before their noise is drawn.
-What is charged stays charged. Everything that the ledger knows is in its chains: there is no second book
-that could say otherwise. Every write first checks the entry that it builds on; a chain is checked whole
+What is charged stays charged. Everything that was promised and charged is in the chains: there is no second
+book that could say otherwise. Beside them is which update each charge paid for, so that it pays for no other.
+Every write first checks the entry that it builds on; a chain is checked whole
 when it is first used. What a lone site cannot notice is an older copy of its whole file in the place of the
 newer one: the coordinator can, and says so by naming the newest head that it knows (`acknowledge`).
 """
@@ -195,6 +196,26 @@ class Ledger:
                 reservation=source.entry.seq,
                 context=_context(federation, run, round, _context_of(source).plan_sha256),
             )
+
+    def release(self, dataset: str, charged: ledger_file.Charged, sha256: str) -> None:
+        """Note the one update that a charge pays for, before any of it leaves. The same once more is free.
+
+        Raises:
+            EquivocationError: The charge paid for another update.
+        """
+        with self._chains.open(dataset, writes=True) as chain:
+            known = ledger_file.released(chain.connection, dataset, charged)
+            if known is None:
+                ledger_file.release(chain.connection, dataset, charged, sha256)
+            elif known != sha256:
+                raise EquivocationError(
+                    f"round {charged[2]} of {charged[1]}: its charge paid for another update"
+                )
+
+    def is_released(self, dataset: str, charged: ledger_file.Charged) -> bool:
+        """Whether the update that a charge pays for was about to leave, or has left."""
+        with self._chains.open(dataset, writes=False) as chain:
+            return ledger_file.released(chain.connection, dataset, charged) is not None
 
     def acknowledge(self, dataset: str, head: Head, envelope: bytes, *, federation: str) -> None:
         """Take note of a head that a coordinator knows, and keep what it signed.

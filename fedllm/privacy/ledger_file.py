@@ -24,6 +24,8 @@ from fedllm.privacy.entry import Entry, Head
 
 WAIT = 60_000  # ms for another process' transaction
 
+Charged = tuple[str, str, int]  # federation, run and round
+
 
 class _Table(DeclarativeBase):
     pass
@@ -44,6 +46,15 @@ class _Acknowledged(_Table):
     seq: Mapped[int] = mapped_column(Integer)
     sha256: Mapped[str] = mapped_column(String(64))
     envelope: Mapped[bytes] = mapped_column(LargeBinary)  # what the coordinator signed
+
+
+class _Released(_Table):
+    __tablename__ = "released"
+    dataset: Mapped[str] = mapped_column(String(100), primary_key=True)
+    federation: Mapped[str] = mapped_column(String(63), primary_key=True)
+    run: Mapped[str] = mapped_column(String(63), primary_key=True)
+    round: Mapped[int] = mapped_column(Integer, primary_key=True)
+    sha256: Mapped[str] = mapped_column(String(64))  # of the update
 
 
 class LedgerFile:
@@ -141,6 +152,26 @@ def mark(connection: Connection, dataset: str, federation: str, head: Head, enve
         "envelope": envelope,
     }
     connection.execute(insert(_Acknowledged).prefix_with("OR REPLACE").values(row))
+
+
+def released(connection: Connection, dataset: str, charged: Charged) -> str | None:
+    """The hash of the update that a charge paid for, once it was about to leave."""
+    federation, run, number = charged
+    return connection.scalar(
+        select(_Released.sha256).where(
+            _Released.dataset == dataset,
+            _Released.federation == federation,
+            _Released.run == run,
+            _Released.round == number,
+        )
+    )
+
+
+def release(connection: Connection, dataset: str, charged: Charged, sha256: str) -> None:
+    """Note it; there is no way to write over one."""
+    federation, run, number = charged
+    row = {"dataset": dataset, "federation": federation, "run": run, "round": number, "sha256": sha256}
+    connection.execute(insert(_Released).values(row))
 
 
 def _entry(dataset: str, seq: int, text: str) -> Entry:

@@ -1,5 +1,6 @@
 """What an agent makes of a plan with differential privacy: what it reserves, charges, tells and declines."""
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from fedllm.agent.memory import Memory
 from fedllm.agent.worker import Failed
 from fedllm.config import LocalConfig
 from fedllm.data.forget import forget
-from fedllm.exchange.messages import Answer, Card, Plan
+from fedllm.exchange.messages import Answer, Card, Plan, Update
 from fedllm.privacy.ledger import Ledger
 from fedllm.privacy.terms import PrivacyPlan
 from fedllm.secure.identity import create_identity
@@ -256,6 +257,46 @@ def test_a_ledger_that_was_rolled_back_keeps_its_site_from_training_and_names_no
     with closing(Agent(member, trainer)) as again:
         answer = asked(again, coordinator, private(coordinator, 2, ledgers=heads), 2)
     assert answer.reason == "the site's privacy ledger does not let it take part; the site's own log says why"
+
+
+@pytest.mark.parametrize("ledger_knows", [True, False])
+def test_an_older_memory_makes_no_second_noise_on_one_charge_though_the_store_hides_the_first(
+    member: Membership, trainer: CountingTrainer, coordinator: Coordinator, *, ledger_knows: bool
+) -> None:
+    older = member.home / "older.db"
+    with pytest.MonkeyPatch.context() as patch:
+        if not ledger_knows:  # as it was up to 0.1
+            patch.setattr(Accounts, "is_released", lambda *_: False)
+            patch.setattr(Accounts, "release", lambda *_: None)
+        sent, second = _twice(member, trainer, coordinator, older)
+    assert sent.payload is not None
+    assert trainer.jobs == (1 if ledger_knows else 2)
+    assert (second is None) == ledger_knows
+    assert second is None or second.payload is None or second.payload.sha256 != sent.payload.sha256
+
+
+def _twice(
+    member: Membership, trainer: CountingTrainer, coordinator: Coordinator, older: Path
+) -> tuple[Update, Update | None]:
+    """What a site sends, and sends again with the memory of before, once the store hides the first."""
+    coordinator.point(1, coordinator.show_plan(private(coordinator)))
+    with closing(Agent(member, EndlessTrainer())) as begun:
+        ticks(begun)
+    shutil.copy(member.home / "memory.db", older)  # charged, and nothing committed
+    with closing(Agent(member, trainer)) as first:
+        ticks(first)
+    sent = coordinator.update()
+    assert sent is not None
+    assert sent.payload is not None
+    layout, store = coordinator.mailbox.layout, coordinator.mailbox.store
+    for key in (layout.update(SITE, RUN, 1), sent.payload.key):
+        store.delete(key)
+    for file in member.home.glob("memory.db*"):
+        file.unlink()
+    shutil.copy(older, member.home / "memory.db")
+    with closing(Agent(member, trainer)) as again:
+        ticks(again)
+    return sent, coordinator.update()
 
 
 def test_withdrawn_records_are_not_trained_on_and_a_torn_journal_stops_the_site_before_it_pays(

@@ -20,7 +20,7 @@ def test_peers_hours_and_sizes_are_read(tmp_path: Path) -> None:
     )
     policy = load_site(site(tmp_path, text)).policy
     assert (policy.peers, policy.min_peers, policy.hours) == ({"movies": MARK}, 1, "22:00-06:00")
-    assert (policy.max_seconds, policy.max_bytes, policy.confidentiality) == (7200.0, 1000, "plain")
+    assert (policy.max_seconds, policy.max_bytes) == (7200.0, 1000)
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,6 @@ def test_peers_hours_and_sizes_are_read(tmp_path: Path) -> None:
         ("{hours: 24:00-06:00}", "are no hours"),
         ("{hours: 06:00-06:00}", "are no hours"),
         ("{max_bytes: 0}", "policy.max_bytes"),
-        ("{confidentiality: none}", "policy.confidentiality"),
     ],
 )
 def test_what_a_policy_cannot_mean_is_refused_with_what_would_be_right(

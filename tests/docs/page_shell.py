@@ -171,14 +171,15 @@ def page_environment(folder: Path, home: Path) -> dict[str, str]:
     }
 
 
-def run_page(page: Path, folder: Path, *, starts_a_stack: bool = False, warm: bool = True) -> None:
+def run_page(page: Path, folder: Path, *, starts_a_stack: bool = False, cold: int = 0) -> None:
     """Run a page's blocks in a fresh copy, with a home of its own; its stack is stopped at the end.
 
     Args:
         page: of the documentation.
         folder: for the copy and the home.
         starts_a_stack: its tables are there already.
-        warm: its commands are forked from a process that has their imports (`warm_commands`).
+        cold: so many of its steps are run as a reader's shell does; the commands of the others are forked
+            from a process that has their imports (`warm_commands`).
     """
     home = folder / "home"
     if starts_a_stack:
@@ -186,11 +187,9 @@ def run_page(page: Path, folder: Path, *, starts_a_stack: bool = False, warm: bo
     copy = fresh_copy(folder / "fedllm")
     with Shell(copy, page_environment(copy, home), alone()) as shell:
         try:
-            if warm:
-                _warm(shell, folder)
-            for step in steps(page):
-                if step.kind == "not run":
-                    continue
+            for number, step in enumerate(step for step in steps(page) if step.kind != "not run"):
+                if number == cold:
+                    _warm(shell, folder)
                 begun = time.monotonic()
                 shell.run(step)
                 sys.stdout.write(f"{time.monotonic() - begun:6.1f} s  {step.place} {step.kind}\n")

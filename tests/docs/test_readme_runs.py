@@ -11,4 +11,4 @@ pytestmark = [pytest.mark.stack, pytest.mark.slow("a page of commands, on a stac
 
 @pytest.mark.timeout(3600)
 def test_the_blocks_of_the_readme_run_in_order(tmp_path: Path) -> None:
-    run_page(ROOT / "README.md", tmp_path, starts_a_stack=True, warm=False)
+    run_page(ROOT / "README.md", tmp_path, starts_a_stack=True, cold=1)  # `make demo`
