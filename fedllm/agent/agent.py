@@ -28,6 +28,7 @@ from fedllm.exchange.clock import StoreClock
 from fedllm.exchange.mailbox import Mailbox, Received
 from fedllm.exchange.messages import COORDINATOR, Card, Plan
 from fedllm.logs import about, log_as_asked
+from fedllm.privacy.same_data import note_use, other_uses
 from fedllm.secure.envelope import sign
 from fedllm.text import one_line
 
@@ -61,6 +62,10 @@ class Agent:
         self.watch = Watch(member, self.mailbox, self.memory)
         clock = StoreClock(self.mailbox.store)
         accounts = open_accounts(member.site, member.home, member.identity)
+        if member.site.policy.budgets or accounts.ledger.datasets():
+            note_use(member.site, member.home)
+            for told in other_uses(member.site, member.home):
+                log.warning("%s", told)
         self.duty = Duty(member, self.mailbox, self.memory, accounts, trainer, self._base, clock, folder)
         self.outbox = Outbox(self.mailbox, self.memory, accounts, folder, member.site.poll_near)
         self._plan: Received[Plan] | None = None  # to be taken up

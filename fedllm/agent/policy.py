@@ -100,8 +100,7 @@ def _about_the_privacy(plan: Plan, policy: PolicyConfig) -> str | None:
     if unit not in policy.units:
         return f"privacy by {unit} is not what the policy allows: {', '.join(policy.units)}"
     if asked is None:
-        limits = (policy.max_epsilon, policy.total_epsilon)
-        return "the policy has a privacy budget, the plan no privacy" if any(limits) else None
+        return "the policy has a privacy budget, the plan no privacy" if policy.budgets else None
     if asked.unit == "person" and policy.person is not None and asked.unit_field != policy.person:
         return f"a person is named by {asked.unit_field} in the plan, by {policy.person} in the policy"
     if policy.max_epsilon is not None and asked.epsilon > policy.max_epsilon:

@@ -59,6 +59,11 @@ class PolicyConfig(Frozen):
     total_epsilon: float | None = Field(default=None, gt=0)  # of `dataset_id`, over all trainings
     max_delta: float = Field(default=1e-5, gt=0, lt=0.1)  # of one training, and of total_epsilon
 
+    @property
+    def budgets(self) -> bool:
+        """Whether it bounds what privacy may cost."""
+        return self.max_epsilon is not None or self.total_epsilon is not None
+
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.min_peers > len(self.peers):

@@ -115,7 +115,7 @@ def test_a_round_completes_without_an_agent_that_was_killed_in_training(
     assert undisturbed["status"] == "completed"
     before = newest_run("test")
     arguments = ["run", str(federation), "--agents", "external", "--json", "--set", "rounds.max=1"]
-    arguments += ["--set", "rounds.deadline=180s", "--set", "local.steps=150"]
+    arguments += ["--set", "rounds.deadline=90s", "--set", "local.steps=100"]
     first = subprocess.Popen([sys.executable, "-m", "fedllm", *arguments], stdout=subprocess.PIPE, text=True)
     try:
         run = wait_for(lambda: newest_run("test") != before and newest_run("test"), STEP)

@@ -16,6 +16,7 @@ from fedllm.exchange.mailbox import Mailbox
 from fedllm.exchange.messages import Invitation, Roster
 from fedllm.privacy.ledger import Ledger, Limits
 from fedllm.privacy.ledger_table import spent_by
+from fedllm.privacy.same_data import other_uses
 from fedllm.privacy.site_ledger import dataset_of, former_identities, ledger_path
 from fedllm.secure.identity import Identity, fingerprint, load_identity
 from fedllm.stack.checks import databases, machine
@@ -91,31 +92,32 @@ class Visit:
             heads = ledger.verify()
             entries = sum(head.seq + 1 for head in heads.values())
             yield ok("ledger", f"{entries} entries of {len(heads)} data sets hold in {path}")
+            for told in other_uses(self.site, self.home):
+                yield warn("same data", told, "decide whose budget these records spend")
             mine = dataset_of(self.site)
             if limits.total_epsilon is None or mine not in heads:
                 return
-            told = spent_by(ledger, mine, limits)
-        spent = told.epsilon if told.epsilon_filter is None else told.epsilon_filter
+            found = spent_by(ledger, mine, limits)
+        spent = found.epsilon if found.epsilon_filter is None else found.epsilon_filter
         if limits.total_epsilon - spent < _LOW * limits.total_epsilon:
             remedy = "decide whether `policy.total_epsilon` is to be raised; nobody else can"
-            yield warn("budget", f"{mine}: {told.caption}", remedy)
+            yield warn("budget", f"{mine}: {found.caption}", remedy)
         else:
-            yield ok("budget", f"{mine}: {told.caption}")
+            yield ok("budget", f"{mine}: {found.caption}")
 
     def _memory(self) -> Iterator[Finding]:
         yield from databases.database("memory", f"sqlite:///{self.home / 'memory.db'}")
 
     def _policy(self) -> Iterator[Finding]:
         policy = self.site.policy
-        asks = policy.max_epsilon is not None or policy.total_epsilon is not None
         odd = []
-        if asks and "none" in policy.units:
+        if policy.budgets and "none" in policy.units:
             odd.append("it limits epsilon and takes trainings without DP: leave `none` out of policy.units")
-        if not asks and "none" not in policy.units:
+        if not policy.budgets and "none" not in policy.units:
             odd.append("it takes DP alone and limits no epsilon: set policy.max_epsilon and total_epsilon")
         if policy.max_epsilon and policy.total_epsilon and policy.max_epsilon > policy.total_epsilon:
             odd.append("one training may spend more than all together: lower policy.max_epsilon")
-        if asks and self.site.tell_count:
+        if policy.budgets and self.site.tell_count:
             odd.append("it tells how many records there are, which is a release: set tell_count to false")
         if odd:
             yield warn("policy", "; ".join(odd), "decide, and mend site.yaml")
