@@ -33,7 +33,7 @@ def other_uses(site: SiteConfig, home: Path) -> Iterator[str]:
         if (used["ledger"], used["dataset"]) != (mine["ledger"], mine["dataset"]):
             yield (
                 f"{site.data} is accounted for as {used['dataset']} in {used['ledger']} as well, and neither "
-                f"budget knows the other: name one `ledger` and one `dataset_id` everywhere, or remove {file} "
+                f"budget knows the other: name one `ledger` and one `dataset_id`, or remove {file} "
                 "if it holds other records now"
             )
 
