@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from fedllm.privacy.accounting import ACCOUNTANT, rounded_up
 from fedllm.privacy.terms import TRUST
-from fedllm.tracking.release import NO_DP, NOT_OBSERVABLE, RoundRelease, as_table, safe_name
+from fedllm.tracking.release import EXACT, NO_DP, NOT_OBSERVABLE, RoundRelease, as_table, safe_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -59,6 +59,7 @@ def privacy_tags(
         "dp.adjacency": plan.adjacency,
         "dp.trust_model": TRUST[plan.unit],
         "dp.accountant": ACCOUNTANT,
+        "dp.arithmetic": EXACT,
         "dp.epsilon_budget": f"{plan.epsilon:.12g}",
         "dp.remaining_pct": NOT_OBSERVABLE if spent is None else f"{left_pct(spent, plan.epsilon):g}",
         "dp.ledger_sha256": ledgers_sha256(heads),

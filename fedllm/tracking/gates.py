@@ -14,6 +14,7 @@ from fedllm.tracking.release import NOT_CONFIGURED
 from fedllm.tracking.version_facts import VersionFacts
 
 ACCEPTED = "accepted"  # dp-audit's verdict on a site whose update counts
+VOID = "it was trained before 0.2, and no claim of its privacy holds: train it again (docs/privacy.md)"
 _LONGEST = 400  # characters of a sentence: a card and a tag hold four of them
 
 
@@ -48,6 +49,8 @@ def budget(version: VersionFacts, rules: Rules) -> Gate:
         if fault := _fault_of_no_dp(version, rules):
             return Gate(name, "fail", f"{NO_DP}, {fault}")
         return Gate(name, "not observable", f"{NO_DP}: there is no budget to keep to")
+    if version.void:
+        return Gate(name, "fail", VOID)
     spent, allowed = (version.tags.get(f"dp.{tag}", NOT_CONFIGURED) for tag in ("epsilon", "epsilon_budget"))
     epsilon, most = _number(spent), _number(allowed)
     told = f"epsilon {spent} of {allowed} at delta {version.tags.get('dp.delta', '?')}"

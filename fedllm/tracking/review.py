@@ -11,7 +11,7 @@ from fedllm.tracking import decision as tagged
 from fedllm.tracking.connection import answering
 from fedllm.tracking.decision import Decision, Said, decision_on, open_decision_on
 from fedllm.tracking.gate import Gate
-from fedllm.tracking.gates import Rules, first_failed, gates
+from fedllm.tracking.gates import VOID, Rules, first_failed, gates
 from fedllm.tracking.register import Register, ReviewEvent
 from fedllm.tracking.rollback import RECORD as ROLLBACK
 from fedllm.tracking.signed_decision import sign_decision, vouched
@@ -43,7 +43,7 @@ class Decided:
 
 
 def look(register: Register, version: str | None, rules: Rules) -> Review:
-    """Gather a version's card.
+    """Gather a version's card. A version whose claim of privacy does not hold gets the tag `dp.void`.
 
     Args:
         register: the federation's.
@@ -66,6 +66,9 @@ def _look(register: Register, version: str | None, rules: Rules) -> Review:
     facts = read_version(register.client, register.name, number)
     other = aliases.champion if aliases.champion != number else aliases.previous
     against = read_version(register.client, register.name, other) if other else None
+    for met in (facts, against):
+        if met is not None and met.void:
+            register.tag(met.version, {"dp.void": VOID})
     return Review(facts, against, aliases, gates(facts, against, rules))
 
 

@@ -11,7 +11,7 @@ from fedllm.errors import ReviewError
 from fedllm.tracking.budget import LEDGERS, TABLE
 from fedllm.tracking.public_answers import ARTIFACT, PublicAnswers
 from fedllm.tracking.registry import BASELINE, CHALLENGER, CHAMPION, EVAL, PREVIOUS, numbers
-from fedllm.tracking.release import NOT_CONFIGURED
+from fedllm.tracking.release import EXACT, NOT_CONFIGURED
 from fedllm.tracking.runs import SITES_TABLE
 
 if TYPE_CHECKING:
@@ -52,6 +52,11 @@ class VersionFacts:
     def private(self) -> bool:
         """Whether anything is claimed of its privacy."""
         return self.tags.get("dp.epsilon", NOT_CONFIGURED) != NOT_CONFIGURED
+
+    @property
+    def void(self) -> bool:
+        """Whether it claims privacy of a training before 0.2, whose noise could be told from low bits."""
+        return self.private and self.tags.get("dp.arithmetic") != EXACT
 
     @property
     def metrics(self) -> dict[str, float]:

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 FILE = ROOT / "infra" / "compose.yaml"
 TEXT = FILE.read_text(encoding="utf-8")
 EXAMPLE = (ROOT / "infra" / ".env.example").read_text(encoding="utf-8")
-BUILT = "fedllm:0.1.0"
+BUILT = "fedllm:0.2.0"
 JOBS = {"ownership", "provision", "deployments", "fedllm"}  # they end by themselves
 PINNED = re.compile(r"[\w./-]+:[\w.-]+@sha256:[0-9a-f]{64}")
 

@@ -35,6 +35,7 @@ TAGS = {
     "dp.adjacency": "add-remove",
     "dp.trust_model": "local: each site adds its own noise and trusts nobody outside",
     "dp.accountant": "dp-accounting PLD, add/remove",
+    "dp.arithmetic": "exact",
     "dp.epsilon_budget": "3",
 }
 

@@ -162,7 +162,8 @@ def test_a_version_without_metrics_is_refused() -> None:
 
 def private(spent: str, most: str = "3", **changes: Any) -> VersionFacts:  # noqa: ANN401 - any field
     tags = {"dp.epsilon": spent, "dp.epsilon_budget": most, "dp.delta": "1e-05", "dp.remaining_pct": "2.3"}
-    return version(asked="record", tags=tags | changes.pop("tags", {}), **changes)
+    tags |= {"dp.arithmetic": "exact"} | changes.pop("tags", {})
+    return version(asked="record", tags=tags, **changes)
 
 
 @pytest.mark.parametrize(
@@ -181,6 +182,13 @@ def test_a_training_keeps_to_its_budget(spent: str, verdict: str) -> None:
     gate = budget(private(spent), Rules())
     assert gate.verdict == verdict
     assert f"epsilon {spent} of 3 at delta 1e-05" in gate.says
+
+
+def test_an_epsilon_of_before_the_exact_arithmetic_is_none() -> None:
+    gate = budget(private("1", tags={"dp.arithmetic": ""}), Rules())
+    assert gate.verdict == "fail"
+    assert "trained before 0.2, and no claim of its privacy holds" in gate.says
+    assert not version().void
 
 
 def test_a_budget_of_more_digits_than_are_shown_is_kept_to() -> None:

@@ -118,6 +118,7 @@ def test_a_version_carries_every_tag_and_a_card(tracker: Tracker, make_release: 
         "dp.adjacency": "not configured",
         "dp.trust_model": "not configured",
         "dp.accountant": "not configured",
+        "dp.arithmetic": "not configured",
         "dp.epsilon_budget": "not configured",
         "dp.remaining_pct": "not configured",
         "dp.ledger_sha256": "not configured",
