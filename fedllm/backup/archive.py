@@ -124,11 +124,12 @@ def _piped(drain: Callable[[BinaryIO], None]) -> Iterator[BinaryIO]:
     thread = threading.Thread(target=work, name="age", daemon=True)
     thread.start()
     try:
-        with os.fdopen(sink, "wb") as writing:
-            yield writing
+        try:
+            with os.fdopen(sink, "wb") as writing:
+                yield writing
+        finally:
+            thread.join()  # whatever ends the block: in age, a thread that outlives Python aborts the process
     except BrokenPipeError:
-        thread.join()
         raise (failed or [BackupError("the sealed archive broke off")])[0] from None
-    thread.join()
     if failed:
         raise failed[0]

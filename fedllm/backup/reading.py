@@ -154,16 +154,17 @@ def _drained(fill: Any, path: Path) -> Iterator[BinaryIO]:  # noqa: ANN401 - a f
     thread = threading.Thread(target=work, name="age", daemon=True)
     thread.start()
     try:
-        with os.fdopen(source, "rb") as reading:
-            yield reading
-            while reading.read(_CHUNK):  # what follows the tar's end is authenticated as well
-                pass
+        try:
+            with os.fdopen(source, "rb") as reading:
+                yield reading
+                while reading.read(_CHUNK):  # what follows the tar's end is authenticated as well
+                    pass
+        finally:
+            thread.join()  # whatever ends the block: in age, a thread that outlives Python aborts the process
     except (tarfile.TarError, EOFError, OSError):
-        thread.join()
         if failed:
             raise _unsealed(path, failed[0]) from None
         raise
-    thread.join()
     if failed:
         raise _unsealed(path, failed[0])
 

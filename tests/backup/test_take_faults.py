@@ -188,7 +188,8 @@ def test_private_keys_in_clear_are_never_beside_a_sealed_archive_and_go_when_it_
         assert [path.name.startswith(".b.tar.age.") for path in usb.iterdir()] == [True]  # the sealed draft
         assert len(list(home.glob(".backup-*"))) == 1
         running.send_signal(signal.SIGTERM)
-        assert running.wait(120) == 128 + signal.SIGTERM
+        _, err = running.communicate(timeout=120)
+        assert running.returncode == 128 + signal.SIGTERM, err
     assert list(usb.iterdir()) == []
     assert list(home.glob(".backup-*")) == []
 
