@@ -286,7 +286,7 @@ def test_a_full_disk_refuses_the_charge_and_loses_none(path: Path) -> None:
     with closing(ledger_at(path)) as ledger:
         engine = ledger._chains._file._engine
         engine.dispose()
-        event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA max_page_count=8"))
+        event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA max_page_count=10"))
         with pytest.raises(DiskFullError, match="is full: make space"):
             told.extend(charged_from(ledger, 4))
     assert told
