@@ -35,15 +35,18 @@ class Answers:
     def _name(self) -> str:
         return self.member.site.name
 
-    def is_sent(self, run: str, number: int) -> bool:
-        """Whether the store has what memory says is not made yet.
+    def was_made(self, asked: Plan) -> bool:
+        """Whether a round's update was made before, of which memory says that it is not.
 
         Then this memory is an older copy that was put back. A second update would be other bytes, which is
-        equivocation; under DP one charge paid for the first, and new noise would make the second.
+        equivocation; under DP one charge paid for the first, and new noise would make the second. The store
+        may hide what it has; under DP the ledger knows as well.
         """
+        run, number = asked.run or "", asked.round
         layout = self.mailbox.layout
         keys = (layout.payload(self._name, run, number), layout.update(self._name, run, number))
-        if not any(self.mailbox.has(key) for key in keys):
+        noted = asked.privacy is not None and self.accounts.is_released(asked)
+        if not noted and not any(self.mailbox.has(key) for key in keys):
             return False
         log.error("round %d of %s was sent before: this site's memory is an older copy", number, run)
         return True
@@ -64,7 +67,7 @@ class Answers:
         )
         if decision.kind != "decline":
             decision = self.accounts.objection(plan) or decision
-        if decision.kind != "decline" and self.is_sent(run, asked.round):
+        if decision.kind != "decline" and self.was_made(asked):
             decision = Decision(
                 "decline", reason="the round's update is sent: this memory is older", event="refused"
             )

@@ -89,21 +89,11 @@ class Duty:
         if work.state != "released":
             self.mailbox.store.put(self.mailbox.layout.answer(self._name, run, asked.round), work.answer)
         if work.state == "reserved" and self.current is None and self.clock.now() < asked.deadline:
-            if known and self._was_made(asked):
+            if known and self._answers.was_made(asked):
                 self.memory.give_up(run, asked.round)
                 return
             self.attempt = 0
             self._start(plan, self._answers.promised(work.answer))
-
-    def _was_made(self, asked: Plan) -> bool:
-        """Whether a round's update was made before, of which this memory knows nothing: it is an older copy.
-
-        The store may hide what it has. Under DP the ledger knows as well.
-        """
-        if asked.privacy is not None and self.accounts.is_released(asked):
-            log.error("round %d of %s: its charge paid for an update already", asked.round, asked.run)
-            return True
-        return self._answers.is_sent(asked.run or "", asked.round)
 
     def _start(self, plan: Received[Plan], steps: int) -> None:
         asked = plan.message

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fedllm.agent.accounts import Accounts
 from fedllm.agent.folder import WorkFolder
 from fedllm.agent.memory import Memory
-from fedllm.errors import ExchangeError, LedgerError, RefusedError
+from fedllm.errors import ExchangeError, RefusedError
 from fedllm.exchange.mailbox import Mailbox
 from fedllm.exchange.messages import Sealed
 
@@ -56,7 +56,7 @@ class Outbox:
         for work in self.memory.committed():
             try:
                 self.release(work.run, work.round)
-            except (ExchangeError, RefusedError, LedgerError, OSError) as error:
+            except (ExchangeError, RefusedError, OSError) as error:
                 # It stays committed and is tried again; it must not keep the site from anything else.
                 log.warning("round %d of %s is not sent yet: %s", work.round, work.run, error)
                 missed = True

@@ -4,8 +4,8 @@ A clip bounds what one unit adds to a sum. That all others add what they add wit
 which padding to the longest and kernels that look at the number of rows both break: in bf16 others' gradients
 moved by up to 3.5 % of the clip. Here the shape of an example's pass is its own, and public, but for the
 number of rows; that neither this number nor the place among them changes a bit is tried before the first step
-on the machine at hand. Where the number does, it is the same in every pass, made-up examples filling it up;
-where that does not help, nothing is trained.
+on the machine at hand. Where the number does, it is the same in every pass: copies fill it up, and their
+gradients are thrown away. Where that does not help, nothing is trained.
 """
 
 from collections.abc import Iterator, Sequence

@@ -111,9 +111,8 @@ def test_what_is_padded_to_the_longest_moves_other_records_and_is_not_trained(
     with passes_of(learner, precision) as passes:
         found = [changed(learner, passes, next(drawn), 0) for _ in range(25)]
     assert not all(its_own for _, its_own in found)
-    assert (
-        precision == "fp32" or max(squares for squares, _ in found) > MOST
-    )  # in fp32 it is 1e-9 of it or so
+    if precision == "bf16":  # in fp32 it is some 1e-9 of the clip, which its margin for rounding may take in
+        assert max(squares for squares, _ in found) > MOST
 
 
 class ByTheRows(Pictures):
