@@ -15,9 +15,9 @@ from types import TracebackType
 from typing import Self
 
 import pytest
+import warm_commands
 from page_blocks import ROOT, Step, steps
 
-from tests import warm_commands
 from tests.blank_databases import put_blank_databases
 
 BIN = Path(sys.executable).parent

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
-from tests import warm_commands
+import warm_commands
 
 
 @cache
