@@ -7,7 +7,7 @@ they are to zero, so a sum of two of them can be where no sum of two others can 
 """
 
 from collections.abc import Callable, Sequence
-from itertools import cycle
+from itertools import cycle, pairwise
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -67,8 +67,12 @@ def impossible(released: Array, total: Array, back: Array, release: Release) -> 
 
 
 def guess(released: Array, totals: Sequence[Array], back: Array, release: Release) -> int:
-    """Which of two sums was noised; a coin where the numbers do not say."""
-    out, in_ = (impossible(released, total, back, release) for total in totals)
+    """Which of two sums was noised."""
+    return more_likely(*(impossible(released, total, back, release) for total in totals))
+
+
+def more_likely(out: int, in_: int) -> int:
+    """The answer under which fewer numbers are impossible; a coin where the numbers do not say."""
     return int(in_ < out) if in_ != out else int(np.random.default_rng().integers(2))
 
 
@@ -177,6 +181,54 @@ def test_the_released_update_of_one_step_does_not_tell_it(
         )
         update = (learner.shared.read() - start).numpy()
         right += guess(update, totals, update.astype(np.float64) * (-3 / 0.5), release) == trial % 2
+    verdict(grid, right)
+
+
+@pytest.mark.sweep
+@pytest.mark.slow("every trial trains, and is attacked by gradients of its own")
+@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_an_update_of_several_steps_does_not_tell_it_to_whoever_saw_each(
+    grid: str, setting: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Epsilon is counted as if the adversary saw the weights after every step: this one does.
+    kind, unit, rate = SETTINGS[setting]
+    monkeypatch.setattr(dp, "Grid", GRIDS[grid])
+    terms = PrivateTerms(unit, rate, 3.0, 1.0, "who" if unit == "person" else None, 1000)
+    learner, some = learner_and_records(kind)
+    others = [{**record, "who": f"{record['id']} {copy}"} for copy in range(16) for record in some]
+    held = [others, [*others, {**some[0], "who": "me"}]]
+    drawn = Drawn(len(others), rate)
+    taken = [[[rows[i]] for i in np.flatnonzero(drawn.chosen(len(rows), rate))] for rows in held]
+    start, sums, weights = learner.shared.read(), dp.clipped_sums, list[torch.Tensor]()
+
+    def watched(*arguments: Any) -> list[torch.Tensor]:  # noqa: ANN401 - as the original's
+        weights.append(learner.shared.read())
+        return sums(*arguments)
+
+    right = 0
+    for trial in range(TRIALS):
+        learner.shared.write(start)
+        weights.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(dp, "clipped_sums", watched)
+            dp.train_privately(
+                learner, held[trial % 2], LOCAL, terms, steps=3, round_number=1, rounds=1, noise=drawn
+            )
+        weights.append(learner.shared.read())
+        counts = [0, 0]
+        for before, after in pairwise(weights):
+            learner.shared.write(before)
+            reached, first = after.numpy(), before.numpy()
+
+            def release(noised: Array, first: Array = first) -> Array:
+                return first - np.float32(0.5) * (noised.astype(np.float32) / np.float32(3))
+
+            back = (reached.astype(np.float64) - first) * (-3 / 0.5)
+            for answer, units in enumerate(taken):
+                total = STEPS[grid] * flat(exact_sums(learner, units, grid))
+                counts[answer] += impossible(reached, total, back, release)
+        right += more_likely(*counts) == trial % 2
     verdict(grid, right)
 
 
