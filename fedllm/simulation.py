@@ -66,7 +66,8 @@ def join(config: FederationConfig, name: str, data: Path, home: Path, **settings
             member = accept_invitation(invitation, home)
             access = store_access(config)
             told = member.invitation
-            if (told.store_url, told.endpoint, told.ca) == (access.url, access.endpoint, access.ca):
+            same = (access.url, access.sites_endpoint, access.sites_ca)
+            if (told.store_url, told.endpoint, told.ca) == same:
                 member.connect().stat(member.layout.roster)
                 return member
         except (AccessDeniedError, ObjectNotFoundError):

@@ -12,10 +12,10 @@ from fedllm.config import FederationConfig
 from fedllm.errors import BackupError, ConfigError, ExchangeError
 from fedllm.secure.trust import read_ca
 from fedllm.stack import endpoints
-from fedllm.stack.addresses import BUCKET
 from fedllm.stack.minio import MinioServer
 from fedllm.stack.place import Place
 from fedllm.stack.programs import root_credentials
+from fedllm.stack.store_users import BUCKET
 
 _OWN = (BUCKET, "mlflow")  # of the local stack
 
@@ -64,20 +64,15 @@ def local_shelves(
             if here is not None:
                 held.close()
         if here is not None:
-            access, secret, endpoint, ca = (
-                here.minio_access_key,
-                here.minio_secret_key,
-                here.minio_url,
-                here.ca,
-            )
+            endpoint, ca = here.minio_url, here.ca
         elif alone:
             say("the stack is down: a MinIO runs for this alone, and `fedllm up` waits until it is done")
-            server = stack.enter_context(MinioServer(place.minio))
-            (access, secret), endpoint, ca = root_credentials(place), server.endpoint, None
+            endpoint, ca = stack.enter_context(MinioServer(place.minio)).endpoint, None
         else:
             yield []
             return
-        shelves = [enter(bucket, access, secret, endpoint, ca) for bucket in buckets]
+        keys = root_credentials(place)  # of all buckets
+        shelves = [enter(bucket, *keys, endpoint, ca) for bucket in buckets]
         if make:
             for shelf in shelves:
                 shelf.make()

@@ -43,6 +43,7 @@ def up(
             help="TLS by a private CA, and passwords for Prefect and MLflow. Default: as last time.",
         ),
     ] = None,
+    door_port: Port = None,
     minio_port: Port = None,
     prefect_port: Port = None,
     mlflow_port: Port = None,
@@ -54,7 +55,7 @@ def up(
     from fedllm.stack.place import Place
 
     begun = time.monotonic()
-    asked = {"minio": minio_port, "prefect": prefect_port, "mlflow": mlflow_port}
+    asked = {"door": door_port, "minio": minio_port, "prefect": prefect_port, "mlflow": mlflow_port}
     already, restored = endpoints() is not None, Place.here().restored.exists()
     chosen = _config_to_deploy(config) if deployments else None
     found = start(
@@ -69,6 +70,7 @@ def up(
         "schema": "fedllm.up/1",
         "status": "already up" if already else "up",
         "minio_url": found.minio_url,
+        "door_url": found.door_url,
         "prefect_api_url": found.prefect_api_url,
         "prefect_ui_url": found.prefect_ui_url,
         "mlflow_url": found.mlflow_url,
@@ -84,6 +86,7 @@ def up(
         f"  Prefect  {found.prefect_ui_url}",
         f"  MLflow   {found.mlflow_url}",
         f"  MinIO    {found.minio_url}",
+        f"  door     {found.door_url}, where sites come in",
     ]
     if found.ca_file:
         lines += [

@@ -115,7 +115,8 @@ class StoreConfig(Frozen):
     """Where the parties meet: `auto` (the local MinIO), `s3://bucket` with an endpoint, `file://folder`."""
 
     url: str = "auto"
-    endpoint: str | None = None  # https://host:port
+    endpoint: str | None = None  # https://host:port, where the coordinator enters
+    door: str | None = None  # https://host:port, where sites do; needed unless they may meet the store itself
     region: str = "us-east-1"
 
     @field_validator("url")

@@ -3,7 +3,7 @@
 import json
 import os
 from contextlib import closing, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from fedllm.config import FederationConfig
@@ -35,6 +35,19 @@ class StoreAccess:
     access_key: str | None
     secret_key: str | None = field(repr=False)
     ca: str | None = None  # PEM; None: the authorities that this machine believes
+    door: str | None = None  # where sites come in; None: they meet the store itself
+    door_ca: str | None = None  # PEM of who vouches for the door
+    registrar: tuple[str, str] | None = field(default=None, repr=False)  # may make users; None: the same keys
+
+    @property
+    def sites_endpoint(self) -> str | None:
+        """Where sites enter."""
+        return self.door or self.endpoint
+
+    @property
+    def sites_ca(self) -> str | None:
+        """PEM of who vouches for where sites enter."""
+        return self.door_ca if self.door else self.ca
 
     @property
     def bucket(self) -> str:
@@ -70,13 +83,20 @@ def store_access(config: FederationConfig) -> StoreAccess:
             here.minio_access_key,
             here.minio_secret_key,
             here.ca,
+            door=here.door_url,
+            door_ca=here.ca,
+            registrar=here.registrar,
         )
     access, secret = os.environ.get("FEDLLM_ACCESS_KEY"), os.environ.get("FEDLLM_SECRET_KEY")
     if store.url.startswith("s3://") and not (access and secret):
         raise ConfigError("an s3:// store needs FEDLLM_ACCESS_KEY and FEDLLM_SECRET_KEY in the environment")
     ca_file = os.environ.get("FEDLLM_CA_FILE") if store.url.startswith("s3://") else None
-    ca = read_ca(ca_file) if ca_file else None
-    return StoreAccess(store.url, store.endpoint, store.region, access, secret, ca)
+    told = read_ca(ca_file) if ca_file else None
+    # Behind a door that speaks TLS the store may be on loopback, and in the clear.
+    bare = store.door is not None and (store.endpoint or "").startswith("http://")
+    ca = None if bare else told
+    found = StoreAccess(store.url, store.endpoint, store.region, access, secret, ca)
+    return replace(found, door=store.door, door_ca=told)
 
 
 def coordinator_identity(federation: str) -> Identity:
@@ -177,9 +197,10 @@ def store_iam(access: StoreAccess) -> "MinioIam":
     """
     from fedllm.exchange.iam import MinioIam
 
-    if access.endpoint is None or access.access_key is None or access.secret_key is None:
+    keys = access.registrar or (access.access_key, access.secret_key)
+    if access.endpoint is None or keys[0] is None or keys[1] is None:
         raise ConfigError("making a site's user needs the store's endpoint and its administrator's keys")
-    return MinioIam(access.endpoint, access.access_key, access.secret_key, access.bucket, ca=access.ca)
+    return MinioIam(access.endpoint, keys[0], keys[1], access.bucket, ca=access.ca)
 
 
 def _sealed_invitation(
@@ -196,9 +217,9 @@ def _sealed_invitation(
         roster_version=roster.roster_version,
         coordinator=identity.public,
         store_url=access.url,
-        endpoint=access.endpoint,
+        endpoint=access.sites_endpoint,
         region=access.region,
-        ca=access.ca,
+        ca=access.sites_ca,
         access_key=site_access[0],
         secret_key=site_access[1],
     )

@@ -7,21 +7,21 @@
 import json
 import re
 import secrets
-from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
-import urllib3
-from minio import MinioAdmin
-from minio.credentials.providers import StaticProvider
-from minio.error import MinioAdminException, MinioException
-
 from fedllm.config.frozen import NAME
-from fedllm.errors import AccessDeniedError, ConfigError, ExchangeError
+from fedllm.errors import ConfigError
+from fedllm.exchange.administration import AbsentError, Administration
 from fedllm.exchange.keys import Layout
 from fedllm.exchange.messages import COORDINATOR, EVERYONE
-from fedllm.exchange.minio_store import http_pool, minio_client
-from fedllm.secure.trust import why_untrusted
 
+# An object comes with its own bytes, signed in the headers: no form, no copy from elsewhere.
+BY_SIGNED_PUT = {
+    "StringEquals": {"s3:authType": "REST-HEADER"},
+    "Null": {"s3:x-amz-copy-source": "true"},
+}
 _BUCKET = r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]"
 
 
@@ -42,8 +42,9 @@ def access_key(federation: str, site: str) -> str:
 def site_policy(bucket: str, federation: str, site: str) -> dict[str, Any]:
     """What one site may do: read and write its own prefix, read the coordinator's and its own inbox.
 
-    It may not delete, list, or listen (a listener sees other sites' keys). Uploads in parts need no more
-    than PutObject, and AbortMultipartUpload to leave nothing behind when one fails.
+    It may not delete, list, or listen (a listener sees other sites' keys), nor administrate anybody, itself
+    included: MinIO lets every user do that who is not told otherwise. It writes by a signed PUT alone,
+    neither by a form nor by copying. What no policy can forbid, the door does (`fedllm.stack.door`).
 
     Raises:
         ConfigError: A name could be read as a pattern.
@@ -59,12 +60,9 @@ def site_policy(bucket: str, federation: str, site: str) -> dict[str, Any]:
     return {
         "Version": "2012-10-17",
         "Statement": [
-            {
-                "Effect": "Allow",
-                "Action": ["s3:PutObject", "s3:GetObject", "s3:AbortMultipartUpload"],
-                "Resource": [own],
-            },
-            {"Effect": "Allow", "Action": ["s3:GetObject"], "Resource": [shared, inbox]},
+            {"Effect": "Allow", "Action": ["s3:GetObject"], "Resource": [own, shared, inbox]},
+            {"Effect": "Allow", "Action": ["s3:PutObject"], "Resource": [own], "Condition": BY_SIGNED_PUT},
+            {"Effect": "Deny", "Action": ["admin:*"]},
         ],
     }
 
@@ -84,20 +82,12 @@ class MinioIam:
         region: str = "us-east-1",
         ca: str | None = None,
     ) -> None:
-        pool = http_pool(endpoint, ca)
-        minio_client(endpoint, region, access_key, secret_key, pool)  # checks the endpoint
         self.bucket = bucket
-        self._endpoint = endpoint.rstrip("/")
-        self._admin = MinioAdmin(
-            endpoint=self._endpoint.partition("://")[2],
-            credentials=StaticProvider(access_key, secret_key),
-            region=region,
-            secure=self._endpoint.startswith("https://"),
-            http_client=pool,
-        )
+        self._store = Administration(endpoint, access_key, secret_key, region, ca)
+        self._admin = self._store.admin
 
     def __repr__(self) -> str:
-        return f"MinioIam({self._endpoint!r}, {self.bucket!r})"
+        return f"MinioIam({self._store.endpoint!r}, {self.bucket!r})"
 
     def add_site(self, federation: str, site: str) -> tuple[str, str]:
         """Make the site's user and policy; return its access key and a new secret key.
@@ -114,20 +104,21 @@ class MinioIam:
         policy = site_policy(self.bucket, federation, site)
         secret = secrets.token_urlsafe(30)  # 40 characters
         # The policy first: a user without one could do nothing, but never more than it should.
-        self._do(lambda: self._admin.policy_add(user, policy=policy))
-        self._do(lambda: self._admin.user_add(user, secret))
-        self._do(lambda: self._admin.policy_set(user, user=user))
+        self._store.do(lambda: self._admin.policy_add(user, policy=policy))
+        self._store.do(lambda: self._admin.user_add(user, secret))
+        self._store.do(lambda: self._admin.policy_set(user, user=user))
         return user, secret
 
     def remove_site(self, federation: str, site: str) -> None:
         """Remove the site's user and policy; the objects stay. One that is not there is no error."""
         user = access_key(federation, site)
-        self._do(lambda: self._admin.user_remove(user), absent="XMinioAdminNoSuchUser")
-        self._do(lambda: self._admin.policy_remove(user), absent="XMinioAdminNoSuchPolicy")
+        for remove in (self._admin.user_remove, self._admin.policy_remove):
+            with suppress(AbsentError):
+                self._store.do(partial(remove, user))
 
     def users(self) -> dict[str, str]:
         """Every user with the names of its policies, separated by commas; one that is disabled has none."""
-        told = json.loads(str(self._do(self._admin.user_list) or "{}"))
+        told = json.loads(str(self._store.do(self._admin.user_list) or "{}"))
         return {
             name: str(entry.get("policyName", "")) if entry.get("status") == "enabled" else ""
             for name, entry in told.items()
@@ -135,19 +126,4 @@ class MinioIam:
 
     def policies(self) -> dict[str, Any]:
         """Every policy by its name."""
-        return dict(json.loads(str(self._do(self._admin.policy_list) or "{}")))
-
-    def _do(self, call: Callable[[], object], absent: str | None = None) -> object:
-        try:
-            return call()
-        except MinioAdminException as error:
-            said = str(error)
-            if absent is not None and absent in said:
-                return None
-            if "Status: 403" in said:
-                raise AccessDeniedError(f"{self._endpoint}: these keys may not administrate users") from None
-            raise ExchangeError(f"{self._endpoint}: {said}") from None
-        except (MinioException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
-            if why := why_untrusted(error):
-                raise ExchangeError(f"{self._endpoint} is not trusted: {why}") from None
-            raise ExchangeError(f"{self._endpoint}: users cannot be administrated: {error}") from None
+        return dict(json.loads(str(self._store.do(self._admin.policy_list) or "{}")))

@@ -22,11 +22,12 @@ from fedllm.errors import AccessDeniedError, ConfigError, ExchangeError, ObjectN
 from fedllm.exchange.directory_store import CHUNK, write_stream
 from fedllm.exchange.key_rules import checked_key, checked_prefix
 from fedllm.exchange.store import ObjectInfo
+from fedllm.exchange.streamed_put import LARGEST, streamed_put
 from fedllm.secure.trust import trusting, why_untrusted
 
 CONNECT, READ = 5.0, 30.0  # s, per try
 ATTEMPTS, PATIENCE = 5, 60.0  # tries, s over all of them
-PART = 16 << 20  # bytes of a file that are in memory at once
+IN_MEMORY = 16 << 20  # bytes of an object that the SDK sends; it holds them
 
 _NOT_MODIFIED = 304
 _DENIED = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "AllAccessDisabled"}
@@ -60,6 +61,7 @@ class MinioStore:
         self.endpoint = endpoint.rstrip("/")
         self.bucket = bucket
         self._attempts = attempts
+        self._signing = {"region": region, "access_key": access_key or "", "secret_key": secret_key or ""}
         self._http = http_pool(self.endpoint, ca)
         self._client = minio_client(self.endpoint, region, access_key, secret_key, self._http)
 
@@ -71,9 +73,12 @@ class MinioStore:
         return self._write(key, lambda: io.BytesIO(data), len(data))
 
     def put_file(self, key: str, path: Path) -> ObjectInfo:
-        """Write an object from a file, streamed in parts."""
+        """Write an object from a file, streamed."""
         try:
-            return self._write(key, lambda: path.open("rb"), path.stat().st_size)
+            size = path.stat().st_size
+            if not IN_MEMORY < size <= LARGEST:
+                return self._write(key, lambda: path.open("rb"), size)
+            return self._try(key, lambda: self._stream(key, path, size))
         except OSError as error:
             raise ExchangeError(f"{key}: cannot read {path}: {error.strerror}") from None
 
@@ -145,14 +150,21 @@ class MinioStore:
     def _write(self, key: str, source: Callable[[], BinaryIO], size: int) -> ObjectInfo:
         def write() -> ObjectInfo:
             with source() as data:
-                # One part at a time: sites send from behind narrow links and with little memory.
+                # One part at a time: sites send from behind narrow links and with little memory. Only what
+                # no single PUT can hold goes in more than one.
                 done = self._client.put_object(
-                    self.bucket, key, data, size, part_size=PART, num_parallel_uploads=1
+                    self.bucket, key, data, size, part_size=IN_MEMORY, num_parallel_uploads=1
                 )
             date = done.http_headers.get("Date") if done.http_headers else None
             return _info(key, size, done.etag, parsedate_to_datetime(date) if date else None)
 
         return self._try(key, write)
+
+    def _stream(self, key: str, path: Path, size: int) -> ObjectInfo:
+        with path.open("rb") as data:
+            url = f"{self.endpoint}/{self.bucket}/{key}"
+            etag, date = streamed_put(self._http, url, data, size, **self._signing)
+        return _info(key, size, etag or None, parsedate_to_datetime(date) if date else None)
 
     def _open(self, key: str, headers: dict[str, str]) -> BaseHTTPResponse:
         return self._client.get_object(self.bucket, key, request_headers=dict(headers))
@@ -220,6 +232,7 @@ def http_pool(endpoint: str, ca: str | None = None) -> urllib3.PoolManager:
         timeout=urllib3.Timeout(connect=CONNECT, read=READ),
         retries=False,
         maxsize=10,
+        blocksize=1 << 18,  # bytes of a body at once
         ssl_context=trusting(ca) if endpoint.startswith("https://") else None,
     )
 

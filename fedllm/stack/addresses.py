@@ -6,20 +6,21 @@ from urllib.parse import urlsplit
 
 from fedllm.secure.trust import read_ca, refuse_unchecked
 from fedllm.stack.place import Place, StackState
-from fedllm.stack.programs import QUIET, root_credentials
+from fedllm.stack.programs import QUIET
 from fedllm.stack.security import Passwords, mlflow_client, passwords, prefect_client
+from fedllm.stack.store_users import BUCKET, store_secrets
 from fedllm.stack.supervise import Control
-
-BUCKET = "fedllm"
 
 
 @dataclass(frozen=True)
 class Endpoints:
     """Addresses and credentials of one stack, for the coordinator on the same machine."""
 
-    minio_url: str
+    minio_url: str  # the store itself
+    door_url: str  # where sites come in
     minio_access_key: str
     minio_secret_key: str = field(repr=False)
+    registrar: tuple[str, str] = field(repr=False)  # the keys that make sites' users
     bucket: str
     prefect_api_url: str
     prefect_ui_url: str
@@ -61,12 +62,14 @@ class Endpoints:
 
 def read_endpoints(place: Place, state: StackState) -> Endpoints:
     """The addresses that a state stands for, whether or not anything answers there."""
-    access_key, secret_key = root_credentials(place)
+    coordinator, registrar, _ = store_secrets(place).users()
     api = state.external_prefect or state.own_prefect_url
     return Endpoints(
         minio_url=state.url("minio"),
-        minio_access_key=access_key,
-        minio_secret_key=secret_key,
+        door_url=state.url("door"),
+        minio_access_key=coordinator.name,
+        minio_secret_key=coordinator.secret,
+        registrar=(registrar.name, registrar.secret),
         bucket=BUCKET,
         prefect_api_url=api,
         prefect_ui_url=api.removesuffix("/").removesuffix("/api"),
@@ -87,6 +90,6 @@ def endpoints() -> Endpoints | None:
     place = Place.here()
     with place.usable():
         state = StackState.load(place)
-        if {"minio", "mlflow"} - state.ports.keys() or not Control(place).alive():
+        if {"minio", "door", "mlflow"} - state.ports.keys() or not Control(place).alive():
             return None
         return read_endpoints(place, state)

@@ -7,13 +7,16 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from http import HTTPStatus
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import stamina
 
 from fedllm.errors import StackError
 from fedllm.secure.trust import why_untrusted
 from fedllm.stack.access import access_to
+
+if TYPE_CHECKING:
+    from fedllm.stack.addresses import Endpoints
 
 _INTERVAL = 0.1  # s between looks
 _PATIENCE = 60.0  # s; Prefect's own client waits as long (PREFECT_API_REQUEST_TIMEOUT)
@@ -74,12 +77,13 @@ def response_date(url: str) -> str | None:
         raise
 
 
-def health_urls(minio_url: str, prefect_api_url: str, mlflow_url: str) -> dict[str, str]:
+def health_urls(found: "Endpoints") -> dict[str, str]:
     """Each server's own health page."""
     return {
-        "minio": f"{minio_url}/minio/health/live",
-        "prefect": f"{prefect_api_url.rstrip('/')}/health",
-        "mlflow": f"{mlflow_url}/health",
+        "minio": f"{found.minio_url}/minio/health/live",
+        "door": f"{found.door_url}/health",
+        "prefect": f"{found.prefect_api_url.rstrip('/')}/health",
+        "mlflow": f"{found.mlflow_url}/health",
     }
 
 

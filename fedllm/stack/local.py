@@ -1,4 +1,4 @@
-"""The stack on one machine: MinIO, Prefect, a worker and MLflow, from pip packages, under supervisord."""
+"""The stack on one machine: MinIO and its door, Prefect, a worker, MLflow; from pip, under supervisord."""
 
 import os
 from collections.abc import Callable
@@ -10,19 +10,21 @@ from fedllm.config.home import refuse_half_restored
 from fedllm.errors import StackError
 from fedllm.secure.ca import renewal_due
 from fedllm.secure.trust import refuse_unchecked
-from fedllm.stack.addresses import BUCKET, Endpoints, read_endpoints
+from fedllm.stack.addresses import Endpoints, read_endpoints
 from fedllm.stack.automations import register_automations
 from fedllm.stack.deploy import deploy_stamp, register_deployments
 from fedllm.stack.health import PrefectApi, answers, choose_port, health_urls
-from fedllm.stack.minio import ensure_bucket, format_volume
+from fedllm.stack.minio import format_volume
 from fedllm.stack.place import Place, StackState
-from fedllm.stack.programs import POOL, WORKER, base_environment, programs
+from fedllm.stack.programs import POOL, WORKER, base_environment, programs, root_credentials
+from fedllm.stack.provision import Provisioner
 from fedllm.stack.security import write_client_env
 from fedllm.stack.startup import Startup
+from fedllm.stack.store_users import store_secrets
 from fedllm.stack.supervise import Control, start_daemon, sweep, write_conf
 
-_USUAL = {"minio": 9000, "prefect": 4200, "mlflow": 5000}
-_BUCKETS = (BUCKET, "mlflow")
+# Sites come in where the store itself was before it had a door: their invitations name that address.
+_USUAL = {"door": 9000, "minio": 9010, "prefect": 4200, "mlflow": 5000}
 
 Progress = Callable[[str], None]
 
@@ -44,7 +46,7 @@ def up(
     meanwhile, and whether what a deployment had begun is to go on, is for a person to say.
 
     Args:
-        ports: wanted ports by server (minio, prefect, mlflow); others are found.
+        ports: wanted ports by server (door, minio, prefect, mlflow); others are found.
         config: a federation file to register deployments for; None registers none.
         secure: TLS by the private CA, and passwords for Prefect and MLflow; None: as last time, at first not.
         progress: hears a line for each server that comes to answer, or that makes `up` wait.
@@ -122,15 +124,18 @@ def _launch(place: Place, asked: dict[str, int], secure: bool | None, progress: 
     format_volume(place.minio)
     env = base_environment(place, own_prefect=state.external_prefect is None)
     write_conf(place, programs(place, state))
-    progress("starting MinIO, Prefect and MLflow")
+    progress("starting MinIO, its door, Prefect and MLflow")
     start_daemon(place, env)
     return state
 
 
 def _ports(asked: dict[str, int], state: StackState) -> dict[str, int]:
     found: dict[str, int] = {}
+    before = dict(state.ports)
+    if before and "door" not in before:
+        before["door"] = before.pop("minio")
     for name, usual in _USUAL.items():
-        port = choose_port(name, asked.get(name), state.ports.get(name), usual, set(found.values()))
+        port = choose_port(name, asked.get(name), before.get(name), usual, set(found.values()))
         found[name] = port
     return found
 
@@ -146,7 +151,7 @@ def _await_servers(place: Place, found: Endpoints, progress: Progress) -> None:
     """Wait for all servers at once; each one's own set-up follows as soon as it answers."""
     control = Control(place)
     startup = Startup(control, progress)
-    urls = health_urls(found.minio_url, found.prefect_api_url, found.mlflow_url)
+    urls = health_urls(found)
     held = control.states()  # a Prefect of the user's own is not among them
 
     def ready(name: str, line: str) -> None:
@@ -157,9 +162,11 @@ def _await_servers(place: Place, found: Endpoints, progress: Progress) -> None:
 
     def minio() -> None:
         ready("minio", f"MinIO    {found.minio_url}")
-        for bucket in _BUCKETS:
-            keys = (found.minio_access_key, found.minio_secret_key)
-            ensure_bucket(found.minio_url, bucket, *keys, ca=found.ca)
+        there = Provisioner(found.minio_url, root_credentials(place), found.ca)
+        there.provide(store_secrets(place).users())
+
+    def door() -> None:
+        ready("door", f"door     {found.door_url}, where sites come in")
 
     def mlflow() -> None:
         ready("mlflow", f"MLflow   {found.mlflow_url}")
@@ -168,8 +175,8 @@ def _await_servers(place: Place, found: Endpoints, progress: Progress) -> None:
         ready("prefect", f"Prefect  {found.prefect_ui_url}")
         _start_worker(startup, held["worker"], found, place, progress)
 
-    with ThreadPoolExecutor(max_workers=3) as pool:
-        for future in [pool.submit(task) for task in (minio, mlflow, prefect)]:
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        for future in [pool.submit(task) for task in (minio, door, mlflow, prefect)]:
             future.result()
 
 

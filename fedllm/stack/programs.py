@@ -4,7 +4,9 @@ import os
 import sys
 from dataclasses import dataclass, field
 
+from fedllm.secure.ca import ServerCertificate
 from fedllm.stack.databases import VARIABLES, databases
+from fedllm.stack.door import Door, door_command
 from fedllm.stack.minio import minio_commands, minio_credentials, minio_environment
 from fedllm.stack.place import Place, StackState
 from fedllm.stack.security import (
@@ -16,6 +18,7 @@ from fedllm.stack.security import (
     prefect_client,
     uvicorn_environment,
 )
+from fedllm.stack.store_users import BUCKET, MLFLOW_BUCKET, store_secrets
 
 POOL = "fedllm"  # Prefect's work pool
 WORKER = "fedllm-worker"
@@ -68,12 +71,13 @@ def base_environment(place: Place, *, own_prefect: bool) -> dict[str, str]:
 def programs(place: Place, state: StackState) -> list[Program]:
     """The stack's processes; the worker alone waits until its server answers."""
     secure = passwords(place) if state.secure else None
-    found = [_minio(place, state), _mlflow(place, state)]
+    served = certificates(place) if state.secure else None
+    found = [_minio(place, state), _door(place, state, served), _mlflow(place, state)]
     if state.external_prefect is None:
         found.append(_prefect(place, state))
     found.append(_worker(place, state))
-    if secure is not None:
-        _secure(place, {program.name: program.env for program in found}, secure)
+    if secure is not None and served is not None:
+        _secure(place, {program.name: program.env for program in found}, secure, served)
     return found
 
 
@@ -82,17 +86,28 @@ def _minio(place: Place, state: StackState) -> Program:
     return Program("minio", gateway, minio_environment(*root_credentials(place)))
 
 
+def _door(place: Place, state: StackState, served: ServerCertificate | None) -> Program:
+    door = Door(
+        listen=f"127.0.0.1:{state.ports['door']}",
+        store=state.url("minio"),
+        bucket=BUCKET,
+        certificate=served.certificate if served else None,
+        key=served.key if served else None,
+        store_ca=served.ca if served else None,
+    )
+    return Program("door", door_command(door, place.folder / "door"))
+
+
 def _mlflow(place: Place, state: StackState) -> Program:
-    access_key, secret_key = root_credentials(place)
     argv = [
         *(sys.executable, "-m", "fedllm.stack.mlflow_server", "server", "--host", "127.0.0.1"),
         *("--port", str(state.ports["mlflow"]), "--workers", "1"),
-        *("--artifacts-destination", "s3://mlflow"),
+        *("--artifacts-destination", f"s3://{MLFLOW_BUCKET}"),
         *(("--app-name", "basic-auth") if state.secure else ()),
     ]
     env = {
-        "AWS_ACCESS_KEY_ID": access_key,
-        "AWS_SECRET_ACCESS_KEY": secret_key,
+        "AWS_ACCESS_KEY_ID": "fedllm-mlflow",
+        "AWS_SECRET_ACCESS_KEY": store_secrets(place).mlflow,
         "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_EC2_METADATA_DISABLED": "true",
         # S3 servers other than Amazon's do not all know boto3's newer checksums.
@@ -146,9 +161,10 @@ def _prefect_address(place: Place, state: StackState) -> dict[str, str]:
     return env
 
 
-def _secure(place: Place, env: dict[str, dict[str, str]], secure: Passwords) -> None:
+def _secure(
+    place: Place, env: dict[str, dict[str, str]], secure: Passwords, served: ServerCertificate
+) -> None:
     """Add to each program's environment, by its name, what TLS and passwords take."""
-    served = certificates(place)
     ca = str(served.ca)
     for name in ("mlflow", "prefect"):
         env.get(name, {}).update({key: os.environ[key] for key in BEHIND_A_PROXY if key in os.environ})

@@ -4,8 +4,8 @@ A job of its own, so that nothing else ever holds the root keys. Run again it ch
 
 | variable | |
 |---|---|
-| `FEDLLM_STORE_ENDPOINT` | https://host:port of the store |
-| `FEDLLM_CA_FILE` | the authority that vouches for it; without it, those that the machine believes |
+| `FEDLLM_STORE_ENDPOINT` | http[s]://host:port of the store |
+| `FEDLLM_CA_FILE` | who vouches for it, with https; without it, those that the machine believes |
 | `MINIO_ROOT_USER`, `MINIO_ROOT_PASSWORD` | the root keys |
 | `FEDLLM_COORDINATOR_SECRET`, `FEDLLM_REGISTRAR_SECRET`, `FEDLLM_MLFLOW_SECRET` | of the users that it has |
 """
@@ -15,31 +15,28 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
-import urllib3
-from minio import MinioAdmin
-from minio.credentials.providers import StaticProvider
-from minio.error import MinioAdminException, MinioException, S3Error
-
-from fedllm.errors import AccessDeniedError, ConfigError, ExchangeError, FedllmError
-from fedllm.exchange.minio_store import http_pool, minio_client
-from fedllm.secure.trust import read_ca, why_untrusted
+from fedllm.errors import AccessDeniedError, ConfigError, FedllmError
+from fedllm.exchange.administration import AbsentError, Administration
+from fedllm.exchange.minio_store import minio_client
+from fedllm.secure.trust import read_ca
 from fedllm.stack.minio import ensure_bucket
-
-T = TypeVar("T")
 
 REGION = "us-east-1"
 SHORTEST = 20  # characters of a secret; MinIO itself takes 8
 
-# What `fedllm site add` and `revoke` do. Whoever may make policies and users can give himself every right:
-# that is why the coordinator's worker is not this user.
+# What `fedllm site add`, `revoke` and `doctor` do. Whoever may make policies and users
+# can give himself every right: that is why the coordinator's worker is not this user.
 REGISTER = [
     "admin:AttachUserOrGroupPolicy",
     "admin:CreatePolicy",
     "admin:CreateUser",
     "admin:DeletePolicy",
     "admin:DeleteUser",
+    "admin:GetPolicy",
+    "admin:ListUserPolicies",
+    "admin:ListUsers",
 ]
 
 
@@ -74,8 +71,12 @@ class User:
                 "Resource": [bucket],
             },
         ]
-        if self.registers:
-            statements.append({"Effect": "Allow", "Action": REGISTER})
+        # Who is not told otherwise may give himself any right: MinIO lets every user administrate itself.
+        statements.append(
+            {"Effect": "Allow", "Action": REGISTER}
+            if self.registers
+            else {"Effect": "Deny", "Action": ["admin:*"]}
+        )
         return {"Version": "2012-10-17", "Statement": statements}
 
 
@@ -99,15 +100,8 @@ class Provisioner:
         self.endpoint = endpoint.rstrip("/")
         self._root = root
         self._ca = ca
-        self._pool = http_pool(self.endpoint, ca)
-        minio_client(self.endpoint, REGION, *root, self._pool)  # checks the endpoint
-        self._admin = MinioAdmin(
-            endpoint=self.endpoint.partition("://")[2],
-            credentials=StaticProvider(*root),
-            region=REGION,
-            secure=self.endpoint.startswith("https://"),
-            http_client=self._pool,
-        )
+        self._store = Administration(self.endpoint, *root, REGION, ca)
+        self._admin = self._store.admin
 
     def provide(self, wanted: list[User]) -> list[str]:
         """Make what is missing or different; returns what that was.
@@ -130,14 +124,14 @@ class Provisioner:
         found = self._told(lambda: self._admin.policy_info(user.name))
         # The policy first: a user without one could do nothing, but never more than it should.
         if found is None or _rights(found) != _rights(user.policy):
-            self._do(lambda: self._admin.policy_add(user.name, policy=user.policy))
+            self._store.do(lambda: self._admin.policy_add(user.name, policy=user.policy))
             changed.append(f"policy {user.name}")
         known = self._told(lambda: self._admin.user_info(user.name))
         if known is None or known.get("status") != "enabled" or not self._enters(user):
-            self._do(lambda: self._admin.user_add(user.name, user.secret))
+            self._store.do(lambda: self._admin.user_add(user.name, user.secret))
             changed.append(f"user {user.name}")
         if known is None or known.get("policyName") != user.name:
-            self._do(lambda: self._admin.policy_set(user.name, user=user.name))
+            self._store.do(lambda: self._admin.policy_set(user.name, user=user.name))
             changed.append(f"rights of {user.name}")
         return changed
 
@@ -149,38 +143,15 @@ class Provisioner:
             return False
 
     def _there(self, bucket: str, access_key: str, secret_key: str) -> bool:
-        client = minio_client(self.endpoint, REGION, access_key, secret_key, self._pool)
-        return self._do(lambda: client.bucket_exists(bucket))
+        client = minio_client(self.endpoint, REGION, access_key, secret_key, self._store.pool)
+        return self._store.do(lambda: client.bucket_exists(bucket))
 
     def _told(self, call: Callable[[], str]) -> dict[str, Any] | None:
         """What the store says of a user or policy; None when there is none."""
         try:
-            return dict(json.loads(self._do(call)))
-        except _AbsentError:
+            return dict(json.loads(self._store.do(call)))
+        except AbsentError:
             return None
-
-    def _do(self, call: Callable[[], T]) -> T:
-        try:
-            return call()
-        except MinioAdminException as error:
-            said = str(error)
-            if "XMinioAdminNoSuchUser" in said or "XMinioAdminNoSuchPolicy" in said:
-                raise _AbsentError(said) from None
-            if "Status: 403" in said:
-                raise AccessDeniedError(f"{self.endpoint}: these are not its root keys") from None
-            raise ExchangeError(f"{self.endpoint}: {said}") from None
-        except S3Error as error:
-            if error.code in {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"}:
-                raise AccessDeniedError(f"{self.endpoint} refused the keys ({error.code})") from None
-            raise ExchangeError(f"{self.endpoint}: {error.code}: {error.message}") from None
-        except (MinioException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
-            if why := why_untrusted(error):
-                raise ExchangeError(f"{self.endpoint} is not trusted: {why}") from None
-            raise ExchangeError(f"{self.endpoint} does not answer: {error}") from None
-
-
-class _AbsentError(ExchangeError):
-    """The store knows no such user or policy."""
 
 
 def _rights(policy: Mapping[str, Any]) -> list[tuple[str, frozenset[str], frozenset[str]]]:
@@ -209,7 +180,8 @@ def main(environment: Mapping[str, str] = os.environ) -> int:
             for name in ("FEDLLM_STORE_ENDPOINT", "MINIO_ROOT_USER", "MINIO_ROOT_PASSWORD")
         )
         ca = environment.get("FEDLLM_CA_FILE")
-        there = Provisioner(endpoint, (root_user, root_secret), read_ca(ca) if ca else None)
+        told = read_ca(ca) if ca and endpoint.startswith("https://") else None
+        there = Provisioner(endpoint, (root_user, root_secret), told)
         changed = there.provide(users(environment))
     except FedllmError as error:
         print(f"provision: {error}", file=sys.stderr)  # noqa: T201 - the job's only words

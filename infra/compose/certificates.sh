@@ -1,13 +1,13 @@
 #!/bin/sh
 # A certificate and a key of its own for each server of the compose stack, by the authority of `fedllm ca`:
-# `certificates.sh AUTHORITY FOLDER STORE_HOST [DATABASE_HOST]`. Run again it makes anew those that end within 30 days,
-# and keeps the others.
+# `certificates.sh AUTHORITY FOLDER DOOR_HOST [DATABASE_HOST [STORE_HOST]]`. Sites come in by DOOR_HOST; the other
+# two are for servers that run elsewhere. Run again it makes anew those that end within 30 days, and keeps the others.
 set -eu
 
-usage="say which: certificates.sh AUTHORITY FOLDER STORE_HOST [DATABASE_HOST]"
+usage="say which: certificates.sh AUTHORITY FOLDER DOOR_HOST [DATABASE_HOST [STORE_HOST]]"
 authority=$(cd "${1:?"$usage"}" && pwd)
 folder=${2:?"$usage"}
-store=${3:?"$usage"}
+door=${3:?"$usage"}
 umask 077
 mkdir -p "$folder"
 drafts=$(mktemp -d "$folder/.drafts.XXXXXX")
@@ -31,7 +31,8 @@ issue() { # a server, and the names by which its clients know it; localhost is a
   echo "made  $kept/server.crt"
 }
 
-issue minio "$store"
+issue minio ${5:+"$5"}
+issue door "$door"
 issue postgres ${4:+"$4"}
 issue prefect prefect-server # by its other name in Kubernetes
 issue mlflow

@@ -1,4 +1,4 @@
-"""The tutorial, typed on three machines that share an installation and the way to the store's port alone."""
+"""The tutorial, typed on three machines that share an installation and the way to the store's door alone."""
 
 import json
 import re
@@ -89,7 +89,7 @@ def test_the_training_completes_with_both_sites(played: tuple[Machines, dict[str
         assert (machines[site].disk / ".fedllm" / "sites" / site / "memory.db").is_file()
 
 
-def test_of_the_coordinator_the_sites_reach_the_stores_port_alone(
+def test_of_the_coordinator_the_sites_reach_the_door_alone(
     played: tuple[Machines, dict[str, str]],
 ) -> None:
     machines, _ = played
@@ -98,7 +98,7 @@ def test_of_the_coordinator_the_sites_reach_the_stores_port_alone(
     assert {address for address, _ in there} == {host.address, "127.0.0.1"}
     assert {port for address, port in there if address == host.address} == {9000}
     ports = sorted({port for _, port in there})
-    assert {PREFECT, MLFLOW, 9000} <= set(ports)  # and both MinIOs
+    assert {PREFECT, MLFLOW, 9000} <= set(ports)  # and both MinIOs, and the other door
     for site in SITES:
         assert reached(machines[site], host.address, ports) == [9000]
         assert reached(machines[site], "127.0.0.1", ports) == []
@@ -110,14 +110,14 @@ def test_nothing_listens_at_a_site(played: tuple[Machines, dict[str, str]]) -> N
         assert listening(machines[site]) == set()
 
 
-def test_the_store_speaks_tls_under_the_coordinators_authority_and_nothing_else(
+def test_the_door_speaks_tls_under_the_coordinators_authority_and_nothing_else(
     played: tuple[Machines, dict[str, str]],
 ) -> None:
     machines, _ = played
     code = (
         "import http.client, ssl, sys\n"
         "def status(made):\n"
-        "    made.request('GET', '/minio/health/live'); return made.getresponse().status\n"
+        "    made.request('GET', '/health'); return made.getresponse().status\n"
         f"print(status(http.client.HTTPConnection('{STORE}', 9000, timeout=20)))\n"
         f"try: status(http.client.HTTPSConnection('{STORE}', 9000, timeout=20))\n"
         "except ssl.SSLCertVerificationError as error: print(error.verify_message)\n"
@@ -130,9 +130,9 @@ def test_the_store_speaks_tls_under_the_coordinators_authority_and_nothing_else(
         "import http.client, ssl\n"
         "told = ssl.create_default_context(cafile='told-ca.crt')\n"
         f"made = http.client.HTTPSConnection('{STORE}', 9000, timeout=20, context=told)\n"
-        "made.request('GET', '/minio/health/live'); print(made.getresponse().status)\n"
+        "made.request('GET', '/health'); print(made.getresponse().status)\n"
     )
-    assert machines["clinic"].shell.type(f"python - <<'END'\n{trusting}END", "trusting") == "200\n"
+    assert machines["clinic"].shell.type(f"python - <<'END'\n{trusting}END", "trusting") == "204\n"
 
 
 def test_no_party_reads_anothers_files(played: tuple[Machines, dict[str, str]]) -> None:

@@ -16,7 +16,7 @@ from playground_of_services import Services
 from fedllm.secure.ca import server_certificate
 
 ROOT = Path(__file__).parents[2]
-STORE = "minio.example"
+STORE = "minio.example"  # as sites know it: the door
 Program = Callable[[str, str], str]  # a name, and the package that brings it
 Compose = Callable[..., subprocess.CompletedProcess[str]]
 NAMES = ("minio", "postgres", "prefect", "mlflow", STORE)

@@ -216,7 +216,7 @@ class Services:
             return ["sh", "-c", POSTGRES, "docker-entrypoint", *command]
         if name == "minio":
             assert command[:2] == ["/usr/bin/silo", "server"]
-            form, gateway = map(shlex.join, minio_commands(Path("/data"), 9000, Path("/tmp/gateway.log")))  # noqa: S108 - inside the sandbox
+            form, gateway = map(shlex.join, minio_commands(Path("/data"), 9010, Path("/tmp/gateway.log")))  # noqa: S108 - inside the sandbox
             return ["sh", "-c", GATEWAY.replace("{form}", form).replace("{gateway}", gateway)]
         return command
 

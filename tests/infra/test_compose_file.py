@@ -80,7 +80,7 @@ def test_every_published_port_is_on_loopback_unless_somebody_says_otherwise(
         (name, port["host_ip"], port["target"]) for name, one in each.items() for port in one.get("ports", ())
     }
     assert published == {
-        ("minio", "127.0.0.1", 9000),
+        ("door", "127.0.0.1", 9000),
         ("prefect", "127.0.0.1", 4200),
         ("mlflow", "127.0.0.1", 5000),
     }
@@ -106,6 +106,7 @@ def test_everybody_waits_until_what_it_needs_is_there(each: dict[str, dict[str, 
         "ownership": {},
         "postgres": {"ownership": done},
         "minio": {"ownership": done},
+        "door": {"minio": well},
         "provision": {"minio": well},
         "prefect": {"postgres": well},
         "mlflow": {"postgres": well, "provision": done},
@@ -170,7 +171,7 @@ def test_a_setting_moves_no_port_that_another_setting_relies_on(docker_compose: 
         "FEDLLM_MLFLOW_PORT": "5300",
     }
     found = json.loads(docker_compose("config", "--format", "json", **moved).stdout)["services"]
-    (store,), (prefect,), (mlflow,) = (found[name]["ports"] for name in ("minio", "prefect", "mlflow"))
+    (store,), (prefect,), (mlflow,) = (found[name]["ports"] for name in ("door", "prefect", "mlflow"))
     assert (store["host_ip"], store["published"]) == ("192.0.2.7", "9000")  # inside it is 9000 too
     assert (prefect["host_ip"], mlflow["host_ip"]) == ("127.0.0.1", "127.0.0.1")
     assert f":{prefect['published']}/" in found["prefect"]["environment"]["PREFECT_SERVER_UI_API_URL"]
@@ -202,7 +203,7 @@ def test_each_is_given_the_secrets_that_it_needs_and_no_others(each: dict[str, d
     assert who["minio-root"] == {"minio", "provision"}
     assert who["postgres"] == {"postgres"}
     assert who["store-registrar"] == {"provision", "fedllm"}
-    for name in ("minio", "postgres", "prefect", "mlflow"):
+    for name in ("minio", "door", "postgres", "prefect", "mlflow"):
         assert who[f"key-{name}"] == {name}  # nobody else can pass for it
         assert f"certificate-{name}" in {one["source"] for one in each[name]["configs"]}
     for service in each.values():
@@ -225,13 +226,15 @@ def test_no_secret_is_in_the_file_or_has_a_default(composed: dict[str, Any]) -> 
             assert not re.search(r"://[^/@]*:[^/@]*@", str(value)), f"{name}: {key} has a password in a URL"
         assert not re.search(r"://[^/@]*:[^/@]*@", " ".join(service.get("command") or ())), name
     folders = {Path(one["file"]).parent for one in composed["secrets"].values()}
-    assert {folder.name for folder in folders} == {"secrets", "minio", "postgres", "prefect", "mlflow"}
+    assert {folder.name for folder in folders} == {
+        *("secrets", "minio", "door", "postgres", "prefect", "mlflow")
+    }
 
 
 def test_the_authoritys_own_key_is_in_no_container(composed: dict[str, Any]) -> None:
     mounted = [one["file"] for kind in ("configs", "secrets") for one in composed[kind].values()]
     assert [file for file in mounted if file.endswith("ca.key")] == []
-    assert len([file for file in mounted if file.endswith(("ca.crt", "server.crt", "server.key"))]) == 9
+    assert len([file for file in mounted if file.endswith(("ca.crt", "server.crt", "server.key"))]) == 11
 
 
 def test_the_example_of_settings_and_the_file_name_the_same_variables_and_defaults() -> None:

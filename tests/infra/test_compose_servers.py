@@ -50,6 +50,7 @@ def whole(services: Services, federation: Path) -> Services:
     """Everything up, in the order of the file."""
     assert federation.is_dir()
     services.up("postgres", "minio")
+    services.up("door")
     services.up("provision")
     services.up("prefect", "mlflow")
     services.up("deployments")
@@ -58,7 +59,7 @@ def whole(services: Services, federation: Path) -> Services:
 
 
 def test_every_health_check_says_that_its_server_is_there(whole: Services) -> None:
-    for name in ("postgres", "minio", "prefect", "mlflow", "worker"):
+    for name in ("postgres", "minio", "door", "prefect", "mlflow", "worker"):
         whole.until_healthy(name)
 
 
@@ -152,7 +153,8 @@ def test_mlflows_database_is_upgraded_by_the_command_of_the_page(whole: Services
 
 
 def test_nobody_believes_a_server_whose_authority_it_was_not_given(whole: Services) -> None:
-    for url in ("https://minio.example:9000", "https://prefect:4200", "https://mlflow:5000"):
+    for at in ("minio.example:9000", "minio:9010", "prefect:4200", "mlflow:5000"):
+        url = f"https://{at}"
         done = whole.run("worker", "curl", "--silent", "--show-error", url)
         assert done.returncode == 60, done.stderr  # curl's code for a certificate that it does not trust
 
@@ -230,6 +232,6 @@ def test_no_log_of_a_server_holds_a_secret(whole: Services, settings: dict[str, 
 
 
 def test_a_health_check_notices_that_its_server_is_gone(whole: Services) -> None:
-    for name in ("worker", "mlflow", "prefect", "minio", "postgres"):
+    for name in ("worker", "mlflow", "prefect", "door", "minio", "postgres"):
         whole.stop(name)
         assert whole.health(name).returncode != 0, name

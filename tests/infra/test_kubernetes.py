@@ -210,7 +210,7 @@ def test_the_pods_run_what_compose_runs(
         for _, pod in pods(rendered["coordinator"])
         for container in containers(pod)
     }
-    for name in ("worker", "provision", "deployments", "mlflow"):
+    for name in ("worker", "provision", "deployments", "mlflow", "door"):
         service = composed["services"][name]
         assert _places(ours[name]["args"]) == _places(service["command"]), name
         theirs = set(service["environment"]) - {"FEDLLM_CA_FILE"}

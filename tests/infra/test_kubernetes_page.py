@@ -19,7 +19,7 @@ def test_no_place_of_the_base_is_left_once_the_overlay_has_said_where_things_are
     assert places == {"minio.example", "postgres.example"}
     maps = str(list(named(rendered["coordinator"], "ConfigMap").values()))
     federation = yaml.safe_load((ROOT / "infra" / "compose" / "federation.example.yaml").read_text())
-    told = maps.replace(federation["store"]["endpoint"], "")  # the page changes it by a command of its own
+    told = maps.replace(federation["store"]["door"], "")  # the page changes it by a command of its own
     assert [place for place in places if place in told] == []
     assert {"store.example", "database.example"} <= set(re.findall(r"[\w-]+\.example\b", told))
 

@@ -206,17 +206,18 @@ def certificates(ca: Path, folder: Path, *hosts: str) -> list[str]:
 def test_each_server_has_a_certificate_of_its_own_that_is_kept_until_it_ends(tmp_path: Path) -> None:
     ca, folder = tmp_path / "ca", tmp_path / "certificates"
     server_certificate(ca)
-    servers = ["minio", "postgres", "prefect", "mlflow"]
-    assert certificates(ca, folder, "minio.example", "database.example") == servers
+    servers = ["minio", "door", "postgres", "prefect", "mlflow"]
+    assert certificates(ca, folder, "minio.example", "database.example", "store.example") == servers
     hosts = {name: set(validity(folder / name / "server.crt").hosts) - {"127.0.0.1"} for name in servers}
     assert hosts == {
-        "minio": {"localhost", "minio", "minio.example"},
+        "minio": {"localhost", "minio", "store.example"},
+        "door": {"localhost", "door", "minio.example"},
         "postgres": {"localhost", "postgres", "database.example"},
         "prefect": {"localhost", "prefect", "prefect-server"},
         "mlflow": {"localhost", "mlflow"},
     }
     keys = {name: (folder / name / "server.key") for name in servers}
-    assert len({path.read_bytes() for path in keys.values()}) == 4
+    assert len({path.read_bytes() for path in keys.values()}) == 5
     assert {stat.S_IMODE(path.stat().st_mode) for path in keys.values()} == {0o600}
     assert sorted(path.name for path in folder.iterdir()) == sorted(servers)  # no copy of the authority's key
     keys["mlflow"].with_name("server.crt").unlink()
@@ -244,7 +245,8 @@ def test_the_example_of_a_federation_is_one_and_uses_the_names_of_compose(compos
     found = load_federation(COMPOSE / "federation.example.yaml")
     assert found.simulation is None
     assert found.store.url == "s3://fedllm"
-    assert found.store.endpoint == "https://minio.example:9000"
+    assert found.store.endpoint == "https://minio:9010"
+    assert found.store.door == "https://minio.example:9000"
     assert found.tracking.uri == composed["services"]["worker"]["environment"]["MLFLOW_TRACKING_URI"]
     mounted = [one["target"] for one in composed["services"]["worker"]["volumes"] if one["type"] == "bind"]
     assert mounted == [str(Path(found.evaluation.public).parent)]

@@ -37,9 +37,7 @@ def wait_for(what: Callable[[], Any], seconds: float) -> Any:  # noqa: ANN401
 def serves(server: str) -> bool:
     """Whether a server of the stack answers."""
     here = endpoints()
-    return here is not None and answers(
-        health_urls(here.minio_url, here.prefect_api_url, here.mlflow_url)[server]
-    )
+    return here is not None and answers(health_urls(here)[server])
 
 
 def kill(server: str) -> None:

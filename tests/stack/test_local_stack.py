@@ -84,7 +84,7 @@ def runs(stack: Endpoints, state: str) -> list[dict[str, Any]]:
 def test_every_server_answers_and_another_port_was_found_for_the_occupied_one(
     stack: Endpoints, occupied: int
 ) -> None:
-    urls = health_urls(stack.minio_url, stack.prefect_api_url, stack.mlflow_url)
+    urls = health_urls(stack)
     until(lambda: all(answers(url) for url in urls.values()), 60)  # a look gives each two seconds
     assert str(occupied) not in stack.minio_url
     assert endpoints() == stack

@@ -19,7 +19,7 @@ from fedllm.stack.programs import base_environment, programs
 from fedllm.stack.security import passwords
 from fedllm.tracking import connection
 
-PORTS = {"minio": 9000, "prefect": 4200, "mlflow": 5000}
+PORTS = {"door": 9000, "minio": 9010, "prefect": 4200, "mlflow": 5000}
 SWITCHES = ("PREFECT_API_TLS_INSECURE_SKIP_VERIFY", "MLFLOW_TRACKING_INSECURE_TLS")
 
 
@@ -49,7 +49,7 @@ def test_a_plain_stack_is_as_it_was(place: Place) -> None:
     assert "--app-name" not in found["mlflow"].argv
     variables = {name for program in found.values() for name in program.env}
     assert not [name for name in variables if "SSL" in name or "AUTH" in name or name == "HOME"]
-    assert read_endpoints(place, state).minio_url == "http://127.0.0.1:9000"
+    assert read_endpoints(place, state).minio_url == "http://127.0.0.1:9010"
     assert set(read_endpoints(place, state).environment()) == {
         *("DO_NOT_TRACK", "PREFECT_SERVER_ANALYTICS_ENABLED", "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT"),
         *(

@@ -1,5 +1,6 @@
 """The federation's store: the bucket, its bytes, and what each site's user may do."""
 
+import json
 import os
 import secrets
 import time
@@ -10,11 +11,12 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from fedllm.coordinator.members import StoreAccess, store_iam
-from fedllm.errors import AccessDeniedError, ExchangeError, ObjectNotFoundError
+from fedllm.errors import AccessDeniedError, ConfigError, ExchangeError, ObjectNotFoundError
 from fedllm.exchange.iam import access_key, site_policy
 from fedllm.exchange.keys import Layout
 from fedllm.exchange.store import ObjectStore
 from fedllm.stack.checks.finding import Finding, fail, ok, warn
+from fedllm.stack.store_users import StoreSecrets
 
 _LEAST = 1000  # bytes of the probe
 
@@ -88,6 +90,7 @@ def site_users(access: StoreAccess, federation: str, sites: Sequence[str]) -> It
         for name in users.keys() | policies.keys()
         if name.startswith(f"{federation}.") and name not in members
     )
+    yield from _others(users, policies, iam.bucket, federation)
     if faults:
         yield fail("site users", "; ".join(faults), "`fedllm site add CARD` makes user and policy anew")
     elif strangers:
@@ -97,6 +100,49 @@ def site_users(access: StoreAccess, federation: str, sites: Sequence[str]) -> It
         yield ok("site users", f"{len(sites)}, each with the policy of its own prefix")
 
 
+def _others(
+    users: Mapping[str, str], policies: Mapping[str, Any], bucket: str, federation: str
+) -> Iterator[Finding]:
+    """Users beside this federation's sites who may do more in the store than their name says."""
+    found = []
+    for name, attached in users.items():
+        if name.startswith(f"{federation}."):
+            continue
+        right = _rightful(bucket, name)
+        for policy in filter(None, attached.split(",")):
+            has = policies.get(policy, {})
+            if right is not None and _plain(has) == right:
+                continue
+            if right is not None or _reaches(has, bucket):
+                found.append(f"{name} has the policy {policy}")
+    if found:
+        remedy = "remove in MinIO whoever should not be there; `fedllm up` makes its own users' policies anew"
+        yield fail("store users", f"more rights than theirs: {'; '.join(sorted(found))}", remedy)
+
+
+def _rightful(bucket: str, name: str) -> frozenset[tuple[str, frozenset[str], frozenset[str], str]] | None:
+    """The policy that fedllm gives a user of this name; None for somebody whom it does not know."""
+    for user in StoreSecrets().users():
+        if user.name == name:
+            return _plain(user.policy)
+    try:
+        return _plain(site_policy(bucket, *name.split(".")))
+    except (ConfigError, TypeError):
+        return None
+
+
+def _reaches(policy: Mapping[str, Any], bucket: str) -> bool:
+    """Whether a stranger's policy may allow administrating, or anything of this bucket's."""
+    for effect, actions, resources, _ in _plain(policy):
+        if effect != "Allow":
+            continue
+        if any(action.startswith(("admin:", "*")) for action in actions):
+            return True
+        if any(f":::{bucket}" in at or ":::*" in at for at in resources):
+            return True
+    return False
+
+
 def _plain(policy: Mapping[str, Any]) -> frozenset[tuple[str, frozenset[str], frozenset[str], str]]:
     """A policy without the order of its lists: servers sort them as they like."""
     return frozenset(
@@ -104,13 +150,21 @@ def _plain(policy: Mapping[str, Any]) -> frozenset[tuple[str, frozenset[str], fr
             str(statement.get("Effect")),
             _listed(statement.get("Action")),
             _listed(statement.get("Resource")),
-            str({key: value for key, value in statement.items() if key not in _KNOWN}),
+            _conditions(statement),
         )
         for statement in policy.get("Statement", [])
     )
 
 
 _KNOWN = {"Effect", "Action", "Resource"}
+
+
+def _conditions(statement: Mapping[str, Any]) -> str:
+    """What else a statement says; a server may write one value as a list of one, and true as a word."""
+    more = {key: value for key, value in statement.items() if key not in _KNOWN}
+    for kind, keys in (more.get("Condition") or {}).items():
+        more["Condition"] = more["Condition"] | {kind: {k: sorted(_listed(v)) for k, v in keys.items()}}
+    return json.dumps(more, sort_keys=True).lower()
 
 
 def _listed(told: object) -> frozenset[str]:

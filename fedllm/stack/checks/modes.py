@@ -35,8 +35,9 @@ def _ledgers(homes: Sequence[Path]) -> Iterator[Path]:
 
 
 def _stack_secrets(stack: Path) -> list[Path]:
-    names = ("stack.json", "supervisord.conf", "passwords.json", "client.env", "minio/root.json")
-    return [stack / name for name in (*names, "databases.json", "mlflow-auth.ini", "mlflow-auth.db")]
+    names = ("stack.json", "supervisord.conf", "passwords.json", "store-users.json", "client.env")
+    more = ("minio/root.json", "databases.json", "mlflow-auth.ini", "mlflow-auth.db")
+    return [stack / name for name in (*names, *more)]
 
 
 def open_to_others(name: str, folders: Sequence[Path], files: Sequence[Path]) -> Finding:

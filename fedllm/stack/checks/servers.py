@@ -23,7 +23,7 @@ HEAL = "`fedllm up` heals it"
 def health(found: Endpoints, patience: float) -> Iterator[Finding]:
     """Each server's own word that it lives, waited for `patience` seconds."""
     control = Control(Place(found.home))
-    for name, url in health_urls(found.minio_url, found.prefect_api_url, found.mlflow_url).items():
+    for name, url in health_urls(found).items():
         try:
             there = answers(url, patience)
         except FedllmError as error:

@@ -1,0 +1,92 @@
+"""MinIO's calls for users and policies, with every failure by its fedllm name."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import stamina
+import urllib3
+from minio import MinioAdmin
+from minio.credentials.providers import StaticProvider
+from minio.error import MinioAdminException, MinioException, S3Error
+
+from fedllm.errors import AccessDeniedError, ExchangeError
+from fedllm.exchange.minio_store import http_pool, minio_client
+from fedllm.secure.trust import why_untrusted
+
+T = TypeVar("T")
+
+_DENIED = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"}
+_STARTING = 60.0  # s that a server may take from its first answer until it knows its users
+
+
+class AbsentError(ExchangeError):
+    """The store knows no such user or policy."""
+
+
+class Administration:
+    """A store's users and policies, entered by keys that may change them.
+
+    With `ca` (PEM), no other authority's certificate is believed.
+    """
+
+    def __init__(
+        self,
+        endpoint: str,
+        access_key: str,
+        secret_key: str,
+        region: str = "us-east-1",
+        ca: str | None = None,
+    ) -> None:
+        self.endpoint = endpoint.rstrip("/")
+        self.region = region
+        self.pool = http_pool(self.endpoint, ca)
+        minio_client(self.endpoint, region, access_key, secret_key, self.pool)  # checks the endpoint
+        self.admin = MinioAdmin(
+            endpoint=self.endpoint.partition("://")[2],
+            credentials=StaticProvider(access_key, secret_key),
+            region=region,
+            secure=self.endpoint.startswith("https://"),
+            http_client=self.pool,
+        )
+
+    def do(self, call: Callable[[], T]) -> T:
+        """What one call comes to; a server that is still starting is asked again.
+
+        Raises:
+            AbsentError: the store knows no such user or policy.
+            AccessDeniedError: these keys may not do it.
+            ExchangeError: the server does not answer, is not to be trusted, or cannot do it.
+        """
+        try:
+            for attempt in stamina.retry_context(
+                on=_starting,
+                attempts=None,
+                timeout=_STARTING,
+                wait_initial=0.1,
+                wait_max=1.0,
+                wait_jitter=0.1,
+            ):
+                with attempt:
+                    return call()
+        except MinioAdminException as error:
+            raise self._refused(str(error)) from None
+        except S3Error as error:
+            if error.code in _DENIED:
+                raise AccessDeniedError(f"{self.endpoint} refused the keys ({error.code})") from None
+            raise ExchangeError(f"{self.endpoint}: {error.code}: {error.message}") from None
+        except (MinioException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+            if why := why_untrusted(error):
+                raise ExchangeError(f"{self.endpoint} is not trusted: {why}") from None
+            raise ExchangeError(f"{self.endpoint} does not answer: {error}") from None
+        raise AssertionError("stamina either returns or raises")  # pragma: no cover
+
+    def _refused(self, said: str) -> ExchangeError:
+        if "XMinioAdminNoSuchUser" in said or "XMinioAdminNoSuchPolicy" in said:
+            return AbsentError(f"{self.endpoint}: {said}")
+        if "Status: 403" in said:
+            return AccessDeniedError(f"{self.endpoint}: these keys may not administrate users")
+        return ExchangeError(f"{self.endpoint}: {said}")
+
+
+def _starting(error: Exception) -> bool:
+    return isinstance(error, MinioAdminException) and "not initialized" in str(error)
