@@ -9,4 +9,4 @@ def own_ports(start: int = 20_000) -> dict[str, int]:
     """Ports for a stack, from `start` on: below those that the system gives away by itself."""
     start += 500 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     free = (port for port in range(start, start + 500) if free_port(port))
-    return {name: next(free) for name in ("minio", "prefect", "mlflow")}
+    return {name: next(free) for name in ("door", "minio", "prefect", "mlflow")}

@@ -24,7 +24,7 @@ from fedllm.coordinator.lease import Lease
 from fedllm.coordinator.rounds import JournaledSteps
 from fedllm.errors import BackupError, ConfigError
 from fedllm.stack.addresses import read_endpoints
-from fedllm.stack.minio import MinioServer
+from fedllm.stack.minio import MinioServer, minio_credentials
 from fedllm.stack.place import Place, StackState
 from tests.coordinator.played import PlayedSite
 
@@ -229,11 +229,10 @@ def test_a_backup_beside_an_up_that_has_begun_waits_says_so_and_starts_no_second
     place.create()
     (place.minio / "meta.db").touch()
     running = replace(
-        read_endpoints(place, StackState(ports={"minio": 1, "prefect": 2, "mlflow": 3})),
+        read_endpoints(place, StackState(ports={"minio": 1, "door": 4, "prefect": 2, "mlflow": 3})),
         minio_url=minio_server.endpoint,
-        minio_access_key=minio_server.access_key,
-        minio_secret_key=minio_server.secret_key,
     )
+    minio_credentials(place.minio, minio_server.access_key, minio_server.secret_key)
     looks = iter([None, running])  # `up` is done once its lock is free
     monkeypatch.setattr(stores, "endpoints", lambda: next(looks))
     monkeypatch.setattr(stores, "MinioServer", lambda _: pytest.fail("a second server on one volume"))

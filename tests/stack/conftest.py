@@ -64,7 +64,8 @@ def first_life(tmp_path_factory: pytest.TempPathFactory) -> FirstLife:
         # It gives a server ten seconds to answer: one that is busy just then may need more.
         if found["status"] != "ok":
             found = fedllm(home, "doctor")
-    ports = {int(told[name].rsplit(":", 1)[1]) for name in ("minio_url", "prefect_ui_url", "mlflow_url")}
+    urls = ("minio_url", "door_url", "prefect_ui_url", "mlflow_url")
+    ports = {int(told[name].rsplit(":", 1)[1]) for name in urls}
     ended = fedllm(home, "down")
     listening = {c.laddr.port for c in psutil.net_connections("tcp") if c.status == psutil.CONN_LISTEN}
     left = [process.pid for process in leftovers(Place(home))]

@@ -86,14 +86,14 @@ def test_every_server_answers_and_another_port_was_found_for_the_occupied_one(
 ) -> None:
     urls = health_urls(stack)
     until(lambda: all(answers(url) for url in urls.values()), 60)  # a look gives each two seconds
-    assert str(occupied) not in stack.minio_url
+    assert str(occupied) not in stack.minio_url + stack.door_url
     assert endpoints() == stack
 
 
 @pytest.mark.usefixtures("stack")
 def test_the_doctor_finds_the_stack_sound(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fedllm.stack.checkup._PATIENCE", 60.0)
-    servers = ("minio", "prefect", "mlflow", "worker", "clock", "juicefs")
+    servers = ("minio", "door", "prefect", "mlflow", "worker", "clock", "juicefs")
     found = {finding.name: finding.status for finding in checkup()}
     assert [found[name] for name in servers] == ["ok"] * len(servers)
 

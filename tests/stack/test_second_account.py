@@ -43,7 +43,7 @@ def test_another_accounts_worker_starts_beside_the_folders_of_the_first(
     place.empty_temporary()
     give(short / "second")
     url, _ = prefect
-    state = StackState(ports={"minio": 1, "mlflow": 2}, external_prefect=url)
+    state = StackState(ports={"minio": 1, "door": 3, "mlflow": 2}, external_prefect=url)
     [worker] = [program for program in programs(place, state) if program.name == "worker"]
     give(place.home)
     api = PrefectApi(url)

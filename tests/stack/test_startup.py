@@ -67,7 +67,7 @@ def with_programs(monkeypatch: pytest.MonkeyPatch, **scripts: str) -> None:
 def test_a_server_that_dies_again_and_again_ends_up_with_its_last_words(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with_programs(monkeypatch, minio=SLEEPS, mlflow=DIES, prefect=SLEEPS, worker=SLEEPS)
+    with_programs(monkeypatch, minio=SLEEPS, door=SLEEPS, mlflow=DIES, prefect=SLEEPS, worker=SLEEPS)
     with pytest.raises(StackError) as refused:
         up()
     log = place.logs / "mlflow.log"
@@ -81,7 +81,7 @@ def test_a_worker_that_dies_again_and_again_ends_up_with_its_last_words(
     place: Place, prefect: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PREFECT_API_URL", prefect[0])
-    with_programs(monkeypatch, minio=SLEEPS, mlflow=SLEEPS, worker=DIES)
+    with_programs(monkeypatch, minio=SLEEPS, door=SLEEPS, mlflow=SLEEPS, worker=DIES)
     heard: list[str] = []
     with pytest.raises(StackError, match=r"worker died 3 times .*no such column \(see .*worker\.log\)"):
         up(progress=heard.append)
