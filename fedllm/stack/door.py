@@ -33,7 +33,9 @@ from fedllm.config.home import private_dir
 from fedllm.errors import ConfigError, FedllmError, StackError
 
 LARGEST = "2g"
-_PLAIN = re.compile(r"[A-Za-z0-9._:/@+\[\]-]+", re.ASCII)  # nothing that nginx's configuration could read
+# What nginx's configuration could read otherwise: a word holds none of it, nor does a path, which is in quotes.
+_WORD = re.compile(r"[A-Za-z0-9._:/@\[\]-]+", re.ASCII)
+_PATH = re.compile(r"[^\"\\$\x00-\x1f]+")
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,8 @@ class Door:
             "store_ca": self.store_ca,
         }
         for name, value in given.items():
-            if value is not None and not _PLAIN.fullmatch(str(value)):
+            allowed = _PATH if isinstance(value, Path) else _WORD
+            if value is not None and not allowed.fullmatch(str(value)):
                 raise ConfigError(f"the door's {name} {str(value)!r} holds a character that nginx would read")
         # What a pattern may match: a bucket's dots are dots.
         given["bucket"] = re.escape(self.bucket)

@@ -24,7 +24,7 @@ Compose = Callable[..., subprocess.CompletedProcess[str]]
 @pytest.fixture(scope="module")
 def each(composed: dict[str, Any]) -> dict[str, dict[str, Any]]:
     services: dict[str, dict[str, Any]] = composed["services"]
-    assert len(services) == 9
+    assert len(services) == 10
     return services
 
 

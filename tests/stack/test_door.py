@@ -37,6 +37,8 @@ def test_a_certificate_and_its_key_go_together(tmp_path: Path) -> None:
         Door("127.0.0.1:9000", "http://s:1", largest="1g; x"),
         Door("127.0.0.1:9000", "http://s:1;x"),
         Door("127.0.0.1:9000", "s:1"),
+        Door("127.0.0.1:9000", "https://s:1", store_ca=Path('/ca" ; x')),
+        Door("127.0.0.1:9000", "https://s:1", store_ca=Path("/$home/ca")),
         Door("127.0.0.1:9000", "http://s:1/path"),
     ],
 )
