@@ -33,7 +33,7 @@ from fedllm.config.home import private_dir
 from fedllm.errors import ConfigError, FedllmError, StackError
 
 LARGEST = "2g"
-# What nginx's configuration could read otherwise: a word holds none of it, nor does a path, which is in quotes.
+# A word holds nothing that nginx's configuration could read otherwise, nor does a path, which is in quotes.
 _WORD = re.compile(r"[A-Za-z0-9._:/@\[\]-]+", re.ASCII)
 _PATH = re.compile(r"[^\"\\$\x00-\x1f]+")
 
