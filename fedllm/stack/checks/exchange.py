@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 from urllib.parse import unquote, urlsplit
 
 from fedllm.coordinator.members import StoreAccess, store_iam
@@ -19,6 +19,9 @@ from fedllm.stack.checks.finding import Finding, fail, ok, warn
 from fedllm.stack.store_users import StoreSecrets
 
 _LEAST = 1000  # bytes of the probe
+
+# Of a policy: effect, actions, resources, and what else it says.
+Statements: TypeAlias = frozenset[tuple[str, frozenset[str], frozenset[str], str]]
 
 
 def store(access: StoreAccess, federation: str) -> Iterator[Finding]:
@@ -108,32 +111,30 @@ def _others(
     for name, attached in users.items():
         if name.startswith(f"{federation}."):
             continue
-        right = _rightful(bucket, name)
-        for policy in filter(None, attached.split(",")):
-            has = policies.get(policy, {})
-            if right is not None and _plain(has) == right:
-                continue
-            if right is not None or _reaches(has, bucket):
-                found.append(f"{name} has the policy {policy}")
+        found += [
+            f"{name} has the policy {policy}"
+            for policy in filter(None, attached.split(","))
+            if _reaches(_plain(policies.get(policy, {})) - _rightful(bucket, name), bucket)
+        ]
     if found:
         remedy = "remove in MinIO whoever should not be there; `fedllm up` makes its own users' policies anew"
         yield fail("store users", f"more rights than theirs: {'; '.join(sorted(found))}", remedy)
 
 
-def _rightful(bucket: str, name: str) -> frozenset[tuple[str, frozenset[str], frozenset[str], str]] | None:
-    """The policy that fedllm gives a user of this name; None for somebody whom it does not know."""
+def _rightful(bucket: str, name: str) -> Statements:
+    """What fedllm lets a user of this name do; nothing for somebody whom it does not know."""
     for user in StoreSecrets().users():
         if user.name == name:
             return _plain(user.policy)
     try:
         return _plain(site_policy(bucket, *name.split(".")))
     except (ConfigError, TypeError):
-        return None
+        return frozenset()
 
 
-def _reaches(policy: Mapping[str, Any], bucket: str) -> bool:
-    """Whether a stranger's policy may allow administrating, or anything of this bucket's."""
-    for effect, actions, resources, _ in _plain(policy):
+def _reaches(statements: Statements, bucket: str) -> bool:
+    """Whether they may allow administrating, or anything of this bucket's."""
+    for effect, actions, resources, _ in statements:
         if effect != "Allow":
             continue
         if any(action.startswith(("admin:", "*")) for action in actions):
@@ -143,7 +144,7 @@ def _reaches(policy: Mapping[str, Any], bucket: str) -> bool:
     return False
 
 
-def _plain(policy: Mapping[str, Any]) -> frozenset[tuple[str, frozenset[str], frozenset[str], str]]:
+def _plain(policy: Mapping[str, Any]) -> Statements:
     """A policy without the order of its lists: servers sort them as they like."""
     return frozenset(
         (
@@ -171,9 +172,7 @@ def _listed(told: object) -> frozenset[str]:
     return frozenset([told] if isinstance(told, str) else map(str, told if isinstance(told, list) else []))
 
 
-def _difference(
-    policy: Mapping[str, Any], right: frozenset[tuple[str, frozenset[str], frozenset[str], str]]
-) -> str:
+def _difference(policy: Mapping[str, Any], right: Statements) -> str:
     more = _plain(policy) - right
     told = [f"{effect} {'|'.join(sorted(act))} on {'|'.join(sorted(what))}" for effect, act, what, _ in more]
     return "; ".join(sorted(told)) or "a statement is missing"
