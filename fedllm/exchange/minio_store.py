@@ -32,6 +32,7 @@ IN_MEMORY = 16 << 20  # bytes of an object that the SDK sends; it holds them
 _NOT_MODIFIED = 304
 _DENIED = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "AllAccessDisabled"}
 _SKEWED, _TOLERATED = "RequestTimeTooSkewed", 900.0  # S3 refuses signatures that are more s off
+_BEHIND = {502, 503, 504}  # a door answers, and the store behind it does not
 _BUSY = {"SlowDown", "SlowDownRead", "SlowDownWrite", "RequestTimeout", "InternalError", "ServiceUnavailable"}
 _FAILURES = (MinioException, urllib3.exceptions.HTTPError, OSError, ValueError)
 
@@ -209,7 +210,7 @@ class MinioStore:
                 return AccessDeniedError(f"{key}: the store refused ({error.code})")
             return ExchangeError(f"{key}: the store answered {error.code}: {error.message}")
         said = f"{key}: {error}"
-        if isinstance(error, urllib3.exceptions.HTTPError):
+        if isinstance(error, urllib3.exceptions.HTTPError) or _status(error) in _BEHIND:
             said = f"{self.endpoint} does not answer ({type(error).__name__}): is it up and reachable?"
         if why := why_untrusted(error):
             said = f"{self.endpoint} is not trusted: {why}"

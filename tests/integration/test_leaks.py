@@ -23,6 +23,8 @@ from fedllm.models.base import load_base, resolve_base
 from fedllm.secure.identity import load_identity
 from fedllm.secure.sealing import unseal
 from fedllm.stack import Endpoints
+from fedllm.stack.place import Place
+from fedllm.stack.programs import root_credentials
 
 SITES = ("heron", "otter", "stoat")
 SICK = "stoat"  # its records do not fit the task: its failure must not quote them
@@ -138,11 +140,12 @@ def played(stack: Endpoints, tmp_path_factory: pytest.TempPathFactory) -> Played
 
 def objects(endpoints: Endpoints, bucket: str) -> Iterator[tuple[str, bytes]]:
     """Every object of a bucket, as root sees it."""
+    keys = root_credentials(Place(endpoints.home))
     store = MinioStore(
         endpoints.minio_url,
         bucket,
-        access_key=endpoints.minio_access_key,
-        secret_key=endpoints.minio_secret_key,
+        access_key=keys[0],
+        secret_key=keys[1],
         ca=endpoints.ca,
     )
     for there in store.list(""):

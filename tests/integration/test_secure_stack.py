@@ -100,7 +100,7 @@ def test_the_sites_believe_the_stacks_ca_and_no_other(secure: Endpoints, told: d
 
     home = secure.home / "simulated" / "test" / "clinic"
     invited = accept_invitation(home / "test.invitation", home).invitation
-    assert invited.endpoint == secure.minio_url
+    assert invited.endpoint == secure.door_url
     assert invited.ca == secure.ca
     stranger = connect(invited.store_url, invited.endpoint, invited.region, "nobody", "knows")
     with pytest.raises(ExchangeError, match="not from a CA that is trusted here"):
@@ -152,17 +152,17 @@ def test_mlflow_tells_a_stranger_nothing(secure: Endpoints, stranger: httpx.Clie
 
 
 def test_nothing_is_served_in_the_clear(secure: Endpoints) -> None:
-    for url in (secure.minio_url, secure.prefect_ui_url, secure.mlflow_url):
+    for url in (secure.minio_url, secure.door_url, secure.prefect_ui_url, secure.mlflow_url):
         plain = url.replace("https://", "http://")
         try:
             status = httpx.get(f"{plain}/api/health", trust_env=False, timeout=30).status_code
         except httpx.TransportError:
             continue
-        assert status == 400, url  # MinIO says in the clear that it wants TLS, and no more
+        assert status == 400, url  # MinIO and nginx say in the clear that they want TLS, and no more
 
 
 def test_old_protocols_are_refused(secure: Endpoints) -> None:
-    for url in (secure.minio_url, secure.prefect_ui_url, secure.mlflow_url):
+    for url in (secure.minio_url, secure.door_url, secure.prefect_ui_url, secure.mlflow_url):
         context = ssl.create_default_context(cafile=str(secure.ca_file))
         context.minimum_version = ssl.TLSVersion.TLSv1
         context.maximum_version = ssl.TLSVersion.TLSv1_1
@@ -206,7 +206,7 @@ def test_doctor_finds_it_sound_and_tells_how_long_the_certificates_last(
 ) -> None:
     monkeypatch.setattr("fedllm.stack.checkup._PATIENCE", 60.0)
     found = {finding.name: finding for finding in checkup()}
-    for name in ("minio", "prefect", "mlflow", "worker", "private CA", "certificate", "clock"):
+    for name in ("minio", "door", "prefect", "mlflow", "worker", "private CA", "certificate", "clock"):
         assert found[name].status == "ok", found[name]
     assert "127.0.0.1, localhost" in found["certificate"].detail
     assert secure.minio_url in found["minio"].detail
