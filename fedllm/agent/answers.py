@@ -63,7 +63,7 @@ class Answers:
             base_sha256=self.base.sha256,
             now=self.clock.now(),
             spent=self.memory.spent(run),
-            fault=fault_of(asked, self.mailbox.layout, self.base),
+            fault=fault_of(asked, self.mailbox.layout, self.base, roster),
         )
         if decision.kind != "decline":
             decision = self.accounts.objection(plan) or decision

@@ -5,6 +5,7 @@ downloaded, opened or trained.
 """
 
 import math
+from collections.abc import Container
 
 from fedllm.agent.held_base import HeldBase
 from fedllm.errors import IdentityError, ModelError
@@ -24,17 +25,18 @@ _LEAST_CLIP, _MOST_CLIP = 1e-6, 1e6  # beyond them fp32 is at an end, and no gra
 _TAGS = 4096  # age adds 16 bytes to each 64 KiB: one in so many
 
 
-def fault_of(plan: Plan, layout: Layout, base: HeldBase) -> str | None:
+def fault_of(plan: Plan, layout: Layout, base: HeldBase, roster: Container[str]) -> str | None:
     """Why a plan cannot be honest; None when nothing speaks against it.
 
     Args:
         plan: a plan whose signature was checked and which names its round.
         layout: the federation's keys in the store.
         base: the base model that the site holds; another one's sizes are not judged.
+        roster: names of the members. A cohort of others would be one of inventions.
     """
     return (
         _in_the_round(plan)
-        or _in_the_cohort(plan)
+        or _in_the_cohort(plan, roster)
         or _in_the_task(plan)
         or _in_the_privacy(plan)
         or _in_the_keys(plan, layout)
@@ -48,10 +50,12 @@ def _in_the_round(plan: Plan) -> str | None:
     return None
 
 
-def _in_the_cohort(plan: Plan) -> str | None:
+def _in_the_cohort(plan: Plan, roster: Container[str]) -> str | None:
     sites = set(plan.sites)
     if len(sites) < len(plan.sites):
         return "the plan names a site twice"
+    if foreign := [name for name in plan.sites if name not in roster]:
+        return f"the plan asks {foreign[0]}, who is not in the roster"
     if set(plan.weights) != sites:
         odd = min(set(plan.weights) ^ sites)
         return f"weights and sites of the plan do not name the same sites: {odd}"
@@ -84,14 +88,12 @@ def _in_the_privacy(plan: Plan) -> str | None:
         return f"{plan.local.steps} steps are above the privacy plan's {asked.steps}"
     if (asked.unit == "person") != (asked.unit_field is not None):
         return "the privacy plan must name the field of a person, and of a person alone"
-    return _in_the_mechanism(asked, len(plan.sites))
+    return _in_the_mechanism(asked)
 
 
-def _in_the_mechanism(asked: PrivacyPlan, sites: int) -> str | None:
+def _in_the_mechanism(asked: PrivacyPlan) -> str | None:
     if asked.unit == "site" and (asked.sampling_rate != 1 or asked.sites or asked.steps != 1):
         return "where whole sites are hidden every site takes each round as one step of rate 1"
-    if asked.unit == "site" and asked.min_honest > sites:
-        return f"{asked.min_honest} honest survivors of {sites} sites are counted on"
     if not _LEAST_CLIP <= asked.clip <= _MOST_CLIP:
         return f"a clip of {asked.clip:g} is beyond any use"
     for terms in (asked, *asked.sites.values()):

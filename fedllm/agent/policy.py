@@ -120,6 +120,11 @@ def _about_the_cohort(plan: Plan, policy: PolicyConfig, roster: Mapping[str, str
         return f"{strangers[0]} is in the roster with other keys than the policy pins"
     if len(known) < policy.min_peers:
         return f"{len(known)} pinned peers in the cohort are below the policy's {policy.min_peers}"
+    # Who shares the noise with this site: those whom it knows to be there, where it knows any.
+    honest = 1 + len(known) if policy.peers else len(cohort)
+    if plan.privacy is not None and plan.privacy.min_honest > honest:
+        whom = "pinned or this site" if policy.peers else "in the roster"
+        return f"{plan.privacy.min_honest} honest survivors are counted on, {honest} of the cohort are {whom}"
     return None
 
 

@@ -140,7 +140,7 @@ def add_site(config: FederationConfig, keys: PublicKeys, *, replace: bool = Fals
         replace: put these keys in the place of others under the same name; between trainings alone.
 
     Raises:
-        IdentityError: the name is taken by other keys.
+        IdentityError: the name is taken by other keys, or the keys by another name.
         LeaseError: keys are to be replaced while a training is under way.
     """
     if keys.name in {COORDINATOR, EVERYONE}:
@@ -152,6 +152,13 @@ def add_site(config: FederationConfig, keys: PublicKeys, *, replace: bool = Fals
         roster = roster_of(journal, identity)
         others = tuple(site for site in roster.sites if site.name != keys.name)
         taken = len(others) < len(roster.sites) and keys not in roster.sites
+        for site in others:
+            # One pair of keys under two names would make every site refuse the roster.
+            if site.verify == keys.verify or site.recipient == keys.recipient:
+                raise IdentityError(
+                    f"{keys.name}'s card has the keys of {site.name}, who is in the roster: each site makes"
+                    " its own with `fedllm site init`"
+                )
         if taken and not replace:
             raise IdentityError(
                 f"{keys.name} is in the roster with other keys: choose another name for the new site, or add "

@@ -5,9 +5,13 @@ from typing import Any
 
 import pytest
 
+from fedllm.agent.held_base import HeldBase
+from fedllm.agent.plan_faults import fault_of
 from fedllm.agent.policy import Spent, decide, hours_end, training_end
 from fedllm.config import AdapterConfig, LocalConfig, PolicyConfig, TaskConfig
+from fedllm.exchange.keys import Layout
 from fedllm.exchange.messages import Plan, Sealed
+from fedllm.privacy.terms import PrivacyPlan
 
 BASE = "b" * 64
 SEALED = Sealed(key="k", sealed_sha256="0" * 64, sealed_bytes=1, sha256="0" * 64, bytes=1)
@@ -106,6 +110,49 @@ def test_a_plan_beyond_the_policy_is_declined_with_the_reason(
 def test_a_cohort_with_the_pinned_peers_is_joined() -> None:
     done = decision(plan(), PolicyConfig(**PINNED), roster={"amazon": AMAZON, "movies": MOVIES})
     assert done.kind == "accept"
+
+
+INVENTED = tuple(f"invented-{number}" for number in range(9_998))
+
+
+@pytest.mark.parametrize(
+    ("peers", "honest", "reason"),
+    [
+        ({}, 2, ""),
+        ({}, 3, "3 honest survivors are counted on, 2 of the cohort are in the roster"),
+        ({"movies": MOVIES}, 2, ""),
+        ({"nyt": OTHER}, 2, "2 honest survivors are counted on, 1 of the cohort are pinned or this site"),
+        ({"movies": MOVIES}, 10_000, "10000 honest survivors are counted on, 2 of the cohort are pinned"),
+    ],
+)
+def test_a_site_shares_its_noise_with_those_alone_whom_it_knows(
+    peers: dict[str, str], honest: int, reason: str
+) -> None:
+    private = PrivacyPlan(
+        unit="site",
+        epsilon=8,
+        delta=1e-5,
+        clip=1,
+        rounds=1,
+        steps=1,
+        sampling_rate=1,
+        noise_multiplier=200,
+        min_honest=honest,
+    )
+    sites = ("amazon", "movies", *INVENTED)
+    asked = plan(sites=sites, weights=dict.fromkeys(sites, 1), privacy=private)
+    roster = {"amazon": AMAZON, "movies": MOVIES, "nyt": OTHER}
+    done = decision(asked, PolicyConfig(peers=peers), roster=roster)
+    assert done.kind == ("decline" if reason else "accept")
+    assert reason in done.reason
+
+
+def test_a_plan_that_asks_somebody_outside_the_roster_cannot_be_honest() -> None:
+    sites = ("amazon", "invented", "movies")
+    asked = plan(sites=sites, weights=dict.fromkeys(sites, 1))
+    base = HeldBase.__new__(HeldBase)  # it is not looked at
+    fault = fault_of(asked, Layout("fed"), base, {"amazon": AMAZON, "movies": MOVIES})
+    assert fault == "the plan asks invented, who is not in the roster"
 
 
 def test_what_a_plan_quotes_into_a_reason_is_printable_and_short() -> None:

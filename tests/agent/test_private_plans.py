@@ -85,7 +85,7 @@ def test_nothing_but_steps_and_the_ledger_is_told(agent: Agent, coordinator: Coo
         ({"unit": "site", "rounds": 1, "steps": 1, "clip": 0.1}, "one step of rate 1"),
         (
             {"unit": "site", "steps": 1, "sampling_rate": 1.0, "noise_multiplier": 20.0, "min_honest": 2},
-            "2 honest survivors of 1 sites",
+            "2 honest survivors are counted on, 1 of the cohort are in the roster",
         ),
         ({"unit": "person"}, "name the field of a person"),
         ({"unit_field": "name"}, "name the field of a person"),

@@ -170,6 +170,21 @@ def test_a_taken_name_with_other_keys_is_refused(joined: Joined, tmp_path: Path)
     assert done.stderr.count("\n") == 1
 
 
+def test_a_card_with_the_keys_of_a_member_under_another_name_is_refused(
+    joined: Joined, tmp_path: Path
+) -> None:
+    # Every site would refuse the roster with it, and the federation would stand still.
+    place, made, _ = joined
+    copied = json.loads(Path(made["card"]).read_text())
+    own = json.loads(init_site("copycat", place.data, tmp_path / "copycat").read_text())
+    for key in ("verify", "recipient"):
+        card = tmp_path / f"{key}.json"
+        card.write_text(json.dumps(own | {key: copied[key]}))
+        done = place.run("site", "add", card, "--config", place.config)
+        assert done.returncode == 1
+        assert done.stderr.startswith("fedllm: copycat's card has the keys of amazon, who is in the roster")
+
+
 @pytest.fixture
 def member(place: Place) -> Path:
     """The home of a site that was added to a place of the test's own."""
