@@ -1,4 +1,6 @@
-"""Prefect's server as the stack runs it: with less patience for its own SQLite.
+"""Prefect's server as the stack runs it: for its own pages alone, and with less patience for its own SQLite.
+
+By itself it answers any Host and lets pages of any origin read its answers (`OwnPages`).
 
 Python's sqlite3 frees a cursor with the GIL held, and for that waits for the mutex of its connection. When
 that connection is waiting for the database's lock, and who holds the lock needs the GIL to go on, the whole
@@ -6,12 +8,16 @@ server stands still until SQLite gives up: 60 s with Prefect 3.8.8 (docs/decisio
 `_PATIENCE` is told 503, and Prefect's clients ask again.
 """
 
+import os
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from prefect.server.api.server import create_app as prefects
 from sqlalchemy import event
 from sqlalchemy.dialects.sqlite.aiosqlite import AsyncAdapt_aiosqlite_connection
 from sqlalchemy.pool import Pool
+
+from fedllm.stack.own_pages import LOOPBACK, OwnPages
 
 if TYPE_CHECKING:
     from fastapi import FastAPI  # comes with Prefect
@@ -23,7 +29,12 @@ def create_app() -> "FastAPI":
     """Prefect's application; `uvicorn --factory` calls it."""
     # Not when a connection is made: Prefect sets its own patience then, after any listener of ours.
     event.listen(Pool, "checkout", _shorten)
-    return prefects()
+    app = prefects()
+    shown = urlsplit(os.environ.get("PREFECT_SERVER_UI_API_URL", ""))  # behind a proxy: by this name
+    names = [shown.hostname] if shown.hostname else []
+    origins = os.environ.get("PREFECT_SERVER_CORS_ALLOWED_ORIGINS", "").split(",")
+    app.add_middleware(OwnPages, hosts=[*LOOPBACK, *names], origins=[origin for origin in origins if origin])
+    return app
 
 
 def _shorten(connection: Any, record: Any, _proxy: object) -> None:  # noqa: ANN401 - SQLAlchemy's own are untyped

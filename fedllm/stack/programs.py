@@ -130,12 +130,21 @@ def _prefect(place: Place, state: StackState) -> Program:
     ]
     own = {
         "PREFECT__SERVER_FINAL": "1",  # as `prefect server start` has it
+        # Its page's address is one of two, and the page asks the other.
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": ",".join(_pages(state)),
         # Where it writes its pages; by default into the installation, which may be another user's.
         "PREFECT_SERVER_UI_STATIC_DIRECTORY": str(place.folder / "pages"),
     }
     if url := databases(place).prefect:
         own["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = url
     return Program("prefect", argv, _prefect_address(place, state) | own)
+
+
+def _pages(state: StackState) -> list[str]:
+    """Where browsers find Prefect's page."""
+    own = state.own_prefect_url.removesuffix("/api")
+    shown = os.environ.get("PREFECT_SERVER_UI_API_URL", "").rstrip("/").removesuffix("/api")
+    return [own, own.replace("127.0.0.1", "localhost"), *([shown] if shown else [])]
 
 
 def _worker(place: Place, state: StackState) -> Program:

@@ -10,9 +10,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import pytest
 import yaml
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
+from websockets.typing import Origin
 
 from fedllm.stack import Endpoints, down, endpoints, up
 from fedllm.stack.checkup import checkup
@@ -101,6 +105,43 @@ def test_the_doctor_finds_the_stack_sound(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_prefects_ui_is_served(stack: Endpoints) -> None:
     assert b"<html" in http(stack.prefect_ui_url).lower()
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"Host": "evil.example"}, 403),
+        ({"Origin": "http://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+    ],
+)
+def test_prefect_and_mlflow_answer_no_foreign_name_or_page(
+    stack: Endpoints, headers: dict[str, str], status: int
+) -> None:
+    # A page that a browser shows may ask 127.0.0.1, and Prefect does what it is asked.
+    flows = httpx.post(
+        f"{stack.prefect_api_url}/flows/filter", json={}, headers=headers, trust_env=False, timeout=60
+    )
+    assert flows.status_code == status
+    assert "access-control-allow-origin" not in flows.headers
+    found = httpx.post(
+        f"{stack.mlflow_url}/api/2.0/mlflow/experiments/search",
+        json={"max_results": 1},
+        headers=headers,
+        trust_env=False,
+        timeout=60,
+    )
+    assert found.status_code == status
+    assert "access-control-allow-origin" not in found.headers
+
+
+def test_a_foreign_pages_socket_to_prefect_is_refused(stack: Endpoints) -> None:
+    address = stack.prefect_api_url.replace("http://", "ws://") + "/events/in"
+    with pytest.raises(InvalidStatus, match="403"), connect(address, origin=Origin("http://evil.example")):
+        pass
+    with connect(address, proxy=None):
+        pass
 
 
 def test_up_again_changes_nothing_and_takes_no_time(stack: Endpoints) -> None:
