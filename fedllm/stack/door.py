@@ -26,6 +26,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
+from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -69,7 +70,7 @@ class Door:
         given = {
             "listen": self.listen,
             "store": url.netloc,
-            "store_host": url.hostname,
+            "store_host": _certified(url.hostname or "") if url.scheme == "https" else "",
             "bucket": self.bucket,
             "largest": self.largest,
             "workers": self.workers,
@@ -80,13 +81,24 @@ class Door:
         }
         for name, value in given.items():
             allowed = _PATH if isinstance(value, Path) else _WORD
-            if value is not None and not allowed.fullmatch(str(value)):
+            if value not in {None, ""} and not allowed.fullmatch(str(value)):
                 raise ConfigError(f"the door's {name} {str(value)!r} holds a character that nginx would read")
         # What a pattern may match: a bucket's dots are dots.
         given["bucket"] = re.escape(self.bucket)
         text = resources.files("fedllm.stack").joinpath("door.conf.j2").read_text(encoding="utf-8")
         template = Environment(undefined=StrictUndefined, autoescape=False).from_string(text)  # noqa: S701  # nosec B701 - no HTML
         return template.render(given, scheme=url.scheme)
+
+
+def _certified(host: str) -> str:
+    """By which name of a certificate a store is known: nginx compares names, and no addresses."""
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return host
+    if address.is_loopback:
+        return "localhost"  # `fedllm ca` certifies it
+    raise ConfigError(f"the door's store {host}: give its name, for nginx checks no address in a certificate")
 
 
 def nginx() -> str:

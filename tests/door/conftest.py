@@ -1,11 +1,13 @@
 """A store with two sites' objects, the door before it, and one of the sites with its keys."""
 
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
-import urllib3
 from raw_s3 import Party
 
 from fedllm.exchange.iam import MinioIam
@@ -26,24 +28,30 @@ def root(minio_server: MinioServer) -> MinioStore:
     return store
 
 
-@pytest.fixture(scope="session")
-def door(minio_server: MinioServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    port, folder = free_port(), tmp_path_factory.mktemp("door")
-    command = door_command(Door(f"127.0.0.1:{port}", minio_server.endpoint, BUCKET, "64m"), folder)
+@contextmanager
+def opened(door: Door, folder: Path) -> Iterator[str]:
+    """A door for the time of the block, by its address."""
+    scheme = "https" if door.certificate else "http"
     with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
+        process = subprocess.Popen(door_command(door, folder), stdout=log, stderr=log)
     try:
         for _ in range(600):
             assert process.poll() is None, (folder / "log").read_text()
-            try:
-                urllib3.request("GET", f"http://127.0.0.1:{port}/health", retries=False, timeout=5.0)
-                break
-            except urllib3.exceptions.HTTPError:
-                time.sleep(0.1)
-        yield f"http://127.0.0.1:{port}"
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", int(door.listen.rpartition(":")[2]))) == 0:
+                    break
+            time.sleep(0.1)
+        yield f"{scheme}://{door.listen}"
     finally:
         process.terminate()
         process.wait(30)
+
+
+@pytest.fixture(scope="session")
+def door(minio_server: MinioServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    here = Door(f"127.0.0.1:{free_port()}", minio_server.endpoint, BUCKET, "64m")
+    with opened(here, tmp_path_factory.mktemp("door")) as address:
+        yield address
 
 
 @pytest.fixture(scope="session")

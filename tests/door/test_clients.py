@@ -14,6 +14,11 @@ from botocore.config import Config
 
 from fedllm.errors import AccessDeniedError, ExchangeError, ObjectNotFoundError
 from fedllm.exchange.minio_store import MinioStore
+from fedllm.secure.ca import server_certificate
+from fedllm.secure.trust import read_ca
+from fedllm.stack.door import Door
+from fedllm.stack.minio import MinioServer, ensure_bucket, free_port
+from tests.door.conftest import opened
 from tests.door.planted import BUCKET, HEAD, ME, OTHER
 
 if TYPE_CHECKING:
@@ -85,6 +90,29 @@ def test_a_site_does_all_its_work_through_the_door(store: MinioStore, tmp_path: 
         store.get("fed/coordinator/none", limit=9)
     with pytest.raises(AccessDeniedError):
         store.get(f"{OTHER}/card.json", limit=99)
+
+
+@pytest.mark.servers
+def test_tls_ends_at_the_door_and_begins_again_behind_it(tmp_path: Path) -> None:
+    ours, other = (server_certificate(tmp_path / name) for name in ("ours", "other"))
+    with MinioServer(tmp_path / "minio", certificate=ours) as server:
+        keys = (server.access_key, server.secret_key)
+        ensure_bucket(server.endpoint, BUCKET, *keys, ca=read_ca(ours.ca))
+        for name, believed in (("right", ours), ("wrong", other)):
+            folder = tmp_path / name
+            folder.mkdir()
+            here = f"127.0.0.1:{free_port()}"
+            tls = {"certificate": ours.certificate, "key": ours.key, "store_ca": believed.ca}
+            with opened(Door(here, server.endpoint, BUCKET, **tls), folder) as address:
+                sites = MinioStore(
+                    address, BUCKET, access_key=keys[0], secret_key=keys[1], ca=read_ca(ours.ca), attempts=1
+                )
+                if believed is ours:
+                    sites.put(f"{ME}/card.json", b"mine")
+                    assert sites.get(f"{ME}/card.json", limit=9) == b"mine"
+                else:
+                    with pytest.raises(ExchangeError, match="does not answer"):
+                        sites.get(f"{ME}/card.json", limit=9)
 
 
 def test_an_object_larger_than_the_door_takes_is_refused_in_a_line(store: MinioStore, tmp_path: Path) -> None:

@@ -16,6 +16,8 @@ def test_a_store_that_speaks_tls_is_checked(tmp_path: Path) -> None:
     said = Door("127.0.0.1:9000", "https://minio:9010", store_ca=tmp_path / "ca.crt").configuration(tmp_path)
     assert "proxy_ssl_verify on;" in said
     assert "proxy_ssl_name minio;" in said
+    local = Door("127.0.0.1:9000", "https://127.0.0.1:9010", store_ca=tmp_path / "ca.crt")
+    assert "proxy_ssl_name localhost;" in local.configuration(tmp_path)  # nginx compares names alone
     assert "proxy_ssl" not in HERE.configuration(tmp_path)
 
 
@@ -39,6 +41,7 @@ def test_a_certificate_and_its_key_go_together(tmp_path: Path) -> None:
         Door("127.0.0.1:9000", "s:1"),
         Door("127.0.0.1:9000", "https://s:1", store_ca=Path('/ca" ; x')),
         Door("127.0.0.1:9000", "https://s:1", store_ca=Path("/$home/ca")),
+        Door("127.0.0.1:9000", "https://192.0.2.1:9010", store_ca=Path("/ca.crt")),
         Door("127.0.0.1:9000", "http://s:1/path"),
     ],
 )
