@@ -8,7 +8,7 @@ import hashlib
 from datetime import UTC, datetime
 from io import BufferedReader
 from urllib.parse import urlsplit
-from xml.etree import ElementTree as ET  # nosec B405 - as the SDK reads every answer
+from xml.etree import ElementTree as ET  # nosec B405  # as the SDK reads every answer
 
 import urllib3
 from minio.credentials.credentials import Credentials

@@ -86,7 +86,7 @@ class Door:
         # What a pattern may match: a bucket's dots are dots.
         given["bucket"] = re.escape(self.bucket)
         text = resources.files("fedllm.stack").joinpath("door.conf.j2").read_text(encoding="utf-8")
-        template = Environment(undefined=StrictUndefined, autoescape=False).from_string(text)  # noqa: S701  # nosec B701 - no HTML
+        template = Environment(undefined=StrictUndefined, autoescape=False).from_string(text)  # noqa: S701  # nosec B701  # no HTML
         return template.render(given, scheme=url.scheme)
 
 
@@ -143,7 +143,7 @@ def door_of(environment: Mapping[str, str]) -> Door:
     if not store:
         raise ConfigError("FEDLLM_STORE_ENDPOINT is not set: http[s]://host:port of the store")
     return Door(
-        listen=environment.get("FEDLLM_DOOR_LISTEN", "0.0.0.0:9000"),  # nosec B104 - it is the door
+        listen=environment.get("FEDLLM_DOOR_LISTEN", "0.0.0.0:9000"),  # it is the door
         store=store.rstrip("/"),
         bucket=environment.get("FEDLLM_DOOR_BUCKET", "fedllm"),
         largest=environment.get("FEDLLM_DOOR_LARGEST", LARGEST),
@@ -161,7 +161,7 @@ def main(environment: Mapping[str, str] = os.environ) -> int:
     except FedllmError as error:
         print(f"door: {error}", file=sys.stderr)  # noqa: T201 - the program's only words
         return 1
-    os.execv(command[0], command)  # noqa: S606  # nosec B606 - nginx, with a configuration of ours
+    os.execv(command[0], command)  # noqa: S606  # nosec B606  # nginx, with a configuration of ours
     raise AssertionError("exec does not return")
 
 
