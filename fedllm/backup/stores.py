@@ -15,9 +15,9 @@ from fedllm.stack import endpoints
 from fedllm.stack.minio import MinioServer
 from fedllm.stack.place import Place
 from fedllm.stack.programs import root_credentials
-from fedllm.stack.store_users import BUCKET
+from fedllm.stack.provision import BUCKET, MLFLOW_BUCKET
 
-_OWN = (BUCKET, "mlflow")  # of the local stack
+_OWN = (BUCKET, MLFLOW_BUCKET)  # of the local stack
 
 
 def own_buckets() -> list[Bucket]:

@@ -7,8 +7,9 @@ from urllib.parse import urlsplit
 from fedllm.secure.trust import read_ca, refuse_unchecked
 from fedllm.stack.place import Place, StackState
 from fedllm.stack.programs import QUIET
+from fedllm.stack.provision import BUCKET
 from fedllm.stack.security import Passwords, mlflow_client, passwords, prefect_client
-from fedllm.stack.store_users import BUCKET, store_secrets
+from fedllm.stack.store_users import store_secrets
 from fedllm.stack.supervise import Control
 
 

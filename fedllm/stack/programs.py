@@ -9,6 +9,7 @@ from fedllm.stack.databases import VARIABLES, databases
 from fedllm.stack.door import Door, door_command
 from fedllm.stack.minio import minio_commands, minio_credentials, minio_environment
 from fedllm.stack.place import Place, StackState
+from fedllm.stack.provision import BUCKET, MLFLOW_BUCKET
 from fedllm.stack.security import (
     Passwords,
     certificates,
@@ -18,7 +19,7 @@ from fedllm.stack.security import (
     prefect_client,
     uvicorn_environment,
 )
-from fedllm.stack.store_users import BUCKET, MLFLOW_BUCKET, store_secrets
+from fedllm.stack.store_users import store_secrets
 
 POOL = "fedllm"  # Prefect's work pool
 WORKER = "fedllm-worker"
@@ -99,6 +100,7 @@ def _door(place: Place, state: StackState, served: ServerCertificate | None) -> 
 
 
 def _mlflow(place: Place, state: StackState) -> Program:
+    _, _, user = store_secrets(place).users()
     argv = [
         *(sys.executable, "-m", "fedllm.stack.mlflow_server", "server", "--host", "127.0.0.1"),
         *("--port", str(state.ports["mlflow"]), "--workers", "1"),
@@ -106,8 +108,8 @@ def _mlflow(place: Place, state: StackState) -> Program:
         *(("--app-name", "basic-auth") if state.secure else ()),
     ]
     env = {
-        "AWS_ACCESS_KEY_ID": "fedllm-mlflow",
-        "AWS_SECRET_ACCESS_KEY": store_secrets(place).mlflow,
+        "AWS_ACCESS_KEY_ID": user.name,
+        "AWS_SECRET_ACCESS_KEY": user.secret,
         "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_EC2_METADATA_DISABLED": "true",
         # S3 servers other than Amazon's do not all know boto3's newer checksums.

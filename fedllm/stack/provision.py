@@ -23,6 +23,8 @@ from fedllm.exchange.minio_store import minio_client
 from fedllm.secure.trust import read_ca
 from fedllm.stack.minio import ensure_bucket
 
+BUCKET = "fedllm"
+MLFLOW_BUCKET = "mlflow"  # apart: whoever writes there can have a served model run code of theirs
 REGION = "us-east-1"
 SHORTEST = 20  # characters of a secret; MinIO itself takes 8
 
@@ -80,13 +82,19 @@ class User:
         return {"Version": "2012-10-17", "Statement": statements}
 
 
+def users_with(coordinator: str, registrar: str, mlflow: str) -> list[User]:
+    """The store's users with these secrets, in this order."""
+    return [
+        User("fedllm-coordinator", BUCKET, coordinator),
+        User("fedllm-registrar", BUCKET, registrar, registers=True),
+        User("fedllm-mlflow", MLFLOW_BUCKET, mlflow),
+    ]
+
+
 def users(environment: Mapping[str, str]) -> list[User]:
     """The users to be. Raises `ConfigError` when a secret is missing, short, or used twice."""
-    found = [
-        User("fedllm-coordinator", "fedllm", _secret(environment, "FEDLLM_COORDINATOR_SECRET")),
-        User("fedllm-registrar", "fedllm", _secret(environment, "FEDLLM_REGISTRAR_SECRET"), registers=True),
-        User("fedllm-mlflow", "mlflow", _secret(environment, "FEDLLM_MLFLOW_SECRET")),
-    ]
+    names = ("FEDLLM_COORDINATOR_SECRET", "FEDLLM_REGISTRAR_SECRET", "FEDLLM_MLFLOW_SECRET")
+    found = users_with(*(_secret(environment, name) for name in names))
     secrets = {*(user.secret for user in found), environment.get("MINIO_ROOT_PASSWORD", "")}
     if len(secrets) <= len(found):
         raise ConfigError("two users of the store have the same secret: draw each anew")

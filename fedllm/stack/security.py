@@ -1,15 +1,13 @@
 """What `fedllm up --secure` adds: certificates for the servers, passwords, and how clients are told."""
 
-import json
 import secrets
 import shlex
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
-from fedllm.errors import StackError
 from fedllm.secure.ca import ServerCertificate, server_certificate
-from fedllm.secure.identity import read_private
 from fedllm.secure.trust import MLFLOW_SWITCH, PREFECT_SWITCH
+from fedllm.stack.kept_secrets import kept_secrets
 from fedllm.stack.minio import install_certificate
 from fedllm.stack.place import Place
 
@@ -37,16 +35,11 @@ def passwords(place: Place) -> Passwords:
         StackError: the file is damaged.
         IdentityError: others can read it.
     """
-    path = place.folder / "passwords.json"
-    if path.exists():
-        try:
-            kept = json.loads(read_private(path))
-            return Passwords(**{name: str(value) for name, value in kept.items()})
-        except (ValueError, TypeError, AttributeError):
-            raise StackError(f"{path} is damaged: restore it, or see docs/operations.md") from None
-    drawn = Passwords(*(secrets.token_urlsafe(32) for _ in range(3)))
-    place.write_private(path, json.dumps(asdict(drawn), indent=1))
-    return drawn
+    return kept_secrets(place, "passwords.json", Passwords, _drawn, "restore it, or see docs/operations.md")
+
+
+def _drawn() -> Passwords:
+    return Passwords(*(secrets.token_urlsafe(32) for _ in range(3)))
 
 
 def certificates(place: Place) -> ServerCertificate:

@@ -1,17 +1,12 @@
 """The users of this machine's store: each may do what it is for, and none of them is root."""
 
-import json
 import secrets
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 
-from fedllm.errors import StackError
-from fedllm.secure.identity import read_private
+from fedllm.stack.kept_secrets import kept_secrets
 from fedllm.stack.place import Place
-from fedllm.stack.provision import User
-
-BUCKET = "fedllm"
-MLFLOW_BUCKET = "mlflow"  # apart: whoever writes there can have a served model run code of theirs
+from fedllm.stack.provision import User, users_with
 
 _drawn = partial(secrets.token_urlsafe, 30)  # 40 characters
 
@@ -26,11 +21,7 @@ class StoreSecrets:
 
     def users(self) -> list[User]:
         """The users to be."""
-        return [
-            User("fedllm-coordinator", BUCKET, self.coordinator),
-            User("fedllm-registrar", BUCKET, self.registrar, registers=True),
-            User("fedllm-mlflow", MLFLOW_BUCKET, self.mlflow),
-        ]
+        return users_with(self.coordinator, self.registrar, self.mlflow)
 
 
 def store_secrets(place: Place) -> StoreSecrets:
@@ -40,13 +31,5 @@ def store_secrets(place: Place) -> StoreSecrets:
         StackError: the file is damaged.
         IdentityError: others can read it.
     """
-    path = place.folder / "store-users.json"
-    if path.exists():
-        try:
-            kept = json.loads(read_private(path))
-            return StoreSecrets(**{name: str(value) for name, value in kept.items()})
-        except (ValueError, TypeError, AttributeError):
-            raise StackError(f"{path} is damaged: delete it, then `fedllm down` and `fedllm up`") from None
-    drawn = StoreSecrets()
-    place.write_private(path, json.dumps(asdict(drawn), indent=1))
-    return drawn
+    remedy = "delete it, then `fedllm down` and `fedllm up`"
+    return kept_secrets(place, "store-users.json", StoreSecrets, StoreSecrets, remedy)

@@ -146,23 +146,36 @@ def exact_sums(learner: Learner, units: Sequence[Sequence[Record]], grid: str) -
         return dp.clipped_sums(learner, passes, examples, GRIDS[grid](1.0, 3.0))
 
 
+class Neighbours(NamedTuple):
+    """Two neighbouring data sets, without and with the adversary's record, and what a step draws of each."""
+
+    learner: Learner
+    terms: PrivateTerms
+    held: list[list[Record]]
+    drawn: Drawn
+    taken: list[list[list[Record]]]  # units
+
+
+def neighbours(setting: Setting) -> Neighbours:
+    kind, unit, rate = setting
+    terms = PrivateTerms(unit, rate, 3.0, 1.0, "who" if unit == "person" else None, 1000)
+    learner, some = learner_and_records(kind)
+    others = [{**record, "who": f"{record['id']} {copy}"} for copy in range(16) for record in some]
+    held = [others, [*others, {**some[0], "who": "me"}]]
+    drawn = Drawn(len(others), rate)
+    taken = [[[rows[i]] for i in np.flatnonzero(drawn.chosen(len(rows), rate))] for rows in held]
+    return Neighbours(learner, terms, held, drawn, taken)
+
+
 @pytest.mark.parametrize("grid", GRIDS)
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_the_released_update_of_one_step_does_not_tell_it(
     grid: str, setting: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kind, unit, rate = SETTINGS[setting]
     monkeypatch.setattr(dp, "Grid", GRIDS[grid])
-    terms = PrivateTerms(unit, rate, 3.0, 1.0, "who" if unit == "person" else None, 1000)
-    learner, some = learner_and_records(kind)
-    others = [{**record, "who": f"{record['id']} {copy}"} for copy in range(16) for record in some]
-    held = [others, [*others, {**some[0], "who": "me"}]]
+    learner, terms, held, drawn, taken = neighbours(SETTINGS[setting])
     start = learner.shared.read()
-    drawn = Drawn(len(others), rate)
-    sums = [
-        exact_sums(learner, [[records[i]] for i in np.flatnonzero(drawn.chosen(len(records), rate))], grid)
-        for records in held
-    ]
+    sums = [exact_sums(learner, units, grid) for units in taken]
     totals = [STEPS[grid] * flat(each) for each in sums]
     # Gradients are the same in every trial: they are not computed again.
     in_turn = cycle(sums)
@@ -192,14 +205,8 @@ def test_an_update_of_several_steps_does_not_tell_it_to_whoever_saw_each(
     grid: str, setting: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Epsilon is counted as if the adversary saw the weights after every step: this one does.
-    kind, unit, rate = SETTINGS[setting]
     monkeypatch.setattr(dp, "Grid", GRIDS[grid])
-    terms = PrivateTerms(unit, rate, 3.0, 1.0, "who" if unit == "person" else None, 1000)
-    learner, some = learner_and_records(kind)
-    others = [{**record, "who": f"{record['id']} {copy}"} for copy in range(16) for record in some]
-    held = [others, [*others, {**some[0], "who": "me"}]]
-    drawn = Drawn(len(others), rate)
-    taken = [[[rows[i]] for i in np.flatnonzero(drawn.chosen(len(rows), rate))] for rows in held]
+    learner, terms, held, drawn, taken = neighbours(SETTINGS[setting])
     start, sums, weights = learner.shared.read(), dp.clipped_sums, list[torch.Tensor]()
 
     def watched(*arguments: Any) -> list[torch.Tensor]:  # noqa: ANN401 - as the original's

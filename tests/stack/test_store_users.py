@@ -15,8 +15,8 @@ from fedllm.exchange.minio_store import MinioStore
 from fedllm.stack.checks.exchange import site_users
 from fedllm.stack.minio import MinioServer
 from fedllm.stack.place import Place
-from fedllm.stack.provision import Provisioner
-from fedllm.stack.store_users import BUCKET, MLFLOW_BUCKET, StoreSecrets, store_secrets
+from fedllm.stack.provision import BUCKET, MLFLOW_BUCKET, Provisioner
+from fedllm.stack.store_users import StoreSecrets, store_secrets
 
 
 @pytest.fixture

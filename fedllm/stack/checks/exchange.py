@@ -16,7 +16,7 @@ from fedllm.exchange.iam import access_key, site_policy
 from fedllm.exchange.keys import Layout
 from fedllm.exchange.store import ObjectStore
 from fedllm.stack.checks.finding import Finding, fail, ok, warn
-from fedllm.stack.store_users import StoreSecrets
+from fedllm.stack.provision import users_with
 
 _LEAST = 1000  # bytes of the probe
 
@@ -123,7 +123,7 @@ def _others(
 
 def _rightful(bucket: str, name: str) -> Statements:
     """What fedllm lets a user of this name do; nothing for somebody whom it does not know."""
-    for user in StoreSecrets().users():
+    for user in users_with("", "", ""):
         if user.name == name:
             return _plain(user.policy)
     try:

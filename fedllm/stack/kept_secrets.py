@@ -1,0 +1,41 @@
+"""Secrets of the stack that are drawn once and kept in a file of its owner's alone."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import TYPE_CHECKING, TypeVar
+
+from fedllm.errors import StackError
+from fedllm.secure.identity import read_private
+from fedllm.stack.place import Place
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T", bound="DataclassInstance")
+
+
+def kept_secrets(place: Place, name: str, kind: type[T], draw: Callable[[], T], remedy: str) -> T:
+    """What a file of mode 600 in the stack's folder holds; drawn and written when there is none.
+
+    Args:
+        place: the stack's.
+        name: of the file.
+        kind: a dataclass whose fields are strings.
+        draw: makes new ones.
+        remedy: what to do about a damaged file.
+
+    Raises:
+        StackError: the file is damaged.
+        IdentityError: others can read it.
+    """
+    path = place.folder / name
+    if path.exists():
+        try:
+            kept = json.loads(read_private(path))
+            return kind(**{key: str(value) for key, value in kept.items()})
+        except (ValueError, TypeError, AttributeError):
+            raise StackError(f"{path} is damaged: {remedy}") from None
+    drawn = draw()
+    place.write_private(path, json.dumps(asdict(drawn), indent=1))
+    return drawn
