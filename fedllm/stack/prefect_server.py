@@ -9,7 +9,7 @@ server stands still until SQLite gives up: 60 s with Prefect 3.8.8 (docs/decisio
 """
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 from prefect.server.api.server import create_app as prefects
@@ -19,13 +19,10 @@ from sqlalchemy.pool import Pool
 
 from fedllm.stack.own_pages import LOOPBACK, OwnPages
 
-if TYPE_CHECKING:
-    from fastapi import FastAPI  # comes with Prefect
-
 _PATIENCE = 5  # s; a write takes milliseconds, and Prefect's clients wait 60 s for an answer
 
 
-def create_app() -> "FastAPI":
+def create_app() -> OwnPages:
     """Prefect's application; `uvicorn --factory` calls it."""
     # Not when a connection is made: Prefect sets its own patience then, after any listener of ours.
     event.listen(Pool, "checkout", _shorten)
@@ -33,8 +30,9 @@ def create_app() -> "FastAPI":
     shown = urlsplit(os.environ.get("PREFECT_SERVER_UI_API_URL", ""))  # behind a proxy: by this name
     names = [shown.hostname] if shown.hostname else []
     origins = os.environ.get("PREFECT_SERVER_CORS_ALLOWED_ORIGINS", "").split(",")
-    app.add_middleware(OwnPages, hosts=[*LOOPBACK, *names], origins=[origin for origin in origins if origin])
-    return app
+    # Around Prefect's application, not among its middleware: its automations ask that application itself, as
+    # the host prefect-in-memory, and no request from outside may use that name.
+    return OwnPages(app, hosts=[*LOOPBACK, *names], origins=[origin for origin in origins if origin])
 
 
 def _shorten(connection: Any, record: Any, _proxy: object) -> None:  # noqa: ANN401 - SQLAlchemy's own are untyped
