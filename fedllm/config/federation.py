@@ -104,6 +104,7 @@ class AggregationConfig(Frozen):
 
     strategy: Literal["fedavg", "fedavgm", "fedadagrad", "fedadam", "fedyogi"] = "fedavg"
     weighting: Literal["equal", "examples", "work"] = "equal"  # examples: of sites with `tell_count` alone
+    weight_cap: float = Field(default=1.5, ge=1, le=100)  # of `examples`: in equal shares; at most half
     lr: float = Field(default=1.0, gt=0)  # the server's
     momentum: float = Field(default=0.9, ge=0, lt=1)  # fedavgm
     beta1: float = Field(default=0.9, ge=0, lt=1)

@@ -3,9 +3,9 @@
 import hashlib
 import logging
 import math
-import statistics
 import time
 
+from fedllm.aggregation.weights import capped
 from fedllm.coordinator.ledgers import known_heads
 from fedllm.coordinator.outcomes import Aggregated, Dispatched, FailedRound
 from fedllm.coordinator.payloads import forget_updates, read_model, seal_model, show_model_again
@@ -115,15 +115,13 @@ def _most_bytes(flat: int) -> int:
 def _weights(training: Training, cards: list[Card]) -> dict[str, int]:
     """Each site's public integer: examples told, batch size (times steps later), or 1.
 
-    Counts are the sites' own claims: none may outweigh ten sites of the middling size.
+    Counts are the sites' own claims, bounded by their share: `fedllm.aggregation.weights.capped`.
     """
-    weighting = training.config.aggregation.weighting
-    if weighting != "examples":
-        planned = training.config.local.batch_size if weighting == "work" else 1
+    aggregation = training.config.aggregation
+    if aggregation.weighting != "examples":
+        planned = training.config.local.batch_size if aggregation.weighting == "work" else 1
         return {card.sender: planned for card in cards}
-    told = {card.sender: card.examples or 0 for card in cards}
-    most = 10 * max(1, int(statistics.median(told.values())))
-    return {site: min(count, most) for site, count in told.items()}
+    return capped({card.sender: card.examples or 0 for card in cards}, aggregation.weight_cap)
 
 
 def _live(training: Training, number: int) -> dict[str, Card]:

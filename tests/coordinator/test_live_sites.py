@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from fedllm.config import FederationConfig
-from fedllm.coordinator.dispatch import dispatch
+from fedllm.coordinator.dispatch import dispatch, read_plan
 from fedllm.coordinator.training import Training
 from fedllm.errors import RoundError
 from tests.coordinator.played import PlayedSite
@@ -30,3 +30,11 @@ def test_who_is_away_and_who_told_no_count_are_told_apart_and_once(
         "aggregation.weighting to equal, since movies told no examples to weigh by (tell_count in site.yaml)"
     )
     assert caplog.messages == ["movies has told no examples to weigh it by: left out"]
+
+
+def test_what_a_site_claims_is_bounded_by_its_share(training: Training, sites: dict[str, PlayedSite]) -> None:
+    sites["amazon"].show_card(examples=100)
+    sites["movies"].show_card(examples=100)
+    sites["nyt"].show_card(examples=10**9)
+    dispatch(training, 1)
+    assert read_plan(training, 1).weights == {"amazon": 100, "movies": 100, "nyt": 200}
