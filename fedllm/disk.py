@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,6 +42,26 @@ def room(folder: Path, then: str) -> Iterator[None]:
         if not is_full(error):
             raise
         raise DiskFullError(f"the disk of {folder} is full: make space, then {then}") from error
+
+
+def refuse_without_room(folder: Path, size: int, then: str) -> None:
+    """Look before one writes.
+
+    Args:
+        folder: what would be written to; it need not be there yet.
+        size: bytes that are to fit.
+        then: what to do once there is space, as the error says it.
+
+    Raises:
+        DiskFullError: its disk has less.
+    """
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(there).free
+    if free < size:
+        raise DiskFullError(
+            f"the disk of {folder} has {free / 1e9:.1f} GB left, and {size / 1e9:.1f} GB are needed: "
+            f"make space, then {then}"
+        )
 
 
 def sync_folder(folder: Path) -> None:

@@ -21,7 +21,7 @@ from fedllm.backup.unpack import Unpacking
 from fedllm.config import fedllm_home
 from fedllm.config.home import RESTORING, private_dir
 from fedllm.coordinator.journal import Journal
-from fedllm.disk import room, sync_folder
+from fedllm.disk import refuse_without_room, room, sync_folder
 from fedllm.errors import BackupError, ConfigError
 from fedllm.postgres_address import is_postgres
 from fedllm.stack.databases import VARIABLES, Databases, named, remember
@@ -73,11 +73,13 @@ def restore(  # noqa: PLR0913 - what the operator says, each by its name
             address or keys are not named, or those of a database are that was in a SQLite file.
         BackupError: the archive is damaged, a store or database to restore into is not empty, or a privacy
             ledger cannot be brought back as it must be.
+        DiskFullError: the home's disk has no room for it.
     """
     home = fedllm_home()
     _refuse_filled_home(home)
     manifest = verify(archive, identity)
     progress(f"{archive} is whole: {len(manifest.members)} members, {manifest.size / 1e6:.1f} MB")
+    refuse_without_room(home, manifest.room, "restore again")
     urls = _database_urls(manifest)
     for url in urls.values():
         refuse_unfit(url)

@@ -2,7 +2,7 @@
 
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from fedllm.config.frozen import Name
 
@@ -19,7 +19,7 @@ class Member(_Said):
     """One file of the archive."""
 
     name: str
-    size: int  # bytes
+    size: int = Field(ge=0)  # bytes
     sha256: str
     mode: int = 0o600
 
@@ -103,3 +103,11 @@ class Manifest(_Said):
     def size(self) -> int:
         """Bytes of all members."""
         return sum(member.size for member in self.members)
+
+    @property
+    def room(self) -> int:
+        """Bytes that a restore takes on the home's disk: files, its own stores' objects, one in passing."""
+        own = {bucket.folder for bucket in self.buckets if bucket.own}
+        kept = {entry.member for entry in self.objects if entry.folder in own}
+        here = [m.size for m in self.members if m.name.startswith(HOME) or m.name in kept]
+        return sum(here) + max((member.size for member in self.members), default=0)

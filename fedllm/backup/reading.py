@@ -76,7 +76,8 @@ def members(path: Path, identity: Path | None = None) -> Iterator[tuple[str, Rea
     try:
         with _opened(path, identity) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
             for info in tar:
-                file = tar.extractfile(info) if info.isreg() else None
+                # A sparse member claims bytes that are in no archive: a few of them fill any disk.
+                file = tar.extractfile(info) if info.isreg() and not info.issparse() else None
                 if file is None:
                     raise _damaged(path, f"{info.name} is no plain file")
                 yield info.name, Reader(path, file)

@@ -1,5 +1,8 @@
 """Archives that no fedllm wrote: whole, and meant to write where they should not."""
 
+import shutil
+import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +11,8 @@ from pydantic import ValidationError
 
 from fedllm.backup.archive import ArchiveWriter, written
 from fedllm.backup.bring_back import restore
-from fedllm.backup.manifest import Bucket, FederationMark, LedgerMark, Manifest, StoredObject
-from fedllm.errors import BackupError
+from fedllm.backup.manifest import Bucket, FederationMark, LedgerMark, Manifest, Member, StoredObject
+from fedllm.errors import BackupError, DiskFullError
 
 
 def manifest(**said: Any) -> Manifest:  # noqa: ANN401 - any field
@@ -98,3 +101,55 @@ def test_a_bucket_of_ones_own_names_its_part(tmp_path: Path) -> None:
     with pytest.raises(ValidationError, match="name the part of it"):
         Bucket(folder="of-f", url=f"file://{tmp_path}")
     assert manifest(buckets=(Bucket(folder="of-f", url="s3://b", prefix="f/"),)).buckets
+
+
+@pytest.mark.servers  # tar's own process
+def test_a_sparse_member_that_claims_a_terabyte_is_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FEDLLM_HOME", str(tmp_path / "new"))
+    with (tmp_path / "hole").open("wb") as file:
+        file.truncate(1 << 40)
+    command = ["tar", "--sparse", "--create", "--file", "b.tar", "--transform", "s:^:home/:"]
+    for form in ("gnu", "posix"):
+        subprocess.run([*command, f"--format={form}", "hole"], cwd=tmp_path, check=True)
+        assert (tmp_path / "b.tar").stat().st_size < 1 << 20
+        began = time.monotonic()
+        with pytest.raises(BackupError, match="hole is no plain file"):
+            restore(tmp_path / "b.tar")
+        assert time.monotonic() - began < 10
+        (tmp_path / "b.tar").unlink()
+    assert not (tmp_path / "new").exists()
+
+
+def test_an_archive_that_the_disk_has_no_room_for_is_refused_before_a_byte_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FEDLLM_HOME", str(tmp_path / "deep" / "new"))
+    crafted(tmp_path, ("home/coordinator/good",))
+    usage = shutil.disk_usage(tmp_path)
+    with monkeypatch.context() as full:
+        full.setattr("shutil.disk_usage", lambda _: usage._replace(free=1))
+        with pytest.raises(DiskFullError, match="GB are needed: make space, then restore again"):
+            restore(tmp_path / "b.tar")
+    assert not (tmp_path / "deep").exists()
+    restore(tmp_path / "b.tar")
+
+
+def test_room_is_counted_for_what_comes_to_this_disk() -> None:
+    listed = manifest(
+        members=[
+            Member(name="home/a", size=10, sha256=""),
+            Member(name="objects/own/k", size=200, sha256=""),
+            Member(name="objects/theirs/k", size=3000, sha256=""),
+        ],
+        buckets=[
+            Bucket(folder="own", url="s3://b", own=True),
+            Bucket(folder="theirs", url="s3://t", prefix="f/"),
+        ],
+        objects=[
+            StoredObject(member="objects/own/k", folder="own", key="k"),
+            StoredObject(member="objects/theirs/k", folder="theirs", key="f/k"),
+        ],
+    )
+    assert listed.room == 10 + 200 + 3000  # the last in passing

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import gguf
 import numpy as np
 import pytest
 import torch
@@ -78,6 +79,48 @@ def test_no_parameter_of_a_loaded_base_is_trainable(folder: Path) -> None:
 def test_an_absent_base_is_one_clear_error(name: str) -> None:
     with pytest.raises(ModelError, match="nowhere"):
         resolve_base(name)
+
+
+@pytest.fixture(scope="module")
+def gguf_bytes(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """One tensor and an architecture: as much as a reader needs to get into the file."""
+    file = tmp_path_factory.mktemp("gguf") / "whole.gguf"
+    writer = gguf.GGUFWriter(file, "llama")
+    writer.add_block_count(1)
+    writer.add_token_list([f"t{at}" for at in range(40)])
+    writer.add_tensor("token_embd.weight", np.zeros((40, 32), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return file.read_bytes()
+
+
+@pytest.mark.parametrize("fault", ["empty", "no magic", "cut", "huge count", "odd type", "odd tensor"])
+def test_a_malformed_gguf_is_one_clear_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gguf_bytes: bytes, fault: str
+) -> None:
+    monkeypatch.setenv("FEDLLM_CACHE", str(tmp_path / "cache"))
+    bad = bytearray(gguf_bytes)
+    if fault == "empty":
+        bad.clear()
+    elif fault == "no magic":
+        bad[:4] = b"nope"
+    elif fault == "cut":
+        del bad[200:]
+    elif fault == "huge count":
+        bad[23] = 1  # the highest byte of the number of entries: 2^56 of them
+    elif fault == "odd type":
+        at = bad.index(b"general.architecture") + len(b"general.architecture")
+        bad[at : at + 4] = b"\xff\0\0\0"
+    else:
+        at = bad.index(b"token_embd.weight") + len(b"token_embd.weight") + 4  # past how many dimensions
+        bad[at : at + 8] = b"\xff" * 8
+    (tmp_path / "bad.gguf").write_bytes(bad)
+    with pytest.raises(ModelError, match=r"bad\.gguf: cannot be converted: .+") as told:
+        resolve_base(str(tmp_path / "bad.gguf"))
+    assert "\n" not in str(told.value)
+    assert not [path for path in (tmp_path / "cache" / "models").iterdir() if path.is_dir()]
 
 
 def test_a_hub_id_without_a_network_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
