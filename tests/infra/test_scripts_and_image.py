@@ -92,12 +92,13 @@ def test_the_image_starts_from_a_pinned_python_that_the_package_allows_and_is_no
 
 
 def test_the_image_takes_every_release_from_the_tested_set() -> None:
-    installs = re.findall(r"pip install ((?:\\\n|[^&\n])*)", DOCKERFILE)
+    uv, *installs = re.findall(r"pip install ((?:\\\n|[^&\n])*)", DOCKERFILE)
+    assert uv == "--only-binary :all: -r uv.txt"  # uv's own lines of the same file
     assert len(installs) == 2
     assert all("-c constraints.txt" in install for install in installs)
     # An index in the place of the usual one has PyTorch, and not all that PyTorch needs.
     assert ["--no-deps" in install for install in installs] == [True, False]
-    assert ["--index-url" in install for install in installs] == [True, False]
+    assert ["--default-index" in install for install in installs] == [True, False]
     pinned = dict(
         re.findall(r"^([\w.-]+)==(\S+)", (ROOT / "constraints.txt").read_text(), flags=re.MULTILINE)
     )

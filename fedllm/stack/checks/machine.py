@@ -24,7 +24,7 @@ from fedllm.stack.minio import juicefs
 
 _ROOM = {"disk": 5.0, "disk cache": 1.0, "disk temp": 0.5}  # GB that a training with its stack may need
 _SKEW = 60.0  # s; S3 servers refuse requests that are 15 minutes off
-_INSTALL = "pip install -c constraints.txt -e ."
+_INSTALL = "uv pip install -c constraints.txt -e ."
 
 
 def python() -> Iterator[Finding]:
