@@ -110,6 +110,28 @@ def release(
     emit(as_json, found, "\n".join([*lines, ratio]))
 
 
+@app.command()
+def door(
+    *,
+    config: Annotated[Path, typer.Option("--config", help="The federation file.")] = Path("params.yaml"),
+    pairs: Annotated[int, typer.Option("--pairs", min=3, help="Measurements of each kind.")] = 5,
+    megabytes: Annotated[int, typer.Option("--megabytes", min=1, help="Size of the object.")] = 1024,
+    sets: Annotated[list[str] | None, typer.Option("--set", help="Change a setting: key.part=value.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="End with one JSON object on stdout.")] = False,
+) -> None:
+    """Time objects and rounds through the sites' door and without it, in turns."""
+    from fedllm.bench_door import bench_door
+    from fedllm.config import load_federation
+
+    found = bench_door(load_federation(config, sets or ()), pairs, megabytes, _say)
+    lines = [
+        f"{name:6} {told['door']:.2f} s by the door, {told['server']:.2f} s without: {told['ratio']:.3f} times"
+        for name, told in found.items()
+        if isinstance(told, dict)
+    ]
+    emit(as_json, found, "\n".join(lines))
+
+
 def _federated(seeded: "FederationConfig") -> float:
     from fedllm.simulation import simulate
 

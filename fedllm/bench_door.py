@@ -1,0 +1,191 @@
+"""What the sites' door costs a large object and a round, in turns with the way without it."""
+
+import os
+import socket
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from fedllm.config import FederationConfig, StoreConfig, cache_dir
+from fedllm.coordinator.outcomes import Released
+from fedllm.coordinator.rounds import JournaledSteps, play
+from fedllm.coordinator.training import Training, open_training
+from fedllm.errors import StackError
+from fedllm.exchange.iam import MinioIam
+from fedllm.exchange.minio_store import MinioStore
+from fedllm.simulation import agent_processes, cached_data, new_run_id
+from fedllm.stack.door import Door, door_command
+from fedllm.stack.minio import MinioServer, ensure_bucket, free_port
+
+SCHEMA = "fedllm.bench.door/1"
+WAYS = ("door", "server")
+_BUCKET, _KEY = "fedllm", "bench/sites/one/object"
+_PATIENCE = 60.0  # s for the door to open
+
+Seconds = dict[str, list[float]]
+
+
+def bench_door(
+    config: FederationConfig, pairs: int, megabytes: int, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Time objects and rounds through the door and at the server behind it, both on this machine.
+
+    Args:
+        config: a federation with a `simulation`; its store is one of the benchmark's own.
+        pairs: transfers each way, and trainings by each way; the ways take turns.
+        megabytes: size of the object.
+        say: hears a line for each pair.
+
+    Returns:
+        `fedllm.bench.door/1`: medians in s, and the door's ratio to the server's own way: of an object's time
+        to PUT and to GET, and of a round's (the first of each training is left out: agents begin in it).
+
+    Raises:
+        StackError: the store or the door does not start.
+    """
+    with (
+        tempfile.TemporaryDirectory(prefix="fedllm-bench-") as temporary,
+        _home_in(Path(temporary)) as folder,
+        MinioServer(folder / "store") as server,
+        _opened(server.endpoint, folder / "door") as door,
+    ):
+        keys = (server.access_key, server.secret_key)
+        ensure_bucket(server.endpoint, _BUCKET, *keys)
+        os.environ["FEDLLM_ACCESS_KEY"], os.environ["FEDLLM_SECRET_KEY"] = keys
+        ways = dict(zip(WAYS, (door, server.endpoint), strict=True))
+        site = MinioIam(server.endpoint, *keys, _BUCKET).add_site("bench", "one")
+        stores = {
+            way: MinioStore(endpoint, _BUCKET, access_key=site[0], secret_key=site[1])
+            for way, endpoint in ways.items()
+        }
+        put, get = _objects(stores, folder, pairs, megabytes, say)
+        rounds = _rounds(config, ways, server.endpoint, pairs, say)
+    return {
+        "schema": SCHEMA,
+        "megabytes": megabytes,
+        "pairs": pairs,
+        "put": _compared(put),
+        "get": _compared(get),
+        "round": _compared(rounds),
+    }
+
+
+def _objects(
+    stores: dict[str, MinioStore], folder: Path, pairs: int, megabytes: int, say: Callable[[str], None]
+) -> tuple[Seconds, Seconds]:
+    source, sink = folder / "object", folder / "again"
+    with source.open("wb") as file:
+        for _ in range(megabytes):
+            file.write(os.urandom(1 << 20))
+    put: Seconds = {way: [] for way in stores}
+    get: Seconds = {way: [] for way in stores}
+    for pair in range(pairs + 1):  # the first one warms up
+        for way, store in _turns(stores, pair):
+            began = time.monotonic()
+            store.put_file(_KEY, source)
+            there = time.monotonic()
+            store.get_file(_KEY, sink, limit=megabytes << 20)
+            back = time.monotonic()
+            sink.unlink()
+            if pair:
+                put[way].append(there - began)
+                get[way].append(back - there)
+        if pair:
+            took = [f"{way} {put[way][-1]:.2f} + {get[way][-1]:.2f} s" for way in stores]
+            say(f"object {pair}: {', '.join(took)}")
+    source.unlink()
+    return put, get
+
+
+def _rounds(
+    config: FederationConfig, ways: dict[str, str], endpoint: str, pairs: int, say: Callable[[str], None]
+) -> Seconds:
+    data = cached_data(config)
+    found: Seconds = {way: [] for way in ways}
+    for pair in range(pairs):
+        for way, at in _turns(ways, pair):
+            store = StoreConfig(url=f"s3://{_BUCKET}", endpoint=endpoint, door=at)
+            one = config.model_copy(update={"name": f"by-{way}", "store": store})
+            with agent_processes(one, data), open_training(one, new_run_id(), data.public) as training:
+                steps = _Clocked(training)
+                play(training, steps)
+            found[way] += [later - earlier for earlier, later in pairwise(steps.ends)]
+        took = [f"{way} {statistics.median(found[way]):.2f} s" for way in ways]
+        say(f"rounds {pair + 1}: {', '.join(took)}")
+    return found
+
+
+class _Clocked(JournaledSteps):
+    """The steps of a training, and when each of its rounds was released."""
+
+    def __init__(self, training: Training) -> None:
+        super().__init__(training)
+        self.ends: list[float] = []
+
+    def release(self, number: int) -> Released:
+        released = super().release(number)
+        self.ends.append(time.monotonic())
+        return released
+
+
+def _turns(ways: dict[str, Any], pair: int) -> list[tuple[str, Any]]:
+    """The ways in one order, then in the other."""
+    return list(ways.items())[:: -1 if pair % 2 else 1]
+
+
+def _compared(seconds: Seconds) -> dict[str, Any]:
+    medians = {way: statistics.median(told) for way, told in seconds.items()}
+    return {
+        **{way: round(median, 4) for way, median in medians.items()},
+        "ratio": round(medians["door"] / medians["server"], 3),
+        "count": len(seconds["door"]),
+    }
+
+
+@contextmanager
+def _opened(store: str, folder: Path) -> Iterator[str]:
+    """A door before a store, for the time of the block."""
+    door = Door(f"127.0.0.1:{free_port()}", store, _BUCKET)
+    folder.mkdir()
+    command = door_command(door, folder)
+    with (folder / "log").open("wb") as log, subprocess.Popen(command, stderr=log) as process:
+        try:
+            until = time.monotonic() + _PATIENCE
+            while not _listens(door.listen):
+                if process.poll() is not None or time.monotonic() > until:
+                    raise StackError(f"the door does not open: {(folder / 'log').read_text()[-300:]}")
+                time.sleep(0.05)
+            yield f"http://{door.listen}"
+        finally:
+            process.terminate()
+
+
+def _listens(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    with suppress(OSError), socket.create_connection((host, int(port)), 1):
+        return True
+    return False
+
+
+@contextmanager
+def _home_in(temporary: Path) -> Iterator[Path]:
+    """Have this process' home and keys in a folder, and the caches where they were."""
+    names = ("FEDLLM_HOME", "FEDLLM_CACHE", "FEDLLM_ACCESS_KEY", "FEDLLM_SECRET_KEY", "FEDLLM_CA_FILE")
+    before = {name: os.environ.get(name) for name in names}
+    cache = str(cache_dir())
+    for name in names:
+        os.environ.pop(name, None)
+    os.environ.update({"FEDLLM_HOME": str(temporary / "home"), "FEDLLM_CACHE": cache})
+    try:
+        yield temporary
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
