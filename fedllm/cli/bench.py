@@ -125,7 +125,7 @@ def door(
 
     found = bench_door(load_federation(config, sets or ()), pairs, megabytes, _say)
     lines = [
-        f"{name:6} {told['door']:.2f} s by the door, {told['server']:.2f} s without: {told['ratio']:.3f} times"
+        f"{name:6} {told['door']:.2f} s by the door, {told['server']:.2f} s without it, {told['ratio']:.3f}"
         for name, told in found.items()
         if isinstance(told, dict)
     ]
