@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 _OVERHEAD = 24  # tokens: what one more pass over the model costs
-_MOST = 4096  # tokens of a micro-batch, padding counted: memory goes with them, whatever a batch is
+_MOST = 2048  # tokens of a micro-batch, padding counted: memory goes with them, whatever a batch is
 
 
 def draw(count: int, batch_size: int, steps: int, seed: Sequence[int]) -> Iterator[list[int]]:
