@@ -14,8 +14,7 @@ from fedllm.exchange.messages import Plan
 from fedllm.privacy.terms import PrivacyPlan
 from fedllm.secure.sealing import seal
 
-_LONGEST_TEMPLATE = 20_000  # characters
-_MOST_FIELDS = 1000  # labels or fields of a task
+_MOST_STEPS = 1_000_000  # of a training: the accountant would take minutes and gigabytes for some beyond them
 _HEADER = 1024  # bytes that a safetensors header of one tensor stays below
 _STANZAS = 1 << 20  # bytes: what age adds for ten thousand recipients
 _LEAST_RATE = 1e-9  # of sampling: the accountant is not asked about anything below
@@ -37,7 +36,6 @@ def fault_of(plan: Plan, layout: Layout, base: HeldBase, roster: Container[str])
     return (
         _in_the_round(plan)
         or _in_the_cohort(plan, roster)
-        or _in_the_task(plan)
         or _in_the_privacy(plan)
         or _in_the_keys(plan, layout)
         or _in_the_sizes(plan, base)
@@ -67,15 +65,6 @@ def _in_the_cohort(plan: Plan, roster: Container[str]) -> str | None:
     return None
 
 
-def _in_the_task(plan: Plan) -> str | None:
-    task = plan.task
-    if len(task.template) > _LONGEST_TEMPLATE:
-        return f"a template of {len(task.template)} characters is longer than {_LONGEST_TEMPLATE}"
-    if max(len(task.labels), len(task.fields)) > _MOST_FIELDS:
-        return f"a task has at most {_MOST_FIELDS} labels and fields"
-    return None
-
-
 def _in_the_privacy(plan: Plan) -> str | None:
     asked = plan.privacy
     if asked is None:
@@ -94,6 +83,8 @@ def _in_the_privacy(plan: Plan) -> str | None:
 def _in_the_mechanism(asked: PrivacyPlan) -> str | None:
     if asked.unit == "site" and (asked.sampling_rate != 1 or asked.sites or asked.steps != 1):
         return "where whole sites are hidden every site takes each round as one step of rate 1"
+    if asked.rounds * asked.steps > _MOST_STEPS:
+        return f"{asked.rounds * asked.steps} steps of a privacy plan are above {_MOST_STEPS}"
     if not _LEAST_CLIP <= asked.clip <= _MOST_CLIP:
         return f"a clip of {asked.clip:g} is beyond any use"
     for terms in (asked, *asked.sites.values()):

@@ -5,11 +5,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
+from fedllm.agent.limits import memory_limit
 from fedllm.config import PolicyConfig
 from fedllm.exchange.messages import Plan
 from fedllm.text import one_line
 
 _DAY = 24 * 60  # min
+_COPIES = 4  # of the shared numbers, which a training holds: the start, the adapter, its gradient, the update
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ def decide(  # noqa: PLR0913 - what a decision rests on, each named by the calle
         return Decision("decline", reason="the plan's deadline has passed")
     for reason in (
         _about_the_model(plan, policy, base_sha256),
+        _about_the_size(plan, policy),
         _about_the_privacy(plan, policy),
         _about_the_cohort(plan, policy, roster),
         _about_the_effort(plan, policy, now, spent),
@@ -72,9 +75,7 @@ def decide(  # noqa: PLR0913 - what a decision rests on, each named by the calle
     return Decision("accept", plan.local.steps)
 
 
-def _about_the_model(  # noqa: PLR0911 - a reason each
-    plan: Plan, policy: PolicyConfig, base_sha256: str
-) -> str | None:
+def _about_the_model(plan: Plan, policy: PolicyConfig, base_sha256: str) -> str | None:
     adapter = plan.adapter
     foreign = sorted(set(adapter.targets) - set(policy.targets)) if adapter.method != "full" else []
     if plan.base_sha256 != base_sha256:
@@ -85,12 +86,21 @@ def _about_the_model(  # noqa: PLR0911 - a reason each
         return f"the policy does not allow {adapter.method}"
     if foreign:
         return f"the policy does not allow training {', '.join(foreign)}"
-    if adapter.rank > policy.max_rank:
-        return f"rank {adapter.rank} is above the policy's {policy.max_rank}"
-    if plan.task.max_length > policy.max_length:
-        return f"{plan.task.max_length} tokens a record are above the policy's {policy.max_length}"
     if plan.task.kind not in policy.tasks:
         return f"the policy does not allow {plan.task.kind}"
+    return None
+
+
+def _about_the_size(plan: Plan, policy: PolicyConfig) -> str | None:
+    length, tokens = plan.task.max_length, plan.local.batch_size * plan.task.max_length
+    if plan.adapter.rank > policy.max_rank:
+        return f"rank {plan.adapter.rank} is above the policy's {policy.max_rank}"
+    if length > policy.max_length:
+        return f"{length} tokens a record are above the policy's {policy.max_length}"
+    if plan.task.kind != "image" and tokens > policy.max_batch_tokens:  # an image has no tokens
+        return f"a batch of {tokens} tokens is above the policy's {policy.max_batch_tokens}"
+    if (size := plan.model.sealed_bytes) * _COPIES > memory_limit(policy):
+        return f"a model of {size} bytes is too large for the memory that the policy allows"
     return None
 
 
@@ -148,19 +158,19 @@ def promised_bytes(plan: Plan) -> int:
     return plan.model.sealed_bytes + plan.most_bytes
 
 
-def training_end(policy: PolicyConfig, now: float, spent: Spent) -> tuple[float, str] | None:
+def training_end(policy: PolicyConfig, now: float, spent: Spent) -> tuple[float, str]:
     """When this site stops a training begun now for its own reasons, and the reason.
 
     Returns:
-        S since 1970 by the clock that `now` is from; None when only the deadline counts.
+        S since 1970 by the clock that `now` is from. The plan's deadline may be before it.
     """
-    ends: list[tuple[float, str]] = []
+    ends = [(now + policy.max_training, f"a training is over the policy's {policy.max_training:.6g} s")]
     if policy.hours is not None and (end := hours_end(policy.hours, now)) is not None:
         ends.append((end, f"the policy's hours {policy.hours} are over"))
     if policy.max_seconds is not None:
         left = policy.max_seconds - spent.seconds
         ends.append((now + left, f"the policy's {policy.max_seconds:.6g} s of training a run are spent"))
-    return min(ends, default=None)
+    return min(ends)
 
 
 def hours_end(hours: str, now: float) -> float | None:

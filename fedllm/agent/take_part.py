@@ -9,6 +9,7 @@ from pathlib import Path
 
 from fedllm.agent.agent import Agent, log_to
 from fedllm.agent.join import accept_invitation
+from fedllm.agent.limits import memory_limit
 from fedllm.agent.trainers import ChildTrainer
 from fedllm.models.base import resolve_base
 from fedllm.secure.identity import fingerprint
@@ -47,9 +48,11 @@ def take_part(  # noqa: PLR0913 - as many as the verb has options
     log_to(log_file)
     member = accept_invitation(invitation, home, expected=coordinator)
     base = resolve_base(member.site.base)
-    trainer = ChildTrainer(log_file, base)  # now: what it loads takes longer than all that follows
+    memory = memory_limit(member.site.policy)
+    trainer = ChildTrainer(log_file, base, memory)  # now: what it loads takes longer than all that follows
     mark = fingerprint(member.invitation.coordinator)
     log.info("%s takes part; the coordinator is %s", member.site.name, mark)
+    log.info("a training may take %d MiB of memory and %.6g s", memory >> 20, member.site.policy.max_training)
     agent = Agent(member, trainer, patience=patience)
     try:
         with beside(agent):

@@ -5,9 +5,11 @@ import logging
 import os
 import sys
 import threading
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from fedllm.agent.limits import TOO_MUCH, bind_memory, holds_too_much, ran_out_of_memory
 from fedllm.agent.warm import name_process, warm_context
 from fedllm.agent.worker import Event, Failed, Job, Progress, Workbench, public_reason
 from fedllm.logs import log_as_asked
@@ -32,13 +34,16 @@ class Trainer(Protocol):
         """Stop the job under way at once; its output does not matter any more."""
 
 
-def _serve(pipe: "Connection[Any, Any]", environment: dict[str, str], log_file: Path | None) -> None:
+def _serve(
+    pipe: "Connection[Any, Any]", environment: dict[str, str], log_file: Path | None, memory: int | None
+) -> None:
     """The child: jobs in, events out, until the parent is gone.
 
     Args:
         pipe: to the parent.
         environment: the parent's; the server that this process was forked from may have had another.
         log_file: takes what this process writes to stderr; None leaves it as it is.
+        memory: bytes that this process may take; None leaves that to the machine.
     """
     name_process("fedllm training")
     os.environ.clear()
@@ -47,6 +52,8 @@ def _serve(pipe: "Connection[Any, Any]", environment: dict[str, str], log_file: 
         with log_file.open("ab") as opened:
             os.dup2(opened.fileno(), sys.stderr.fileno())
     log_as_asked()
+    if memory is not None:
+        bind_memory(memory)
     bench = Workbench()
     # A parent that was killed closes the pipe: the next send or receive ends this process.
     with contextlib.suppress(EOFError, BrokenPipeError, KeyboardInterrupt):
@@ -57,6 +64,8 @@ def _serve(pipe: "Connection[Any, Any]", environment: dict[str, str], log_file: 
             except BrokenPipeError:
                 return
             except Exception as error:
+                if ran_out_of_memory(error):
+                    traceback.clear_frames(error.__traceback__)  # what they hold: it takes some to go on
                 # In the site's own log; the coordinator hears the reason alone.
                 log.exception("training failed")
                 pipe.send(Failed(public_reason(error)))
@@ -70,14 +79,18 @@ class ChildTrainer:
     The child is forked from a server that has loaded the training libraries (`fedllm.agent.warm`).
     """
 
-    def __init__(self, log_file: Path | None = None, base: Path | None = None) -> None:
+    def __init__(
+        self, log_file: Path | None = None, base: Path | None = None, memory: int | None = None
+    ) -> None:
         """Start the server, without waiting for it.
 
         Args:
             log_file: takes what the child writes to stderr: its errors may quote records.
             base: folder of the base model that jobs will ask for, which the server loads ahead.
+            memory: bytes that the child may take, what it shares with the server counted; None: any number.
         """
         self._log_file = log_file
+        self._memory = memory
         self._context = warm_context(base)
         self._process: BaseProcess | None = None
         self._pipe: Connection[Any, Any] | None = None
@@ -91,7 +104,7 @@ class ChildTrainer:
         """Hand the job to the child."""
         if self._process is None or not self._process.is_alive():
             self._pipe, theirs = self._context.Pipe()
-            arguments = (theirs, dict(os.environ), self._log_file)
+            arguments = (theirs, dict(os.environ), self._log_file, self._memory)
             self._process = self._context.Process(target=_serve, args=arguments, name="training", daemon=True)
             self._process.start()
             theirs.close()
@@ -99,13 +112,21 @@ class ChildTrainer:
         self._pipe.send(job)
 
     def poll(self) -> Event | None:
-        """What the child says; `Failed(died=True)` when it is gone."""
+        """What the child says; `Failed(died=True)` when it is gone.
+
+        A child in which a job failed is ended: the next job finds nothing of what that one took.
+        """
         if self._pipe is None:
             return None
         try:
             if self._pipe.poll():
                 event: Event = self._pipe.recv()
+                if isinstance(event, Failed):
+                    self.cancel()
                 return event
+            if self._memory is not None and holds_too_much(self.pid, self._memory):
+                self.cancel()
+                return Failed(TOO_MUCH)
         except (EOFError, OSError):
             self.cancel()
             return Failed("the training process died", died=True)

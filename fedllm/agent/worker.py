@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedllm.agent.folder import write_when_room
+from fedllm.agent.limits import TOO_MUCH, ran_out_of_memory
 from fedllm.config import AdapterConfig, LocalConfig, TaskConfig
 from fedllm.data.records import Record
 from fedllm.errors import DataError, LedgerError, RefusedError, TrainingError
@@ -162,6 +163,8 @@ def site_seed(seed: int, site: str) -> int:
 
 def public_reason(error: Exception) -> str:
     """What others may know of a failure: never a record's id, label or path, which errors quote."""
+    if ran_out_of_memory(error):
+        return TOO_MUCH
     if isinstance(error, LedgerError):
         return "the site's privacy ledger does not let it take part; the site's own log says why"
     if isinstance(error, TrainingError | RefusedError):

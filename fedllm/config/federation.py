@@ -8,6 +8,10 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from fedllm.config.frozen import Frozen, Name, Seconds
 from fedllm.config.privacy import PrivacyConfig
 
+MANY = 1000  # fields, labels or layers: no honest task or model comes near
+Word = Annotated[str, Field(max_length=200)]  # a module's, field's or label's name, or what stands for it
+Layer = Annotated[int, Field(ge=0, lt=MANY)]
+
 
 class AdapterConfig(Frozen):
     """What is trained on top of the frozen base model."""
@@ -16,8 +20,8 @@ class AdapterConfig(Frozen):
     average: Literal["naive"] = "naive"  # `lora` alone: A and B averaged apart, which is not exact
     rank: int = Field(default=8, ge=1, le=256)
     alpha: float = Field(default=16, gt=0)
-    targets: tuple[str, ...] = ("q_proj", "v_proj")
-    layers: Literal["all"] | tuple[int, ...] = "all"
+    targets: Annotated[tuple[Word, ...], Field(max_length=100)] = ("q_proj", "v_proj")
+    layers: Literal["all"] | Annotated[tuple[Layer, ...], Field(max_length=MANY)] = "all"
 
 
 class ModelConfig(Frozen):
@@ -31,9 +35,11 @@ class TaskConfig(Frozen):
     """How a record becomes a prompt and the words that should follow it."""
 
     kind: Literal["classification", "chat", "summarization", "text", "image"] = "classification"
-    fields: dict[str, str] = Field(default_factory=lambda: {"text": "text", "label": "label"})
-    labels: dict[str, str] = Field(default_factory=dict)
-    template: str = "{text}"
+    fields: dict[Word, Word] = Field(
+        default_factory=lambda: {"text": "text", "label": "label"}, max_length=MANY
+    )
+    labels: dict[Word, Word] = Field(default_factory=dict, max_length=MANY)
+    template: str = Field(default="{text}", max_length=20_000)
     max_length: int = Field(default=128, ge=8, le=8192)  # tokens of prompt and answer
 
     @model_validator(mode="after")

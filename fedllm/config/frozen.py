@@ -20,7 +20,21 @@ def _seconds(value: object) -> object:
     return value
 
 
+_BYTES = {"": 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+
+
+def _bytes(value: object) -> object:
+    """Read `512MiB`, `6GiB`, `1.5 GiB` as bytes; whole numbers are bytes already."""
+    if isinstance(value, str):
+        match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(|B|[KMGT]iB)\s*", value)
+        if match is None:
+            raise ValueError(f"{value!r} is no number of bytes: write 512MiB, 6GiB or 1.5GiB")
+        return int(float(match[1]) * _BYTES[match[2]])
+    return value
+
+
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0)]
+Bytes = Annotated[int, BeforeValidator(_bytes), Field(gt=0)]
 Name = Annotated[str, Field(pattern=NAME)]
 DatasetId = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,100}$")]  # an owner's name for its data
 

@@ -6,9 +6,10 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from fedllm.config.frozen import DatasetId, Frozen, Name, Seconds
+from fedllm.config.frozen import Bytes, DatasetId, Frozen, Name, Seconds
 
 _FINGERPRINT = re.compile(r"[a-z2-7]{4}(-[a-z2-7]{4}){7}")
+LEAST_MEMORY = 512 * 2**20  # bytes: torch, transformers and the smallest model are a little below
 _HOURS = re.compile(r"([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d")
 
 
@@ -32,6 +33,15 @@ def _hours(value: str) -> str:
     return value
 
 
+def _enough(memory: int) -> int:
+    if memory < LEAST_MEMORY:
+        raise ValueError(
+            f"{memory} bytes are not enough for any training, whose libraries alone take about 400 MiB: "
+            f"write at least {LEAST_MEMORY >> 20}MiB, such as 6GiB"
+        )
+    return memory
+
+
 Fingerprint = Annotated[str, AfterValidator(_fingerprint)]
 Hours = Annotated[str, AfterValidator(_hours)]
 
@@ -45,6 +55,9 @@ class PolicyConfig(Frozen):
     max_rank: int = Field(default=64, ge=1)
     max_steps: int = Field(default=1000, ge=1)  # a round; a plan that asks more is accepted with less
     max_length: int = Field(default=2048, ge=8)  # tokens a record
+    max_batch_tokens: int = Field(default=2**18, ge=8)  # a step: batch_size times max_length
+    max_memory: Annotated[Bytes, AfterValidator(_enough)] | None = None  # a training; 3/4 of the machine's
+    max_training: Seconds = 14400.0  # s, one training of a round, tried again or not
     min_cohort: int = Field(default=2, ge=1)  # sites a round, this one among them
     peers: dict[Name, Fingerprint] = Field(default_factory=dict)  # others' fingerprints, as told by people
     min_peers: int = Field(default=0, ge=0)  # how many of `peers` must be in a cohort

@@ -1,7 +1,8 @@
 """What parties say to each other: signed, versioned, and naming run, round, sender and receiver.
 
 Every message is refused whole when a field is unknown, missing, of another type or out of its range:
-there is no partial reading. None carries code, a path or a command.
+there is no partial reading. None carries code, a path or a command. Lists and maps have a largest size
+and are judged to their first fault alone (`fail_fast`): each fault that is listed costs kilobytes.
 """
 
 from collections.abc import Mapping
@@ -23,6 +24,7 @@ RunId = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 Text = Annotated[str, Field(max_length=2000)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0, lt=2**53)]
+MEMBERS = 10_000  # sites that a message names, at most
 
 
 class Message(BaseModel):
@@ -70,7 +72,7 @@ class Roster(Message):
     largest: ClassVar[int] = 4 * 1024 * 1024
     schema_: Literal["fedllm.roster/1"] = Field(default="fedllm.roster/1", alias="schema")
     coordinator: PublicKeys
-    sites: Annotated[tuple[PublicKeys, ...], Field(max_length=10_000, strict=False)]
+    sites: Annotated[tuple[PublicKeys, ...], Field(max_length=MEMBERS, strict=False, fail_fast=True)]
 
 
 class Head(Message):
@@ -100,8 +102,9 @@ class Plan(Message):
     follows: Sha256 | None = None  # the report of the round before
     deadline: Finite  # s since 1970 by the store's clock
     seed: Count
-    sites: Annotated[tuple[Name, ...], Field(max_length=10_000, strict=False)]
-    weights: Mapping[Name, Count]  # unnormalised, public, fixed here (`work`: batch size, times steps done)
+    sites: Annotated[tuple[Name, ...], Field(max_length=MEMBERS, strict=False, fail_fast=True)]
+    # Unnormalised, public, fixed here (`work`: batch size, times steps done).
+    weights: Annotated[Mapping[Name, Count], Field(max_length=MEMBERS, fail_fast=True)]
     weighting: Literal["examples", "work", "equal"]
     base_sha256: Sha256
     adapter: AdapterConfig
@@ -114,7 +117,12 @@ class Plan(Message):
     recipient: Recipient  # updates are sealed for this key of the round's own; it is destroyed after it
     confidentiality: Literal["plain"]
     privacy: PrivacyPlan | None = None  # None: no DP is configured
-    ledgers: Mapping[Name, Annotated[tuple[LedgerHead, ...], Field(max_length=1000, strict=False)]] = {}
+    ledgers: Annotated[
+        Mapping[
+            Name, Annotated[tuple[LedgerHead, ...], Field(max_length=1000, strict=False, fail_fast=True)]
+        ],
+        Field(max_length=MEMBERS, fail_fast=True),
+    ] = {}
 
 
 class Card(Message):
@@ -164,7 +172,9 @@ class Update(Message):
     examples: Count | None = None  # records trained on, repeats counted
     loss: Finite | None = None  # mean over the round; absent under DP
     seconds: Finite | None = None  # absent under DP
-    ledger: Annotated[tuple[Entry, ...], Field(max_length=10_000, strict=False)] = ()  # since the plan's head
+    ledger: Annotated[
+        tuple[Entry, ...], Field(max_length=10_000, strict=False, fail_fast=True)
+    ] = ()  # since the plan's head
 
 
 class Verdict(BaseModel):
@@ -175,7 +185,10 @@ class Verdict(BaseModel):
     site: Name
     accepted: bool
     reason: Text = ""  # why not
-    checks: Mapping[str, Literal["pass", "fail", "not observable"]]
+    checks: Annotated[
+        Mapping[Annotated[str, Field(max_length=100)], Literal["pass", "fail", "not observable"]],
+        Field(max_length=100, fail_fast=True),
+    ]
     privacy: Text  # `no DP configured`, or what was spent of what
     epsilon: Finite | None = (
         None  # spent in this training so far, recomputed from the ledger; None without DP
@@ -201,8 +214,8 @@ class Closed(Message):
     largest: ClassVar[int] = 16 * 1024 * 1024
 
     plan_sha256: Sha256
-    counted: Annotated[tuple[Counted, ...], Field(strict=False)]
-    verdicts: Annotated[tuple[Verdict, ...], Field(strict=False)]
+    counted: Annotated[tuple[Counted, ...], Field(max_length=MEMBERS, strict=False, fail_fast=True)]
+    verdicts: Annotated[tuple[Verdict, ...], Field(max_length=MEMBERS, strict=False, fail_fast=True)]
 
 
 class Report(Message):
@@ -211,7 +224,9 @@ class Report(Message):
     schema_: Literal["fedllm.report/1"] = Field(default="fedllm.report/1", alias="schema")
     closed_sha256: Sha256
     model: Sealed
-    metrics: Mapping[str, Finite]
+    metrics: Annotated[
+        Mapping[Annotated[str, Field(max_length=1000)], Finite], Field(max_length=10_000, fail_fast=True)
+    ]
 
 
 class Invitation(Message):

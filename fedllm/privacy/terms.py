@@ -51,7 +51,8 @@ class PrivacyPlan(SiteTerms):
     rounds: Steps  # the most, failed ones among them
     steps: Steps  # the most in a round
     min_honest: Annotated[int, Field(ge=1, le=10_000)] = 1  # `site`: survivors whose shares make sigma
-    sites: Mapping[Name, SiteTerms] = Field(default_factory=dict)  # those that differ
+    # Those that differ.
+    sites: Mapping[Name, SiteTerms] = Field(default_factory=dict, max_length=10_000, fail_fast=True)
 
     def at(self, site: str) -> SiteTerms:
         """A site's own q and sigma."""

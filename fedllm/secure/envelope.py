@@ -25,6 +25,8 @@ from fedllm.exchange.messages import EVERYONE, Message, PublicKeys
 from fedllm.secure.identity import Identity
 
 PAYLOAD_TYPE = "application/vnd.fedllm+json"
+_WIDEST = 10_000  # fields of one object
+_BYTES_A_VALUE = 16  # of the largest envelope of a kind: honest messages take more for each of their values
 
 M = TypeVar("M", bound=Message)
 
@@ -158,13 +160,26 @@ def _verifier(keys: PublicKeys) -> SSlibKey:
 
 
 def _parsed(payload: bytes, kind: type[M]) -> M:
-    """Parse strictly: pydantic alone would let the last of two equal keys win, and 1e999 be infinite."""
+    """Parse strictly: pydantic alone would let the last of two equal keys win, and 1e999 be infinite.
+
+    A few bytes can be a value of their own, and each that is wrong costs pydantic kilobytes: what has far
+    more of them than honest messages is refused before anything is made of it.
+    """
+    most = kind.largest // _BYTES_A_VALUE
+    if sum(map(payload.count, (b",", b"[", b"{"))) > most:
+        raise RefusedError(f"no {kind.__name__.lower()}: more than {most} values")
     try:
         raw = json.loads(
             payload.decode(), object_pairs_hook=_unique, parse_constant=_never, parse_float=_finite
         )
         if not isinstance(raw, dict) or "schema" not in raw:  # pydantic would put the kind's own in its place
             raise RefusedError(f"no {kind.__name__.lower()}: schema is missing")
+        for (
+            name,
+            field,
+        ) in kind.model_fields.items():  # pydantic would copy the message for each that is missing
+            if field.is_required() and name not in raw:
+                raise RefusedError(f"no {kind.__name__.lower()}: {name}: Field required")
         return kind.model_validate_json(payload, strict=True, by_alias=True, by_name=False)
     except ValidationError as error:
         fault = error.errors(include_url=False, include_input=False, include_context=False)[0]
@@ -179,6 +194,8 @@ def _parsed(payload: bytes, kind: type[M]) -> M:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(pairs) > _WIDEST:
+        raise ValueError(f"an object of more than {_WIDEST} fields")
     found = dict(pairs)
     if len(found) != len(pairs):
         raise ValueError("a key appears twice")

@@ -1,6 +1,6 @@
 """From records to tokens: a prompt, and the answer that should follow it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +11,9 @@ from fedllm.errors import DataError, ModelError
 from fedllm.models.base import Tokenizer
 
 IGNORED = -100  # a label that counts for nothing
+# Characters a token, at most, over a whole text: what is beyond is cut before the tokenizer sees it. Words of
+# any language come to fewer, so that all tokens which count are there.
+_CHARACTERS = 16
 
 
 @dataclass(frozen=True)
@@ -48,11 +51,14 @@ def label_tokens(tokenizer: Tokenizer, task: TaskConfig) -> dict[str, tuple[int,
     """Each label's answer tokens.
 
     Raises:
-        ModelError: two labels start with the same token, so that the first would not tell them apart.
+        ModelError: a label has no words or more than `max_length` leaves room for, or two labels start with
+            the same token, so that the first would not tell them apart.
     """
     words = {label: tuple(_plain(tokenizer, word)) for label, word in task.labels.items()}
     if empty := [label for label, word in words.items() if not word]:
         raise ModelError(f"task.labels: {', '.join(empty)} have no words")
+    if long := [label for label, word in words.items() if len(word) >= task.max_length]:
+        raise ModelError(f"task.labels: {', '.join(long)} leave no room for a prompt in task.max_length")
     firsts = [word[0] for word in words.values()]
     if len(set(firsts)) < len(firsts):
         raise ModelError(
@@ -109,7 +115,7 @@ def _example(
             raise DataError(f"record {record.get('id', '?')}: label {label!r} is not in task.labels")
         answer = answers[label]
     else:
-        told = _plain(tokenizer, _field(record, task, "answer"))
+        told = _plain(tokenizer, _field(record, task, "answer")[: _most(task)])
         answer = (*told, tokenizer.eos_token_id)[: max(1, task.max_length // 2)]
     prompt = _prompt(tokenizer, record, task)
     room = task.max_length - len(answer)
@@ -136,17 +142,33 @@ def _plain(tokenizer: Tokenizer, text: str) -> list[int]:
 
 
 def _fill(record: Record, task: TaskConfig) -> str:
-    text = task.template
-    # Plain replacement: a text that holds braces must not be read as a template itself.
+    """The template with the record's fields in it, cut before the template's last words.
+
+    However often the template names a field, no more is put together than the tokens that count can need.
+    """
+    head, brace, last = task.template.rpartition("}")
+    room = _most(task)
     parts = []
-    while "{" in text:
-        before, _, rest = text.partition("{")
-        name, closed, text = rest.partition("}")
-        if closed and name in task.fields:
-            parts += [before, _field(record, task, name)]
-        else:
-            parts.append(before + "{" + name + closed)
-    return "".join(parts) + text
+    for piece in _pieces(record, task, head + brace):  # to its end: each field must be there
+        parts.append(piece[:room])
+        room -= len(parts[-1])
+    return "".join(parts) + last
+
+
+def _pieces(record: Record, task: TaskConfig, template: str) -> Iterator[str]:
+    # Plain replacement: a text that holds braces must not be read as a template itself.
+    done = 0
+    while (opened := template.find("{", done)) >= 0 and (closed := template.find("}", opened)) >= 0:
+        yield template[done:opened]
+        name = template[opened + 1 : closed]
+        yield _field(record, task, name) if name in task.fields else template[opened : closed + 1]
+        done = closed + 1
+    yield template[done:]
+
+
+def _most(task: TaskConfig) -> int:
+    """Characters of a text that the tokenizer sees, at most."""
+    return _CHARACTERS * task.max_length
 
 
 def _field(record: Record, task: TaskConfig, name: str) -> str:

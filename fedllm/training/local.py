@@ -67,13 +67,13 @@ def train(  # noqa: PLR0913 - a plan's terms, each named by the caller
     engine = accelerator(local.precision)
     learner.model.to(engine.device)
     trainable = learner.shared.trainable
-    batches = list(draw(len(records), local.batch_size, steps, (seed, round_number)))
-    drawn = sorted({i for batch in batches for i in batch})  # nothing else is worth the tokenizer's time
+    drawn = _drawn(len(records), local.batch_size, steps, (seed, round_number))
     examples = dict(zip(drawn, learner.encode([records[i] for i in drawn]), strict=True))
     anchor = [parameter.detach().clone() for parameter in trainable]
     optimizer = make_optimizer(trainable, local)
     total = 0.0
-    for step, batch in enumerate(batches, start=1):
+    # Drawn once more and one at a time: all batches of a plan would be steps times batch_size numbers.
+    for step, batch in enumerate(draw(len(records), local.batch_size, steps, (seed, round_number)), start=1):
         set_rate(optimizer, local, (round_number - 1) * local.steps + step, rounds * local.steps)
         optimizer.zero_grad(set_to_none=True)
         chosen = [examples[i] for i in batch]
@@ -93,6 +93,13 @@ def train(  # noqa: PLR0913 - a plan's terms, each named by the caller
         progress(step, steps)
     assert_moved(trainable, anchor)
     return TrainingResult(steps, steps * local.batch_size, total / steps, time.perf_counter() - begun)
+
+
+def _drawn(count: int, batch_size: int, steps: int, seed: tuple[int, int]) -> Sequence[int]:
+    """Which of `count` records are drawn at all: nothing else is worth the tokenizer's time."""
+    if steps * batch_size >= count:
+        return range(count)  # none comes twice before all came once
+    return sorted({i for batch in draw(count, batch_size, steps, seed) for i in batch})
 
 
 def rate(local: LocalConfig, step: int, steps: int) -> float:

@@ -12,23 +12,12 @@ from fedllm.agent.worker import Workbench
 from fedllm.config import FederationConfig
 from fedllm.coordinator.members import add_site
 from fedllm.data.records import write_records
-from fedllm.models.adapter import attach
-from fedllm.models.base import fingerprint, load_base, resolve_base
-from fedllm.models.shared import encode_flat
-from tests.agent.played import ADAPTER, POLICY, SEED, SITE, Coordinator, CountingTrainer, Global
+from tests.agent.played import ADAPTER, POLICY, SITE, Coordinator, CountingTrainer, Global, start_of
 
 
 @pytest.fixture(scope="session")
 def model() -> Global:
-    base = resolve_base("tiny")
-    adapted = attach(load_base(base)[0], ADAPTER, SEED)
-    return Global(
-        fingerprint(base),
-        adapted.layout.sha256,
-        adapted.frozen_sha256,
-        adapted.layout.size,
-        encode_flat(adapted.read()),
-    )
+    return start_of(ADAPTER)
 
 
 @pytest.fixture(scope="session")

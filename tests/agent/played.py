@@ -17,6 +17,9 @@ from fedllm.config import AdapterConfig, FederationConfig, LocalConfig
 from fedllm.coordinator.members import coordinator_identity
 from fedllm.exchange.mailbox import Mailbox, seal_to_file
 from fedllm.exchange.messages import COORDINATOR, EVERYONE, Answer, Head, Message, Plan, Sealed, Update
+from fedllm.models.adapter import attach
+from fedllm.models.base import fingerprint, load_base, resolve_base
+from fedllm.models.shared import encode_flat
 from fedllm.secure.envelope import sign
 from fedllm.secure.identity import Identity
 
@@ -24,6 +27,11 @@ SITE = "amazon"
 RUN = "run-a"
 ADAPTER = AdapterConfig(rank=2, alpha=4)
 SEED = 7
+WIDE = AdapterConfig(  # with single gradients of many records it takes far more than honest work does
+    method="lora",
+    rank=256,
+    targets=("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+)
 POLICY = {"max_rank": 4, "max_steps": 3, "min_cohort": 1}
 
 
@@ -36,6 +44,14 @@ class Global:
     frozen_sha256: str
     size: int
     flat: bytes
+
+
+def start_of(adapter: AdapterConfig) -> Global:
+    """An adapter on the base `tiny`, as it starts."""
+    base = resolve_base("tiny")
+    adapted = attach(load_base(base)[0], adapter, SEED)
+    size, flat = adapted.layout.size, encode_flat(adapted.read())
+    return Global(fingerprint(base), adapted.layout.sha256, adapted.frozen_sha256, size, flat)
 
 
 class CountingTrainer(InlineTrainer):

@@ -82,6 +82,19 @@ PINNED = {"peers": {"movies": MOVIES}, "min_peers": 1}
         ({}, {"targets": ("q_proj",)}, {}, "training v_proj"),
         ({}, {"max_rank": 4}, {}, "rank 8 is above the policy's 4"),
         ({}, {"max_length": 64}, {}, "128 tokens a record are above"),
+        (
+            {"local": LocalConfig(batch_size=65_536)},
+            {},
+            {},
+            "a batch of 8388608 tokens is above the policy's 262144",
+        ),
+        ({}, {"max_batch_tokens": 2047}, {}, "a batch of 2048 tokens is above the policy's 2047"),
+        (
+            {"model": SEALED.model_copy(update={"sealed_bytes": 2**27 + 1})},
+            {"max_memory": "512MiB"},
+            {},
+            "a model of 134217729 bytes is too large for the memory that the policy allows",
+        ),
         ({}, {"tasks": ("chat",)}, {}, "does not allow text"),
         ({}, {"min_cohort": 3}, {}, "a cohort of 2 is below the policy's 3"),
         ({}, {}, {"roster": {"amazon": AMAZON}}, "a cohort of 1 is below the policy's 2"),
@@ -156,7 +169,7 @@ def test_a_plan_that_asks_somebody_outside_the_roster_cannot_be_honest() -> None
 
 
 def test_what_a_plan_quotes_into_a_reason_is_printable_and_short() -> None:
-    adapter = AdapterConfig(targets=("x\n2026 INFO all is well", "y" * 10_000))
+    adapter = AdapterConfig(targets=("x\n2026 INFO all is well", *["y" * 200] * 99))
     done = decision(plan(adapter=adapter))
     assert done.reason.isprintable()
     assert len(done.reason) <= 500
@@ -219,4 +232,8 @@ def test_training_ends_with_the_hours_or_the_seconds_whichever_is_first() -> Non
         now + 60,
         "the policy's hours 08:00-17:00 are over",
     )
-    assert training_end(PolicyConfig(), now, Spent()) is None
+    assert training_end(PolicyConfig(max_training="20s", max_seconds=50), now, Spent()) == (
+        now + 20,
+        "a training is over the policy's 20 s",
+    )
+    assert training_end(PolicyConfig(), now, Spent())[0] == now + 4 * 3600

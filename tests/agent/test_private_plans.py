@@ -90,6 +90,7 @@ def test_nothing_but_steps_and_the_ledger_is_told(agent: Agent, coordinator: Coo
         ({"unit": "person"}, "name the field of a person"),
         ({"unit_field": "name"}, "name the field of a person"),
         ({"steps": 1}, "2 steps are above the privacy plan's 1"),
+        ({"rounds": 1000, "steps": 1001}, "1001000 steps of a privacy plan are above 1000000"),
         ({"noise_multiplier": 1e300}, "beyond any use"),
         ({"sampling_rate": 5e-324}, "beyond any use"),
         ({"clip": 1e37}, "a clip of 1e+37 is beyond any use"),

@@ -9,12 +9,15 @@ import textwrap
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
 
+from fedllm.agent import limits
+from fedllm.agent.limits import TOO_MUCH
 from fedllm.agent.trainers import ChildTrainer
 from fedllm.agent.warm import server_address, share_server, warm_context
 from fedllm.agent.worker import Event, Failed, Finished, Job, Progress
@@ -22,8 +25,9 @@ from fedllm.config import FederationConfig, LocalConfig
 from fedllm.data.prepare import PreparedData
 from fedllm.data.records import write_records
 from fedllm.models.base import resolve_base
+from fedllm.privacy.terms import PrivateTerms
 from fedllm.simulation import agent_processes
-from tests.agent.played import ADAPTER, SEED, Global
+from tests.agent.played import ADAPTER, SEED, WIDE, Global, start_of
 
 pytestmark = pytest.mark.servers
 
@@ -145,6 +149,43 @@ def test_a_process_that_was_killed_says_so_and_the_next_job_gets_another(
     trainer.start(job)
     assert trainer.pid not in {None, first}
     assert isinstance(ended(trainer), Finished)
+
+
+def test_what_needs_more_memory_than_it_may_have_fails_and_the_next_job_finds_nothing_of_it(
+    job: Job, tmp_path: Path
+) -> None:
+    child = ChildTrainer(tmp_path / "site.log", memory=640 << 20)
+    try:
+        write_records(tmp_path / "many.jsonl", [{"text": "", "label": "positive"}] * 300)
+        start = start_of(WIDE)
+        (tmp_path / "wide.model").write_bytes(start.flat)
+        wide = replace(
+            job,
+            data=tmp_path / "many.jsonl",
+            model=tmp_path / "wide.model",
+            adapter=WIDE,
+            layout_sha256=start.layout_sha256,
+            frozen_sha256=start.frozen_sha256,
+            privacy=PrivateTerms("record", sampling_rate=1.0, noise_multiplier=1.5, clip=0.5),
+        )
+        child.start(wide)
+        assert ended(child) == Failed(TOO_MUCH)
+        assert child.pid is None
+        child.start(job)
+        assert isinstance(ended(child), Finished)
+    finally:
+        child.cancel()
+
+
+def test_where_the_kernel_holds_no_limit_the_process_that_has_too_much_is_ended(
+    trainer: ChildTrainer, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer.start(job)  # without a limit of the kernel's
+    process = psutil.Process(trainer.pid)
+    monkeypatch.setattr(limits, "KERNEL_HOLDS", False)
+    monkeypatch.setattr(trainer, "_memory", 1 << 20)
+    assert ended(trainer) == Failed(TOO_MUCH)
+    assert not process.is_running()
 
 
 def test_a_training_process_ends_with_the_agent_that_was_killed(tmp_path: Path) -> None:

@@ -24,6 +24,15 @@ def test_peers_hours_and_sizes_are_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("written", "size"), [("6GiB", 6 << 30), ("1.5 GiB", 3 << 29), ("600MiB", 600 << 20), (2**30, 2**30)]
+)
+def test_what_a_training_may_take_is_read(tmp_path: Path, written: object, size: int) -> None:
+    text = f"{{max_memory: {written}, max_training: 30m, max_batch_tokens: 65536}}"
+    policy = load_site(site(tmp_path, text)).policy
+    assert (policy.max_memory, policy.max_training, policy.max_batch_tokens) == (size, 1800.0, 65536)
+
+
+@pytest.mark.parametrize(
     ("policy", "right"),
     [
         ("{peer: {}}", "did you mean 'peers'?"),
@@ -42,6 +51,13 @@ def test_peers_hours_and_sizes_are_read(tmp_path: Path) -> None:
         ("{hours: 24:00-06:00}", "are no hours"),
         ("{hours: 06:00-06:00}", "are no hours"),
         ("{max_bytes: 0}", "policy.max_bytes"),
+        ("{max_memory: 6GB}", "policy.max_memory: '6GB' is no number of bytes: write 512MiB, 6GiB or 1.5GiB"),
+        ("{max_memory: 4}", "policy.max_memory: 4 bytes are not enough for any training"),
+        ("{max_memory: -6GiB}", "policy.max_memory: '-6GiB' is no number of bytes"),
+        ("{max_training: forever}", "policy.max_training: 'forever' is no duration"),
+        ("{max_training: 0}", "policy.max_training: Input should be greater than 0"),
+        ("{max_batch_tokens: 0}", "policy.max_batch_tokens: Input should be greater than or equal to 8"),
+        ("{max_batch_token: 9}", "did you mean 'max_batch_tokens'?"),
     ],
 )
 def test_what_a_policy_cannot_mean_is_refused_with_what_would_be_right(
@@ -50,3 +66,4 @@ def test_what_a_policy_cannot_mean_is_refused_with_what_would_be_right(
     with pytest.raises(ConfigError) as refused:
         load_site(site(tmp_path, policy))
     assert right in str(refused.value)
+    assert "\n" not in str(refused.value)

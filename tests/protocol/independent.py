@@ -84,6 +84,7 @@ def open_envelope(data: bytes, schema: str, verify: str, **expected: object) -> 
         raise RefusedError("not canonical base64")
     if compact(outer | {"payload": base64.b64encode(payload).decode()}) != data:
         raise RefusedError("not in the one encoding of an envelope")
+    _count_values(payload, LARGEST[schema])
     message = _loads(payload)
     check_message(message, schema)
     for name, wanted in expected.items():
@@ -91,6 +92,11 @@ def open_envelope(data: bytes, schema: str, verify: str, **expected: object) -> 
         if found != wanted and not (name == "receiver" and found == "everyone"):
             raise RefusedError(f"{name} is {found!r}, not {wanted!r}")
     return dict(message)
+
+
+def _count_values(payload: bytes, largest: int) -> None:
+    if sum(payload.count(mark) for mark in (b",", b"[", b"{")) > largest // 16:
+        raise RefusedError("too many values")
 
 
 def _unb64(text: object) -> bytes:
@@ -106,6 +112,8 @@ def _loads(data: bytes) -> Any:  # noqa: ANN401 - JSON
     """Strict JSON: UTF-8 without a mark, no key twice, no number that is not finite, no half characters."""
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(pairs) > 10_000:
+            raise RefusedError("an object of too many fields")
         if len({key for key, _ in pairs}) != len(pairs):
             raise RefusedError("a key appears twice")
         return dict(pairs)

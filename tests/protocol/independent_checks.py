@@ -44,9 +44,12 @@ def list_of(check: Check, most: float = math.inf) -> Check:
     return lambda found: isinstance(found, list) and len(found) <= most and all(map(check, found))
 
 
-def map_of(keys: Check, values: Check) -> Check:
+def map_of(keys: Check, values: Check, most: float = math.inf) -> Check:
     return lambda found: (
-        isinstance(found, dict) and all(map(keys, found)) and all(map(values, found.values()))
+        isinstance(found, dict)
+        and len(found) <= most
+        and all(map(keys, found))
+        and all(map(values, found.values()))
     )
 
 
@@ -63,5 +66,5 @@ def object_of(needed: dict[str, Check], spared: dict[str, Check] | None = None) 
 NAME = RUN = matches(r"[a-z0-9][a-z0-9-]{0,62}")
 SHA = matches(r"[0-9a-f]{64}")
 AGE = matches(r"age1[0-9a-z]{58}")
-COUNT, TEXT, ANY_TEXT = whole(), text(2000), text(10**9)
+COUNT, TEXT = whole(), text(2000)
 FINITE = number()

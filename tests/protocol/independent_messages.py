@@ -6,7 +6,6 @@ from typing import Any
 
 from tests.protocol.independent_checks import (
     AGE,
-    ANY_TEXT,
     COUNT,
     FINITE,
     NAME,
@@ -43,8 +42,8 @@ ADAPTER = object_of(
         "average": one_of("naive"),
         "rank": whole(1, 256),
         "alpha": number(0),
-        "targets": list_of(ANY_TEXT),
-        "layers": lambda found: found == "all" or list_of(whole(-math.inf, math.inf))(found),  # type: ignore[arg-type]
+        "targets": list_of(text(200), 100),
+        "layers": lambda found: found == "all" or list_of(whole(0, 999), 1000)(found),  # type: ignore[arg-type]
     },
 )
 
@@ -73,9 +72,9 @@ TASK_FIELDS = object_of(
     {},
     {
         "kind": one_of("classification", "chat", "summarization", "text", "image"),
-        "fields": map_of(ANY_TEXT, ANY_TEXT),
-        "labels": map_of(ANY_TEXT, ANY_TEXT),
-        "template": ANY_TEXT,
+        "fields": map_of(text(200), text(200), 1000),
+        "labels": map_of(text(200), text(200), 1000),
+        "template": text(20_000),
         "max_length": whole(8, 8192),
     },
 )
@@ -113,7 +112,7 @@ VERDICT = object_of(
     {
         "site": NAME,
         "accepted": lambda found: isinstance(found, bool),
-        "checks": map_of(ANY_TEXT, one_of("pass", "fail", "not observable")),
+        "checks": map_of(text(100), one_of("pass", "fail", "not observable"), 100),
         "privacy": TEXT,
     },
     {
@@ -148,7 +147,7 @@ MESSAGES = {
             "deadline": FINITE,
             "seed": COUNT,
             "sites": list_of(NAME, 10_000),
-            "weights": map_of(NAME, COUNT),
+            "weights": map_of(NAME, COUNT, 10_000),
             "weighting": one_of("examples", "work", "equal"),
             "base_sha256": SHA,
             "adapter": ADAPTER,
@@ -164,7 +163,7 @@ MESSAGES = {
         {
             "follows": or_null(SHA),
             "privacy": or_null(PRIVACY),
-            "ledgers": map_of(NAME, list_of(LEDGER_HEAD, 1000)),
+            "ledgers": map_of(NAME, list_of(LEDGER_HEAD, 1000), 10_000),
         },
     ),
     "card": _message(
@@ -201,10 +200,11 @@ MESSAGES = {
         },
     ),
     "closed": _message(
-        "closed", {"plan_sha256": SHA, "counted": list_of(COUNTED), "verdicts": list_of(VERDICT)}
+        "closed",
+        {"plan_sha256": SHA, "counted": list_of(COUNTED, 10_000), "verdicts": list_of(VERDICT, 10_000)},
     ),
     "report": _message(
-        "report", {"closed_sha256": SHA, "model": SEALED, "metrics": map_of(ANY_TEXT, FINITE)}
+        "report", {"closed_sha256": SHA, "model": SEALED, "metrics": map_of(text(1000), FINITE, 10_000)}
     ),
     "invitation": _message(
         "invitation",

@@ -47,7 +47,7 @@ PRIVACY = object_of(
         "unit_field": or_null(text(200)),
         "max_per_person": whole(1, 1000),
         "min_honest": whole(1, 10_000),
-        "sites": map_of(NAME, object_of(TERMS)),
+        "sites": map_of(NAME, object_of(TERMS), 10_000),
     },
 )
 CONTEXT = object_of(

@@ -246,7 +246,16 @@ def test_an_oversized_envelope_is_refused_unread_and_unsent(amazon: Identity) ->
         (lambda text: text.replace('"schema"', '"schema_"'), "schema"),
         (lambda text: text + " {}", "strict JSON"),
         (lambda text: text.replace('"schema": "fedllm.answer/1", ', ""), "schema is missing"),
-        (lambda _: "[" * 20_000, "nested|strict JSON"),
+        (lambda _: "[" * 16_000, "nested|strict JSON"),
+        (lambda _: "[" * 17_000, "no answer: more than 16384 values"),
+        (
+            lambda text: text[:-1] + ', "extra": [' + "[]," * 9_000 + "[]]}",
+            "no answer: more than 16384 values",
+        ),
+        (
+            lambda text: text[:-1] + "".join(f', "k{n}": 0' for n in range(10_001)) + "}",
+            "more than 10000 fields",
+        ),
         (lambda _: "[]", "schema is missing"),
         (lambda _: "", "strict JSON"),
     ],
