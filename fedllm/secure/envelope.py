@@ -174,10 +174,8 @@ def _parsed(payload: bytes, kind: type[M]) -> M:
         )
         if not isinstance(raw, dict) or "schema" not in raw:  # pydantic would put the kind's own in its place
             raise RefusedError(f"no {kind.__name__.lower()}: schema is missing")
-        for (
-            name,
-            field,
-        ) in kind.model_fields.items():  # pydantic would copy the message for each that is missing
+        # By name here: pydantic would copy the message for each field that is missing.
+        for name, field in kind.model_fields.items():
             if field.is_required() and name not in raw:
                 raise RefusedError(f"no {kind.__name__.lower()}: {name}: Field required")
         return kind.model_validate_json(payload, strict=True, by_alias=True, by_name=False)
