@@ -12,7 +12,8 @@ _FINGERPRINT = re.compile(r"[a-z2-7]{4}(-[a-z2-7]{4}){7}")
 _HOURS = re.compile(r"([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d")
 
 
-def _fingerprint(value: str) -> str:
+def read_fingerprint(value: str) -> str:
+    """A fingerprint as people write it down. Raises `ValueError` with a hint for anything else."""
     if _FINGERPRINT.fullmatch(value):
         return value
     letters = re.sub(r"[^a-z2-7]", "", value.lower())
@@ -32,7 +33,7 @@ def _hours(value: str) -> str:
     return value
 
 
-Fingerprint = Annotated[str, AfterValidator(_fingerprint)]
+Fingerprint = Annotated[str, AfterValidator(read_fingerprint)]
 Hours = Annotated[str, AfterValidator(_hours)]
 
 
