@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fedllm.cli.run import run
     from fedllm.simulation import simulate
+    from fedllm.versions import load_model
 
-__all__ = ["run", "simulate"]
+__all__ = ["load_model", "run", "simulate"]
 
-_HOMES = {"run": "fedllm.cli.run", "simulate": "fedllm.simulation"}
+_HOMES = {"load_model": "fedllm.versions", "run": "fedllm.cli.run", "simulate": "fedllm.simulation"}
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name stands for

@@ -21,6 +21,10 @@ class ModelError(FedllmError):
     """A base model or an adapter that is absent or not the one that was asked for."""
 
 
+class UntrustedVersionError(ModelError):
+    """A registered version whose files are not those that its coordinator signed: none of them is used."""
+
+
 class TrainingError(FedllmError):
     """Local training that went wrong: a loss that is not finite, an adapter that did not move."""
 

@@ -5,15 +5,22 @@ from fedllm.errors import ReviewError
 from fedllm.session import tracking_uri
 from fedllm.tracking.gates import Rules
 from fedllm.tracking.register import Register
+from fedllm.versions import trusted_pin
 
 
-def open_register(config: FederationConfig) -> tuple[Register, Rules]:
+def open_register(config: FederationConfig, pin: str | None = None) -> tuple[Register, Rules]:
     """The registry of a federation, and what it asks of a champion.
+
+    Args:
+        config: of the federation.
+        pin: the coordinator's fingerprint, as `trusted_pin` takes it.
 
     Raises:
         ReviewError: no MLflow is known.
+        ConfigError: the pin is no fingerprint.
     """
     uri = tracking_uri(config)
     if uri is None:
         raise ReviewError("no MLflow is known: start it with fedllm up, or set tracking.uri")
-    return Register.at(uri, config.name), Rules(config.review.allowed_loss, config.privacy.on)
+    rules = Rules(config.review.allowed_loss, config.privacy.on, trusted_pin(config.name, pin))
+    return Register.at(uri, config.name), rules

@@ -24,6 +24,7 @@ from fedllm.cli import (
     run,
     site,
     stack,
+    versions,
 )
 from fedllm.errors import FedllmError
 from fedllm.logs import log_as_asked
@@ -60,6 +61,7 @@ audit.register(app)
 report.register(app)
 metrics.register(app)
 app.add_typer(site.app, name="site", help="Joining: keys at the site, cards, invitations.")
+app.add_typer(versions.app, name="model", help="Registered versions: what their coordinator signed.")
 app.add_typer(ledger.app, name="ledger", help="What was spent of a data set's privacy budget.")
 app.add_typer(bench.app, name="bench", help="Measure what the README states.")
 app.add_typer(data.app, name="data", help="Fetch, deal and describe the data of simulated sites.")

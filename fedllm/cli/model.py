@@ -21,6 +21,17 @@ Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting, such as a.b=c.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout's last line.")]
+Pin = Annotated[
+    str | None,
+    typer.Option(
+        "--pin",
+        metavar="FINGERPRINT",
+        help="The coordinator whose signature a version needs. Default: FEDLLM_PIN, or its own keys.",
+    ),
+]
+Unsigned = Annotated[
+    bool, typer.Option("--unsigned", help="Load a version that has no signed record; nobody vouches for it.")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -34,16 +45,19 @@ def evaluate(
         str | None,
         typer.Argument(help="models:/NAME@ALIAS, models:/NAME/VERSION, a peft folder or zero-shot."),
     ] = None,
+    *,
     config: Config = DEFAULT,
     overrides: Overrides = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Records a group, for a quick look.")] = None,
+    pin: Pin = None,
+    unsigned: Unsigned = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure a model on the public set, by group; default: the federation's challenger."""
     settings = load_federation(config, _with_limit(overrides, limit))
     # The set first: it fails fast, and without loading a model.
     records = public_records(settings)
-    opened = _open(model, settings)
+    opened = _open(model, settings, pin, unsigned=unsigned)
     console().print(f"Evaluating {opened.name} on {len(records)} public records …")
     from fedllm.training.evaluate import evaluate as measure
 
@@ -66,16 +80,19 @@ def chat(
         str | None,
         typer.Argument(help="models:/NAME@ALIAS, models:/NAME/VERSION, a peft folder or zero-shot."),
     ] = None,
+    *,
     prompt: Annotated[str | None, typer.Option(help="Answer this text and end.")] = None,
     config: Config = DEFAULT,
     overrides: Overrides = None,
+    pin: Pin = None,
+    unsigned: Unsigned = False,
     as_json: AsJson = False,
 ) -> None:
     """Type a text and see what the model makes of it; default: the federation's challenger."""
     if as_json and prompt is None:
         raise ConfigError("--json answers one text: give it with --prompt")
     settings = load_federation(config, overrides or ())
-    opened = _open(model, settings)
+    opened = _open(model, settings, pin, unsigned=unsigned)
     from fedllm.tracking.answer import answer
 
     if prompt is not None:
@@ -133,13 +150,16 @@ def table(result: "Evaluation") -> str:
     return "\n".join(lines)
 
 
-def _open(wanted: str | None, config: FederationConfig) -> "OpenedModel":
-    from fedllm.tracking.fetch import is_registered, open_model
+def _open(wanted: str | None, config: FederationConfig, pin: str | None, *, unsigned: bool) -> "OpenedModel":
+    from fedllm.tracking.fetch import NOBODY, is_registered, open_model
+    from fedllm.versions import trust_in
 
     chosen = wanted or f"models:/{config.name}@challenger"
-    uri = tracking_uri(config) if is_registered(chosen) else None
+    registered = is_registered(chosen)
+    trust = trust_in(chosen, pin, unsigned=unsigned) if registered else NOBODY
+    uri = tracking_uri(config) if registered else None
     console().print(f"Loading {chosen} …")
-    return open_model(chosen, config, uri)
+    return open_model(chosen, config, uri, trust)
 
 
 def _with_limit(overrides: list[str] | None, limit: int | None) -> list[str]:

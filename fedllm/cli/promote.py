@@ -47,6 +47,10 @@ def promote(
         str | None,
         typer.Option(help="The champion that you were shown (a number, or none): another one refuses."),
     ] = None,
+    pin: Annotated[
+        str | None,
+        typer.Option(help="The coordinator's fingerprint, where this machine is not the coordinator."),
+    ] = None,
     config: Config = DEFAULT,
     as_json: AsJson = False,
 ) -> None:
@@ -56,7 +60,7 @@ def promote(
     from fedllm.tracking.review import decide, look
 
     federation = load_federation(config)
-    opened, rules = open_register(federation)
+    opened, rules = open_register(federation, pin)
     if check:
         _show(opened, look(opened, _number(opened, version), rules), config, as_json=as_json)
         return

@@ -13,7 +13,8 @@ LEAST_MEMORY = 512 * 2**20  # bytes: torch, transformers and the smallest model 
 _HOURS = re.compile(r"([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d")
 
 
-def _fingerprint(value: str) -> str:
+def read_fingerprint(value: str) -> str:
+    """A fingerprint as people write it down. Raises `ValueError` with a hint for anything else."""
     if _FINGERPRINT.fullmatch(value):
         return value
     letters = re.sub(r"[^a-z2-7]", "", value.lower())
@@ -42,7 +43,7 @@ def _enough(memory: int) -> int:
     return memory
 
 
-Fingerprint = Annotated[str, AfterValidator(_fingerprint)]
+Fingerprint = Annotated[str, AfterValidator(read_fingerprint)]
 Hours = Annotated[str, AfterValidator(_hours)]
 
 

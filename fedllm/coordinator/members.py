@@ -2,11 +2,13 @@
 
 import json
 import os
+import re
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from fedllm.config import FederationConfig
+from fedllm.config import FederationConfig, fedllm_home
+from fedllm.config.frozen import NAME
 from fedllm.coordinator.journal import Journal, coordinator_folder
 from fedllm.coordinator.lease import Lease
 from fedllm.coordinator.tables import CardRow
@@ -16,7 +18,7 @@ from fedllm.exchange.keys import Layout
 from fedllm.exchange.messages import COORDINATOR, EVERYONE, Invitation, PublicKeys, Roster
 from fedllm.exchange.store import ObjectStore
 from fedllm.secure.envelope import sign
-from fedllm.secure.identity import Identity, create_identity, load_identity
+from fedllm.secure.identity import Identity, create_identity, fingerprint, load_identity
 from fedllm.secure.sealing import seal
 from fedllm.secure.trust import read_ca
 from fedllm.stack import endpoints
@@ -103,6 +105,20 @@ def coordinator_identity(federation: str) -> Identity:
     """The coordinator's keys for a federation, made on first use."""
     folder = coordinator_folder(federation) / "keys"
     return load_identity(folder) if folder.exists() else create_identity(folder, COORDINATOR)
+
+
+def coordinator_fingerprint(federation: str) -> str | None:
+    """The fingerprint of the coordinator's keys; None where this machine holds none for the federation.
+
+    Nothing is made, whatever the name.
+
+    Raises:
+        IdentityError: there are keys, and they cannot be read.
+    """
+    if re.fullmatch(NAME, federation) is None:
+        return None
+    folder = fedllm_home() / "coordinator" / federation / "keys"
+    return fingerprint(load_identity(folder).public) if folder.exists() else None
 
 
 def roster_of(journal: Journal, identity: Identity) -> Roster:

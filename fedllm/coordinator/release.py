@@ -54,7 +54,7 @@ def publish_waiting(training: Training) -> None:
 
     if training.tracking_uri is None:
         return
-    tracker = Tracker(training.tracking_uri)
+    tracker = Tracker(training.tracking_uri, training.mailbox.me)
     for run, number, body in waiting_releases(training.journal):
         try:
             version = tracker.publish(with_ledgers(training.journal, RoundRelease.from_json(body)))

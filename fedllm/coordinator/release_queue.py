@@ -1,5 +1,8 @@
 """Releases that MLflow does not have yet, in the journal: MLflow being away loses none and doubles none."""
 
+import json
+from dataclasses import dataclass
+
 from sqlalchemy import select
 
 from fedllm.coordinator.journal import Journal
@@ -23,6 +26,32 @@ def waiting_releases(journal: Journal) -> list[tuple[str, int, str]]:
             .order_by(RunRow.started, ReleaseRow.round)
         )
         return [(row.run, row.round, row.body) for row in rows]
+
+
+@dataclass(frozen=True)
+class PublishedRelease:
+    """A release that MLflow has."""
+
+    run: str
+    round: int
+    body: str  # JSON, as it was queued
+    version: str  # its number in the registry
+
+
+def published_releases(journal: Journal) -> list[PublishedRelease]:
+    """Releases that MLflow has, oldest first."""
+    with journal.read() as session:
+        rows = session.scalars(
+            select(ReleaseRow)
+            .join(RunRow, RunRow.run == ReleaseRow.run)
+            .where(ReleaseRow.version.is_not(None), RunRow.federation == journal.federation)
+            .order_by(RunRow.started, ReleaseRow.round)
+        )
+        return [
+            PublishedRelease(row.run, row.round, row.body, str(json.loads(row.version)["version"]))
+            for row in rows
+            if row.version is not None
+        ]
 
 
 def mark_released(journal: Journal, run: str, number: int, version: str) -> None:

@@ -59,11 +59,19 @@ def sign(message: Message, identity: Identity) -> bytes:
     """
     if message.sender != identity.name:
         raise IdentityError(f"{identity.name} cannot sign what {message.sender} says")
-    envelope = Envelope(_canonical(message), PAYLOAD_TYPE, {})
-    envelope.sign(CryptoSigner(identity.signing))
-    data = _encoded(envelope)
+    data = sign_payload(_canonical(message), PAYLOAD_TYPE, identity)
     _refuse_large(data, type(message))
     return data
+
+
+def sign_payload(payload: bytes, payload_type: str, identity: Identity) -> bytes:
+    """Bytes of any type in an envelope that `identity` signed, as JSON bytes in their one encoding.
+
+    A payload type of its own keeps a signature of one kind from passing for another kind's.
+    """
+    envelope = Envelope(payload, payload_type, {})
+    envelope.sign(CryptoSigner(identity.signing))
+    return _encoded(envelope)
 
 
 def open_envelope(  # noqa: PLR0913 - every field of the head that a reader may insist on
@@ -97,7 +105,7 @@ def open_envelope(  # noqa: PLR0913 - every field of the head that a reader may 
     _refuse_large(data, kind)
     if keys.name != sender:
         raise RefusedError(f"the keys at hand are {keys.name}'s, not {sender}'s")
-    payload = _verified(data, keys)
+    payload = verified_payload(data, PAYLOAD_TYPE, keys)
     message = _parsed(payload, kind)
     wanted: dict[str, tuple[object, ...]] = {
         "federation": (federation,),
@@ -133,16 +141,20 @@ def _canonical(message: Message) -> bytes:
         raise RefusedError("a number of the message is not finite") from None
 
 
-def _verified(data: bytes, keys: PublicKeys) -> bytes:
-    """The payload's bytes, once their signature holds."""
+def verified_payload(data: bytes, payload_type: str, keys: PublicKeys) -> bytes:
+    """The payload's bytes, once their signature holds; nothing of them is parsed here.
+
+    Raises:
+        RefusedError: this is no envelope of that payload type in its one encoding, or another key signed it.
+    """
     try:
         outer = _Outer.model_validate_json(data, strict=True)
         payload = base64.b64decode(outer.payload, validate=True)
         signature = base64.b64decode(outer.signatures[0].sig, validate=True)
     except (ValidationError, binascii.Error, ValueError):
         raise RefusedError("no DSSE envelope with one signature") from None
-    if outer.payload_type != PAYLOAD_TYPE:
-        raise RefusedError(f"payload type is not {PAYLOAD_TYPE}")
+    if outer.payload_type != payload_type:
+        raise RefusedError(f"payload type is not {payload_type}")
     keyid = outer.signatures[0].keyid
     envelope = Envelope(payload, outer.payload_type, {keyid: Signature(keyid, signature.hex())})
     try:

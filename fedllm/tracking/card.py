@@ -9,6 +9,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _CELL = 60  # characters of a cell: a site's reason may be long, and stands in `sites.json`
+_CHECKED = (
+    "It holds every file against the coordinator's signature first; elsewhere than at the coordinator give "
+    "its fingerprint, as its owner tells it: `pin=`. `mlflow.pyfunc.load_model` checks nothing before it "
+    "runs the code that the store returns."
+)
 _MORE = "\n\n… the rest is among the artifacts of the round's run.\n"
 
 
@@ -34,8 +39,8 @@ def render(release: RoundRelease, version_uri: str) -> str:
         _provenance(release),
         "### Use",
         (
-            f'```python\nimport mlflow\n\nmodel = mlflow.pyfunc.load_model("{version_uri}")\n'
-            f"model.predict({_example(release)})\n```"
+            f'```python\nimport fedllm\n\nmodel = fedllm.load_model("{version_uri}")\n'
+            f"model.predict({_example(release)})\n```\n\n{_CHECKED}"
         ),
         _files(release),
     ]

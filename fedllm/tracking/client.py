@@ -8,10 +8,13 @@ whatever point, ends with one run and one version.
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from fedllm.errors import IdentityError
+from fedllm.secure.identity import Identity
 from fedllm.tracking import registry, runs
 from fedllm.tracking.connection import answering, connect
 from fedllm.tracking.package import check_adapter
 from fedllm.tracking.release import PublishedVersion, RoundRelease
+from fedllm.tracking.version_facts import registered
 
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel
@@ -26,33 +29,71 @@ class Tracker:
 
     Args:
         uri: of a server that tracks and registers, such as `http://127.0.0.1:5000`.
+        signer: the coordinator, whose signature each version gets; None: to read alone.
     """
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, signer: Identity | None = None) -> None:
         self.uri = uri.rstrip("/")
+        self.signer = signer
         self.client = connect(self.uri)
 
     def publish(self, release: RoundRelease) -> PublishedVersion:
-        """Record a round and register its model; a second call finds the first one's version.
+        """Record a round, register its model and sign the version; a second call finds the first one's.
 
         Raises:
+            IdentityError: there is no signer.
             TrackingError: MLflow does not answer; call again later with the same release.
             RecordRefusedError: MLflow refuses this release; others may be taken all the same.
             ModelError: the release's adapter folder is incomplete.
         """
         check_adapter(release.adapter_folder)
+        signer = self._signer()
         with answering(self.uri):
             experiment_id = runs.experiment(self.client, release.federation)
             parent = runs.training(self.client, experiment_id, release.run, release.config)
             run_id = runs.round_run(self.client, experiment_id, parent, release).info.run_id
             registry.ensure_model(self.client, release.federation)
             version = registry.find_version(self.client, release, run_id)
-            if version is None:
-                logged = registry.uploaded_model(self.client, experiment_id, release, run_id)
-                version = self._register(release, logged, run_id)
+            if version is None or not registry.is_signed(version, signer):
+                logged, hashes = registry.uploaded_model(self.client, experiment_id, release, run_id)
+                version = version or self._register(release, logged, run_id)
+                registry.sign_version(self.client, release, str(version.version), hashes, signer)
             self._challenge(release, version)
             self.client.set_terminated(run_id, "FINISHED")
         return _published(release.federation, version)
+
+    def is_signed(self, federation: str, number: str) -> bool:
+        """Whether a version's record holds, by the signer's present keys; its files are not looked at.
+
+        Raises:
+            IdentityError: there is no signer.
+            ReviewError: MLflow has no such version.
+            TrackingError: MLflow does not answer.
+        """
+        signer = self._signer()
+        with answering(self.uri):
+            return registry.is_signed(registered(self.client, federation, number), signer)
+
+    def sign_again(self, release: RoundRelease, number: str) -> None:
+        """Sign a version that is registered already, and upload its files anew from this machine's disk.
+
+        Args:
+            release: the version's, as the journal kept it, with its adapter's folder on this disk.
+            number: the version's number, as the journal kept it.
+
+        Raises:
+            IdentityError: there is no signer.
+            ReviewError: MLflow has no such version.
+            TrackingError: MLflow does not answer.
+            ModelError: the release's adapter folder is incomplete.
+        """
+        check_adapter(release.adapter_folder)
+        signer = self._signer()
+        with answering(self.uri):
+            version = registered(self.client, release.federation, number)
+            experiment_id = runs.experiment(self.client, release.federation)
+            _, hashes = registry.uploaded_model(self.client, experiment_id, release, str(version.run_id))
+            registry.sign_version(self.client, release, number, hashes, signer)
 
     def finish(self, federation: str, run: str, summary: Mapping[str, Any]) -> None:
         """End a training's parent run.
@@ -124,6 +165,11 @@ class Tracker:
                     return None
                 raise
             return registry.numbers(version.tags, registry.EVAL)
+
+    def _signer(self) -> Identity:
+        if self.signer is None:
+            raise IdentityError("a version is registered with its coordinator's signature: give its keys")
+        return self.signer
 
     def _parent(self, federation: str, run: str) -> str:
         experiment_id = runs.experiment(self.client, federation)

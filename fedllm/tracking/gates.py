@@ -1,4 +1,7 @@
-"""The gates before a version may become champion. They read MLflow alone: others can recompute them."""
+"""The gates before a version may become champion.
+
+They read MLflow and the coordinator's fingerprint alone: others who know that can recompute them.
+"""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -15,7 +18,7 @@ from fedllm.tracking.version_facts import VersionFacts
 
 ACCEPTED = "accepted"  # dp-audit's verdict on a site whose update counts
 VOID = "it was trained before 0.2, and no claim of its privacy holds: train it again (docs/privacy.md)"
-_LONGEST = 400  # characters of a sentence: a card and a tag hold four of them
+_LONGEST = 400  # characters of a sentence: a card and a tag hold five of them
 
 
 @dataclass(frozen=True)
@@ -24,11 +27,13 @@ class Rules:
 
     allowed_loss: float = 0.0  # on the public set: accuracy (0 to 1), or loss
     asks_privacy: bool = False  # whether its configuration asks for DP now
+    pin: str | None = None  # fingerprint of the coordinator whose signature counts; None: not known here
 
 
 def gates(version: VersionFacts, champion: VersionFacts | None, rules: Rules) -> tuple[Gate, ...]:
     """All gates, in the order in which they are shown."""
     found = (
+        version.files,
         quality(version, champion, rules.allowed_loss),
         budget(version, rules),
         audit(version),

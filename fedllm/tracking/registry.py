@@ -7,9 +7,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fedllm.errors import UntrustedVersionError
+from fedllm.secure.identity import Identity, fingerprint
 from fedllm.tracking.card import render
 from fedllm.tracking.package import save_package
 from fedllm.tracking.release import NO_DP, RoundRelease, safe_name
+from fedllm.tracking.version_files import package_hashes
+from fedllm.tracking.version_record import RECORD, VersionRecord, open_record, sign_record
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -79,8 +83,12 @@ def find_version(client: "MlflowClient", release: RoundRelease, run_id: str) -> 
 
 def uploaded_model(
     client: "MlflowClient", experiment_id: str, release: RoundRelease, run_id: str
-) -> "LoggedModel":
-    """The round's MLflow model with all its files; one whose upload was cut off is uploaded again."""
+) -> "tuple[LoggedModel, dict[str, str]]":
+    """The round's MLflow model with all its files, uploaded now, also where an earlier upload was cut off.
+
+    Returns:
+        The model, and the SHA-256 of each file as it was on this disk: the store is not asked for them.
+    """
     from mlflow.entities import LoggedModelOutput, LoggedModelStatus
 
     wanted = f"source_run_id = '{run_id}' and tags.`model.sha256` = '{release.model_sha256}'"
@@ -96,16 +104,45 @@ def uploaded_model(
             model_type="adapter",
         )
     )
+    with tempfile.TemporaryDirectory(prefix="fedllm-release-") as scratch:
+        folder = Path(scratch) / "model"
+        save_package(release, logged, run_id, folder)
+        hashes = package_hashes(folder)
+        client.log_model_artifacts(logged.model_id, str(folder))
     if logged.status != LoggedModelStatus.READY:
-        with tempfile.TemporaryDirectory(prefix="fedllm-release-") as scratch:
-            folder = Path(scratch) / "model"
-            save_package(release, logged, run_id, folder)
-            client.log_model_artifacts(logged.model_id, str(folder))
         logged = client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
     outputs = client.get_run(run_id).outputs
     if logged.model_id not in {output.model_id for output in (outputs.model_outputs if outputs else [])}:
         client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=release.round)])
-    return logged
+    return logged, hashes
+
+
+def is_signed(version: "ModelVersion", signer: Identity) -> bool:
+    """Whether a version carries a record that holds, by these very keys."""
+    try:
+        open_record(str(version.name), str(version.version), dict(version.tags), fingerprint(signer.public))
+    except UntrustedVersionError:
+        return False
+    return True
+
+
+def sign_version(
+    client: "MlflowClient",
+    release: RoundRelease,
+    number: str,
+    hashes: Mapping[str, str],
+    signer: Identity,
+) -> None:
+    """Give a version its record. Its number is known only now, and is part of what is signed."""
+    record = VersionRecord(
+        federation=release.federation,
+        version=number,
+        run=release.run,
+        round=release.round,
+        model_sha256=release.model_sha256,
+        files=dict(sorted(hashes.items())),
+    )
+    client.set_model_version_tag(release.federation, number, RECORD, sign_record(record, signer))
 
 
 def create_version(

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from fedllm.errors import ReviewError
@@ -10,12 +10,13 @@ from fedllm.secure.identity import Identity, fingerprint
 from fedllm.tracking import decision as tagged
 from fedllm.tracking.connection import answering
 from fedllm.tracking.decision import Decision, Said, decision_on, open_decision_on
+from fedllm.tracking.files_gate import check_files
 from fedllm.tracking.gate import Gate
 from fedllm.tracking.gates import VOID, Rules, first_failed, gates
 from fedllm.tracking.register import Register, ReviewEvent
 from fedllm.tracking.rollback import RECORD as ROLLBACK
 from fedllm.tracking.signed_decision import sign_decision, vouched
-from fedllm.tracking.version_facts import Aliases, VersionFacts, read_version
+from fedllm.tracking.version_facts import Aliases, VersionFacts, read_version, registered
 
 Tell = Callable[[ReviewEvent], None]
 
@@ -64,6 +65,8 @@ def _look(register: Register, version: str | None, rules: Rules) -> Review:
     if number is None:
         raise ReviewError(f"{register.name} has no challenger: train first, or name a version")
     facts = read_version(register.client, register.name, number)
+    there = registered(register.client, register.name, number)
+    facts = replace(facts, files=check_files(register.client, register.uri, there, rules.pin))
     other = aliases.champion if aliases.champion != number else aliases.previous
     against = read_version(register.client, register.name, other) if other else None
     for met in (facts, against):

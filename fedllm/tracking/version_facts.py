@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from fedllm.errors import ReviewError
 from fedllm.tracking.budget import LEDGERS, TABLE
+from fedllm.tracking.files_gate import UNCHECKED
+from fedllm.tracking.gate import Gate
 from fedllm.tracking.public_answers import ARTIFACT, PublicAnswers
 from fedllm.tracking.registry import BASELINE, CHALLENGER, CHAMPION, EVAL, PREVIOUS, numbers
 from fedllm.tracking.release import EXACT, NOT_CONFIGURED
@@ -34,6 +36,7 @@ class VersionFacts:
     site_rows: tuple[Mapping[str, Any], ...] | None = None  # None: there is no such table
     budget: tuple[Mapping[str, Any], ...] = ()
     ledgers: Mapping[str, tuple[str, ...]] | None = None  # a site's entries as JSON; None: there are none
+    files: Gate = UNCHECKED  # whether they are those of the signed record
     asked: str | None = None  # `privacy.unit` of the training's configuration; None: not on record
 
     @property

@@ -5,8 +5,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import pyrage
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from fedllm.secure.identity import Identity, fingerprint
 from fedllm.tracking import RoundRelease, Tracker
 from fedllm.tracking.decision import said
 from fedllm.tracking.gates import Rules
@@ -16,7 +19,9 @@ from fedllm.tracking.register import Register, ReviewEvent
 RECORDS = 40
 YES = said(approve=True, reviewer="Ann Example", reason="reads well")
 NO = said(approve=False, reviewer="Ann Example", reason="reads badly")
-RULES = Rules()
+SIGNER = Identity("coordinator", Ed25519PrivateKey.generate(), pyrage.x25519.Identity.generate())
+PIN = fingerprint(SIGNER.public)
+RULES = Rules(pin=PIN)
 FREE = {"name": "sentiment", "privacy": {"unit": "none"}}
 ROWS = [{"site": site, "weight": 1, "verdict": "accepted"} for site in ("amazon", "movies")]
 
@@ -65,7 +70,7 @@ def publish(
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)  # where MLflow puts the artifacts of a store that is a file
         patch.setenv("MLFLOW_TRACKING_URI", uri)  # a server knows its own
-        tracker = Tracker(uri)
+        tracker = Tracker(uri, SIGNER)
         for number, count in enumerate(right, start=1):
             told = public_answers(records, [1.0] * RECORDS, [n < count for n in range(RECORDS)])
             assert told is not None

@@ -14,6 +14,7 @@ from fedllm.privacy.entry import Head
 from fedllm.privacy.terms import PrivacyPlan
 from fedllm.tracking import RoundRelease, Tracker
 from fedllm.tracking.budget import budget_row, draw, left_pct, privacy_tags
+from tests.tracking.reviewed import SIGNER
 
 Make = Callable[..., RoundRelease]
 
@@ -57,7 +58,7 @@ def private(number: int) -> dict[str, Any]:
 
 @pytest.fixture
 def tracker(mlflow_uri: str) -> Tracker:
-    return Tracker(mlflow_uri)
+    return Tracker(mlflow_uri, SIGNER)
 
 
 def runs(tracker: Tracker, federation: str) -> dict[str, Any]:
@@ -148,7 +149,7 @@ def test_killed_while_writing_the_ledgers_and_published_again_gives_one_of_each(
     def die(*_: object, **__: object) -> None:
         raise Killed
 
-    dying = Tracker(mlflow_uri)
+    dying = Tracker(mlflow_uri, SIGNER)
     dying.client.log_artifacts = die
     with pytest.raises(Killed):
         dying.publish(make_release("dpkilled", **private(1)))

@@ -333,7 +333,10 @@ def test_without_dp_there_is_no_ledger() -> None:
 
 
 def test_the_first_gate_that_fails_is_the_reason() -> None:
-    found = gates(version(right=share(70, 100), site_rows=None), version("1", right=share(80, 100)), Rules())
-    assert [gate.verdict for gate in found] == ["fail", "not observable", "fail", "not observable"]
-    assert first_failed(found) == found[0]
+    facts = version(right=share(70, 100), site_rows=None, files=Gate("files", "pass", "signed"))
+    found = gates(facts, version("1", right=share(80, 100)), Rules())
+    assert [gate.verdict for gate in found] == ["pass", "fail", "not observable", "fail", "not observable"]
+    assert first_failed(found) == found[1]
+    unchecked = gates(version(), None, Rules())[0]
+    assert (unchecked.name, unchecked.verdict) == ("files", "fail"), "nobody has looked at its files"
     assert first_failed([Gate("budget", "not observable", "no DP configured")]) is None

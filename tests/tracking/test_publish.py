@@ -12,13 +12,14 @@ from fedllm.errors import ModelError, TrackingError
 from fedllm.tracking import RoundRelease, Tracker
 from fedllm.tracking.card import render
 from fedllm.tracking.connection import PROBE_SECONDS
+from tests.tracking.reviewed import SIGNER
 
 Make = Callable[..., RoundRelease]
 
 
 @pytest.fixture
 def tracker(mlflow_uri: str) -> Tracker:
-    return Tracker(mlflow_uri)
+    return Tracker(mlflow_uri, SIGNER)
 
 
 def all_runs(tracker: Tracker, federation: str) -> list[Any]:
@@ -58,7 +59,7 @@ class KilledBefore(Tracker):
     """A coordinator that dies in the middle of publishing."""
 
     def __init__(self, uri: str, call: str) -> None:
-        super().__init__(uri)
+        super().__init__(uri, SIGNER)
         setattr(self.client, call, self._die)
 
     def _die(self, *_: object, **__: object) -> None:
@@ -74,6 +75,7 @@ class KilledBefore(Tracker):
         "finalize_logged_model",
         "log_outputs",
         "create_model_version",
+        "set_model_version_tag",  # the version exists, nobody has signed it
         "set_registered_model_alias",
         "set_terminated",
     ],
@@ -86,6 +88,7 @@ def test_killed_while_publishing_and_published_again_gives_one_of_each(
         KilledBefore(mlflow_uri, call).publish(make_release(name))
     published = tracker.publish(make_release(name))
     assert [v.version for v in all_versions(tracker, name)] == ["1"]
+    assert tracker.is_signed(name, "1")
     assert len(all_runs(tracker, name)) == 2
     experiment = tracker.client.get_experiment_by_name(name)
     models = tracker.client.search_logged_models([experiment.experiment_id])
@@ -101,7 +104,8 @@ def test_a_version_carries_every_tag_and_a_card(tracker: Tracker, make_release: 
         make_release("tags", prefect_flow_run="flow-1", dvc_lock_sha256="d" * 64, champion={"accuracy": 0.86})
     )
     version = tracker.client.get_model_version("tags", published.version)
-    assert {k: v for k, v in version.tags.items() if not k.startswith("eval_baseline.")} == {
+    other = ("eval_baseline.", "record.signed")
+    assert {k: v for k, v in version.tags.items() if not k.startswith(other)} == {
         "fed.run": "run-a",
         "fed.round": "1",
         "fed.sites": "amazon,movies",
@@ -267,7 +271,7 @@ def test_a_server_that_is_down_is_noticed_within_seconds(make_release: Make, dea
     for uri in ("http://127.0.0.1:9", deaf_server):
         started = time.monotonic()
         with pytest.raises(TrackingError, match="does not answer"):
-            Tracker(uri).publish(make_release("down"))
+            Tracker(uri, SIGNER).publish(make_release("down"))
         assert time.monotonic() - started < PROBE_SECONDS + 6
 
 

@@ -13,6 +13,7 @@ from fedllm.coordinator.release import publish_waiting, released
 from fedllm.coordinator.release_queue import queue_release, waiting_releases
 from fedllm.errors import RecordRefusedError, TrackingError
 from fedllm.tracking import RoundRelease, Tracker
+from tests.tracking.reviewed import SIGNER
 
 Make = Callable[..., RoundRelease]
 TOO_LONG = {"data_lock": "x" * 600_000}  # MLflow's model version tags end long before
@@ -34,12 +35,12 @@ def queue(training: Any, make_release: Make, number: int, **changes: Any) -> Non
 
 def test_content_that_mlflow_does_not_take_is_a_refusal(mlflow_uri: str, make_release: Make) -> None:
     with pytest.raises(RecordRefusedError, match="refuses it"):
-        Tracker(mlflow_uri).publish(make_release("refused", privacy=TOO_LONG))
+        Tracker(mlflow_uri, SIGNER).publish(make_release("refused", privacy=TOO_LONG))
 
 
 def test_a_server_that_is_away_refuses_nothing(make_release: Make) -> None:
     with pytest.raises(TrackingError, match="does not answer") as caught:
-        Tracker("http://127.0.0.1:9").publish(make_release("away"))
+        Tracker("http://127.0.0.1:9", SIGNER).publish(make_release("away"))
     assert not isinstance(caught.value, RecordRefusedError)
 
 

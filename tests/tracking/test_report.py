@@ -8,6 +8,7 @@ import pytest
 
 from fedllm.errors import TrackingError
 from fedllm.tracking import RoundRelease, Tracker
+from tests.tracking.reviewed import SIGNER
 
 Make = Callable[..., RoundRelease]
 PAGE = "<!DOCTYPE html><title>what it came to</title>"
@@ -16,7 +17,7 @@ PAGE = "<!DOCTYPE html><title>what it came to</title>"
 def test_the_report_is_an_artifact_of_the_trainings_run_and_its_address_leads_there(
     mlflow_uri: str, make_release: Make, tmp_path: Path
 ) -> None:
-    tracker = Tracker(mlflow_uri)
+    tracker = Tracker(mlflow_uri, SIGNER)
     tracker.publish(make_release("reported"))
     tracker.finish("reported", "run-a", {"status": "failed", "stop_reason": "nobody came"})
     for page in ("an earlier one", PAGE):
@@ -34,11 +35,11 @@ def test_the_report_is_an_artifact_of_the_trainings_run_and_its_address_leads_th
 
 
 def test_a_training_that_published_nothing_can_leave_a_report(mlflow_uri: str) -> None:
-    tracker = Tracker(mlflow_uri)
+    tracker = Tracker(mlflow_uri, SIGNER)
     tracker.log_report("unpublished", "run-a", PAGE)
     assert "/runs/" in tracker.report_address("unpublished", "run-a")
 
 
 def test_mlflow_being_away_is_told_in_one_line() -> None:
     with pytest.raises(TrackingError, match="does not answer"):
-        Tracker("http://127.0.0.1:9").log_report("away", "run-a", PAGE)
+        Tracker("http://127.0.0.1:9", SIGNER).log_report("away", "run-a", PAGE)

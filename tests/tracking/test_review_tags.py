@@ -7,7 +7,7 @@ from fedllm.tracking.register import Register
 from fedllm.tracking.review import decide
 from fedllm.tracking.review_tags import act_on_tags
 from fedllm.tracking.rollback import roll_back
-from tests.tracking.reviewed import NO, RULES, YES, Heard, Killed, by_hand, dying, named, reset
+from tests.tracking.reviewed import NO, PIN, RULES, YES, Heard, Killed, by_hand, dying, named, reset
 
 
 def test_a_tag_approves_once(register: Register, heard: Heard) -> None:
@@ -42,7 +42,7 @@ def test_a_failing_gate_refuses_a_tag_once_and_a_deleted_outcome_asks_again(
     assert act_on_tags(register, RULES, tell=heard) == []
     assert (named(register), heard.kinds) == (("1", None), ["refused"])
     register.client.delete_model_version_tag(register.name, "4", "review.outcome")
-    act_on_tags(register, Rules(allowed_loss=1.0), tell=heard)
+    act_on_tags(register, Rules(allowed_loss=1.0, pin=PIN), tell=heard)
     assert named(register) == ("4", "1")
 
 

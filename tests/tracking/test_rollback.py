@@ -10,12 +10,12 @@ from fedllm.tracking.gates import Rules
 from fedllm.tracking.register import Register
 from fedllm.tracking.review import decide
 from fedllm.tracking.rollback import roll_back
-from tests.tracking.reviewed import RULES, YES, Heard, Killed, dying, named, reset, state
+from tests.tracking.reviewed import PIN, RULES, YES, Heard, Killed, dying, named, reset, state
 
 
 def test_whenever_a_rollback_is_killed_the_next_call_ends_it(register: Register) -> None:
     reset(register, champion="3")
-    decide(register, "1", YES, Rules(allowed_loss=1.0), tell=Heard())
+    decide(register, "1", YES, Rules(allowed_loss=1.0, pin=PIN), tell=Heard())
     record = register.tags("1")["review.record"]
 
     def promoted() -> None:

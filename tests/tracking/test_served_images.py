@@ -15,9 +15,10 @@ from fedllm.models.base import resolve_base
 from fedllm.models.vision import load_vision
 from fedllm.tracking import RoundRelease, Tracker
 from fedllm.tracking.answer import answer
-from fedllm.tracking.fetch import open_model
+from fedllm.tracking.fetch import Trust, open_model
 from fedllm.tracking.package import check_adapter
 from fedllm.training.evaluate import predict
+from tests.tracking.reviewed import PIN, SIGNER
 
 TASK = {
     "kind": "image",
@@ -53,7 +54,7 @@ def test_mlflow_serves_a_published_image_model(
     release = make_release(
         "digits", task=TASK, base_name="mnist-cnn", base_sha256="c" * 64, adapter_folder=str(trained)
     )
-    Tracker(mlflow_uri).publish(release)
+    Tracker(mlflow_uri, SIGNER).publish(release)
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_uri)
     served = mlflow.pyfunc.load_model("models:/digits@challenger")
@@ -63,7 +64,7 @@ def test_mlflow_serves_a_published_image_model(
     with pytest.raises(ModelError, match="'picture' is missing"):
         served.predict(pd.DataFrame({"image": IMAGES}))
     assert info.signature.inputs.input_names() == ["picture"]
-    opened = open_model("models:/digits@challenger", CONFIG, mlflow_uri)
+    opened = open_model("models:/digits@challenger", CONFIG, mlflow_uri, Trust(PIN))
     assert predict(opened.learner, IMAGES) == expected
     assert answer(opened.learner, IMAGES[0]).text == expected[0]
     with pytest.raises(DataError, match="not base64"):

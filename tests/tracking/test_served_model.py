@@ -18,10 +18,11 @@ from fedllm.models.adapter import attach
 from fedllm.models.base import fingerprint, load_base, resolve_base
 from fedllm.tracking import RoundRelease, Tracker
 from fedllm.tracking.answer import answer
-from fedllm.tracking.fetch import fetch_version, open_model
+from fedllm.tracking.fetch import Trust, fetch_version, open_model
 from fedllm.tracking.loading import as_records
 from fedllm.training.evaluate import predict
 from fedllm.training.text import TextLearner
+from tests.tracking.reviewed import PIN, SIGNER
 
 TEXTS = [
     "a wonderful evening",
@@ -57,7 +58,7 @@ def adapter(cache: Path) -> Path:
 def published(mlflow_uri: str, adapter: Path, make_release: Make, monkeypatch: pytest.MonkeyPatch) -> str:
     """`models:/served@challenger`; MLflow's address is the user's, in the environment, and no pickle."""
     base = fingerprint(resolve_base("tiny"))
-    Tracker(mlflow_uri).publish(make_release("served", adapter_folder=str(adapter), base_sha256=base))
+    Tracker(mlflow_uri, SIGNER).publish(make_release("served", adapter_folder=str(adapter), base_sha256=base))
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_uri)
     return "models:/served@challenger"
@@ -130,7 +131,9 @@ def test_another_base_under_the_same_name_is_refused(
     mlflow_uri: str, adapter: Path, make_release: Make, published: str
 ) -> None:
     assert published
-    Tracker(mlflow_uri).publish(make_release("foreign", adapter_folder=str(adapter), base_sha256="0" * 64))
+    Tracker(mlflow_uri, SIGNER).publish(
+        make_release("foreign", adapter_folder=str(adapter), base_sha256="0" * 64)
+    )
     with pytest.raises(ModelError, match="adapter was trained on 000000000000"):
         mlflow.pyfunc.load_model("models:/foreign@challenger")
 
@@ -140,7 +143,7 @@ def test_opening_a_version_a_folder_and_the_bare_base_gives_models_that_answer(
 ) -> None:
     root = Path(__file__).parents[2]
     config = load_federation(root / "params.yaml", ["model.base=tiny"])
-    registered = open_model(published, config, mlflow_uri)
+    registered = open_model(published, config, mlflow_uri, Trust(PIN))
     assert registered.name == "models:/served/1"
     said = answer(registered.learner, TEXTS[0])
     assert said.probabilities is not None
@@ -155,9 +158,9 @@ def test_opening_a_version_a_folder_and_the_bare_base_gives_models_that_answer(
 
 def test_a_version_that_is_not_there_is_one_clear_line(mlflow_uri: str, tmp_path: Path) -> None:
     with pytest.raises(TrackingError, match="nobody"):
-        fetch_version(mlflow_uri, "models:/nobody@challenger", tmp_path)
+        fetch_version(mlflow_uri, "models:/nobody@challenger", tmp_path, Trust(PIN))
     with pytest.raises(TrackingError, match="names no version"):
-        fetch_version(mlflow_uri, "models:/nobody", tmp_path)
+        fetch_version(mlflow_uri, "models:/nobody", tmp_path, Trust(PIN))
 
 
 def test_rows_are_read_from_texts_mappings_and_tables_alike() -> None:

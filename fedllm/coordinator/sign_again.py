@@ -1,0 +1,105 @@
+"""Sign versions that are in MLflow already: those of before signatures, or of the coordinator's former keys.
+
+What is signed comes from this coordinator's journal and disk, and is uploaded anew: nothing that lay in the
+artifact store meanwhile gets a signature.
+"""
+
+import dataclasses
+import hashlib
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from fedllm.config import FederationConfig
+from fedllm.coordinator.journal import Journal, coordinator_folder
+from fedllm.coordinator.members import coordinator_fingerprint, coordinator_identity
+from fedllm.coordinator.release_queue import PublishedRelease, published_releases
+from fedllm.errors import IdentityError, ModelError, RecordRefusedError, RefusedError, ReviewError
+
+if TYPE_CHECKING:
+    from fedllm.tracking import RoundRelease, Tracker
+
+
+@dataclass(frozen=True)
+class Signed:
+    """What was done about a federation's versions, by number."""
+
+    signed: list[str] = field(default_factory=list)
+    valid: list[str] = field(default_factory=list)  # their records held already
+    left: dict[str, str] = field(default_factory=dict)  # why they could not be signed
+
+
+def sign_versions(config: FederationConfig, tracking_uri: str, only: str | None = None) -> Signed:
+    """Sign every version that this journal has published and whose record does not hold.
+
+    Args:
+        config: of the federation.
+        tracking_uri: MLflow's.
+        only: the number of one version; None: all.
+
+    Raises:
+        IdentityError: this machine is not the coordinator.
+        ReviewError: this journal has published no such version.
+        TrackingError: MLflow does not answer.
+    """
+    from fedllm.tracking import Tracker
+
+    if coordinator_fingerprint(config.name) is None:
+        raise IdentityError(f"this machine holds no coordinator's keys for {config.name}: sign where it runs")
+    done = Signed()
+    with closing(Journal(config.name)) as journal:
+        tracker = Tracker(tracking_uri, coordinator_identity(config.name))
+        chosen = [row for row in published_releases(journal) if only in {None, row.version}]
+        if only is not None and not chosen:
+            raise ReviewError(f"this coordinator's journal has published no version {only} of {config.name}")
+        for row in chosen:
+            try:
+                if tracker.is_signed(config.name, row.version):
+                    done.valid.append(row.version)
+                else:
+                    _sign(journal, tracker, row)
+                    done.signed.append(row.version)
+            except (ModelError, RecordRefusedError, RefusedError, ReviewError) as error:
+                done.left[row.version] = str(error)
+    return done
+
+
+def _sign(journal: Journal, tracker: "Tracker", row: PublishedRelease) -> None:
+    from fedllm.tracking import RoundRelease
+    from fedllm.tracking.package import model_files
+
+    release = RoundRelease.from_json(row.body)
+    # Not `release.adapter_folder`: a restored home may be another one.
+    folder = coordinator_folder(journal.federation) / "runs" / row.run
+    kept = folder / f"round-{row.round}"
+    if all((kept / name).is_file() for name in model_files(kept)):
+        tracker.sign_again(dataclasses.replace(release, adapter_folder=str(kept)), row.version)
+        return
+    with TemporaryDirectory(prefix="fedllm-sign-") as scratch:
+        _rebuild(journal, release, folder / f"{release.model_sha256}.model", Path(scratch))
+        tracker.sign_again(dataclasses.replace(release, adapter_folder=scratch), row.version)
+
+
+def _rebuild(journal: Journal, release: "RoundRelease", model: Path, out: Path) -> None:
+    """Write a round's adapter from the flat model that the journal names by its hash."""
+    from fedllm.models.base import fingerprint, resolve_base
+    from fedllm.models.shared import decode_flat
+    from fedllm.training.learner import load_learner
+
+    started = journal.run(release.run)
+    if started is None or not model.is_file():
+        raise ModelError(
+            f"the adapter of round {release.round} of {release.run} is not on this disk any more"
+        )
+    data = model.read_bytes()
+    if hashlib.sha256(data).hexdigest() != release.model_sha256:
+        raise ModelError(f"{model} is damaged: restore it from your backup")
+    config = FederationConfig.model_validate_json(started.config)
+    base = resolve_base(config.model.base)
+    if fingerprint(base) != release.base_sha256:
+        raise ModelError(f"the base model {config.model.base} here is not the one that {release.run} trained")
+    shared = load_learner(base, config.model.adapter, config.seed, config.task).shared
+    shared.write(decode_flat(data, shared.layout.size))
+    shared.save(out)
