@@ -102,6 +102,9 @@ def test_a_version_of_before_is_signed_and_its_files_are_put_back(
     assert "planted" not in (there / "served_model.py").read_text()
     assert loads()
     assert sign_versions(CONFIG, published.uri).valid == ["1"]
+    adapter.write_bytes(b"somebody else's")
+    assert sign_versions(CONFIG, published.uri, "1").signed == ["1"]
+    assert loads()
 
 
 def test_after_new_keys_what_the_former_signed_counts_no_more_until_it_is_signed_again(
