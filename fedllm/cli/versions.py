@@ -45,7 +45,9 @@ def verify(
 
 @app.command()
 def sign(
-    version: Annotated[str | None, typer.Argument(help="A number. Default: all that need it.")] = None,
+    version: Annotated[
+        str | None, typer.Argument(help="A number: its files are put back. Default: all that need it.")
+    ] = None,
     *,
     config: Config = DEFAULT,
     as_json: AsJson = False,

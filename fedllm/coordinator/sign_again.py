@@ -34,6 +34,8 @@ class Signed:
 def sign_versions(config: FederationConfig, tracking_uri: str, only: str | None = None) -> Signed:
     """Sign every version that this journal has published and whose record does not hold.
 
+    One that is named is uploaded and signed anew whatever its record says: its files may have been changed.
+
     Args:
         config: of the federation.
         tracking_uri: MLflow's.
@@ -56,7 +58,7 @@ def sign_versions(config: FederationConfig, tracking_uri: str, only: str | None 
             raise ReviewError(f"this coordinator's journal has published no version {only} of {config.name}")
         for row in chosen:
             try:
-                if tracker.is_signed(config.name, row.version):
+                if only is None and tracker.is_signed(config.name, row.version):
                     done.valid.append(row.version)
                 else:
                     _sign(journal, tracker, row)

@@ -19,7 +19,7 @@ from fedllm.stack import tell
 from fedllm.tracking import RoundRelease
 from fedllm.tracking.register import Register
 from tests.tracking.conftest import bare_adapter, local_mlflow, make_release  # noqa: F401 - fixtures
-from tests.tracking.reviewed import publish, reset
+from tests.tracking.reviewed import PIN, publish, reset
 
 WHO = ("--reviewer", "Ann Example", "--reason", "reads well")
 
@@ -39,6 +39,7 @@ def shared(
 @pytest.fixture
 def config(shared: Register, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("FEDLLM_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("FEDLLM_PIN", PIN)
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
     reset(shared)
     path = tmp_path / "federation.yaml"

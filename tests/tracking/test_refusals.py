@@ -24,7 +24,8 @@ def training(mlflow_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     """As much of a training as the release queue looks at."""
     monkeypatch.setenv("FEDLLM_HOME", str(tmp_path))
     journal = Journal("queue")
-    yield SimpleNamespace(journal=journal, run="run-a", tracking_uri=mlflow_uri)
+    mailbox = SimpleNamespace(me=SIGNER)
+    yield SimpleNamespace(journal=journal, run="run-a", tracking_uri=mlflow_uri, mailbox=mailbox)
     journal.close()
 
 
