@@ -1,7 +1,7 @@
 """MLflow's server as the stack runs it: for its own pages alone, and as one process instead of two.
 
-By itself it takes what a page of any port of this machine asks with the password that a browser keeps for it,
-and answers any name that begins with `10.` or `192.168.` (`OwnPages`).
+By itself it does what a page of any port of this machine asks, with the password that a browser keeps for it,
+and lets any name that begins with `10.` or `192.168.` read (`OwnPages`).
 
 The command makes the database's tables and the first account, and starts uvicorn as a child, which imports
 MLflow once more. So the stack held 240 MB and took seconds of a core for a process that only waits, and a

@@ -17,7 +17,7 @@ import pytest
 import yaml
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
-from websockets.typing import Origin
+from websockets.typing import Origin, Subprotocol
 
 from fedllm.stack import Endpoints, down, endpoints, up
 from fedllm.stack.access import access_to
@@ -123,7 +123,7 @@ def test_prefects_ui_is_served(stack: Endpoints) -> None:
         ({"Authorization": f"Basic {base64.b64encode(b'fedllm:guessed').decode()}"}, 401),
     ],
 )
-def test_prefect_and_mlflow_answer_no_foreign_name_or_page_and_nobody_without_the_password(
+def test_prefect_and_mlflow_answer_no_foreign_name_or_page(
     stack: Endpoints, headers: dict[str, str], status: int
 ) -> None:
     # A page that a browser shows may ask 127.0.0.1, and Prefect does what it is asked.
@@ -141,9 +141,14 @@ def test_prefect_and_mlflow_answer_no_foreign_name_or_page_and_nobody_without_th
 
 def test_a_foreign_pages_socket_to_prefect_is_refused(stack: Endpoints) -> None:
     address = stack.prefect_api_url.replace("http://", "ws://") + "/events/in"
-    with pytest.raises(InvalidStatus, match="403"), connect(address, origin=Origin("http://evil.example")):
+    spoken = [Subprotocol("prefect")]  # a server with a password lets nobody in who speaks none
+    foreign = Origin("http://evil.example")
+    with (
+        pytest.raises(InvalidStatus, match="403"),
+        connect(address, origin=foreign, subprotocols=spoken, proxy=None),
+    ):
         pass
-    with connect(address, proxy=None):
+    with connect(address, subprotocols=spoken, proxy=None):
         pass
 
 
