@@ -26,7 +26,8 @@ _LARGE = {
 }  # not even looked through
 # With them an update that the coordinator has opened; without, the sealed one is in the archive.
 _PRIVATE = re.compile(
-    r"(.*/)?keys(-until-[^/]*)?/|ca/.*\.key$|stack/(passwords|databases)\.json$|stack/minio/root\.json$"
+    r"(.*/)?keys(-until-[^/]*)?/|ca/.*\.key$|stack/(passwords|store-users|databases)\.json$"
+    r"|stack/mlflow-auth\.db$|stack/minio/root\.json$"
     r"|(.*/)?(forgotten|pseudonym)\.key$|.*\.invitation$|coordinator/.*\.update$"
 )
 _SITE = {"site.yaml", "memory.db"}  # a folder with either is a site's

@@ -68,7 +68,7 @@ def demo(
         console().print(
             f"\nThe rounds      {here.prefect_ui_url}"
             f"\nThe versions    {here.mlflow_url}/#/models/{told['model']['name']}"
-            "\nAgain later     fedllm up\nStop it all     fedllm down"
+            "\nAgain later     fedllm up, which also shows the passwords\nStop it all     fedllm down"
         )
 
 
@@ -119,7 +119,10 @@ def _servers(config: FederationConfig) -> None:
     if here is None and leans:
         here = up(progress=console().print)
     if here is not None:
-        os.environ.update({k: v for k, v in here.environment().items() if k not in os.environ})
+        told = {k: v for k, v in here.environment().items() if k not in os.environ}
+        if os.environ.get("PREFECT_API_URL", here.prefect_api_url).rstrip("/") != here.prefect_api_url:
+            told = {k: v for k, v in told.items() if not k.startswith("PREFECT_API_")}  # not its business
+        os.environ.update(told)
 
 
 def _check_resumable(config: FederationConfig, run_id: str) -> None:

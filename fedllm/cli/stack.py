@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -40,7 +41,15 @@ def up(
         bool | None,
         typer.Option(
             "--secure/--no-secure",
-            help="TLS by a private CA, and passwords for Prefect and MLflow. Default: as last time.",
+            help="TLS by a private CA, beside the passwords. Default: as last time.",
+        ),
+    ] = None,
+    open_to_all: Annotated[
+        bool | None,
+        typer.Option(
+            "--open/--no-open",
+            help="No passwords for Prefect and MLflow, for every account of this machine. "
+            "Default: as last time.",
         ),
     ] = None,
     door_port: Port = None,
@@ -49,7 +58,10 @@ def up(
     mlflow_port: Port = None,
     as_json: AsJson = False,
 ) -> None:
-    """Start MinIO, Prefect with its UI, a worker and MLflow on this machine; nothing but loopback listens."""
+    """Start MinIO, Prefect with its UI, a worker and MLflow on this machine; nothing but loopback listens.
+
+    Prefect and MLflow ask for passwords, which a terminal is shown and a file of yours alone keeps.
+    """
     from fedllm.stack import endpoints
     from fedllm.stack import up as start
     from fedllm.stack.place import Place
@@ -62,6 +74,7 @@ def up(
         ports={name: port for name, port in asked.items() if port is not None},
         config=chosen,
         secure=secure,
+        open_to_all=open_to_all,
         progress=partial(console().print, markup=False, soft_wrap=True),
     )
     seconds = time.monotonic() - begun
@@ -76,35 +89,61 @@ def up(
         "mlflow_url": found.mlflow_url,
         "home": str(found.home),
         "secure": found.ca_file is not None,
+        "open": found.passwords is None,
         "ca_file": str(found.ca_file) if found.ca_file else None,
+        "client_env": str(Place(found.home).client_env),
         "run_command": command if chosen else None,
         "paused_after_restore": restored,
         "seconds": round(seconds, 2),
     }
     lines = [
         "already up" if already else f"up after {seconds:.0f} s",
-        f"  Prefect  {found.prefect_ui_url}",
-        f"  MLflow   {found.mlflow_url}",
-        f"  MinIO    {found.minio_url}",
-        f"  door     {found.door_url}, where sites come in",
+        *_pages(found),
+        f"  MinIO    {found.minio_url}   for fedllm and MLflow; it has no page",
+        f"  door     {found.door_url}   where sites come in",
     ]
     if found.ca_file:
-        lines += [
-            f"  CA       {found.ca_file}: a browser that is to trust these pages needs it",
-            f"  Secrets  {Place(found.home).client_env}: user and password of MLflow, and Prefect's",
-        ]
+        lines.append(f"  CA       {found.ca_file}: a browser that is to trust these pages needs it")
+    lines.append(f"  shell    {_entered(found)}, then `prefect`, `mlflow` and Python know all that")
     if chosen:
         lines += ["Start a training from any Prefect client:", f"  {command}"]
     emit(as_json, payload, "\n".join(lines))
 
 
+def _pages(found: "Endpoints") -> list[str]:
+    """A line for each server that has a page: where it is, and how to log in.
+
+    Passwords are for a terminal: what goes into a file or a journal names the file that has them.
+    """
+    from fedllm.stack.place import Place
+    from fedllm.stack.security import USER
+
+    if found.passwords is None:
+        prefect = mlflow = "open to every account of this machine"
+    elif sys.stdout.isatty():
+        prefect = f"password {found.passwords.prefect_auth}"
+        mlflow = f"user {USER}, password {found.passwords.mlflow}"
+    else:
+        file = Place(found.home).client_env
+        prefect = f"password: PREFECT_API_AUTH_STRING in {file}"
+        mlflow = f"user {USER}, password: MLFLOW_TRACKING_PASSWORD in {file}"
+    if not found.own_prefect:
+        prefect = "your own"
+    return [f"  Prefect  {found.prefect_ui_url}   {prefect}", f"  MLflow   {found.mlflow_url}   {mlflow}"]
+
+
 def _client(found: "Endpoints") -> str:
     """What a shell needs before a Prefect command: an address, or a file with the secrets as well."""
-    if found.ca_file is None or not found.own_prefect:
+    if found.passwords is None or not found.own_prefect:
         return f"PREFECT_API_URL={found.prefect_api_url}"
+    return f"{_entered(found)};"
+
+
+def _entered(found: "Endpoints") -> str:
+    """The command by which a shell knows addresses and passwords."""
     from fedllm.stack.place import Place
 
-    return f". {shlex.quote(str(Place(found.home).client_env))};"
+    return f". {shlex.quote(str(Place(found.home).client_env))}"
 
 
 def ca(

@@ -25,9 +25,10 @@ class Access:
 def access_to(url: str) -> Access:
     """How to enter the server of a URL.
 
-    A server of this home's stack is believed by the private CA alone, and told the stack's own password;
-    no other server ever is. Others are believed as their own variables say (PREFECT_API_SSL_CERT_FILE,
-    MLFLOW_TRACKING_SERVER_CERT_PATH, FEDLLM_CA_FILE), else as this machine believes.
+    A server of this home's stack is told the stack's own password, and with TLS believed by the private CA
+    alone; no other server ever is. Others are believed as their own variables say
+    (PREFECT_API_SSL_CERT_FILE, MLFLOW_TRACKING_SERVER_CERT_PATH, FEDLLM_CA_FILE), else as this machine
+    believes; a Prefect of the user's own is told what the user's variables hold for it.
 
     Raises:
         ConfigError: a variable switches the check of certificates off, or names no certificate.
@@ -39,16 +40,16 @@ def access_to(url: str) -> Access:
     state = StackState.load(place)
     server = _own_server(state, f"{parts.scheme}://{parts.netloc}")
     if server is not None:
-        ca = read_ca(place.ca / "ca.crt")
-        return Access(_opener(url, trusting(ca)), _own_authorization(place, server))
+        own = trusting(read_ca(place.ca / "ca.crt")) if state.secure else None
+        return Access(_opener(url, own), _own_authorization(place, server))
     context = trusting(_foreign_ca(url)) if parts.scheme == "https" else None
-    local = parts.hostname in _LOOPBACK
-    return Access(_opener(url, context), None if local else _prefect_authorization())
+    prefects = {_origin(state.external_prefect or ""), _origin(os.environ.get("PREFECT_API_URL", ""))}
+    return Access(_opener(url, context), _prefect_authorization() if _origin(url) in prefects else None)
 
 
 def _own_server(state: StackState, origin: str) -> str | None:
-    """Which server of the secure stack an address is; Prefect may be the user's own."""
-    if not state.secure:
+    """Which server of a stack with passwords an address is; Prefect may be the user's own."""
+    if not state.has_passwords:
         return None
     own = {name: state.url(name) for name in state.ports if name != "prefect" or not state.external_prefect}
     return next((name for name, address in own.items() if address == origin), None)

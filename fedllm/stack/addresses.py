@@ -29,7 +29,7 @@ class Endpoints:
     home: Path  # fedllm's home
     own_prefect: bool = True  # False: the user's PREFECT_API_URL
     ca_file: Path | None = None  # who vouches for the servers; None: they speak no TLS
-    passwords: Passwords | None = None  # of Prefect and MLflow, with TLS
+    passwords: Passwords | None = None  # of Prefect and MLflow; None: they ask nobody who he is
 
     def environment(self) -> dict[str, str]:
         """What child processes and in-process flows need to use these servers; it holds their passwords.
@@ -47,13 +47,13 @@ class Endpoints:
         }
         if self.own_prefect:
             env["PREFECT_HOME"] = str(Place(self.home).prefect_home)
-            if self.ca_file and self.passwords:
-                env |= prefect_client(str(self.ca_file), self.passwords)
+            if self.passwords:
+                env |= prefect_client(self.passwords, self.ca_file)
         return env | self.mlflow_credentials()
 
     def mlflow_credentials(self) -> dict[str, str]:
-        """What a client of this MLflow alone needs beside its address; nothing without TLS."""
-        return mlflow_client(str(self.ca_file), self.passwords) if self.ca_file and self.passwords else {}
+        """What a client of this MLflow alone needs beside its address; nothing of an open one."""
+        return mlflow_client(self.passwords, self.ca_file) if self.passwords else {}
 
     @property
     def ca(self) -> str | None:
@@ -78,7 +78,7 @@ def read_endpoints(place: Place, state: StackState) -> Endpoints:
         home=place.home,
         own_prefect=state.external_prefect is None,
         ca_file=place.ca / "ca.crt" if state.secure else None,
-        passwords=passwords(place) if state.secure else None,
+        passwords=passwords(place) if state.has_passwords else None,
     )
 
 

@@ -18,7 +18,7 @@ from fedllm.stack.minio import format_volume
 from fedllm.stack.place import Place, StackState
 from fedllm.stack.programs import POOL, WORKER, base_environment, programs, root_credentials
 from fedllm.stack.provision import Provisioner
-from fedllm.stack.security import write_client_env
+from fedllm.stack.security import chosen, refuse_another_choice, write_client_env
 from fedllm.stack.startup import Startup
 from fedllm.stack.store_users import store_secrets
 from fedllm.stack.supervise import Control, start_daemon, sweep, write_conf
@@ -38,6 +38,7 @@ def up(
     ports: dict[str, int] | None = None,
     config: Path | None = None,
     secure: bool | None = None,
+    open_to_all: bool | None = None,
     progress: Progress = _silent,
 ) -> Endpoints:
     """Start the stack of `$FEDLLM_HOME`, or heal and return the one that runs.
@@ -48,13 +49,14 @@ def up(
     Args:
         ports: wanted ports by server (door, minio, prefect, mlflow); others are found.
         config: a federation file to register deployments for; None registers none.
-        secure: TLS by the private CA, and passwords for Prefect and MLflow; None: as last time, at first not.
+        secure: TLS by the private CA; None: as last time, at first not.
+        open_to_all: no passwords for Prefect and MLflow; None: as last time, at first they have some.
         progress: hears a line for each server that comes to answer, or that makes `up` wait.
 
     Raises:
         StackError: which server failed, with its last words and log; or the stack is up the other way, or the
             home cannot be written to.
-        ConfigError: TLS is asked for, and the environment switches its checks off.
+        ConfigError: TLS is asked for, and the environment switches its checks off or no passwords are wanted.
         BackupError: the home is half restored.
     """
     place = Place.here()
@@ -63,10 +65,9 @@ def up(
         place.create()
     with place.usable(), place.lock(progress):
         refuse_half_restored()  # the one who had the lock may have been a restore that was killed
-        state = _launch(place, ports or {}, secure, progress)
+        state = _launch(place, ports or {}, secure, open_to_all, progress)
         found = read_endpoints(place, state)
-        if state.secure:
-            write_client_env(place, found.environment())
+        write_client_env(place, found.environment())
         _await_servers(place, found, progress)
         if config is not None:
             _deploy_once(place, state, config, found, progress)
@@ -93,19 +94,20 @@ def down() -> bool:
         return bool(swept) or ran
 
 
-def _launch(place: Place, asked: dict[str, int], secure: bool | None, progress: Progress) -> StackState:
+def _launch(
+    place: Place,
+    asked: dict[str, int],
+    secure: bool | None,
+    open_to_all: bool | None,
+    progress: Progress,
+) -> StackState:
     """Have supervisord running with this stack's processes, and return its state."""
     state = StackState.load(place)
     control = Control(place)
     if control.alive() and state.ports:
         if moved := [name for name, port in asked.items() if state.ports.get(name) != port]:
             raise StackError(f"the stack is up with another {moved[0]} port: `fedllm down` first")
-        if secure is not None and secure != state.secure:
-            has, wish = ("with", "--no-secure") if state.secure else ("without", "--secure")
-            raise StackError(
-                f"the stack is up {has} TLS: `fedllm down`, then `fedllm up {wish}`; sites that were invited"
-                " before need new invitations (`fedllm site add CARD`)"
-            )
+        refuse_another_choice(state, secure, open_to_all)
         if not (state.secure and renewal_due(place.ca)):
             return state
         progress("the servers' certificate is renewed: they start anew")
@@ -113,10 +115,9 @@ def _launch(place: Place, asked: dict[str, int], secure: bool | None, progress: 
     sweep(place)
     place.empty_temporary()
     state = replace(
-        state,
+        chosen(state, secure, open_to_all),
         ports=_ports(asked, state),
         external_prefect=_external_prefect(state),
-        secure=state.secure if secure is None else secure,
     )
     if state.secure:
         refuse_unchecked()

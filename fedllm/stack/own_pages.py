@@ -1,10 +1,11 @@
 """Which requests a server on loopback answers: those to its own names, and of pages only its own.
 
 Loopback keeps other machines out, and not the web: any page that a browser shows may send requests to
-127.0.0.1, and a name of the attacker's may lead there (DNS rebinding). Prefect without a password does what
-it is asked, and that is running commands.
+127.0.0.1, and a name of the attacker's may lead there (DNS rebinding). Prefect does what it is asked, and
+that is running commands; a browser sends MLflow the password that it keeps for it, whichever page asks.
 """
 
+import os
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -51,6 +52,20 @@ class OwnPages:
         if len(hosts) != 1 or _hostname(f"//{hosts[0]}") not in self._hosts:
             return False
         return all(each in self._origins or urlsplit(each).netloc == hosts[0] for each in origins)
+
+
+def own_pages(app: App, origins: str) -> OwnPages:
+    """Guard a server of the stack, on loopback or as `FEDLLM_SERVER_HOSTS` names it.
+
+    Args:
+        app: what is behind.
+        origins: pages beside its own, such as those behind a proxy, separated by commas; the server may be
+            called by their names too.
+    """
+    pages = [origin for origin in origins.split(",") if origin]
+    named = [name for name in os.environ.get("FEDLLM_SERVER_HOSTS", "").split(",") if name]
+    shown = [name for name in map(_hostname, pages) if name]
+    return OwnPages(app, hosts=[*LOOPBACK, *named, *shown], origins=pages)
 
 
 def _hostname(url: str) -> str | None:

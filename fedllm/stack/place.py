@@ -61,7 +61,7 @@ class Place:
 
     @property
     def client_env(self) -> Path:
-        """A shell file (mode 600) with what a client of a secure stack needs."""
+        """A shell file (mode 600) with what a client of Prefect or MLflow needs."""
         return self.folder / "client.env"
 
     @property
@@ -204,7 +204,14 @@ class StackState:
     ports: dict[str, int] = field(default_factory=dict)  # minio, prefect, mlflow
     external_prefect: str | None = None  # the user's own PREFECT_API_URL, if that one is used
     deployed: str = ""  # hash of what `up` registered last
-    secure: bool = False  # TLS and passwords; stays so until `fedllm up --no-secure`
+    secure: bool = False  # TLS, and passwords in any case; stays so until `fedllm up --no-secure`
+    # No passwords; stays so until `fedllm up --no-open`. None: an older fedllm started it, which had none.
+    open: bool | None = False
+
+    @property
+    def has_passwords(self) -> bool:
+        """Whether this stack's Prefect and MLflow ask who they speak with."""
+        return self.secure or self.open is False
 
     def url(self, server: str) -> str:
         """Where a server of this stack answers: minio, prefect or mlflow."""
@@ -220,7 +227,7 @@ class StackState:
         """Read the state; a stack that was never up has an empty one."""
         try:
             with place.usable():
-                return cls(**json.loads(place.state.read_text(encoding="utf-8")))
+                return cls(**{"open": None, **json.loads(place.state.read_text(encoding="utf-8"))})
         except FileNotFoundError:
             return cls()
         except (ValueError, TypeError):

@@ -10,14 +10,13 @@ server stands still until SQLite gives up: 60 s with Prefect 3.8.8 (docs/decisio
 
 import os
 from typing import Any
-from urllib.parse import urlsplit
 
 from prefect.server.api.server import create_app as prefects
 from sqlalchemy import event
 from sqlalchemy.dialects.sqlite.aiosqlite import AsyncAdapt_aiosqlite_connection
 from sqlalchemy.pool import Pool
 
-from fedllm.stack.own_pages import LOOPBACK, OwnPages
+from fedllm.stack.own_pages import OwnPages, own_pages
 
 _PATIENCE = 5  # s; a write takes milliseconds, and Prefect's clients wait 60 s for an answer
 
@@ -26,13 +25,9 @@ def create_app() -> OwnPages:
     """Prefect's application; `uvicorn --factory` calls it."""
     # Not when a connection is made: Prefect sets its own patience then, after any listener of ours.
     event.listen(Pool, "checkout", _shorten)
-    app = prefects()
-    shown = urlsplit(os.environ.get("PREFECT_SERVER_UI_API_URL", ""))  # behind a proxy: by this name
-    names = [shown.hostname] if shown.hostname else []
-    origins = os.environ.get("PREFECT_SERVER_CORS_ALLOWED_ORIGINS", "").split(",")
     # Around Prefect's application, not among its middleware: its automations ask that application itself, as
     # the host prefect-in-memory, and no request from outside may use that name.
-    return OwnPages(app, hosts=[*LOOPBACK, *names], origins=[origin for origin in origins if origin])
+    return own_pages(prefects(), os.environ.get("PREFECT_SERVER_CORS_ALLOWED_ORIGINS", ""))
 
 
 def _shorten(connection: Any, record: Any, _proxy: object) -> None:  # noqa: ANN401 - SQLAlchemy's own are untyped

@@ -71,14 +71,17 @@ def base_environment(place: Place, *, own_prefect: bool) -> dict[str, str]:
 
 def programs(place: Place, state: StackState) -> list[Program]:
     """The stack's processes; the worker alone waits until its server answers."""
-    secure = passwords(place) if state.secure else None
+    drawn = passwords(place) if state.has_passwords else None
     served = certificates(place) if state.secure else None
     found = [_minio(place, state), _door(place, state, served), _mlflow(place, state)]
     if state.external_prefect is None:
         found.append(_prefect(place, state))
     found.append(_worker(place, state))
-    if secure is not None and served is not None:
-        _secure(place, {program.name: program.env for program in found}, secure, served)
+    env = {program.name: program.env for program in found}
+    if drawn is not None:
+        _guard(place, env, drawn, served)
+    if served is not None:
+        _encrypt(place, env, served)
     return found
 
 
@@ -105,7 +108,7 @@ def _mlflow(place: Place, state: StackState) -> Program:
         *(sys.executable, "-m", "fedllm.stack.mlflow_server", "server", "--host", "127.0.0.1"),
         *("--port", str(state.ports["mlflow"]), "--workers", "1"),
         *("--artifacts-destination", f"s3://{MLFLOW_BUCKET}"),
-        *(("--app-name", "basic-auth") if state.secure else ()),
+        *(("--app-name", "basic-auth") if state.has_passwords else ()),
     ]
     env = {
         "AWS_ACCESS_KEY_ID": user.name,
@@ -172,19 +175,25 @@ def _prefect_address(place: Place, state: StackState) -> dict[str, str]:
     return env
 
 
-def _secure(
-    place: Place, env: dict[str, dict[str, str]], secure: Passwords, served: ServerCertificate
+def _guard(
+    place: Place, env: dict[str, dict[str, str]], drawn: Passwords, served: ServerCertificate | None
 ) -> None:
-    """Add to each program's environment, by its name, what TLS and passwords take."""
-    ca = str(served.ca)
-    for name in ("mlflow", "prefect"):
-        env.get(name, {}).update({key: os.environ[key] for key in BEHIND_A_PROXY if key in os.environ})
-    env["minio"]["HOME"] = str(place.minio_home)
-    env["mlflow"] |= uvicorn_environment(served) | mlflow_auth_environment(place, secure)
-    env["mlflow"]["AWS_CA_BUNDLE"] = ca
-    env["worker"] |= mlflow_client(ca, secure)  # flows run in the worker's environment
+    """Add to each program's environment, by its name, what passwords take."""
+    ca = served.ca if served else None
+    env["mlflow"] |= mlflow_auth_environment(place, drawn)
+    env["worker"] |= mlflow_client(drawn, ca)  # flows run in the worker's environment
     if "prefect" in env:
-        client = prefect_client(ca, secure)
+        client = prefect_client(drawn, ca)
         env["worker"] |= client
-        env["prefect"] |= client | uvicorn_environment(served)  # its services are clients of their own server
-        env["prefect"]["PREFECT_SERVER_API_AUTH_STRING"] = secure.prefect_auth
+        env["prefect"] |= client  # its services are clients of their own server
+        env["prefect"]["PREFECT_SERVER_API_AUTH_STRING"] = drawn.prefect_auth
+
+
+def _encrypt(place: Place, env: dict[str, dict[str, str]], served: ServerCertificate) -> None:
+    """Add to each program's environment, by its name, what TLS takes."""
+    for name in ("mlflow", "prefect"):
+        if name in env:
+            env[name] |= {key: os.environ[key] for key in BEHIND_A_PROXY if key in os.environ}
+            env[name] |= uvicorn_environment(served)
+    env["minio"]["HOME"] = str(place.minio_home)
+    env["mlflow"]["AWS_CA_BUNDLE"] = str(served.ca)

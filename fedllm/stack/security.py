@@ -1,15 +1,17 @@
-"""What `fedllm up --secure` adds: certificates for the servers, passwords, and how clients are told."""
+"""Passwords for Prefect and MLflow, what `fedllm up --secure` adds to them, and how clients are told."""
 
 import secrets
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
+from fedllm.errors import ConfigError, StackError
 from fedllm.secure.ca import ServerCertificate, server_certificate
 from fedllm.secure.trust import MLFLOW_SWITCH, PREFECT_SWITCH
 from fedllm.stack.kept_secrets import kept_secrets
 from fedllm.stack.minio import install_certificate
-from fedllm.stack.place import Place
+from fedllm.stack.place import Place, StackState
 
 USER = "fedllm"  # of Prefect's one account and of MLflow's administrator
 
@@ -40,6 +42,33 @@ def passwords(place: Place) -> Passwords:
 
 def _drawn() -> Passwords:
     return Passwords(*(secrets.token_urlsafe(32) for _ in range(3)))
+
+
+def chosen(state: StackState, secure: bool | None, open_to_all: bool | None) -> StackState:
+    """The state with what holds from this start on of TLS and of passwords; None: as last time.
+
+    Raises:
+        ConfigError: TLS without passwords.
+    """
+    encrypted = state.secure if secure is None else secure
+    if encrypted and open_to_all:
+        raise ConfigError("a stack with TLS has passwords: `fedllm up --no-secure --open` has neither")
+    # A stack of an older fedllm had no choice, and one with TLS has passwords also when TLS goes.
+    opened = not encrypted and (state.open is True if open_to_all is None else open_to_all)
+    return replace(state, secure=encrypted, open=opened)
+
+
+def refuse_another_choice(state: StackState, secure: bool | None, open_to_all: bool | None) -> None:
+    """Leave a stack that is up as it is. Raises `StackError` when it is wanted otherwise."""
+    if secure is not None and secure != state.secure:
+        has, wish = ("with", "--no-secure") if state.secure else ("without", "--secure")
+        raise StackError(
+            f"the stack is up {has} TLS: `fedllm down`, then `fedllm up {wish}`; sites that were invited"
+            " before need new invitations (`fedllm site add CARD`)"
+        )
+    if open_to_all is not None and open_to_all == state.has_passwords:
+        has, wish = ("with", "--open") if state.has_passwords else ("without", "--no-open")
+        raise StackError(f"the stack is up {has} passwords: `fedllm down`, then `fedllm up {wish}`")
 
 
 def certificates(place: Place) -> ServerCertificate:
@@ -74,30 +103,31 @@ def mlflow_auth_environment(place: Place, drawn: Passwords) -> dict[str, str]:
     }
 
 
-def prefect_client(ca: str, drawn: Passwords) -> dict[str, str]:
-    """What a client of the stack's own Prefect needs: whom to believe, and how to say who asks."""
-    return {
-        "PREFECT_API_SSL_CERT_FILE": ca,
-        "PREFECT_API_AUTH_STRING": drawn.prefect_auth,
-        PREFECT_SWITCH: "false",  # said outright, so that no settings file says otherwise
-    }
+def prefect_client(drawn: Passwords, ca: Path | None = None) -> dict[str, str]:
+    """What a client of the stack's own Prefect needs: how to say who asks and, with TLS, whom to believe."""
+    env = {"PREFECT_API_AUTH_STRING": drawn.prefect_auth}
+    if ca is not None:
+        # The switch is said outright, so that no settings file says otherwise.
+        env |= {"PREFECT_API_SSL_CERT_FILE": str(ca), PREFECT_SWITCH: "false"}
+    return env
 
 
-def mlflow_client(ca: str, drawn: Passwords) -> dict[str, str]:
-    """What a client of the stack's MLflow needs: whom to believe, and how to say who asks."""
-    return {
-        "MLFLOW_TRACKING_SERVER_CERT_PATH": ca,
-        "MLFLOW_TRACKING_USERNAME": USER,
-        "MLFLOW_TRACKING_PASSWORD": drawn.mlflow,
-        MLFLOW_SWITCH: "false",
-        # Files go through MLflow: straight from the store they would come by a certificate that MLflow's
-        # client has no way to check, and by an address that only this machine can reach.
-        "MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD": "false",
-        "MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD": "false",
-    }
+def mlflow_client(drawn: Passwords, ca: Path | None = None) -> dict[str, str]:
+    """What a client of the stack's MLflow needs: how to say who asks and, with TLS, whom to believe."""
+    env = {"MLFLOW_TRACKING_USERNAME": USER, "MLFLOW_TRACKING_PASSWORD": drawn.mlflow}
+    if ca is not None:
+        env |= {
+            "MLFLOW_TRACKING_SERVER_CERT_PATH": str(ca),
+            MLFLOW_SWITCH: "false",
+            # Files go through MLflow: straight from the store they would come by a certificate that MLflow's
+            # client has no way to check, and by an address that only this machine can reach.
+            "MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD": "false",
+            "MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD": "false",
+        }
+    return env
 
 
 def write_client_env(place: Place, environment: Mapping[str, str]) -> None:
-    """Write the shell file by which `prefect` or `mlflow` reach a secure stack: `. client.env`."""
+    """Write the shell file by which `prefect` or `mlflow` reach the stack: `. client.env`."""
     lines = [f"export {name}={shlex.quote(value)}" for name, value in sorted(environment.items())]
     place.write_private(place.client_env, "\n".join(lines) + "\n")

@@ -259,7 +259,7 @@ def test_every_option_of_a_servers_command_is_one_that_the_program_has(
 ) -> None:
     command = composed["services"][name]["command"]
     options = [part.partition("=")[0] for part in command if part.startswith("--")]
-    words = [part for part in command if re.fullmatch(r"[a-z]+", part)]
+    words = [part for part in command if re.fullmatch(r"[a-z]+([._][a-z]+)*", part)]
     base = {"python": [sys.executable, "-m", words[1]]}.get(
         words[0], [str(Path(sys.executable).parent / words[0])]
     )

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import yaml
 from playground import SITES, fedllm, write_corpus
-from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from fedllm.stack import Endpoints, down, up
 from tests.blank_databases import put_blank_databases
 from tests.own_ports import own_ports
+from tests.prefect_client import speaking_with
 
 
 @contextmanager
@@ -50,7 +50,7 @@ def stack(servers: Endpoints) -> Iterator[Endpoints]:
 @pytest.fixture
 def prefect(stack: Endpoints) -> Iterator[None]:
     """This process' Prefect client speaks to the stack, whatever was imported first."""
-    with temporary_settings(updates={PREFECT_API_URL: stack.prefect_api_url}):
+    with speaking_with(stack):
         yield
 
 

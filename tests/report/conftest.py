@@ -1,44 +1,19 @@
-"""A real browser, and trainings whose reports it shows."""
+"""Trainings, and their reports in a real browser."""
 
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request
 
 from fedllm.coordinator.rounds import JournaledSteps, play
 from fedllm.errors import CancelledError
 from fedllm.report.facts import TrainingFacts
+from tests.browser import SLOW
 from tests.report.trained import PRIVATE, configuration, opened, trained
 
 WEST = {"west": {"max_seconds": 1e-3}}
-
-SLOW = 240_000  # ms: a machine with other work to do is slow
-QUIET = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-
-
-@pytest.fixture(scope="module")  # its event loop may not outlive the file: other libraries look for one
-def chromium() -> Iterator[Browser]:
-    """Debian's chromium. A machine without it fails, unless FEDLLM_NO_BROWSER says that it has none."""
-    if os.environ.get("FEDLLM_NO_BROWSER"):
-        pytest.skip("FEDLLM_NO_BROWSER is set: reports were not looked at in a browser")
-    path = next((found for name in ("chromium", "chromium-browser") if (found := shutil.which(name))), None)
-    if path is None:
-        pytest.fail("no chromium here: apt-get install -y chromium, or set FEDLLM_NO_BROWSER=1 to do without")
-    with sync_playwright() as driver:  # a profile of its own, empty, for every start
-        browser = driver.chromium.launch(executable_path=path, args=QUIET, timeout=SLOW)
-        yield browser
-        browser.close()
 
 
 class Shown:

@@ -17,10 +17,12 @@ from fedllm.stack import Endpoints, down, up
 from fedllm.stack.health import answers, wait_until
 from fedllm.stack.place import Place, StackState
 from fedllm.stack.programs import base_environment, programs
+from fedllm.stack.security import passwords
 from fedllm.stack.supervise import leftovers
 from tests.own_ports import own_ports
 
 ROOT = Path(__file__).parents[2]
+PORTS = {"door": 9000, "minio": 9010, "prefect": 4200, "mlflow": 5000}
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,31 @@ class FirstLife:
     left: list[int]  # processes of the stack after `down`
     listening: list[int]  # ports of it that still answer
     made: list[str]  # what is in fedllm's home then
+
+
+class Running:
+    """A stack that is up, as its supervisord would say."""
+
+    ended = False
+
+    def __init__(self, _: Place) -> None:
+        """Take what `Control` takes."""
+
+    def alive(self) -> bool:
+        return True
+
+    def shutdown(self) -> None:
+        Running.ended = True
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    monkeypatch.setenv("FEDLLM_HOME", str(tmp_path / "a home"))
+    for name in [name for name in os.environ if name.startswith(("PREFECT_", "MLFLOW_"))]:
+        monkeypatch.delenv(name)
+    found = Place.here()
+    found.create()
+    return found
 
 
 def python(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -93,8 +120,8 @@ def there(fresh: Endpoints, monkeypatch: pytest.MonkeyPatch) -> Endpoints:
 
 
 @pytest.fixture(scope="module")
-def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    """The server alone, started as the stack starts it; its address and its database."""
+def prefect_alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path, str]]:
+    """The server alone, started as the stack starts it; its address, its database, its password."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FEDLLM_HOME", str(tmp_path_factory.mktemp("home")))
         place = Place.here()
@@ -102,6 +129,7 @@ def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Pat
         state = StackState(ports=own_ports(26_000))
         [found] = [program for program in programs(place, state) if program.name == "prefect"]
         env = base_environment(place, own_prefect=True) | found.env
+        password = passwords(place).prefect_auth
     process = subprocess.Popen(found.argv, env=env)
 
     def check() -> None:
@@ -109,7 +137,16 @@ def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Pat
 
     try:
         wait_until("prefect", lambda: answers(f"{state.own_prefect_url}/health"), check, 300)
-        yield state.own_prefect_url, place.prefect_home / "prefect.db"
+        yield state.own_prefect_url, place.prefect_home / "prefect.db", password
     finally:
         process.kill()
         process.wait()
+
+
+@pytest.fixture
+def prefect(prefect_alone: tuple[str, Path, str], monkeypatch: pytest.MonkeyPatch) -> tuple[str, Path]:
+    """That server as the user's own: its address and its database."""
+    url, database, password = prefect_alone
+    monkeypatch.setenv("PREFECT_API_URL", url)
+    monkeypatch.setenv("PREFECT_API_AUTH_STRING", password)
+    return url, database

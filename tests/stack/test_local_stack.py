@@ -1,5 +1,6 @@
 """One real stack for the whole file: the tests follow each other through its life."""
 
+import base64
 import json
 import os
 import socket
@@ -16,14 +17,16 @@ import pytest
 import yaml
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
-from websockets.typing import Origin
+from websockets.typing import Origin, Subprotocol
 
 from fedllm.stack import Endpoints, down, endpoints, up
+from fedllm.stack.access import access_to
 from fedllm.stack.checkup import checkup
 from fedllm.stack.deploy import register_deployments
 from fedllm.stack.health import PrefectApi, answers, health_urls, http
 from fedllm.stack.place import Place, StackState
 from fedllm.stack.programs import POOL, root_credentials
+from fedllm.stack.security import passwords
 from fedllm.stack.store_users import store_secrets
 from fedllm.stack.supervise import Control, leftovers
 from tests.own_ports import own_ports
@@ -114,33 +117,38 @@ def test_prefects_ui_is_served(stack: Endpoints) -> None:
         ({"Host": "evil.example"}, 403),
         ({"Origin": "http://evil.example"}, 403),
         ({"Origin": "null"}, 403),
+        ({"Host": "10.evil.example"}, 403),  # MLflow by itself takes it for an address of a private network
+        ({"Origin": "http://127.0.0.1:8000"}, 403),  # and trusts every page of this machine
+        ({"Authorization": ""}, 401),
+        ({"Authorization": f"Basic {base64.b64encode(b'fedllm:guessed').decode()}"}, 401),
     ],
 )
 def test_prefect_and_mlflow_answer_no_foreign_name_or_page(
     stack: Endpoints, headers: dict[str, str], status: int
 ) -> None:
     # A page that a browser shows may ask 127.0.0.1, and Prefect does what it is asked.
-    flows = httpx.post(
-        f"{stack.prefect_api_url}/flows/filter", json={}, headers=headers, trust_env=False, timeout=60
-    )
-    assert flows.status_code == status
-    assert "access-control-allow-origin" not in flows.headers
-    found = httpx.post(
-        f"{stack.mlflow_url}/api/2.0/mlflow/experiments/search",
-        json={"max_results": 1},
-        headers=headers,
-        trust_env=False,
-        timeout=60,
-    )
-    assert found.status_code == status
-    assert "access-control-allow-origin" not in found.headers
+    api, tracking = stack.prefect_api_url, f"{stack.mlflow_url}/api/2.0/mlflow"
+    for url, body in (
+        (f"{api}/flows/filter", {}),
+        (f"{api}/automations/filter", {}),
+        (f"{tracking}/experiments/search", {"max_results": 1}),
+    ):
+        told = {"Authorization": access_to(url).authorization or "", **headers}
+        found = httpx.post(url, json=body, headers=told, trust_env=False, timeout=60)
+        assert found.status_code == status, url
+        assert "access-control-allow-origin" not in found.headers
 
 
 def test_a_foreign_pages_socket_to_prefect_is_refused(stack: Endpoints) -> None:
     address = stack.prefect_api_url.replace("http://", "ws://") + "/events/in"
-    with pytest.raises(InvalidStatus, match="403"), connect(address, origin=Origin("http://evil.example")):
+    spoken = [Subprotocol("prefect")]  # a server with a password lets nobody in who speaks none
+    foreign = Origin("http://evil.example")
+    with (
+        pytest.raises(InvalidStatus, match="403"),
+        connect(address, origin=foreign, subprotocols=spoken, proxy=None),
+    ):
         pass
-    with connect(address, proxy=None):
+    with connect(address, subprotocols=spoken, proxy=None):
         pass
 
 
@@ -154,12 +162,15 @@ def test_up_again_changes_nothing_and_takes_no_time(stack: Endpoints) -> None:
 
 def test_files_with_secrets_are_the_owners_alone_and_only_loopback_listens(stack: Endpoints) -> None:
     place = Place.here()
+    drawn = passwords(place)
     secrets = (root_credentials(place)[1], store_secrets(place).mlflow, stack.minio_secret_key)
+    secrets += (drawn.prefect, drawn.mlflow, drawn.mlflow_forms)
     files = [(path, read(path)) for path in place.folder.rglob("*") if path.is_file()]
     holders = [path for path, text in files if any(secret in text for secret in secrets)]
     # The store's own bytes, in a folder that is closed: it knows the secrets of its users.
     holders = [path for path in holders if path.parent == place.minio or place.minio not in path.parents]
-    assert {place.conf, place.folder / "store-users.json", place.minio / "root.json"} == set(holders)
+    kept = {place.conf, place.client_env, place.minio / "root.json"}
+    assert kept | {place.folder / f"{name}.json" for name in ("passwords", "store-users")} == set(holders)
     assert place.minio.stat().st_mode & 0o077 == 0
     assert {oct(path.stat().st_mode & 0o777) for path in [*holders, place.state]} == {"0o600"}
     assert place.folder.stat().st_mode & 0o077 == 0

@@ -10,7 +10,6 @@ import pytest
 import yaml
 from prefect.deployments import run_deployment
 from prefect.events.worker import EventsWorker
-from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from fedllm.config import FederationConfig, load_federation
 from fedllm.coordinator.members import add_site
@@ -27,6 +26,7 @@ from fedllm.stack.reactions import BUDGET, NEW_DATA, REFUSED, SILENT_SITE
 from flows.events import tell
 from flows.site_watch import site_watch
 from tests.coordinator.played import PlayedSite
+from tests.prefect_client import speaking_with
 
 ROUND, NIGHTLY = "federated-round/sentiment", "federated-training/sentiment-nightly"
 
@@ -36,7 +36,7 @@ def api(there: Endpoints) -> Iterator[PrefectApi]:
     """The stack's Prefect, with a work pool that starts nothing meanwhile."""
     found = PrefectApi(there.prefect_api_url)
     found.call(f"/work_pools/{POOL}", {"is_paused": True}, method="PATCH")
-    with temporary_settings({PREFECT_API_URL: there.prefect_api_url}):
+    with speaking_with(there):
         yield found
     for run in runs(found, ROUND):
         found.call(f"/flow_runs/{run['id']}", method="DELETE")

@@ -18,19 +18,9 @@ from fedllm.stack.place import Place, StackState
 from fedllm.stack.programs import base_environment, programs
 from fedllm.stack.security import passwords
 from fedllm.tracking import connection
+from tests.stack.conftest import PORTS, Running
 
-PORTS = {"door": 9000, "minio": 9010, "prefect": 4200, "mlflow": 5000}
 SWITCHES = ("PREFECT_API_TLS_INSECURE_SKIP_VERIFY", "MLFLOW_TRACKING_INSECURE_TLS")
-
-
-@pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
-    monkeypatch.setenv("FEDLLM_HOME", str(tmp_path / "a home"))
-    for name in [name for name in os.environ if name.startswith(("PREFECT_", "MLFLOW_"))]:
-        monkeypatch.delenv(name)
-    found = Place.here()
-    found.create()
-    return found
 
 
 @pytest.fixture
@@ -39,29 +29,6 @@ def secure(place: Place) -> Endpoints:
     state.save(place)
     programs(place, state)  # makes the certificates
     return read_endpoints(place, state)
-
-
-def test_a_plain_stack_is_as_it_was(place: Place) -> None:
-    state = StackState(ports=PORTS)
-    found = {program.name: program for program in programs(place, state)}
-    factory = "fedllm.stack.prefect_server:create_app"
-    assert found["prefect"].argv[1:5] == ["-m", "uvicorn", "--factory", factory]
-    assert "--app-name" not in found["mlflow"].argv
-    variables = {name for program in found.values() for name in program.env}
-    assert not [name for name in variables if "SSL" in name or "AUTH" in name or name == "HOME"]
-    assert read_endpoints(place, state).minio_url == "http://127.0.0.1:9010"
-    assert set(read_endpoints(place, state).environment()) == {
-        *("DO_NOT_TRACK", "PREFECT_SERVER_ANALYTICS_ENABLED", "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT"),
-        *(
-            "MLFLOW_DISABLE_TELEMETRY",
-            "FEDLLM_HOME",
-            "PREFECT_API_URL",
-            "MLFLOW_TRACKING_URI",
-            "PREFECT_HOME",
-        ),
-    }
-    assert not (place.home / "ca").exists()
-    assert not (place.folder / "passwords.json").exists()
 
 
 def test_no_secret_is_on_a_command_line_and_every_switch_is_said_to_be_off(
@@ -79,18 +46,6 @@ def test_no_secret_is_on_a_command_line_and_every_switch_is_said_to_be_off(
         if program.name == "worker":
             assert [env[name] for name in SWITCHES] == ["false", "false"]
     assert drawn.prefect not in repr(drawn)
-
-
-def test_passwords_are_drawn_once_and_each_stack_has_its_own(place: Place, tmp_path: Path) -> None:
-    drawn = passwords(place)
-    assert passwords(place) == drawn
-    other = Place(tmp_path / "other")
-    other.create()
-    assert not {drawn.prefect, drawn.mlflow} & {passwords(other).prefect, passwords(other).mlflow}
-    assert len({drawn.prefect, drawn.mlflow, drawn.mlflow_forms}) == 3
-    (place.folder / "passwords.json").write_text("{}")
-    with pytest.raises(StackError, match="damaged"):
-        passwords(place)
 
 
 def test_clients_get_what_they_need_and_nothing_of_it_is_shown(secure: Endpoints) -> None:
@@ -150,21 +105,6 @@ def test_mlflows_password_goes_to_the_stacks_mlflow_and_to_no_other(
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "the user's own")
     connection.connect("https://mlflow.example")
     assert os.environ["MLFLOW_TRACKING_PASSWORD"] == "the user's own"
-
-
-class Running:
-    """A stack that is up, as its supervisord would say."""
-
-    ended = False
-
-    def __init__(self, _: Place) -> None:
-        """Take what `Control` takes."""
-
-    def alive(self) -> bool:
-        return True
-
-    def shutdown(self) -> None:
-        Running.ended = True
 
 
 @pytest.mark.parametrize(
