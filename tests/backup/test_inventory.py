@@ -59,6 +59,8 @@ EVERYTHING = (
     "stack/prefect/memo_store.toml",
     "stack/stack.json",
     "stack/passwords.json",
+    "stack/store-users.json",
+    "stack/mlflow-auth.db",
     "stack/databases.json",
     "stack/supervisord.conf",
     "stack/client.env",
@@ -80,7 +82,7 @@ def test_files_come_in_the_order_in_which_they_must_be_read(tmp_path: Path) -> N
     ledgers = ["hospital/ledger.db", "simulated/test/mill/ledger.db", "sites/north/books.db"]
     assert by_turn[Turn.LEDGER] == ledgers
     assert "hospital/site.yaml" in by_turn[Turn.SITE_FILE]
-    assert by_turn[Turn.MLFLOW] == ["stack/mlflow.db"]
+    assert by_turn[Turn.MLFLOW] == ["stack/mlflow-auth.db", "stack/mlflow.db"]
     assert by_turn[Turn.PREFECT] == ["stack/prefect/prefect.db"]
     assert "simulated/test/mill/work/run-1-1.sealed" in by_turn[Turn.SITE_FILE]
     assert "coordinator/test/runs/run-1/a.model" in by_turn[Turn.COORDINATOR_FILE]
@@ -120,6 +122,8 @@ def test_without_keys_nothing_secret_is_named(tmp_path: Path) -> None:
         "hospital/forgotten.key",
         "stack/minio/root.json",
         "stack/passwords.json",
+        "stack/store-users.json",
+        "stack/mlflow-auth.db",
         "stack/databases.json",
         "ca/ca.key",
         "coordinator/test/runs/run-1/a.update",

@@ -7,7 +7,7 @@ from tests.stack.conftest import FirstLife
 EXPECTED = {
     *("python", "packages", "juicefs", "home", "disk", "disk cache", "disk temp", "model cache", "keys"),
     *("minio", "door", "prefect", "mlflow", "prefect version", "mlflow version", "work pool", "worker"),
-    *("deployments", "automations", "flow runs", "mlflow database", "prefect database"),
+    *("deployments", "automations", "flow runs", "mlflow database", "mlflow accounts", "prefect database"),
     *("store", "site users", "sites", "journal", "lease", "clock"),
 }
 
