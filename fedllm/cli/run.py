@@ -120,8 +120,10 @@ def _servers(config: FederationConfig) -> None:
         here = up(progress=console().print)
     if here is not None:
         told = {k: v for k, v in here.environment().items() if k not in os.environ}
-        if os.environ.get("PREFECT_API_URL", here.prefect_api_url).rstrip("/") != here.prefect_api_url:
-            told = {k: v for k, v in told.items() if not k.startswith("PREFECT_API_")}  # not its business
+        named = os.environ.get("PREFECT_API_URL", here.prefect_api_url).rstrip("/")
+        if named.replace("://localhost:", "://127.0.0.1:") != here.prefect_api_url:
+            # Another Prefect is not told this one's password.
+            told = {k: v for k, v in told.items() if not k.startswith("PREFECT_API_")}
         os.environ.update(told)
 
 

@@ -97,7 +97,7 @@ def test_mlflows_keys_open_its_bucket_and_not_the_federations(whole: Services) -
     assert "AccessDenied" in done.stderr
 
 
-def test_prefect_and_mlflow_want_a_password_and_mlflow_its_own_name(whole: Services) -> None:
+def test_prefect_and_mlflow_want_a_password_their_own_names_and_their_own_pages(whole: Services) -> None:
     flows = "https://prefect:4200/api/flows/count"
     runs = "https://mlflow:5000/api/2.0/mlflow/experiments/search?max_results=1"
     open_to_all = {
@@ -108,7 +108,9 @@ def test_prefect_and_mlflow_want_a_password_and_mlflow_its_own_name(whole: Servi
     assert whole.run("worker", "sh", "-c", shell, "sh", *CURL, flows).stdout == "200"
     shell = 'exec "$@" --user "fedllm:$MLFLOW_TRACKING_PASSWORD"'
     assert whole.run("worker", "sh", "-c", shell, "sh", *CURL, runs).stdout == "200"
-    assert whole.run("worker", *CURL, "--header", "Host: elsewhere.example", runs).stdout == "403"
+    for url in (runs, flows):
+        assert whole.run("worker", *CURL, "--header", "Host: elsewhere.example", url).stdout == "403"
+        assert whole.run("worker", *CURL, "--header", "Origin: https://localhost:8000", url).stdout == "403"
 
 
 def test_prefect_has_a_page(whole: Services) -> None:

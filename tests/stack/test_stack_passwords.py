@@ -2,10 +2,13 @@
 
 import base64
 import json
+import os
 from pathlib import Path
 
 import pytest
 
+from fedllm.cli.run import _servers
+from fedllm.config import load_federation
 from fedllm.errors import ConfigError, StackError
 from fedllm.stack import local
 from fedllm.stack.access import access_to
@@ -13,7 +16,7 @@ from fedllm.stack.addresses import read_endpoints
 from fedllm.stack.place import Place, StackState
 from fedllm.stack.programs import programs
 from fedllm.stack.security import chosen, passwords
-from tests.stack.conftest import PORTS, Running
+from tests.stack.conftest import PORTS, ROOT, Running
 
 
 def test_a_plain_stack_has_passwords_and_no_tls(place: Place) -> None:
@@ -119,3 +122,17 @@ def test_a_users_own_prefect_is_told_the_users_password_and_no_other_server_is(
     assert access_to("http://127.0.0.1:4200/api/health").authorization not in {None, mine}
     for other in ("http://127.0.0.1:4998/api", "https://mlflow.example/version"):
         assert access_to(other).authorization is None
+
+
+@pytest.mark.parametrize(
+    ("named", "is_told"),
+    [(None, True), ("http://localhost:4200/api", True), ("https://prefect.example/api", False)],
+)
+def test_a_run_tells_the_stacks_password_to_the_stacks_prefect_alone(
+    place: Place, monkeypatch: pytest.MonkeyPatch, named: str | None, *, is_told: bool
+) -> None:
+    here = read_endpoints(place, StackState(ports=PORTS))
+    monkeypatch.setattr("fedllm.stack.endpoints", lambda: here)
+    monkeypatch.setattr("os.environ", dict(os.environ) | ({"PREFECT_API_URL": named} if named else {}))
+    _servers(load_federation(ROOT / "params.yaml"))
+    assert ("PREFECT_API_AUTH_STRING" in os.environ) is is_told
