@@ -12,7 +12,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from fedllm.config import FederationConfig, StoreConfig, cache_dir
+from fedllm.bench_home import home_in
+from fedllm.config import FederationConfig, StoreConfig
 from fedllm.coordinator.outcomes import Released
 from fedllm.coordinator.rounds import JournaledSteps, play
 from fedllm.coordinator.training import Training, open_training
@@ -51,7 +52,7 @@ def bench_door(
     """
     with (
         tempfile.TemporaryDirectory(prefix="fedllm-bench-") as temporary,
-        _home_in(Path(temporary)) as folder,
+        home_in(folder := Path(temporary)),
         MinioServer(folder / "store") as server,
         _opened(server.endpoint, folder / "door") as door,
     ):
@@ -171,21 +172,3 @@ def _listens(address: str) -> bool:
     with suppress(OSError), socket.create_connection((host, int(port)), 1):
         return True
     return False
-
-
-@contextmanager
-def _home_in(temporary: Path) -> Iterator[Path]:
-    """Have this process' home and keys in a folder, and the caches where they were."""
-    names = ("FEDLLM_HOME", "FEDLLM_CACHE", "FEDLLM_ACCESS_KEY", "FEDLLM_SECRET_KEY", "FEDLLM_CA_FILE")
-    before = {name: os.environ.get(name) for name in names}
-    cache = str(cache_dir())
-    for name in names:
-        os.environ.pop(name, None)
-    os.environ.update({"FEDLLM_HOME": str(temporary / "home"), "FEDLLM_CACHE": cache})
-    try:
-        yield temporary
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from sqlalchemy import Engine, event, func, select
 
+from fedllm.bench_home import home_in
 from fedllm.config import FederationConfig
-from fedllm.config.home import cache_dir
 from fedllm.coordinator.dispatch import read_plan
 from fedllm.coordinator.members import add_site
 from fedllm.coordinator.outcomes import Dispatched, Released, SiteOutcome
@@ -74,8 +74,9 @@ def bench_release(rounds: int, sites: int, say: Callable[[str], None]) -> dict[s
     torch.set_num_threads(1)
     with (
         tempfile.TemporaryDirectory(prefix="fedllm-bench-") as temporary,
-        _home_in(temporary) as folder,
+        home_in(folder := Path(temporary)),
     ):
+        os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder / 'mlflow.db'}"  # as a server knows its own
         config = _config(folder, rounds, sites)
         store = DirectoryStore(folder / "store")
         parties = [_Site(folder / f"site-{number}", f"site-{number}", store) for number in range(sites)]
@@ -285,21 +286,3 @@ def _mlflow(folder: Path) -> str:
     uri = f"sqlite:///{folder / 'mlflow.db'}"
     connect(uri).create_experiment(NAME, artifact_location=str(folder / "artifacts"))
     return uri
-
-
-@contextmanager
-def _home_in(temporary: str) -> Iterator[Path]:
-    """Have this process' home in a folder, and the cache of models where it was."""
-    folder = Path(temporary)
-    chosen = {"FEDLLM_HOME": str(folder / "home"), "FEDLLM_CACHE": str(cache_dir())}
-    before = {name: os.environ.get(name) for name in (*chosen, "MLFLOW_TRACKING_URI", "FEDLLM_JOURNAL_URL")}
-    os.environ.update(chosen)
-    os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder / 'mlflow.db'}"  # as a server knows its own
-    os.environ.pop("FEDLLM_JOURNAL_URL", None)  # the journal is this folder's
-    try:
-        yield folder
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value

@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 
-from sqlalchemy import select
+from sqlalchemy import Select, select
 
 from fedllm.coordinator.journal import Journal
 from fedllm.coordinator.tables import ReleaseRow, RunRow
@@ -19,12 +19,7 @@ def queue_release(journal: Journal, run: str, number: int, body: str) -> None:
 def waiting_releases(journal: Journal) -> list[tuple[str, int, str]]:
     """Releases that MLflow does not have yet, oldest first: (run, round, body)."""
     with journal.read() as session:
-        rows = session.scalars(
-            select(ReleaseRow)
-            .join(RunRow, RunRow.run == ReleaseRow.run)
-            .where(ReleaseRow.version.is_(None), RunRow.federation == journal.federation)
-            .order_by(RunRow.started, ReleaseRow.round)
-        )
+        rows = session.scalars(_oldest_first(journal).where(ReleaseRow.version.is_(None)))
         return [(row.run, row.round, row.body) for row in rows]
 
 
@@ -41,12 +36,7 @@ class PublishedRelease:
 def published_releases(journal: Journal) -> list[PublishedRelease]:
     """Releases that MLflow has, oldest first."""
     with journal.read() as session:
-        rows = session.scalars(
-            select(ReleaseRow)
-            .join(RunRow, RunRow.run == ReleaseRow.run)
-            .where(ReleaseRow.version.is_not(None), RunRow.federation == journal.federation)
-            .order_by(RunRow.started, ReleaseRow.round)
-        )
+        rows = session.scalars(_oldest_first(journal).where(ReleaseRow.version.is_not(None)))
         return [
             PublishedRelease(row.run, row.round, row.body, str(json.loads(row.version)["version"]))
             for row in rows
@@ -65,3 +55,13 @@ def published(journal: Journal, run: str, number: int) -> str | None:
     with journal.read() as session:
         row = session.get(ReleaseRow, (run, number))
         return row.version if row else None
+
+
+def _oldest_first(journal: Journal) -> Select[tuple[ReleaseRow]]:
+    """The federation's releases."""
+    return (
+        select(ReleaseRow)
+        .join(RunRow, RunRow.run == ReleaseRow.run)
+        .where(RunRow.federation == journal.federation)
+        .order_by(RunRow.started, ReleaseRow.round)
+    )

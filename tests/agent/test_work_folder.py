@@ -73,11 +73,10 @@ def test_a_start_removes_what_no_committed_work_needs(
         assert [path.name for path in folder.iterdir()] == [f"{RUN}-1.sealed"]
 
 
-def test_a_training_that_takes_longer_than_the_policy_allows_is_ended_and_the_next_plan_is_taken(
-    member: Membership, coordinator: Coordinator
-) -> None:
-    policy = member.site.policy.model_copy(update={"max_training": 0.2})
-    site = member.site.model_copy(update={"policy": policy})
+def ended_by(member: Membership, coordinator: Coordinator, **policy: float) -> EndlessTrainer:
+    """An agent's trainer after a round that the policy ends within 0.2 s, and after the plan of the next."""
+    limited = member.site.policy.model_copy(update=policy)
+    site = member.site.model_copy(update={"policy": limited})
     trainer = EndlessTrainer()
     with closing(Agent(Membership(site, member.home, member.identity, member.invitation), trainer)) as agent:
         coordinator.point(1, coordinator.show_plan(coordinator.plan()))
@@ -86,6 +85,13 @@ def test_a_training_that_takes_longer_than_the_policy_allows_is_ended_and_the_ne
         agent.tick()
         coordinator.point(2, coordinator.show_plan(coordinator.plan(2)), number=2)
         ticks(agent)
+    return trainer
+
+
+def test_a_training_that_takes_longer_than_the_policy_allows_is_ended_and_the_next_plan_is_taken(
+    member: Membership, coordinator: Coordinator
+) -> None:
+    trainer = ended_by(member, coordinator, max_training=0.2)
     update, answer = coordinator.update(), coordinator.answer(2)
     assert update is not None
     assert update.failed == "a training is over the policy's 0.2 s"
@@ -97,17 +103,7 @@ def test_a_training_that_takes_longer_than_the_policy_allows_is_ended_and_the_ne
 def test_the_policys_seconds_of_a_run_end_the_training_and_are_told(
     member: Membership, coordinator: Coordinator
 ) -> None:
-    policy = member.site.policy.model_copy(update={"max_seconds": 0.2})
-    site = member.site.model_copy(update={"policy": policy})
-    limited = Membership(site, member.home, member.identity, member.invitation)
-    trainer = EndlessTrainer()
-    with closing(Agent(limited, trainer)) as agent:
-        coordinator.point(1, coordinator.show_plan(coordinator.plan()))
-        agent.tick()
-        time.sleep(0.25)
-        agent.tick()
-        coordinator.point(2, coordinator.show_plan(coordinator.plan(2)), number=2)
-        ticks(agent)
+    trainer = ended_by(member, coordinator, max_seconds=0.2)
     update, answer = coordinator.update(), coordinator.answer(2)
     assert update is not None
     assert update.failed == "the policy's 0.2 s of training a run are spent"
