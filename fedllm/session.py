@@ -9,6 +9,7 @@ from pathlib import Path
 from fedllm.config import FederationConfig
 from fedllm.config.frozen import NAME
 from fedllm.coordinator.journal import Journal
+from fedllm.coordinator.origin import refuse_simulation
 from fedllm.coordinator.progress import played
 from fedllm.coordinator.training import Training, open_training, stored_config
 from fedllm.data.lock import ManagedData, check_lock, managed_data
@@ -36,8 +37,13 @@ def session(config: FederationConfig, request: Request) -> Iterator[Training]:
     """Open a new training, or one that stopped, and close everything again.
 
     A resumed run keeps the configuration that it was started with; only the number of rounds may rise.
+
+    Raises:
+        ConfigError: the configuration has a `simulation` and the federation has real members.
     """
     run, config = _settle(config, request)
+    if config.simulation is not None:
+        refuse_simulation(config.name)
     managed = next((m for p in request.projects if (m := managed_data(config, p)) is not None), None)
     data = _data(config, managed, allow_dirty=request.allow_dirty)
     public = data.public if data else Path(config.evaluation.public)

@@ -11,7 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -24,13 +24,15 @@ from fedllm.agent.trainers import InlineTrainer
 from fedllm.agent.worker import Workbench
 from fedllm.config import FederationConfig, StoreConfig, cache_dir, fedllm_home
 from fedllm.config.home import private_dir
-from fedllm.coordinator.journal import coordinator_folder
+from fedllm.coordinator.journal import Journal, coordinator_folder
 from fedllm.coordinator.members import add_site, store_access
+from fedllm.coordinator.origin import members_by_origin
 from fedllm.coordinator.result import RunResult, result
 from fedllm.coordinator.rounds import JournaledSteps, play
 from fedllm.coordinator.training import open_training
 from fedllm.data.prepare import PreparedData, inputs_sha256, prepare
 from fedllm.errors import AccessDeniedError, ConfigError, FedllmError, ObjectNotFoundError
+from fedllm.exchange.messages import PublicKeys
 from fedllm.models.base import resolve_base
 
 log = logging.getLogger(__name__)
@@ -61,7 +63,7 @@ def join(config: FederationConfig, name: str, data: Path, home: Path, **settings
     (home / "site.yaml").unlink(missing_ok=True)  # a simulated site follows the configuration
     card = init_site(name, data, home, **chosen)
     invitation = home / f"{config.name}.invitation"
-    if invitation.exists():
+    if invitation.exists() and _is_member(config.name, read_card(card)):
         try:
             member = accept_invitation(invitation, home)
             access = store_access(config)
@@ -72,8 +74,14 @@ def join(config: FederationConfig, name: str, data: Path, home: Path, **settings
                 return member
         except (AccessDeniedError, ObjectNotFoundError):
             log.info("%s is invited anew: the store is not the one it knew", name)
-    invitation.write_bytes(add_site(config, read_card(card)))
+    invitation.write_bytes(add_site(config, read_card(card), origin="simulated"))
     return accept_invitation(invitation, home)
+
+
+def _is_member(federation: str, keys: PublicKeys) -> bool:
+    """Whether a simulated site is in the roster: one that was revoked joins anew."""
+    with closing(Journal(federation)) as journal:
+        return keys in members_by_origin(journal)["simulated"]
 
 
 @contextmanager
@@ -81,6 +89,9 @@ def agent_processes(config: FederationConfig, data: PreparedData) -> Iterator[di
     """Run every simulated site's agent as its own process and its own user of the store.
 
     The agents end with the block, or with this process should it be killed.
+
+    Raises:
+        ConfigError: the federation has real members, whom no simulated site joins.
     """
     folder = fedllm_home() / "simulated" / config.name
     private_dir(folder)

@@ -100,6 +100,8 @@ def run(
         _check_resumable(config, resume)
     if agents == "external" and config.simulation is not None:
         config, source = _without_simulation(config), None
+    elif config.simulation is not None and resume is None:
+        _refuse_beside_real_sites(config)
     _quiet_expected_errors()
     from flows.federated_training import federated_training
 
@@ -132,6 +134,13 @@ def _check_resumable(config: FederationConfig, run_id: str) -> None:
 
     if stored_config(config.name, run_id) is None:
         raise ConfigError(f"{config.name} has no run {run_id} to resume")
+
+
+def _refuse_beside_real_sites(config: FederationConfig) -> None:
+    """The flow refuses this as well; here it is said before one begins."""
+    from fedllm.coordinator.origin import refuse_simulation
+
+    refuse_simulation(config.name)
 
 
 def _without_simulation(config: FederationConfig) -> FederationConfig:

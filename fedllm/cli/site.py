@@ -93,16 +93,27 @@ def add(
 
 @app.command()
 def revoke(
-    name: Annotated[str, typer.Argument(help="The site.")],
+    name: Annotated[str | None, typer.Argument(help="The site.")] = None,
     *,
+    simulated: Annotated[
+        bool, typer.Option("--simulated", help="Take out all that a simulation made, in place of a NAME.")
+    ] = False,
     reason: Annotated[str, typer.Option(help="For the record of security events.")] = "",
     config: Config = Path("params.yaml"),
     as_json: AsJson = False,
 ) -> None:
     """At the coordinator: take a site out at once, its store user and its sessions with it."""
-    from fedllm.coordinator.revoke import revoke_site
+    from fedllm.coordinator.revoke import revoke_simulated, revoke_site
 
-    version = revoke_site(load_federation(config), name, reason)
+    if (name is None) is not simulated:
+        raise ConfigError("name the site to take out, or give --simulated for all that a simulation made")
+    federation = load_federation(config)
+    if name is None:
+        names = revoke_simulated(federation)
+        gone: dict[str, object] = {"schema": "fedllm.site-revoke/1", "sites": names}
+        emit(as_json, gone, f"{', '.join(names)} are out: real sites may join {federation.name} now")
+        return
+    version = revoke_site(federation, name, reason)
     payload: dict[str, object] = {"schema": "fedllm.site-revoke/1", "site": name, "roster_version": version}
     emit(
         as_json,

@@ -11,6 +11,7 @@ from fedllm.config import FederationConfig, fedllm_home
 from fedllm.config.frozen import NAME
 from fedllm.coordinator.journal import Journal, coordinator_folder
 from fedllm.coordinator.lease import Lease
+from fedllm.coordinator.origin import Origin, note_origin, refuse_another_origin
 from fedllm.coordinator.tables import CardRow
 from fedllm.errors import ConfigError, IdentityError
 from fedllm.exchange.connect import connect
@@ -144,7 +145,9 @@ def publish_roster(store: ObjectStore, journal: Journal, identity: Identity) -> 
         shown = roster.roster_version
 
 
-def add_site(config: FederationConfig, keys: PublicKeys, *, replace: bool = False) -> bytes:
+def add_site(
+    config: FederationConfig, keys: PublicKeys, *, replace: bool = False, origin: Origin = "real"
+) -> bytes:
     """Take a site into the roster and make its sealed invitation.
 
     On MinIO the site gets a user of its own with literal prefixes. Adding a site again gives it a new
@@ -154,8 +157,10 @@ def add_site(config: FederationConfig, keys: PublicKeys, *, replace: bool = Fals
         config: the federation.
         keys: what its card says.
         replace: put these keys in the place of others under the same name; between trainings alone.
+        origin: `simulated` for a site that a simulation makes; a federation has members of one origin.
 
     Raises:
+        ConfigError: the federation's members are of the other origin.
         IdentityError: the name is taken by other keys, or the keys by another name.
         LeaseError: keys are to be replaced while a training is under way.
     """
@@ -166,6 +171,7 @@ def add_site(config: FederationConfig, keys: PublicKeys, *, replace: bool = Fals
     identity = coordinator_identity(config.name)
     with closing(Journal(config.name)) as journal:
         roster = roster_of(journal, identity)
+        refuse_another_origin(journal, origin)
         others = tuple(site for site in roster.sites if site.name != keys.name)
         taken = len(others) < len(roster.sites) and keys not in roster.sites
         for site in others:
@@ -182,6 +188,7 @@ def add_site(config: FederationConfig, keys: PublicKeys, *, replace: bool = Fals
             )
         with Lease(journal, "keys") if taken else nullcontext():
             if keys not in roster.sites:
+                note_origin(journal, keys, origin)  # first: no member is without one
                 sites = tuple(sorted((*others, keys), key=lambda site: site.name))
                 roster = save_roster(journal, roster, sites=sites)
                 forget_card(journal, keys.name)

@@ -13,6 +13,7 @@ from fedllm.coordinator.members import (
     store_access,
     store_iam,
 )
+from fedllm.coordinator.origin import members_by_origin
 from fedllm.errors import ConfigError
 
 REVOKED = "revoked"  # the kind of the security event
@@ -45,3 +46,19 @@ def revoke_site(config: FederationConfig, name: str, reason: str = "") -> int:
         if access.has_users:
             store_iam(access).remove_site(config.name, name)
     return roster.roster_version
+
+
+def revoke_simulated(config: FederationConfig) -> tuple[str, ...]:
+    """Take out every member that a simulation made, so that real sites may join; returns their names.
+
+    Raises:
+        ConfigError: there is none.
+        ExchangeError: the store does not answer: call again for those that are left.
+    """
+    with closing(Journal(config.name)) as journal:
+        names = tuple(keys.name for keys in members_by_origin(journal)["simulated"])
+    if not names:
+        raise ConfigError(f"{config.name} has no simulated members: see `fedllm site list`")
+    for name in names:
+        revoke_site(config, name, "its simulation was removed")
+    return names

@@ -109,6 +109,16 @@ class CardRow(Table):
     counter: Mapped[int] = mapped_column(BigInteger)  # a site's own word, up to 2**53
 
 
+class OriginRow(Table):
+    """How a member came in, noted before the roster names it."""
+
+    __tablename__ = "member_origin"
+    federation: Mapped[str] = mapped_column(String(63), primary_key=True)
+    site: Mapped[str] = mapped_column(String(63), primary_key=True)
+    verify: Mapped[str] = mapped_column(String(64), primary_key=True)  # another key is another member
+    origin: Mapped[str] = mapped_column(String(10))  # real, simulated
+
+
 class SiteSeenRow(Table):
     """What the watch over the sites knows of one, so that nothing is told twice."""
 
