@@ -18,6 +18,7 @@ from fedllm.cli import (
     lifecycle,
     metrics,
     model,
+    new,
     plan_privacy,
     promote,
     report,
@@ -49,6 +50,7 @@ def options(
 
 
 run.register(app)
+new.register(app)
 stack.register(app)
 agent.register(app)
 lifecycle.register(app)
