@@ -10,13 +10,14 @@ from fedllm.config import load_federation
 from fedllm.coordinator.result import result
 from fedllm.errors import CancelledError
 from fedllm.session import Request, session
+from flows.names import name_after, run_name
 from flows.output import outlive_readers
 from flows.report import reported
 from flows.tasks import play_as_tasks
 from flows.watch import cancelled, watched
 
 
-@flow(name="federated-round", persist_result=False, log_prints=True)
+@flow(name="federated-round", flow_run_name=run_name, persist_result=False, log_prints=True)
 def federated_round(
     config_uri: str = "params.yaml",
     rounds: int | None = None,
@@ -48,6 +49,7 @@ def federated_round(
     )
     try:
         with session(config, request) as training, reported(training), watched(training):
+            name_after(training)
             play_as_tasks(training, insist=True)
             return result(training).public()
     except CancelledError as error:

@@ -10,13 +10,14 @@ from fedllm.config import load_federation
 from fedllm.coordinator.result import result
 from fedllm.errors import CancelledError
 from fedllm.session import Request, session
+from flows.names import name_after, run_name
 from flows.output import outlive_readers
 from flows.report import reported
 from flows.tasks import play_as_tasks
 from flows.watch import cancelled, watched
 
 
-@flow(name="federated-training", persist_result=False, log_prints=True)
+@flow(name="federated-training", flow_run_name=run_name, persist_result=False, log_prints=True)
 def federated_training(
     config_uri: str = "params.yaml",
     rounds: int | None = None,
@@ -51,6 +52,7 @@ def federated_training(
     )
     try:
         with session(config, request) as training, reported(training), watched(training):
+            name_after(training)
             print(f"run {training.run} of {config.name}")  # noqa: T201 - log_prints makes it the flow's log
             play_as_tasks(training)
             return result(training).public()

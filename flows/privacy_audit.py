@@ -21,13 +21,14 @@ from fedllm.config import FederationConfig, load_federation
 from fedllm.errors import FedllmError
 from fedllm.privacy.membership import MembershipReport
 from fedllm.privacy.one_run import OneRunAudit
+from flows.names import run_name
 from flows.output import outlive_readers
 from flows.tasks import unless_away
 
 _STEP: dict[str, Any] = {"persist_result": False, "cache_policy": NO_CACHE}  # results are private
 
 
-@flow(name="privacy-audit", persist_result=False, log_prints=True)
+@flow(name="privacy-audit", flow_run_name=run_name, persist_result=False, log_prints=True)
 def privacy_audit(
     config_uri: str = "params.yaml",
     home: str | None = None,

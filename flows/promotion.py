@@ -24,6 +24,7 @@ from fedllm.tracking.decision import said
 from fedllm.tracking.register import ReviewEvent
 from fedllm.tracking.review import Review, changed, decide, look
 from fedllm.tracking.review_card import Links, render_review
+from flows.names import review_name
 from flows.output import outlive_readers
 
 SHOWN = "fedllm-shown"  # key of the run's input that pins what the reviewer was shown
@@ -38,7 +39,7 @@ class Approval(RunInput):
     reason: str = Field(min_length=1, description="Why; it is recorded.")
 
 
-@flow(name="promotion", persist_result=False, log_prints=True)
+@flow(name="promotion", flow_run_name=review_name, persist_result=False, log_prints=True)
 def promotion(
     config_uri: str = "params.yaml", version: int | None = None, wait_days: float = 14.0
 ) -> dict[str, Any]:

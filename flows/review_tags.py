@@ -8,11 +8,12 @@ from prefect import flow
 from fedllm.config import load_federation
 from fedllm.reviewing import open_register
 from fedllm.tracking.review_tags import act_on_tags
+from flows.names import run_name
 from flows.output import outlive_readers
 from flows.promotion import told
 
 
-@flow(name="review-tags", persist_result=False, log_prints=True)
+@flow(name="review-tags", flow_run_name=run_name, persist_result=False, log_prints=True)
 def review_tags(config_uri: str = "params.yaml") -> list[dict[str, Any]]:
     """Act on `review.status` (approved, rejected), `review.reviewer` and `review.reason` of every version.
 

@@ -25,10 +25,11 @@ from fedllm.coordinator.site_watch import (
 from fedllm.exchange.keys import Layout
 from fedllm.exchange.mailbox import Mailbox
 from flows.events import tell
+from flows.names import run_name
 from flows.output import outlive_readers
 
 
-@flow(name="site-watch", persist_result=False)
+@flow(name="site-watch", flow_run_name=run_name, persist_result=False)
 def site_watch(
     config_uri: str = "params.yaml",
     silent_after: float = SILENT,

@@ -13,6 +13,7 @@ from fedllm.cli import (
     backup,
     bench,
     data,
+    deploy,
     doctor,
     ledger,
     lifecycle,
@@ -52,6 +53,7 @@ def options(
 run.register(app)
 new.register(app)
 stack.register(app)
+deploy.register(app)
 agent.register(app)
 lifecycle.register(app)
 backup.register(app)

@@ -1,6 +1,5 @@
-"""`fedllm up`, `fedllm down`, `fedllm deploy`: the servers of this machine."""
+"""`fedllm up`, `fedllm down`, `fedllm ca`: the servers of this machine."""
 
-import os
 import shlex
 import sys
 import time
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedllm.cli.output import console, emit
-from fedllm.errors import ConfigError, StackError
+from fedllm.errors import ConfigError
 
 if TYPE_CHECKING:
     from fedllm.stack import Endpoints
@@ -26,7 +25,6 @@ def register(app: typer.Typer) -> None:
     app.command()(up)
     app.command()(ca)
     app.command()(down)
-    app.command()(deploy)
 
 
 def up(
@@ -78,7 +76,7 @@ def up(
         progress=partial(console().print, markup=False, soft_wrap=True),
     )
     seconds = time.monotonic() - begun
-    command = f"{_client(found)} prefect deployment run federated-training/sentiment"
+    command = f"{client(found)} prefect deployment run federated-training/{_federation(chosen)}"
     payload: dict[str, object] = {
         "schema": "fedllm.up/1",
         "status": "already up" if already else "up",
@@ -132,7 +130,7 @@ def _pages(found: "Endpoints") -> list[str]:
     return [f"  Prefect  {found.prefect_ui_url}   {prefect}", f"  MLflow   {found.mlflow_url}   {mlflow}"]
 
 
-def _client(found: "Endpoints") -> str:
+def client(found: "Endpoints") -> str:
     """What a shell needs before a Prefect command: an address, or a file with the secrets as well."""
     if found.passwords is None or not found.own_prefect:
         return f"PREFECT_API_URL={found.prefect_api_url}"
@@ -186,6 +184,13 @@ def ca(
     emit(as_json, payload, "\n".join(lines))
 
 
+def _federation(config: Path | None) -> str:
+    """The name by which the deployments of a file go; nothing where none is deployed."""
+    from fedllm.config import load_federation
+
+    return load_federation(config).name if config else ""
+
+
 def _config_to_deploy(config: Path) -> Path | None:
     """The file to deploy for; the default one may be absent, a named one may not."""
     if config.is_file():
@@ -203,34 +208,3 @@ def down(*, as_json: AsJson = False) -> None:
     ran = stop()
     status = "down" if ran else "was not up"
     emit(as_json, {"schema": "fedllm.down/1", "status": status}, status)
-
-
-def deploy(
-    *,
-    config: Annotated[
-        Path, typer.Option(help="Federation file that the deployments read.", show_default=True)
-    ] = DEFAULT,
-    activate: Annotated[bool, typer.Option("--activate", help="Resume the schedules as well.")] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Register infra/prefect.yaml's deployments with the stack's Prefect, else PREFECT_API_URL's."""
-    from fedllm.stack import endpoints
-    from fedllm.stack.deploy import register_deployments
-
-    if not config.is_file():
-        raise ConfigError(f"{config}: no such file: name the federation file with --config")
-    found = endpoints()
-    url = found.prefect_api_url if found else os.environ.get("PREFECT_API_URL", "")
-    if not url:
-        raise StackError("no Prefect to deploy to: `fedllm up` first, or set PREFECT_API_URL")
-    names = register_deployments(config, url, found.environment() if found else {}, activate=activate)
-    payload: dict[str, object] = {
-        "schema": "fedllm.deploy/1",
-        "status": "deployed",
-        "deployments": names,
-        "prefect_api_url": url,
-        "config_uri": str(config.resolve()),
-        "activated": activate,
-    }
-    prefix = f"{_client(found) if found else f'PREFECT_API_URL={url}'} prefect deployment run"
-    emit(as_json, payload, "\n".join(f"{prefix} {name}" for name in names))

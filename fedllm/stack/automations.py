@@ -4,7 +4,7 @@ from typing import Any
 
 from fedllm.stack.definition import TAG, automation
 from fedllm.stack.health import PrefectApi
-from fedllm.stack.reactions import reactions
+from fedllm.stack.reactions import REACTIONS, reaction_name, reactions
 
 __all__ = ("FLOWS", "HEARTBEAT", "SILENCE", "TAG", "ZOMBIE", "definitions", "register_automations")
 
@@ -115,7 +115,11 @@ def register_automations(
     """
     bodies = definitions(silence, pause)
     if federation is not None:
-        bodies += reactions(federation, api.deployments())
+        former = _take_former(api, federation)
+        bodies += [
+            {**body, "enabled": former.get(body["name"], body["enabled"])}
+            for body in reactions(federation, api.deployments())
+        ]
     wanted = {body["name"]: body for body in bodies}
     found = api.call("/automations/filter", {"automations": {"name": {"any_": list(wanted)}}})
     there = {entry["name"]: entry for entry in found}
@@ -130,3 +134,20 @@ def register_automations(
             continue
         changed.append(name)
     return changed
+
+
+def forget_reactions(api: PrefectApi, federation: str) -> None:
+    """Remove the automations of a federation whose deployments are gone."""
+    names = [reaction_name(reaction, federation) for reaction in REACTIONS]
+    for entry in api.call("/automations/filter", {"automations": {"name": {"any_": names}}}):
+        api.call(f"/automations/{entry['id']}", method="DELETE")
+
+
+def _take_former(api: PrefectApi, federation: str) -> dict[str, bool]:
+    """Remove the federation's automations of before they had its name; which were on, by their new name."""
+    found = api.call("/automations/filter", {"automations": {"name": {"any_": list(REACTIONS)}}})
+    resource = f"fedllm.federation.{federation}"
+    mine = [entry for entry in found if entry["trigger"]["match"].get("prefect.resource.id") == resource]
+    for entry in mine:
+        api.call(f"/automations/{entry['id']}", method="DELETE")
+    return {reaction_name(entry["name"], federation): bool(entry["enabled"]) for entry in mine}

@@ -49,7 +49,7 @@ def checkup(config: FederationConfig | None = None) -> Iterator[Finding]:
         yield fail("stack", str(error), "see above")
         return
     if found is not None:
-        yield from _all(_stack(found))
+        yield from _all(_stack(found, config))
     elif died:
         yield fail("stack", "it was up, and its supervisord is gone", "`fedllm up` starts it again")
     elif config is None or "auto" in {config.store.url, config.tracking.uri}:
@@ -57,7 +57,7 @@ def checkup(config: FederationConfig | None = None) -> Iterator[Finding]:
     else:
         yield ok("stack", "not up, and not needed: the federation file names its servers")
     if found is None and (url := os.environ.get("PREFECT_API_URL")):
-        yield from _all(_prefect(PrefectApi(url, _PATIENCE), "start it, or mend PREFECT_API_URL"))
+        yield from _all(_prefect(PrefectApi(url, _PATIENCE), "start it, or mend PREFECT_API_URL", config))
     if config is not None:
         yield from _all(_federation(config, found))
     elif found is not None:
@@ -102,12 +102,12 @@ def _machine(config: FederationConfig | None) -> list[Named]:
     ]
 
 
-def _stack(found: Endpoints) -> list[Named]:
+def _stack(found: Endpoints, config: FederationConfig | None = None) -> list[Named]:
     place = Place(found.home)
     checks: list[Named] = [
         ("stack", servers.HEAL, partial(servers.health, found, _PATIENCE)),
         ("mlflow version", servers.HEAL, partial(servers.mlflow_version, found.mlflow_url)),
-        *_prefect(PrefectApi(found.prefect_api_url, _PATIENCE), servers.HEAL),
+        *_prefect(PrefectApi(found.prefect_api_url, _PATIENCE), servers.HEAL, config),
     ]
     kept = ["mlflow database"]
     kept += ["prefect database"] if found.own_prefect else []
@@ -118,12 +118,13 @@ def _stack(found: Endpoints) -> list[Named]:
     return checks
 
 
-def _prefect(api: PrefectApi, remedy: str) -> list[Named]:
+def _prefect(api: PrefectApi, remedy: str, config: FederationConfig | None) -> list[Named]:
+    name = config.name if config else None
     return [
         ("prefect version", remedy, partial(servers.prefect_version, api)),
         ("worker", remedy, partial(servers.worker, api)),
-        ("deployments", remedy, partial(deployed.deployments, api)),
-        ("automations", remedy, partial(deployed.automations, api)),
+        ("deployments", remedy, partial(deployed.deployments, api, name)),
+        ("automations", remedy, partial(deployed.automations, api, name)),
         ("flow runs", remedy, partial(deployed.runs, api)),
     ]
 

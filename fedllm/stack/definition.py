@@ -5,6 +5,7 @@ import json
 from typing import Any
 
 TAG = "fedllm"  # of the deployments, and so of their runs; and of the automations
+FEDERATION = "federation:"  # begins the tag of a deployment that names its federation
 
 
 def automation(

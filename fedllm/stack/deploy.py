@@ -1,24 +1,27 @@
-"""infra/prefect.yaml, registered with a stock Prefect by Prefect's own command."""
+"""infra/prefect.yaml, registered with a stock Prefect by Prefect's own command, once for each federation."""
 
 import hashlib
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from fedllm.config import load_federation
 from fedllm.errors import ConfigError, StackError
-from fedllm.stack.automations import FLOWS, definitions, register_automations
+from fedllm.stack.automations import FLOWS, definitions, forget_reactions, register_automations
+from fedllm.stack.definition import FEDERATION, TAG
 from fedllm.stack.health import PrefectApi
 from fedllm.stack.programs import POOL
 from fedllm.stack.reactions import reactions
 
-# What the automations could act on, for their definitions' sake.
-_SOME = {f"{flow}/": {"id": flow, "tags": ["scheduled"]} for flow in FLOWS}
+_NAME = "{{ $FEDLLM_NAME }}"  # the federation's name in the definition
+_BEFORE = "sentiment"  # what every federation's deployments were called before they had its name
 
 
 def deployment_file() -> Path:
@@ -29,64 +32,105 @@ def deployment_file() -> Path:
     return path
 
 
+def deployment_names(definition: Path, federation: str) -> tuple[str, ...]:
+    """What a definition registers for a federation, as Prefect names it: `flow/name`."""
+    text = definition.read_text(encoding="utf-8").replace(_NAME, federation)
+    found = yaml.safe_load(text)["deployments"]
+    return tuple(sorted(f"{_flow(entry['entrypoint'])}/{entry['name']}" for entry in found))
+
+
+def _flow(entrypoint: str) -> str:
+    """The name of a flow: `flows.site_watch.site_watch` or `tick.py:tick`."""
+    return entrypoint.rpartition(":")[2].rpartition(".")[2].replace("_", "-")
+
+
 def deploy_stamp(config: Path, api_url: str) -> str:
     """A hash that changes with what would be registered: the definition, the flows, the file, the server."""
     flows = Path(str(resources.files("flows")))
+    federation = _federation(config)
+    # What the automations could act on, for their definitions' sake.
+    some = {f"{flow}/": {"id": flow, "tags": ["scheduled", f"{FEDERATION}{federation}"]} for flow in FLOWS}
     parts = [deployment_file().read_bytes(), *(file.read_bytes() for file in sorted(flows.glob("*.py")))]
-    answers = [*definitions(), *reactions(_federation(config), _SOME)]
+    answers = [*definitions(), *reactions(federation, some)]
     parts += [json.dumps(answers).encode(), str(config.resolve()).encode(), api_url.encode()]
     return hashlib.sha256(b"\0".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
 
 
 def register_deployments(
-    config: Path,
-    api_url: str,
-    environment: Mapping[str, str],
-    *,
-    activate: bool = False,
-    definition: Path | None = None,
+    config: Path, api_url: str, environment: Mapping[str, str], *, definition: Path | None = None
 ) -> list[str]:
     """Register every deployment of the definition, and the automations that resume and mark its runs.
 
     A schedule that somebody resumed or paused stays so: Prefect's own command would put it back to what
-    the file says.
+    the file says. Deployments of this very file under another federation's name are removed: the file was
+    renamed, and they would train what it says now.
 
     Args:
         config: the federation file that the deployments' runs read by default.
         api_url: the Prefect to register with.
         environment: of Prefect's command; `Endpoints.environment()` for the stack's own.
-        activate: resume every schedule.
         definition: a prefect.yaml other than infra/prefect.yaml.
 
     Returns:
         The deployments' names, as `flow/name`.
 
     Raises:
-        ConfigError: for a federation file that is not one.
+        ConfigError: for a federation file that is none, or a name that another federation's deployment has.
         StackError: with what Prefect said.
     """
-    federation = load_federation(config)
+    federation = load_federation(config).name
+    file = definition or deployment_file()
     api = PrefectApi(api_url)
     api.ensure_pool(POOL)
-    before = {name: _activity(entry["schedules"]) for name, entry in api.deployments().items()}
+    there = api.deployments()
+    _refuse_others(deployment_names(file, federation), there, federation)
+    before = {name: _activity(entry["schedules"]) for name, entry in there.items()}
     said = _prefect_deploy(
-        definition or deployment_file(), config, {**environment, "PREFECT_API_URL": api_url}
+        file, config, {**environment, "PREFECT_API_URL": api_url, "FEDLLM_NAME": federation}
     )
     names = []
     for name, entry in api.deployments().items():
         if f"'{name}'" not in said:
             continue
         names.append(name)
-        if activate and entry.get("paused"):
-            api.call(f"/deployments/{entry['id']}/resume_deployment", {})
         for schedule in entry["schedules"]:
-            active = activate or before.get(name, {}).get(_key(schedule), schedule["active"])
+            active = before.get(name, {}).get(_key(schedule), schedule["active"])
             if active != schedule["active"]:
                 api.set_schedule(entry["id"], schedule["id"], active=active)
     if not names:
         raise StackError(f"Prefect registered nothing: {said[-300:]}")
-    register_automations(api, federation=federation.name)
+    _remove_former(api, there, config, names)
+    register_automations(api, federation=federation)
     return sorted(names)
+
+
+def _refuse_others(wanted: Iterable[str], there: Mapping[str, Mapping[str, Any]], federation: str) -> None:
+    """Two names of federations may come to the same deployment, such as `a` and `a-nightly`."""
+    for name in wanted:
+        owner = _owner(there.get(name, {}))
+        if owner not in {None, federation}:
+            raise ConfigError(
+                f"the deployment {name} is that of the federation {owner}: give {federation} another name"
+            )
+
+
+def _owner(entry: Mapping[str, Any]) -> str | None:
+    """The federation of a deployment, by its tag."""
+    tags = [tag for tag in entry.get("tags", ()) if tag.startswith(FEDERATION)]
+    return tags[0].removeprefix(FEDERATION) if tags else None
+
+
+def _remove_former(
+    api: PrefectApi, there: Mapping[str, Mapping[str, Any]], config: Path, names: Iterable[str]
+) -> None:
+    """Remove what this file registered under another federation's name, with its automations."""
+    for name, entry in there.items():
+        if name in names or entry["parameters"].get("config_uri") != str(config.resolve()):
+            continue
+        owner = _owner(entry)
+        if TAG in entry["tags"] and name in deployment_names(deployment_file(), owner or _BEFORE):
+            api.call(f"/deployments/{entry['id']}", method="DELETE")
+            forget_reactions(api, owner or _BEFORE)
 
 
 def _federation(config: Path) -> str:

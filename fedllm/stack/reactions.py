@@ -7,13 +7,14 @@ one of them: it stays, as everything that its owner changes.
 from collections.abc import Mapping
 from typing import Any
 
-from fedllm.stack.definition import automation
+from fedllm.stack.definition import FEDERATION, automation
 
 BUDGET = "fedllm: pause the schedule when a privacy budget is nearly spent"
 NEW_DATA = "fedllm: play a round when enough sites have new data"
 SILENT_SITE = "fedllm: note a silent site"
 REFUSED = "fedllm: pause the schedule when a review refuses a version"
 
+REACTIONS = (BUDGET, NEW_DATA, SILENT_SITE, REFUSED)
 OFF_AT_FIRST = (NEW_DATA, REFUSED)  # what starts work, or stops it for a reason that is no danger
 
 _TRAINING, _ROUND = "federated-training", "federated-round"
@@ -27,20 +28,31 @@ _NAMED_RUN = {
 }
 
 
+def reaction_name(reaction: str, federation: str) -> str:
+    """The name of one federation's automation: another federation of the same Prefect has its own."""
+    return f"{reaction} ({federation})"
+
+
 def reactions(federation: str, deployments: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The automations of one federation, as Prefect's API takes them.
 
     Args:
         federation: whose events they answer.
-        deployments: Prefect's, by `flow/name`. What has no deployment to act on is left out.
+        deployments: Prefect's, by `flow/name`. Only the federation's own are acted on, by their tag; what has
+            no deployment to act on is left out.
     """
+    own = {
+        name: entry
+        for name, entry in sorted(deployments.items())
+        if f"{FEDERATION}{federation}" in entry["tags"]
+    }
     scheduled = [
         entry["id"]
-        for name, entry in sorted(deployments.items())
+        for name, entry in own.items()
         if name.startswith(f"{_TRAINING}/") and _SCHEDULED in entry["tags"]
     ]
     pause = [_act("pause-deployment", found) for found in scheduled]
-    rounds = [entry["id"] for name, entry in sorted(deployments.items()) if name.startswith(f"{_ROUND}/")]
+    rounds = [entry["id"] for name, entry in own.items() if name.startswith(f"{_ROUND}/")]
     run = [_act("run-deployment", found, parameters={"run_id": _NAMED_RUN}) for found in rounds[:1]]
     found = [
         (BUDGET, "fedllm.budget.low", pause, "A training wants more rounds than its privacy plan paid for."),
@@ -50,7 +62,7 @@ def reactions(federation: str, deployments: Mapping[str, Mapping[str, Any]]) -> 
     ]
     return [
         automation(
-            name,
+            reaction_name(name, federation),
             purpose,
             _trigger(federation, event),
             actions,

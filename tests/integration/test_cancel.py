@@ -105,7 +105,7 @@ def status(federation: str, run: str) -> str:
 
 def trigger(api: PrefectApi, config: Path) -> str:
     """Have the worker train; the flow run's id."""
-    deployment = api.call("/deployments/name/federated-training/sentiment")["id"]
+    deployment = api.call("/deployments/name/federated-training/test")["id"]
     body = {"parameters": {"config_uri": str(config)}, "state": {"type": "SCHEDULED"}}
     return str(api.call(f"/deployments/{deployment}/create_flow_run", body)["id"])
 

@@ -70,7 +70,7 @@ def stack(
 def trained(stack: Endpoints) -> dict[str, Any]:
     """A training that any Prefect client may start, played by the worker."""
     prefect = str(Path(sys.executable).parent / "prefect")
-    command = [prefect, "deployment", "run", "federated-training/sentiment", "--watch"]
+    command = [prefect, "deployment", "run", "federated-training/test", "--watch"]
     command += ["--watch-interval", "1"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]

@@ -58,7 +58,7 @@ def mlflow(stack: Endpoints) -> MlflowClient:
 def run(deployment: str, *, seconds: float | None = PATIENCE, **parameters: object) -> UUID:
     """Run a deployment as any Prefect client does; `seconds` 0 does not wait for its end."""
     found: Any = run_deployment(
-        f"{deployment}/sentiment", parameters=parameters, timeout=seconds, poll_interval=0.5
+        f"{deployment}/{NAME}", parameters=parameters, timeout=seconds, poll_interval=0.5
     )
     if seconds:
         assert found.state.is_completed(), found.state.message

@@ -50,7 +50,7 @@ def trigger(undisturbed: dict[str, Any], stack: Endpoints, federation: Path) -> 
     def go() -> tuple[UUID, str]:
         before = newest_run()
         with get_client(sync_client=True) as client:
-            deployment = client.read_deployment_by_name("federated-training/sentiment")
+            deployment = client.read_deployment_by_name("federated-training/test")
             flow_run = client.create_flow_run_from_deployment(deployment.id)
         run = new_run(before)
         wait_for(lambda: done(run, 1, "dispatch"), STEP)

@@ -102,7 +102,7 @@ def test_a_stock_prefect_client_triggers_a_training_in_the_worker(
         prefect,
         "deployment",
         "run",
-        "federated-training/sentiment",
+        "federated-training/test",
         "--watch",
         "--watch-interval",
         "1",
@@ -132,7 +132,7 @@ def runs_of(stack: Endpoints, deployment: UUID, *states: str) -> list[dict[str, 
 
 def test_the_scheduled_deployment_fires(deployed: Endpoints, federation: Path) -> None:
     with get_client(sync_client=True) as client:
-        nightly = client.read_deployment_by_name("federated-training/sentiment-nightly")
+        nightly = client.read_deployment_by_name("federated-training/test-nightly")
         client.update_deployment(
             nightly.id,
             DeploymentUpdate(

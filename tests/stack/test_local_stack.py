@@ -19,6 +19,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 from websockets.typing import Origin, Subprotocol
 
+from fedllm.config import load_federation
 from fedllm.stack import Endpoints, down, endpoints, up
 from fedllm.stack.access import access_to
 from fedllm.stack.checkup import checkup
@@ -26,6 +27,7 @@ from fedllm.stack.deploy import register_deployments
 from fedllm.stack.health import PrefectApi, answers, health_urls, http
 from fedllm.stack.place import Place, StackState
 from fedllm.stack.programs import POOL, root_credentials
+from fedllm.stack.schedules import resume_fitting
 from fedllm.stack.security import passwords
 from fedllm.stack.store_users import store_secrets
 from fedllm.stack.supervise import Control, leftovers
@@ -218,9 +220,7 @@ def test_a_scheduled_deployment_fires_in_the_worker(stack: Endpoints, home: Path
     ) == ["tick/often"]
     assert api.deployments()["tick/often"]["schedules"][0]["active"] is False
 
-    register_deployments(
-        config, stack.prefect_api_url, stack.environment(), definition=definition, activate=True
-    )
+    resume_fitting(api, load_federation(config), ["tick/often"])
     deadline = time.monotonic() + 300
     while not runs(stack, "COMPLETED"):
         assert time.monotonic() < deadline, (Place.here().logs / "worker.log").read_text()[-2000:]

@@ -17,17 +17,20 @@ from fedllm.exchange.directory_store import DirectoryStore
 from fedllm.exchange.keys import Layout
 from fedllm.exchange.mailbox import Mailbox
 from fedllm.secure.identity import create_identity
-from fedllm.stack import Endpoints
-from fedllm.stack.automations import ZOMBIE, register_automations
+from fedllm.stack import Endpoints, reactions
+from fedllm.stack.automations import ZOMBIE, forget_reactions, register_automations
 from fedllm.stack.checks import deployed, servers
 from fedllm.stack.health import PrefectApi
 from fedllm.stack.programs import POOL, WORKER
-from fedllm.stack.reactions import BUDGET, NEW_DATA, REFUSED, SILENT_SITE
 from flows.events import tell
 from flows.site_watch import site_watch
 from tests.coordinator.played import PlayedSite
 from tests.prefect_client import speaking_with
 
+BUDGET, NEW_DATA, REFUSED, SILENT_SITE = (
+    reactions.reaction_name(name, "sentiment")
+    for name in (reactions.BUDGET, reactions.NEW_DATA, reactions.REFUSED, reactions.SILENT_SITE)
+)
 ROUND, NIGHTLY = "federated-round/sentiment", "federated-training/sentiment-nightly"
 
 
@@ -173,12 +176,31 @@ def test_registering_again_keeps_what_its_owner_changed_and_renews_what_changed_
     assert {found[name]["enabled"] for name in (NEW_DATA, REFUSED)} == {False}
     assert {found[name]["enabled"] for name in (BUDGET, SILENT_SITE)} == {True}
     assert register_automations(api, federation="sentiment") == []
-    switch(api, BUDGET, on=False)
-    changed = register_automations(api, federation="renamed")
-    assert set(changed) == {BUDGET, NEW_DATA, REFUSED, SILENT_SITE}
-    assert automations(api)[BUDGET]["enabled"] is False
+    known = found[BUDGET]
+    body = {key: known[key] for key in ("name", "trigger", "actions", "tags")}
+    older = body | {"enabled": False, "description": "as another fedllm described it"}
+    api.call(f"/automations/{known['id']}", older, method="PUT")
+    assert register_automations(api, federation="sentiment") == [BUDGET]
+    renewed = automations(api)[BUDGET]
+    assert (renewed["enabled"], renewed["description"]) == (False, known["description"])
     switch(api, BUDGET, on=True)
-    register_automations(api, federation="sentiment")
+
+
+def test_automations_from_before_they_had_the_federations_name_are_taken_over(api: PrefectApi) -> None:
+    known = automations(api)[NEW_DATA]
+    body = {key: known[key] for key in ("trigger", "actions", "tags", "description")}
+    former = body | {"name": reactions.NEW_DATA, "enabled": True}
+    api.call(f"/automations/{known['id']}", method="DELETE")
+    api.call("/automations/", former)
+    assert register_automations(api, federation="another") == [
+        reactions.reaction_name(reactions.SILENT_SITE, "another")
+    ]
+    assert reactions.NEW_DATA in automations(api)  # not the other federation's
+    forget_reactions(api, "another")
+    assert register_automations(api, federation="sentiment") == [NEW_DATA]
+    found = automations(api)
+    assert (found[NEW_DATA]["enabled"], reactions.NEW_DATA in found) == (True, False)
+    switch(api, NEW_DATA, on=False)
 
 
 def test_the_doctor_sees_a_paused_pool_a_worker_that_is_gone_and_runs_that_are_late(api: PrefectApi) -> None:
@@ -217,16 +239,16 @@ def test_the_doctor_names_automations_and_deployments_that_are_off_or_absent(
     api: PrefectApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     switch(api, ZOMBIE, on=False)
-    (found,) = deployed.automations(api)
+    (found,) = deployed.automations(api, "sentiment")
     assert (found.status, ZOMBIE in found.detail) == ("warn", True)
     api.call(f"/automations/{automations(api)[ZOMBIE]['id']}", method="DELETE")
-    (found,) = deployed.automations(api)
+    (found,) = deployed.automations(api, "sentiment")
     assert (found.status, found.detail) == ("warn", f"not registered: {ZOMBIE}")
     assert register_automations(api, federation="sentiment") == [ZOMBIE]
-    (found,) = deployed.automations(api)
+    (found,) = deployed.automations(api, "sentiment")
     assert found.status == "ok"
     more = tmp_path / "prefect.yaml"
     more.write_text("deployments: [{name: other, entrypoint: flows.federated_round.federated_round}]")
     monkeypatch.setattr(deployed, "deployment_file", lambda: more)
-    (found,) = deployed.deployments(api)
+    (found,) = deployed.deployments(api, "sentiment")
     assert (found.status, "federated-round/other" in found.detail) == ("warn", True)

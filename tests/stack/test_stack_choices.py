@@ -86,11 +86,14 @@ def test_servers_inherit_nothing_that_would_turn_them_elsewhere(
 
 
 def test_the_deployments_are_what_others_rely_on() -> None:
-    found = yaml.safe_load(deployment_file().read_text())["deployments"]
+    found = yaml.safe_load(deployment_file().read_text().replace("{{ $FEDLLM_NAME }}", "sentiment"))[
+        "deployments"
+    ]
     names = {(entry["entrypoint"].split(".")[1], entry["name"]) for entry in found}
     assert names >= {("federated_training", "sentiment"), ("federated_round", "sentiment")}
     assert ("privacy_audit", "sentiment-weekly") in names
     for entry in found:
+        assert "federation:sentiment" in entry["tags"]
         if {"training", "round"} & set(entry["tags"]):
             assert set(entry["parameters"]) == {"config_uri", "rounds", "sites", "run_id"}
             assert entry["concurrency_limit"] == {"limit": 1, "collision_strategy": "ENQUEUE"}

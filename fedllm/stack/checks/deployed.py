@@ -4,23 +4,28 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import yaml
-
 from fedllm.stack.automations import FLOWS, HEARTBEAT, SILENCE, TAG, definitions
 from fedllm.stack.checks.finding import Finding, ok, warn
-from fedllm.stack.deploy import deployment_file
+from fedllm.stack.deploy import deployment_file, deployment_names
 from fedllm.stack.health import PrefectApi
-from fedllm.stack.reactions import BUDGET, NEW_DATA, OFF_AT_FIRST, REFUSED, SILENT_SITE
+from fedllm.stack.reactions import OFF_AT_FIRST, REACTIONS, reaction_name
 
-_DEPLOY = "`fedllm deploy` registers them"
+_DEPLOY = "`fedllm deploy --config FILE` registers them"
 _MOST_RUNS = 50  # looked at one by one
 _LATE = timedelta(minutes=2)
 
 
-def deployments(api: PrefectApi) -> Iterator[Finding]:
-    """Those of infra/prefect.yaml are registered, and none of them is paused."""
+def deployments(api: PrefectApi, federation: str | None = None) -> Iterator[Finding]:
+    """A federation's deployments of infra/prefect.yaml are registered, and none of them is paused.
+
+    Without a federation those that are there are looked at, whosever they are.
+    """
     there = api.deployments()
-    wanted = {_name(entry) for entry in yaml.safe_load(deployment_file().read_text())["deployments"]}
+    wanted = (
+        {name for name, entry in there.items() if TAG in entry["tags"]}
+        if federation is None
+        else set(deployment_names(deployment_file(), federation))
+    )
     if missing := sorted(wanted - there.keys()):
         yield warn("deployments", f"not registered: {', '.join(missing)}", _DEPLOY)
         return
@@ -35,22 +40,18 @@ def deployments(api: PrefectApi) -> Iterator[Finding]:
     yield ok("deployments", f"{len(wanted)}, on schedule: {', '.join(active) or 'none'}")
 
 
-def _name(entry: dict[str, Any]) -> str:
-    """As Prefect names a deployment: `flow/name`."""
-    flow = str(entry["entrypoint"]).rpartition(".")[2].replace("_", "-")
-    return f"{flow}/{entry['name']}"
-
-
-def automations(api: PrefectApi) -> Iterator[Finding]:
-    """The automations of fedllm are there, and those that are on at first still are."""
+def automations(api: PrefectApi, federation: str | None = None) -> Iterator[Finding]:
+    """The automations of fedllm and of a federation are there, and those that are on at first still are."""
     known = {entry["name"]: entry for entry in api.call("/automations/filter", {}) if TAG in entry["tags"]}
     wanted = {body["name"] for body in definitions()}
-    if any(name.startswith(f"{FLOWS[0]}/") for name in api.deployments()):
-        wanted |= {BUDGET, NEW_DATA, REFUSED, SILENT_SITE}
+    off_at_first: set[str] = set()
+    if federation is not None and f"{FLOWS[0]}/{federation}" in api.deployments():
+        wanted |= {reaction_name(name, federation) for name in REACTIONS}
+        off_at_first = {reaction_name(name, federation) for name in OFF_AT_FIRST}
     if missing := sorted(wanted - known.keys()):
-        yield warn("automations", f"not registered: {'; '.join(missing)}", "`fedllm deploy` registers them")
+        yield warn("automations", f"not registered: {'; '.join(missing)}", _DEPLOY)
         return
-    if off := sorted(n for n in wanted if not known[n]["enabled"] and n not in OFF_AT_FIRST):
+    if off := sorted(n for n in wanted if not known[n]["enabled"] and n not in off_at_first):
         yield warn("automations", f"paused: {'; '.join(off)}", "the switch on Prefect's page of automations")
         return
     on = sum(known[name]["enabled"] for name in wanted)

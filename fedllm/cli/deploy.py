@@ -1,0 +1,89 @@
+"""`fedllm deploy`: a federation's deployments and automations, at the Prefect at hand."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fedllm.cli.output import emit
+from fedllm.cli.stack import DEFAULT, client
+from fedllm.errors import ConfigError, StackError
+
+if TYPE_CHECKING:
+    from fedllm.config import FederationConfig
+    from fedllm.stack.schedules import Scheduled
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb to the command line."""
+    app.command()(deploy)
+
+
+def deploy(
+    *,
+    config: Annotated[
+        Path, typer.Option(help="Federation file that the deployments read.", show_default=True)
+    ] = DEFAULT,
+    activate: Annotated[
+        bool,
+        typer.Option("--activate", help="Resume the schedules that fit the federation."),
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout's last line.")] = False,
+) -> None:
+    """Register a federation's deployments with the stack's Prefect, else PREFECT_API_URL's.
+
+    They are infra/prefect.yaml's, named after the federation. A schedule is resumed if it fits: no nightly
+    training, say, before rounds.min_sites have joined.
+    """
+    from fedllm.config import load_federation
+    from fedllm.stack import endpoints
+    from fedllm.stack.deploy import register_deployments
+    from fedllm.stack.health import PrefectApi
+    from fedllm.stack.schedules import resume_fitting
+
+    if not config.is_file():
+        raise ConfigError(f"{config}: no such file: name the federation file with --config")
+    federation = load_federation(config)
+    _refuse_simulation(federation)
+    found = endpoints()
+    url = found.prefect_api_url if found else os.environ.get("PREFECT_API_URL", "")
+    if not url:
+        raise StackError("no Prefect to deploy to: `fedllm up` first, or set PREFECT_API_URL")
+    names = register_deployments(config, url, found.environment() if found else {})
+    scheduled = resume_fitting(PrefectApi(url), federation, names) if activate else []
+    payload: dict[str, object] = {
+        "schema": "fedllm.deploy/1",
+        "status": "deployed",
+        "federation": federation.name,
+        "deployments": names,
+        "prefect_api_url": url,
+        "config_uri": str(config.resolve()),
+        "activated": activate,
+        "schedules": [asdict(one) for one in scheduled],
+    }
+    prefix = f"{client(found) if found else f'PREFECT_API_URL={url}'} prefect deployment run"
+    lines = [f"{prefix} {name}" for name in names]
+    emit(as_json, payload, "\n".join([*lines, *_told(scheduled)]))
+
+
+def _refuse_simulation(federation: "FederationConfig") -> None:
+    """Refuse to deploy what every run would refuse: a `simulation` beside real members."""
+    from fedllm.coordinator.origin import refuse_simulation
+
+    if federation.simulation is not None:
+        refuse_simulation(federation.name)
+
+
+def _told(scheduled: Sequence["Scheduled"]) -> list[str]:
+    """What runs by itself from now on, and what does not and why."""
+    lines = []
+    for one in scheduled:
+        if one.why_not is None:
+            lines.append(f"scheduled      {one.deployment}  {one.when}")
+        else:
+            as_before = ", and is on schedule as before" if one.active else ""
+            lines.append(f"not scheduled  {one.deployment}{as_before}: {one.why_not}")
+    return lines
