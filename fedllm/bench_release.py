@@ -183,11 +183,11 @@ class _Steps(JournaledSteps):
         self._say = say
         self.releases: dict[int, _Release] = {}
 
-    def dispatch(self, number: int) -> Dispatched:
+    def dispatch(self, number: int, say: Callable[[str], None] | None = None) -> Dispatched:
         """Choose sites that have all just shown their cards."""
         for site in self._sites.values():
             site.show_card(self.training, number)
-        return super().dispatch(number)
+        return super().dispatch(number, say or self._say)
 
     def remote_local_train(self, number: int, sites: Sequence[str]) -> list[SiteOutcome]:
         """Let every site take part, then read what it sent."""

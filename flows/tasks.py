@@ -71,7 +71,7 @@ class PrefectSteps:
 
         @task(name="dispatch", task_run_name="round-{number} dispatch", **_STEP)
         def dispatch(number: int) -> Dispatched:
-            done = steps.dispatch(number)
+            done = steps.dispatch(number, get_run_logger().info)
             get_run_logger().info("round %d goes to %s", number, ", ".join(done.sites))
             return done
 

@@ -1,17 +1,16 @@
 """A site's agent: watches head.json, shows that it lives, and does its duty about every plan."""
 
 import logging
-import os
 import threading
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
 from filelock import FileLock, Timeout
 
 from fedllm.agent.accounts import open_accounts
-from fedllm.agent.announce import MARK, DataWatch
+from fedllm.agent.announce import DataWatch
+from fedllm.agent.card import publish_card
 from fedllm.agent.duty import Duty
 from fedllm.agent.folder import WorkFolder
 from fedllm.agent.held_base import held_base
@@ -26,10 +25,9 @@ from fedllm.disk import is_full
 from fedllm.errors import ExchangeError, FedllmError, IdentityError, RefusedError
 from fedllm.exchange.clock import StoreClock
 from fedllm.exchange.mailbox import Mailbox, Received
-from fedllm.exchange.messages import COORDINATOR, Card, Plan
+from fedllm.exchange.messages import COORDINATOR, Plan
 from fedllm.logs import about, log_as_asked
 from fedllm.privacy.same_data import note_use, other_uses
-from fedllm.secure.envelope import sign
 from fedllm.text import one_line
 
 log = logging.getLogger(__name__)
@@ -44,13 +42,9 @@ class Agent:
         IdentityError: another agent runs for this site already.
     """
 
-    def __init__(self, member: Membership, trainer: Trainer, *, patience: float = 0.0) -> None:
+    def __init__(self, member: Membership, trainer: Trainer, *, lock: FileLock | None = None) -> None:
         self.member = member
-        self._lock = FileLock(member.home / "agent.lock")
-        try:
-            self._lock.acquire(timeout=patience)
-        except Timeout:
-            raise IdentityError(f"an agent for {member.home} runs already: stop it first") from None
+        self._lock = lock or sole_agent(member.home)
         self.memory = Memory(member.home / "memory.db")
         folder = WorkFolder(member.home / "work")
         if left := folder.sweep((work.run, work.round) for work in self.memory.committed()):
@@ -161,31 +155,41 @@ class Agent:
     def _show(self, state: Literal["idle", "training", "stopped"]) -> None:
         """Publish the card: that the site lives, what it can do, how far it is."""
         site = self.member.site
-        counter = self.memory.value("card") + 1
-        self.memory.rise("card", counter)
         tells = site.tell_count and not self.duty.accounts.history
         if tells and (count := self._data.look(self._count)) is not None:
             self._examples = count
-        card = Card(
-            federation=self.member.layout.federation,
-            sender=site.name,
-            receiver=COORDINATOR,
-            roster_version=self.memory.value(self.member.mark("roster")),
-            counter=counter,
-            state=state,
+        publish_card(
+            self.member,
+            self.mailbox,
+            self.memory,
+            state,
             base_sha256=self._base.sha256,
             examples=self._examples if tells else None,
-            cpus=os.cpu_count() or 1,
-            fedllm=version("fedllm"),
             progress=self.duty.progress,
-            announced=self.memory.value(MARK),
         )
-        self.mailbox.store.put(self.member.layout.card(site.name), sign(card, self.mailbox.me))
         self._card_due = time.monotonic() + (PROGRESS if self.duty.current else site.heartbeat)
 
     def _count(self) -> int:
         """How many records the site holds, without those that were withdrawn."""
         return len(Forgotten.load(self.member.home).keep(read_records(self.member.site.data)))
+
+
+def sole_agent(home: Path, patience: float = 0.0) -> FileLock:
+    """Lock a site's home, in which one agent may run at a time; its agent releases it.
+
+    Args:
+        home: the site's folder.
+        patience: s to wait for a former agent to end.
+
+    Raises:
+        IdentityError: another agent runs there.
+    """
+    lock = FileLock(home / "agent.lock")
+    try:
+        lock.acquire(timeout=patience)
+    except Timeout:
+        raise IdentityError(f"an agent for {home} runs already: stop it first") from None
+    return lock
 
 
 def log_to(path: Path | None) -> None:

@@ -7,8 +7,11 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-from fedllm.agent.agent import Agent, log_to
-from fedllm.agent.join import accept_invitation
+from filelock import FileLock
+
+from fedllm.agent.agent import Agent, log_to, sole_agent
+from fedllm.agent.card import preparing
+from fedllm.agent.join import Membership, accept_invitation
 from fedllm.agent.limits import memory_limit
 from fedllm.agent.trainers import ChildTrainer
 from fedllm.models.base import resolve_base
@@ -47,15 +50,25 @@ def take_part(  # noqa: PLR0913 - as many as the verb has options
         signal.signal(number, lambda *_: stop.set())
     log_to(log_file)
     member = accept_invitation(invitation, home, expected=coordinator)
+    lock = sole_agent(member.home, patience)
+    try:
+        with preparing(member):
+            agent = _prepared(member, log_file, lock)
+        try:
+            with beside(agent):
+                agent.run(stop)
+        finally:
+            agent.close()
+    finally:
+        lock.release()
+
+
+def _prepared(member: Membership, log_file: Path | None, lock: FileLock) -> Agent:
+    """The agent, with its base model there; fetching or converting that may take minutes."""
     base = resolve_base(member.site.base)
     memory = memory_limit(member.site.policy)
     trainer = ChildTrainer(log_file, base, memory)  # now: what it loads takes longer than all that follows
     mark = fingerprint(member.invitation.coordinator)
     log.info("%s takes part; the coordinator is %s", member.site.name, mark)
     log.info("a training may take %d MiB of memory and %.6g s", memory >> 20, member.site.policy.max_training)
-    agent = Agent(member, trainer, patience=patience)
-    try:
-        with beside(agent):
-            agent.run(stop)
-    finally:
-        agent.close()
+    return Agent(member, trainer, lock=lock)

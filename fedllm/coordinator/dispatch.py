@@ -3,27 +3,31 @@
 import hashlib
 import logging
 import math
-import time
+from collections.abc import Callable
 
 from fedllm.aggregation.weights import capped
 from fedllm.coordinator.ledgers import known_heads
+from fedllm.coordinator.live_sites import live_sites
 from fedllm.coordinator.outcomes import Aggregated, Dispatched, FailedRound
 from fedllm.coordinator.payloads import forget_updates, read_model, seal_model, show_model_again
 from fedllm.coordinator.privacy_plan import privacy_plan
 from fedllm.coordinator.round_keys import round_recipient
-from fedllm.coordinator.tables import CardRow
 from fedllm.coordinator.training import Training
-from fedllm.errors import LedBeforeError, ObjectNotFoundError, RefusedError, ReplayError, RoundError
-from fedllm.exchange.messages import COORDINATOR, EVERYONE, Card, Plan, PublicKeys, Report, Sealed
+from fedllm.errors import LedBeforeError, RefusedError
+from fedllm.exchange.messages import COORDINATOR, EVERYONE, Card, Plan, Report, Sealed
 
 log = logging.getLogger(__name__)
 
-FRESH = 35.0  # s: a site whose card is older (three heartbeats missed) is not live
 _HEADERS = 64 * 1024  # bytes that age's header and that of safetensors may take
 
 
-def dispatch(training: Training, number: int) -> Dispatched:
+def dispatch(training: Training, number: int, say: Callable[[str], None] = log.info) -> Dispatched:
     """Publish a round's plan, or after a crash the same plan again.
+
+    Args:
+        training: the training.
+        number: of the round.
+        say: hears whom it waits for and why, each time that this changes.
 
     Raises:
         LedBeforeError: the store knows a plan of this round, and this journal does not.
@@ -32,7 +36,7 @@ def dispatch(training: Training, number: int) -> Dispatched:
     key = training.layout.plan(training.run, number)
     if not training.journal.has_bytes(key):
         _refuse_led_before(training, number)
-    envelope = training.publish(key, lambda: _plan(training, number))
+    envelope = training.publish(key, lambda: _plan(training, number, say))
     plan_sha256 = hashlib.sha256(envelope).hexdigest()
     training.point_head(number, plan_sha256)
     plan = read_plan(training, number)
@@ -70,9 +74,9 @@ def previous_model(training: Training, number: int) -> Aggregated | None:
     return None
 
 
-def _plan(training: Training, number: int) -> Plan:
+def _plan(training: Training, number: int, say: Callable[[str], None]) -> Plan:
     config = training.config
-    cards = _live(training, number)
+    cards = live_sites(training, number, say)
     chosen = _cohort(training, sorted(cards), number)
     shared = training.learner().shared
     weighting = config.aggregation.weighting
@@ -122,79 +126,6 @@ def _weights(training: Training, cards: list[Card]) -> dict[str, int]:
         planned = training.config.local.batch_size if aggregation.weighting == "work" else 1
         return {card.sender: planned for card in cards}
     return capped({card.sender: card.examples or 0 for card in cards}, aggregation.weight_cap)
-
-
-def _live(training: Training, number: int) -> dict[str, Card]:
-    """Cards of the live sites.
-
-    A training begins when all are live or `rounds.join` has passed; its later rounds wait for `min_sites`.
-    """
-    enough = training.config.rounds.min_sites if number > 1 else len(training.roster.sites)
-    asked = [s for s in training.roster.sites if training.sites is None or s.name in training.sites]
-    until = time.monotonic() + training.config.rounds.join
-    while True:
-        training.check()
-        found = {site.name: card for site in asked if (card := _card(training, site, number))}
-        cards = {name: card for name, card in found.items() if _weighable(training, card)}
-        if len(cards) >= min(enough, len(asked)) or time.monotonic() >= until:
-            break
-        training.stopping.wait(0.3)
-    away = sorted({site.name for site in asked} - set(found))
-    silent = sorted(set(found) - set(cards))
-    for name in silent:
-        log.warning("%s has told no examples to weigh it by: left out", name)
-    if len(cards) < training.config.rounds.min_sites:
-        advice = [f"start the agents of {', '.join(away)}"] if away else []
-        if silent:
-            names = ", ".join(silent)
-            advice.append(
-                f"set aggregation.weighting to equal, since {names} told no examples to weigh by "
-                "(tell_count in site.yaml)"
-            )
-        raise RoundError(
-            f"{len(cards)} of {len(asked)} sites are live, rounds.min_sites is "
-            f"{training.config.rounds.min_sites}: {', and '.join(advice) or 'more sites have to join'}"
-        )
-    return cards
-
-
-def _weighable(training: Training, card: Card) -> bool:
-    """Whether a site told what its weight rests on; it keeps its count to itself unless its owner says so."""
-    return training.config.aggregation.weighting != "examples" or bool(card.examples)
-
-
-def _card(training: Training, site: PublicKeys, number: int) -> Card | None:
-    """A site's card when it is fresh by the store's clock."""
-    key = training.layout.card(site.name)
-    try:
-        if training.now() - training.mailbox.store.stat(key).modified > FRESH:
-            return None
-        card = training.mailbox.read(key, Card, site).message
-        _rise(training, card)
-    except ObjectNotFoundError:
-        return None
-    except RefusedError as error:
-        training.journal.security.refused(error, site.name, training.run, number)
-        return None
-    if card.state == "stopped":
-        return None
-    return card
-
-
-def _rise(training: Training, card: Card) -> None:
-    """Remember a card's counter. Raises `ReplayError` when it fell."""
-    key = (training.config.name, card.sender)
-    with training.journal.read() as session:
-        row = session.get(CardRow, key)
-        seen = row.counter if row else -1
-    if card.counter < seen:
-        raise ReplayError(
-            f"its card is number {card.counter}, {seen} was seen before: the store shows an old one, or the "
-            "site lost its memory and needs new keys (`fedllm site rekey`)"
-        )
-    if card.counter > seen:
-        with training.journal.write() as session:
-            session.merge(CardRow(federation=key[0], site=key[1], counter=card.counter))
 
 
 def _cohort(training: Training, live: list[str], number: int) -> tuple[str, ...]:

@@ -73,12 +73,12 @@ class JournaledSteps:
     def __init__(self, training: Training) -> None:
         self.training = training
 
-    def dispatch(self, number: int) -> Dispatched:
+    def dispatch(self, number: int, say: Say = log.info) -> Dispatched:
         """Choose sites and publish the plan; a plan under way is pointed at again after a crash."""
         training, run = self.training, self.training.run
         known = training.journal.outcome(run, number, "dispatch", Dispatched)
         if known is None:
-            return self._once(number, "dispatch", Dispatched, lambda: dispatch(training, number))
+            return self._once(number, "dispatch", Dispatched, lambda: dispatch(training, number, say))
         if training.journal.outcome(run, number, "dp-audit", Audited) is None:
             show_model_again(training, read_plan(training, number).model)
             training.show_again(training.layout.plan(run, number))

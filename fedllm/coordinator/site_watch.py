@@ -42,7 +42,7 @@ class SiteState:
     """One site of the roster at this look."""
 
     site: str
-    state: str  # of its card: idle, training, stopped; `unheard` before the first one
+    state: str  # of its card: preparing, idle, training, stopped; `unheard` before the first one
     heard: float | None  # s since 1970 by the store's clock
     silent: bool
     announced: int

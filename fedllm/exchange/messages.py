@@ -130,7 +130,7 @@ class Card(Message):
 
     schema_: Literal["fedllm.card/1"] = Field(default="fedllm.card/1", alias="schema")
     counter: Count
-    state: Literal["idle", "training", "stopped"]
+    state: Literal["preparing", "idle", "training", "stopped"]  # idle: ready for a plan
     base_sha256: Sha256 | None = None
     examples: Count | None = None  # None: the site keeps its count to itself
     cpus: Count

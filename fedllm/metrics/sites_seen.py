@@ -5,8 +5,8 @@ import threading
 from dataclasses import dataclass
 
 from fedllm.config import FederationConfig
-from fedllm.coordinator.dispatch import FRESH
 from fedllm.coordinator.journal import Journal, coordinator_folder
+from fedllm.coordinator.live_sites import FRESH
 from fedllm.coordinator.members import coordinator_identity, store_access
 from fedllm.errors import ObjectNotFoundError, RefusedError
 from fedllm.exchange.keys import Layout
@@ -89,4 +89,4 @@ def _seen(mailbox: Mailbox, keys: PublicKeys, now: float) -> Seen:
         return Seen(keys.name, None, live=False)
     except RefusedError:
         return Seen(keys.name, None, live=False)  # dispatch puts it on record
-    return Seen(keys.name, at, live=card.state != "stopped" and now - at <= FRESH)
+    return Seen(keys.name, at, live=card.state not in {"preparing", "stopped"} and now - at <= FRESH)

@@ -170,7 +170,7 @@ MESSAGES = {
         "card",
         {
             "counter": COUNT,
-            "state": one_of("idle", "training", "stopped"),
+            "state": one_of("preparing", "idle", "training", "stopped"),
             "cpus": COUNT,
             "fedllm": text(40),
         },

@@ -11,9 +11,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from fedllm.config import FederationConfig
-from fedllm.coordinator.dispatch import FRESH
 from fedllm.coordinator.journal import database_clock, journal_url
 from fedllm.coordinator.lease import is_dead
+from fedllm.coordinator.live_sites import FRESH, PREPARING
 from fedllm.coordinator.members import StoreAccess
 from fedllm.coordinator.tables import FederationRow, LeaseRow, ReleaseRow, RunRow
 from fedllm.errors import JournalError, ObjectNotFoundError, RefusedError
@@ -144,6 +144,8 @@ def sites(config: FederationConfig, access: StoreAccess, members: Sequence[Publi
         elif said == "stopped" or now - heard > FRESH:
             word = "stopped" if said == "stopped" else "silent"
             away[keys.name] = f"{word} since {_ago(now - heard)}"
+        elif said == "preparing":
+            away[keys.name] = PREPARING
     live = len(members) - len(away)
     told = "; ".join(f"{name}: {why}" for name, why in sorted(away.items()))
     if not away:

@@ -1,0 +1,152 @@
+"""Which sites a round can be planned with, by their cards; and whom it waits for, and why."""
+
+import logging
+import time
+from collections.abc import Callable, Container, Mapping
+from dataclasses import dataclass
+
+from fedllm.coordinator.tables import CardRow
+from fedllm.coordinator.training import Training
+from fedllm.errors import ObjectNotFoundError, RefusedError, ReplayError, RoundError
+from fedllm.exchange.messages import Card, PublicKeys
+from fedllm.text import one_line
+
+log = logging.getLogger(__name__)
+
+FRESH = 35.0  # s: a site whose card is older (three heartbeats missed) is not live
+PREPARING = "is preparing its base model"
+
+_LOOK = 0.3  # s between two looks
+_DAY = 86_400.0  # s
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What was seen of a site: the card of a live one, or why it is not."""
+
+    card: Card | None
+    why: str = ""  # said after the site's name
+    preparing: bool = False
+
+
+def live_sites(training: Training, number: int, say: Callable[[str], None] = log.info) -> dict[str, Card]:
+    """Wait for the sites that a round can be planned with.
+
+    A training begins when all are live or `rounds.join` has passed; its later rounds wait for `min_sites`.
+    While these are too few, a site that is preparing is waited for as long as a round may take.
+
+    Args:
+        training: the training.
+        number: of the round.
+        say: hears whom it waits for and why, each time that this changes.
+
+    Returns:
+        The card of each live site that can be given a weight, by name.
+
+    Raises:
+        RoundError: they are fewer than `min_sites`.
+    """
+    rounds = training.config.rounds
+    enough = rounds.min_sites if number > 1 else len(training.roster.sites)
+    asked = [s for s in training.roster.sites if training.sites is None or s.name in training.sites]
+    enough = min(enough, len(asked))
+    begun, said = time.monotonic(), ""
+    while True:
+        training.check()
+        looks = {site.name: _look(training, site, number) for site in asked}
+        found = {name: look.card for name, look in looks.items() if look.card is not None}
+        cards = {name: card for name, card in found.items() if _weighable(training, card)}
+        if len(cards) >= enough or not _is_worth_waiting(training, len(cards), looks, begun):
+            break
+        line = _waiting(looks, cards, enough - len(cards))
+        if line != said:
+            said = line
+            say(line)
+        training.stopping.wait(_LOOK)
+    untold = sorted(found.keys() - cards.keys())
+    for name in untold:
+        log.warning("%s has told no examples to weigh it by: left out", name)
+    if len(cards) < rounds.min_sites:
+        raise RoundError(
+            f"{len(cards)} of {len(asked)} sites are live, rounds.min_sites is {rounds.min_sites}: "
+            f"{_advice(looks, untold)}"
+        )
+    return cards
+
+
+def _is_worth_waiting(training: Training, live: int, looks: Mapping[str, _Look], begun: float) -> bool:
+    """Whether a further look may find more sites."""
+    waited, rounds = time.monotonic() - begun, training.config.rounds
+    if waited < rounds.join:
+        return True
+    preparing = any(look.preparing for look in looks.values())
+    return preparing and live < rounds.min_sites and waited < rounds.deadline
+
+
+def _waiting(looks: Mapping[str, _Look], live: Container[str], missing: int) -> str:
+    why = [
+        f"{name} {look.why or 'has told no examples to weigh it by'}"
+        for name, look in sorted(looks.items())
+        if name not in live
+    ]
+    return f"waiting for {missing} of {len(looks)}: {'; '.join(why)}"
+
+
+def _advice(looks: Mapping[str, _Look], untold: list[str]) -> str:
+    away = sorted(name for name, look in looks.items() if look.card is None and not look.preparing)
+    advice = [f"start the agents of {', '.join(away)}"] if away else []
+    if preparing := sorted(name for name, look in looks.items() if look.preparing):
+        advice.append(f"begin again when the agents of {', '.join(preparing)} have prepared their base model")
+    if untold:
+        advice.append(
+            f"set aggregation.weighting to equal, since {', '.join(untold)} told no examples to weigh by "
+            "(tell_count in site.yaml)"
+        )
+    return ", and ".join(advice) or "more sites have to join"
+
+
+def _weighable(training: Training, card: Card) -> bool:
+    """Whether a site told what its weight rests on; it keeps its count to itself unless its owner says so."""
+    return training.config.aggregation.weighting != "examples" or bool(card.examples)
+
+
+def _look(training: Training, site: PublicKeys, number: int) -> _Look:
+    """A site's card when it is fresh by the store's clock and says that the site can take part."""
+    key = training.layout.card(site.name)
+    try:
+        now, seen = training.now(), training.mailbox.store.stat(key).modified
+        if now - seen > FRESH:
+            return _Look(None, f"has not been seen since {_clock(seen, now)}")
+        card = training.mailbox.read(key, Card, site).message
+        _rise(training, card)
+    except ObjectNotFoundError:
+        return _Look(None, "has never been seen")
+    except RefusedError as error:
+        training.journal.security.refused(error, site.name, training.run, number)
+        return _Look(None, f"has a card that is refused ({one_line(str(error))})")
+    if card.state == "stopped":
+        return _Look(None, f"was stopped at {_clock(seen, now)}")
+    if card.state == "preparing":
+        return _Look(None, PREPARING, preparing=True)
+    return _Look(card)
+
+
+def _clock(at: float, now: float) -> str:
+    """A time of the day, here; with its date when that was not today."""
+    return time.strftime("%H:%M" if now - at < _DAY / 2 else "%Y-%m-%d %H:%M", time.localtime(at))
+
+
+def _rise(training: Training, card: Card) -> None:
+    """Remember a card's counter. Raises `ReplayError` when it fell."""
+    key = (training.config.name, card.sender)
+    with training.journal.read() as session:
+        row = session.get(CardRow, key)
+        seen = row.counter if row else -1
+    if card.counter < seen:
+        raise ReplayError(
+            f"its card is number {card.counter}, {seen} was seen before: the store shows an old one, or the "
+            "site lost its memory and needs new keys (`fedllm site rekey`)"
+        )
+    if card.counter > seen:
+        with training.journal.write() as session:
+            session.merge(CardRow(federation=key[0], site=key[1], counter=card.counter))
