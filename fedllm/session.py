@@ -47,6 +47,11 @@ def session(config: FederationConfig, request: Request) -> Iterator[Training]:
     managed = next((m for p in request.projects if (m := managed_data(config, p)) is not None), None)
     data = _data(config, managed, allow_dirty=request.allow_dirty)
     public = data.public if data else Path(config.evaluation.public)
+    if data is None and config.evaluation.public == "auto":
+        raise ConfigError(
+            "evaluation.public is auto, the held-out part of a simulation's corpus, and there is no "
+            "simulation: name a JSON-lines file that the coordinator owns"
+        )
     if not public.is_file():
         raise ConfigError(
             f"evaluation.public: no file {public}; name a JSON-lines file that the coordinator owns"

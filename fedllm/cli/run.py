@@ -150,6 +150,12 @@ def _without_simulation(config: FederationConfig) -> FederationConfig:
     public = config.evaluation.public
     if public == "auto":
         public = str(cached_data(config).public)
+        assert config.simulation is not None  # noqa: S101 - the caller has looked
+        console().print(
+            f"evaluation.public is auto: every round is measured on held-out records of the corpus "
+            f"{config.simulation.source}; name a file there to measure on others",
+            soft_wrap=True,
+        )
     evaluation = config.evaluation.model_copy(update={"public": public})
     return config.model_copy(update={"simulation": None, "evaluation": evaluation})
 

@@ -85,7 +85,7 @@ def add(
     emit(
         as_json,
         payload,
-        f"{keys.name} is in the roster; compare its fingerprint: {fingerprint(keys)}\n"
+        f"{keys.name} is in the roster of {federation.name}; compare its fingerprint: {fingerprint(keys)}\n"
         f"send it  {path}  (sealed for it alone); ours is {mine}\n"
         f"the site runs  fedllm agent --invitation {path.name} --coordinator {mine}",
     )
@@ -170,6 +170,7 @@ def announce(
 @app.command("list")
 def list_sites(*, config: Config = Path("params.yaml"), as_json: AsJson = False) -> None:
     """At the coordinator: the roster."""
+    from fedllm.coordinator.federations import other_federations
     from fedllm.coordinator.journal import Journal
     from fedllm.coordinator.members import coordinator_identity, roster_of
     from fedllm.secure.identity import fingerprint
@@ -187,4 +188,6 @@ def list_sites(*, config: Config = Path("params.yaml"), as_json: AsJson = False)
     }
     lines = [f"{federation.name}, roster {roster.roster_version}"]
     lines += [f"  {entry['site']:20} {entry['fingerprint']}" for entry in sites]
+    if not sites:
+        lines[0] += other_federations(federation.name)
     emit(as_json, payload, "\n".join(lines))

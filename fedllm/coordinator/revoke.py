@@ -3,6 +3,7 @@
 from contextlib import closing
 
 from fedllm.config import FederationConfig
+from fedllm.coordinator.federations import other_federations
 from fedllm.coordinator.journal import Journal
 from fedllm.coordinator.members import (
     coordinator_identity,
@@ -36,7 +37,10 @@ def revoke_site(config: FederationConfig, name: str, reason: str = "") -> int:
         kept = tuple(site for site in roster.sites if site.name != name)
         before = any((event.kind, event.party) == (REVOKED, name) for event in journal.security.events())
         if len(kept) == len(roster.sites) and not before:
-            raise ConfigError(f"{name} is not in the roster of {config.name}: see `fedllm site list`")
+            raise ConfigError(
+                f"{name} is not in the roster of {config.name}: see `fedllm site list --config FILE`"
+                f"{other_federations(config.name, name)}"
+            )
         if len(kept) < len(roster.sites):
             roster = save_roster(journal, roster, sites=kept)
             journal.security.record(REVOKED, name, reason or "revoked by the coordinator")
