@@ -75,28 +75,28 @@ def preparing(member: Membership) -> Iterator[None]:
     not answer costs the cards and nothing else: the agent itself says so.
     """
     ended = threading.Event()
-    showing = threading.Thread(target=_show_preparing, args=(member, ended), daemon=True)
-    showing.start()
-    try:
-        yield
-    except BaseException:
+    with closing(Memory(member.home / "memory.db")) as memory:  # here: its tables are made by one at a time
+        showing = threading.Thread(target=_show_preparing, args=(member, memory, ended), daemon=True)
+        showing.start()
+        try:
+            yield
+        except BaseException:
+            ended.set()
+            showing.join(_PATIENCE)
+            with suppress(FedllmError):
+                publish_card(member, _mailbox(member), memory, "stopped")
+            raise
         ended.set()
         showing.join(_PATIENCE)
-        with suppress(FedllmError), closing(Memory(member.home / "memory.db")) as memory:
-            publish_card(member, _mailbox(member), memory, "stopped")
-        raise
-    ended.set()
-    showing.join(_PATIENCE)
 
 
-def _show_preparing(member: Membership, ended: threading.Event) -> None:
-    with closing(Memory(member.home / "memory.db")) as memory:
-        while not ended.is_set():
-            try:
-                publish_card(member, _mailbox(member), memory, "preparing")
-            except FedllmError as error:
-                log.info("the coordinator is not told that this site prepares: %s", one_line(str(error)))
-            ended.wait(member.site.heartbeat)
+def _show_preparing(member: Membership, memory: Memory, ended: threading.Event) -> None:
+    while not ended.is_set():
+        try:
+            publish_card(member, _mailbox(member), memory, "preparing")
+        except FedllmError as error:
+            log.info("the coordinator is not told that this site prepares: %s", one_line(str(error)))
+        ended.wait(member.site.heartbeat)
 
 
 def _mailbox(member: Membership) -> Mailbox:

@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text as sql
 
-from fedllm.coordinator import dispatch, quota
+from fedllm.coordinator import quota
 from fedllm.coordinator.aggregate import aggregate
 from fedllm.coordinator.dp_audit import dp_audit
 from fedllm.coordinator.evaluate import evaluate
 from fedllm.coordinator.journal import coordinator_folder
+from fedllm.coordinator.live_sites import live_sites
 from fedllm.coordinator.outcomes import Aggregated, Audited, FailedRound
 from fedllm.coordinator.payloads import forget_updates, keep_update
 from fedllm.coordinator.remote_local_train import GRACE
@@ -107,7 +108,7 @@ def test_a_replayed_card_does_not_make_a_site_live(training: Training, sites: di
     training.mailbox.store.put(key, old)
     for name in ("amazon", "movies"):
         sites[name].show_card()
-    assert sorted(dispatch._live(training, 2)) == ["amazon", "movies"]
+    assert sorted(live_sites(training, 2)) == ["amazon", "movies"]
     assert ("replay", "nyt") in kinds(training)
 
 
