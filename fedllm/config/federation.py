@@ -76,7 +76,7 @@ class RoundsConfig(Frozen):
     cohort: float = Field(default=1.0, gt=0, le=1)  # share of the live sites
     min_sites: int = Field(default=2, ge=1)
     deadline: Seconds = 900.0  # s, a round
-    join: Seconds = 60.0  # s, how long dispatch waits for sites that are not live yet
+    join: Seconds = 60.0  # s, how long dispatch waits for sites; for one that prepares also longer
     mode: Literal["sync"] = "sync"
 
 
