@@ -24,6 +24,7 @@ class Request:
     """What a user asks of a training beyond its configuration."""
 
     run_id: str | None = None  # resume this run, or give a new one its name
+    fresh_id: str | None = None  # of a new run, where no other is gone on with
     rounds: int | None = None
     sites: tuple[str, ...] | None = None
     more: int | None = None  # so many rounds more, whatever the round limit was
@@ -104,7 +105,7 @@ def _settle(config: FederationConfig, request: Request) -> tuple[str, Federation
             left = journal.run(run) if run else None
             if left is not None and left.status == "cancelled":
                 raise CancelledError(f"{run} was cancelled; go on with --resume {run}")
-        run = run or new_run_id()
+        run = run or request.fresh_id or new_run_id()
         if request.more is not None:
             rounds = played(journal, run) + request.more
     config = stored_config(config.name, run) or config

@@ -10,14 +10,14 @@ from fedllm.config import load_federation
 from fedllm.coordinator.result import result
 from fedllm.errors import CancelledError
 from fedllm.session import Request, session
-from flows.names import name_after, run_name
+from flows.names import fresh_run, name_after, training_name
 from flows.output import outlive_readers
 from flows.report import reported
 from flows.tasks import play_as_tasks
 from flows.watch import cancelled, watched
 
 
-@flow(name="federated-round", flow_run_name=run_name, persist_result=False, log_prints=True)
+@flow(name="federated-round", flow_run_name=training_name, persist_result=False, log_prints=True)
 def federated_round(
     config_uri: str = "params.yaml",
     rounds: int | None = None,
@@ -42,6 +42,7 @@ def federated_round(
     config = load_federation(config_uri)
     request = Request(
         run_id=run_id,
+        fresh_id=fresh_run(),
         more=rounds or 1,
         sites=tuple(sites) if sites else None,
         projects=(Path(config_uri).resolve().parent, Path.cwd()),

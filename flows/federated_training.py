@@ -10,14 +10,14 @@ from fedllm.config import load_federation
 from fedllm.coordinator.result import result
 from fedllm.errors import CancelledError
 from fedllm.session import Request, session
-from flows.names import name_after, run_name
+from flows.names import fresh_run, name_after, training_name
 from flows.output import outlive_readers
 from flows.report import reported
 from flows.tasks import play_as_tasks
 from flows.watch import cancelled, watched
 
 
-@flow(name="federated-training", flow_run_name=run_name, persist_result=False, log_prints=True)
+@flow(name="federated-training", flow_run_name=training_name, persist_result=False, log_prints=True)
 def federated_training(
     config_uri: str = "params.yaml",
     rounds: int | None = None,
@@ -44,6 +44,7 @@ def federated_training(
     config = load_federation(config_uri)
     request = Request(
         run_id=run_id,
+        fresh_id=fresh_run(),
         rounds=rounds,
         sites=tuple(sites) if sites else None,
         allow_dirty=allow_dirty,

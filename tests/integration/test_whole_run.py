@@ -119,6 +119,7 @@ def test_a_stock_prefect_client_triggers_a_training_in_the_worker(
     worked = [v for v in found if v.tags["prefect.flow_run"] == run["id"]]
     assert len(worked) == 2
     newest = max(worked, key=lambda v: int(v.tags["fed.round"]))
+    assert run["name"] == f"test {newest.tags['fed.run']}"
     assert undisturbed["model"]["sha256"] in {v.tags["model.sha256"] for v in worked}, newest.tags
 
 
