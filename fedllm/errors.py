@@ -13,6 +13,10 @@ class ConfigError(FedllmError):
     exit_code = 2
 
 
+class MissingExtraError(FedllmError):
+    """A command needs an extra of the package that is not installed; the text says which."""
+
+
 class DataError(FedllmError):
     """Data that is absent, changed, or not what its description says."""
 

@@ -27,6 +27,7 @@ from fedllm.cli import (
     versions,
 )
 from fedllm.errors import FedllmError
+from fedllm.extras import guard
 from fedllm.logs import log_as_asked
 
 app = typer.Typer(
@@ -65,6 +66,7 @@ app.add_typer(versions.app, name="model", help="Registered versions: what their 
 app.add_typer(ledger.app, name="ledger", help="What was spent of a data set's privacy budget.")
 app.add_typer(bench.app, name="bench", help="Measure what the README states.")
 app.add_typer(data.app, name="data", help="Fetch, deal and describe the data of simulated sites.")
+guard(app)
 
 
 def main() -> NoReturn:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fedllm.config.home import refuse_half_restored
 from fedllm.errors import StackError
+from fedllm.extras import require
 from fedllm.secure.ca import renewal_due
 from fedllm.secure.trust import refuse_unchecked
 from fedllm.stack.addresses import Endpoints, read_endpoints
@@ -58,7 +59,9 @@ def up(
             home cannot be written to.
         ConfigError: TLS is asked for, and the environment switches its checks off or no passwords are wanted.
         BackupError: the home is half restored.
+        MissingExtraError: the servers are not installed.
     """
+    require("stack", "the local stack")
     place = Place.here()
     with place.usable():
         refuse_half_restored()
