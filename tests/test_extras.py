@@ -106,6 +106,7 @@ def imports_of(module: str) -> tuple[tuple[str, bool], ...]:
     return tuple(imports(ast.parse(sources()[module].read_text(encoding="utf-8"))))
 
 
+@cache
 def reached(*modules: str, calls: bool = True) -> dict[str, str]:
     """Third parties that modules lead to, each with one module that imports it; without `calls`, at once."""
     todo, seen, third = list(modules), set(), {}
@@ -152,7 +153,7 @@ def functions_of(callback: Any) -> tuple[str, list[ast.FunctionDef]]:  # noqa: A
 def led_to(callback: Any, *, calls: bool = True) -> dict[str, str]:  # noqa: ANN401 - a verb
     """Third parties that a verb leads to; without `calls`, those that it cannot start without."""
     module, functions = functions_of(callback)
-    third = reached(module, calls=False)
+    third = dict(reached(module, calls=False))
     for function in functions:
         for name, _ in imports(function):
             if name in sources():
@@ -198,8 +199,7 @@ def test_every_verb_that_needs_an_extra_is_there_and_imports_something_of_it() -
 
 
 def test_whatever_a_module_of_ours_imports_is_of_the_base_or_known_as_an_extras() -> None:
-    third = {name: module for module in sources() for name in reached(module)}
-    of_extras = lacking(third)
+    of_extras = lacking(reached(*sources()))
     assert of_extras.keys() <= extras.MODULES.keys(), of_extras
     for name, extra in extras.MODULES.items():
         assert name in provided_by(extra), f"{name} does not come with {extra}"
