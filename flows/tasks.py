@@ -120,9 +120,12 @@ class PrefectSteps:
         """Choose sites and publish the plan."""
         return self._dispatch(number)
 
-    def remote_local_train(self, number: int, sites: Sequence[str]) -> list[SiteOutcome]:
+    def remote_local_train(
+        self, number: int, sites: Sequence[str], meanwhile: Callable[[], None] = lambda: None
+    ) -> list[SiteOutcome]:
         """Wait for all sites at once, a task run each."""
         futures = [self._remote_local_train.submit(number, site) for site in sites]
+        meanwhile()
         return [future.result() for future in futures]
 
     def dp_audit(self, number: int, outcomes: Sequence[SiteOutcome]) -> Audited:
