@@ -131,14 +131,16 @@ class Picture:
 
     @__call__.register
     def _(self, at: Measured) -> None:
+        begun = self._clock()
         if self._evaluation and self._evaluation[0] == at.round:
-            self._evaluations.append(self._clock() - self._evaluation[1])
+            begun = self._evaluation[1]
+            self._evaluations.append(self._clock() - begun)
         if self._evaluating and self._evaluating.round == at.round:
             self._evaluating = None
         if at.round == 0:
-            self(Prepared("zero-shot", quality(at.metrics)))
+            self._stages["zero-shot"] = _Stage(quality(at.metrics), begun, self._clock())
         else:
-            begun = self._round.begun if self._round else self._clock()
+            begun = self._round.begun if self._round else begun
             self._stages[f"round {at.round}"] = _Stage(quality(at.metrics), begun)
 
     @__call__.register

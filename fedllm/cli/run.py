@@ -108,9 +108,11 @@ def run(
         if agents == "external" and config.simulation is not None:
             config, source = _without_simulation(config), None
         _quiet_expected_errors()
+        report(Preparing("libraries", "Prefect, PyTorch, transformers and peft"))
         from flows.federated_training import federated_training
 
         mute_prefect()
+        report(Prepared("libraries"))
         path = source or _written(config)
         done: dict[str, Any] = federated_training(
             config_uri=str(path.resolve()), run_id=resume, allow_dirty=allow_dirty
@@ -138,7 +140,9 @@ def _servers(config: FederationConfig) -> None:
 
     leans = config.store.url == "auto" or config.tracking.uri == "auto"
     here = endpoints()
-    if here is None and leans:
+    if here is not None:
+        report(Prepared("stack", "up already"))
+    elif leans:
         report(Preparing("stack", "starting MinIO, its door, Prefect and MLflow"))
         here = up(progress=lambda line: report(Preparing("stack", " ".join(line.split()))))
         report(Prepared("stack", "MinIO, its door, Prefect, MLflow and a worker"))

@@ -86,12 +86,16 @@ def test_steps_of_another_round_move_no_bar(picture: Picture) -> None:
     assert "waiting" in line(picture, "amazon")
 
 
-def test_zero_shot_and_a_rounds_evaluation_have_bars_and_then_a_figure(picture: Picture) -> None:
+def test_zero_shot_and_a_rounds_evaluation_have_bars_and_then_a_figure(
+    picture: Picture, clock: Clock
+) -> None:
     picture(RoundBegun(1, ("amazon",)))
     picture(Evaluating(0, 40, 400))
+    clock.now = 33
     assert "40 of 400 texts" in line(picture, "zero-shot")
     picture(Measured(0, {"accuracy": 0.7925, "loss": 0.6}))
     assert "accuracy 79.2 %" in line(picture, "zero-shot")
+    assert "33 s" in line(picture, "zero-shot")
     picture(SiteDone(1, "amazon", "updated"))
     picture(Evaluating(1, 200, 400))
     assert "200 of 400 texts" in line(picture, "evaluation")
