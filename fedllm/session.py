@@ -14,6 +14,7 @@ from fedllm.coordinator.training import Training, open_training, stored_config
 from fedllm.data.lock import ManagedData, check_lock, managed_data
 from fedllm.data.prepare import PreparedData, layout, prepare
 from fedllm.errors import CancelledError, ConfigError, DataError
+from fedllm.milestones import Prepared, Preparing, report
 from fedllm.simulation import agent_processes, cached_data, new_run_id
 from fedllm.stack import endpoints
 
@@ -107,7 +108,10 @@ def _data(config: FederationConfig, managed: ManagedData | None, *, allow_dirty:
     if config.simulation is None:
         return None
     if managed is None:
-        return cached_data(config)
+        report(Preparing("data", config.simulation.source))
+        data = cached_data(config)
+        report(Prepared("data", config.simulation.source))
+        return data
     prepared = _prepare_missing(config, managed.folder)
     return prepared if allow_dirty else check_lock(managed, config)
 

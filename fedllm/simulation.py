@@ -31,6 +31,7 @@ from fedllm.coordinator.rounds import JournaledSteps, play
 from fedllm.coordinator.training import open_training
 from fedllm.data.prepare import PreparedData, inputs_sha256, prepare
 from fedllm.errors import AccessDeniedError, ConfigError, FedllmError, ObjectNotFoundError
+from fedllm.milestones import Prepared, Preparing, report
 from fedllm.models.base import resolve_base
 
 log = logging.getLogger(__name__)
@@ -84,7 +85,9 @@ def agent_processes(config: FederationConfig, data: PreparedData) -> Iterator[di
     """
     folder = fedllm_home() / "simulated" / config.name
     private_dir(folder)
+    report(Preparing("base model", config.model.base))
     base = resolve_base(config.model.base)
+    report(Prepared("base model", config.model.base))
     with (folder / "host.log").open("ab") as own:
         host = subprocess.Popen(
             [sys.executable, "-m", "fedllm.agent.host", str(base)],
@@ -95,7 +98,11 @@ def agent_processes(config: FederationConfig, data: PreparedData) -> Iterator[di
         )
     with host:
         try:
-            yield _seated(host, [_seat(config, name, records) for name, records in data.sites.items()])
+            report(Preparing("sites", f"{', '.join(data.sites)} join"))
+            seats = [_seat(config, name, records) for name, records in data.sites.items()]
+            agents = _seated(host, seats)
+            report(Prepared("sites", ", ".join(agents)))
+            yield agents
         finally:
             host.communicate()  # its stdin ends: it stops the agents, then itself
 

@@ -28,7 +28,7 @@ from fedllm.cli import (
 )
 from fedllm.errors import FedllmError
 from fedllm.extras import guard
-from fedllm.logs import log_as_asked
+from fedllm.logs import log_as_asked, quiet_libraries
 
 app = typer.Typer(
     name="fedllm",
@@ -41,11 +41,16 @@ app = typer.Typer(
 
 @app.callback()
 def options(
-    *, debug: Annotated[bool, typer.Option("--debug", help="Show a traceback with every error.")] = False
+    *,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show tracebacks, and all that libraries log.")
+    ] = False,
 ) -> None:
     """Options of every verb."""
     if debug:
         os.environ["FEDLLM_DEBUG"] = "1"
+    else:
+        quiet_libraries()
     log_as_asked()
 
 

@@ -3,15 +3,20 @@
 import hashlib
 import logging
 import os
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 import yaml
 
 from fedllm.cli.output import console, emit
+from fedllm.cli.watching import mute_prefect, watching
 from fedllm.config import FederationConfig, load_federation
 from fedllm.errors import ConfigError, FedllmError
+from fedllm.milestones import Prepared, Preparing, report
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -95,19 +100,38 @@ def run(
     Raises:
         FedllmError: with what to do.
     """
-    _servers(config)
-    if resume is not None:
-        _check_resumable(config, resume)
-    if agents == "external" and config.simulation is not None:
-        config, source = _without_simulation(config), None
-    _quiet_expected_errors()
-    from flows.federated_training import federated_training
+    with watching(f"fedllm {config.name}"):
+        _import_meanwhile()
+        _servers(config)
+        if resume is not None:
+            _check_resumable(config, resume)
+        if agents == "external" and config.simulation is not None:
+            config, source = _without_simulation(config), None
+        _quiet_expected_errors()
+        report(Preparing("libraries", "Prefect, PyTorch, transformers and peft"))
+        from flows.federated_training import federated_training
 
-    path = source or _written(config)
-    done: dict[str, Any] = federated_training(
-        config_uri=str(path.resolve()), run_id=resume, allow_dirty=allow_dirty
-    )
-    return done
+        mute_prefect()
+        report(Prepared("libraries"))
+        path = source or _written(config)
+        done: dict[str, Any] = federated_training(
+            config_uri=str(path.resolve()), run_id=resume, allow_dirty=allow_dirty
+        )
+        return done
+
+
+def _import_meanwhile() -> None:
+    """Import what a training needs while the servers start: half of their start is waiting.
+
+    Not Prefect, which reads its server's address as it is imported.
+    """
+
+    def load() -> None:
+        with suppress(ImportError):  # whoever needs it will say so
+            import_module("peft")
+            import_module("fedllm.training.text")
+
+    Thread(target=load, name="import", daemon=True).start()
 
 
 def _servers(config: FederationConfig) -> None:
@@ -116,8 +140,12 @@ def _servers(config: FederationConfig) -> None:
 
     leans = config.store.url == "auto" or config.tracking.uri == "auto"
     here = endpoints()
-    if here is None and leans:
-        here = up(progress=console().print)
+    if here is not None:
+        report(Prepared("stack", "up already"))
+    elif leans:
+        report(Preparing("stack", "starting MinIO, its door, Prefect and MLflow"))
+        here = up(progress=lambda line: report(Preparing("stack", " ".join(line.split()))))
+        report(Prepared("stack", "MinIO, its door, Prefect, MLflow and a worker"))
     if here is not None:
         told = {k: v for k, v in here.environment().items() if k not in os.environ}
         named = os.environ.get("PREFECT_API_URL", here.prefect_api_url).rstrip("/")
@@ -183,11 +211,9 @@ def _text(told: dict[str, Any]) -> str:
     version = told["model"]["uri"] or "waits for MLflow"
     total, beside = told["seconds"]["total"], told["seconds"]["per_round_overhead"]
     took = f" in {total:.0f} s" if total is not None else ""
-    overhead = f", {beside:.1f} s a round beside training and evaluation" if beside is not None else ""
-    out.print(
-        f"run {told['run_id']}: {told['status']} ({told['stop_reason']}), "
-        f"{told['rounds']} rounds{took}{overhead}"
-    )
+    overhead = f" ({beside:.1f} s per round outside training and evaluation)" if beside is not None else ""
+    out.print(f"run {told['run_id']}: {told['status']}, {told['stop_reason']}")
+    out.print(f"{told['rounds']} rounds{took}{overhead}")
     out.print(f"best model: {version}, SHA-256 {told['model']['sha256']}")
     out.print(f"privacy: {told['privacy']['words']}")
     text: str = out.file.getvalue()  # type: ignore[attr-defined]  # a StringIO

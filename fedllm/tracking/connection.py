@@ -1,11 +1,11 @@
 """One MLflow client, explicit about its server, that notices within seconds when nobody answers."""
 
 import os
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+import httpx
 
 from fedllm.errors import RecordRefusedError, TrackingError
 from fedllm.secure.trust import read_ca, refuse_unchecked, trusting, why_untrusted
@@ -76,19 +76,16 @@ def probe(uri: str) -> None:
     if not uri.startswith(("http://", "https://")):
         return
     ca = os.environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH")
-    context = trusting(read_ca(ca) if ca else None) if uri.startswith("https://") else None
     try:
-        with urllib.request.urlopen(  # noqa: S310 - http(s)
-            f"{uri.rstrip('/')}/health", timeout=PROBE_SECONDS, context=context
-        ):
-            return
-    except urllib.error.HTTPError as error:
-        if error.code in DEAD:
-            raise _unreachable(uri, str(error)) from None
-    except OSError as error:
+        answer = httpx.get(
+            f"{uri.rstrip('/')}/health", timeout=PROBE_SECONDS, verify=trusting(read_ca(ca) if ca else None)
+        )
+    except (httpx.TransportError, httpx.InvalidURL) as error:
         if why := why_untrusted(error):
             raise TrackingError(f"MLflow at {uri} is not trusted: {why}") from None
-        raise _unreachable(uri, str(getattr(error, "reason", error))) from None
+        raise _unreachable(uri, str(error)) from None
+    if answer.status_code in DEAD:
+        raise _unreachable(uri, f"{answer.status_code} {answer.reason_phrase}")
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from email.utils import parsedate_to_datetime
 from importlib import metadata
 from pathlib import Path
 
+import httpx
 from huggingface_hub import try_to_load_from_cache
 from packaging.requirements import Requirement
 
@@ -174,7 +175,7 @@ def clock(url: str) -> Iterator[Finding]:
     except FedllmError as error:
         yield fail("clock", str(error), "mend the certificate, or FEDLLM_CA_FILE")
         return
-    except (OSError, ValueError):
+    except (httpx.HTTPError, httpx.InvalidURL):
         yield fail("clock", f"{url} does not answer", "start the store, or mend store.endpoint")
         return
     if date is None:

@@ -1,11 +1,12 @@
 """The stack's servers: whether they answer, in which version, and by which certificates."""
 
-import urllib.error
 from collections.abc import Iterator
 from datetime import timedelta
 from http import HTTPStatus
 from importlib import metadata
 from pathlib import Path
+
+import httpx
 
 from fedllm.errors import FedllmError
 from fedllm.secure.ca import LOOPBACK, RENEWAL, validity
@@ -44,8 +45,8 @@ def mlflow_version(url: str) -> Iterator[Finding]:
     """MLflow's client and server are the same."""
     try:
         server = http(f"{url.rstrip('/')}/version").decode().strip()
-    except urllib.error.HTTPError as error:
-        if error.code not in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
+    except httpx.HTTPStatusError as error:
+        if error.response.status_code not in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
             raise
         yield ok("mlflow version", f"{url} tells it only to whom it knows")
         return
