@@ -95,6 +95,8 @@ def run(
     Raises:
         FedllmError: with what to do.
     """
+    if resume is None:  # a resumed run has a configuration of its own, which the flow looks at
+        _preflight(config, external=agents == "external")
     _servers(config)
     if resume is not None:
         _check_resumable(config, resume)
@@ -108,6 +110,16 @@ def run(
         config_uri=str(path.resolve()), run_id=resume, allow_dirty=allow_dirty
     )
     return done
+
+
+def _preflight(config: FederationConfig, *, external: bool) -> None:
+    """Look at what a training needs before anything starts; say what is measured where nobody chose it."""
+    from fedllm.data.public_set import public_set_in_words
+    from fedllm.preflight import preflight
+
+    preflight(config, external=external)
+    if external and (words := public_set_in_words(config)):
+        console().print(words, markup=False, soft_wrap=True)
 
 
 def _servers(config: FederationConfig) -> None:

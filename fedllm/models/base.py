@@ -6,6 +6,7 @@ import shutil
 import tempfile
 import zipfile
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -15,6 +16,7 @@ from fedllm.config import cache_dir
 from fedllm.data.records import sha256_file, write_bytes
 from fedllm.data.registry import Package, fetch
 from fedllm.errors import DataError, ModelError
+from fedllm.models.hub import from_hub, require_hub
 from fedllm.models.tiny import make_tiny
 
 CausalModel: TypeAlias = Any  # transformers ships no types here: a PreTrainedModel, peft-wrapped or not
@@ -65,6 +67,7 @@ def resolve_base(name: str) -> Path:
     Raises:
         ModelError: it is not there, or cannot be converted, and what to do about it.
     """
+    find_base(name)
     path = Path(name).expanduser()
     if name == _TINY:
         return _once("tiny-1", make_tiny)
@@ -75,14 +78,32 @@ def resolve_base(name: str) -> Path:
     if name in _PACKAGED:
         return _from_wheel(_PACKAGED[name], name)
     if path.suffix == ".gguf":
+        return _from_gguf(path)
+    return path.resolve() if path.is_dir() else _checked(from_hub(name))
+
+
+def find_base(name: str) -> None:
+    """Make sure that a base model can be had; nothing is converted, and nothing large is fetched.
+
+    Raises:
+        ModelError: it is not there, and what to do about it.
+    """
+    path = Path(name).expanduser()
+    if name == _TINY or name in _VISION or name in _PACKAGED:
+        return
+    if path.suffix == ".gguf":
         if not path.is_file():
             raise ModelError(f"model.base: no file {path}")
-        return _from_gguf(path)
-    if path.is_dir():
-        return _checked(path.resolve())
-    if name.startswith((".", "/", "~")):
+    elif path.is_dir():
+        _checked(path.resolve())
+    elif name.startswith((".", "/", "~")):
         raise ModelError(f"model.base: no folder {path}")
-    return _from_hub(name)
+    elif near := get_close_matches(name, (_TINY, *_VISION, *_PACKAGED), n=1, cutoff=0.6):
+        raise ModelError(
+            f"model.base: no folder, .gguf file or known name {name!r}, did you mean {near[0]!r}?"
+        )
+    else:
+        require_hub(name)
 
 
 def fetch_packaged(name: str) -> Path:
@@ -245,21 +266,6 @@ def _once(name: str, make: Any) -> Path:  # noqa: ANN401 - a function of a folde
             finally:
                 shutil.rmtree(draft, ignore_errors=True)
     return target
-
-
-def _from_hub(name: str) -> Path:
-    from huggingface_hub import snapshot_download
-
-    repository, _, revision = name.partition("@")
-    wanted = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.model", "*.txt", "*.jinja"]
-    try:
-        folder = snapshot_download(repository, revision=revision or None, allow_patterns=wanted)
-    except Exception as error:  # noqa: BLE001 - the hub client raises many kinds, all with the same cure
-        raise ModelError(
-            f"model.base: no folder, .gguf file or hub model {name!r} ({_line(error)}); without a network "
-            "name a folder that holds config.json, tokenizer.json and model.safetensors, or smollm2-135m"
-        ) from None
-    return _checked(Path(folder))
 
 
 def _checked(folder: Path) -> Path:

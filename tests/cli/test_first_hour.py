@@ -1,5 +1,7 @@
 """What a new user types in the first hour: one line with what to do, and a true exit code."""
 
+import socket
+import time
 from pathlib import Path
 
 import pytest
@@ -134,3 +136,119 @@ def test_a_fault_of_the_file_is_not_laid_on_a_setting(place: Path) -> None:
     line = refused(place, "run", "fed.yaml", "--set", "rounds.max=three")
     assert f"fed.yaml: name: 'A' cannot be one: {RULE}" in line
     assert "--set rounds.max=three: must be a whole number" in line
+
+
+@pytest.mark.parametrize(
+    ("base", "line"),
+    [
+        (
+            "smollm2",
+            "model.base: no folder, .gguf file or known name 'smollm2', did you mean 'smollm2-135m'?",
+        ),
+        ("my model", "model.base: no folder, .gguf file or hub model 'my model'"),
+        ("/no/such/folder", "model.base: no folder /no/such/folder"),
+        ("weights.gguf", "model.base: no file weights.gguf"),
+        ("bare", "bare: needs config.json, a tokenizer and *.safetensors weights"),
+        (
+            "nobody/nothing",
+            "model.base: no folder or .gguf file 'nobody/nothing', and as a hub model it is not in",
+        ),
+    ],
+)
+def test_a_base_model_that_cannot_be_had_is_said_before_anything_starts(
+    place: Path, base: str, line: str
+) -> None:
+    (place / "bare").mkdir()
+    assert line in refused(place, "run", "fed.yaml", "--set", f"model.base={base}", code=1)
+
+
+def test_a_hub_that_never_answers_is_given_up_within_seconds(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setenv("HF_HOME", str(place / "hub"))
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        began = time.monotonic()
+        line = refused(place, "run", "fed.yaml", "--set", "model.base=nobody/nothing", code=1)
+    assert "does not answer within 4 s; without a network name a folder" in line
+    assert time.monotonic() - began < 8  # 5 s, and what a busy machine adds
+
+
+def test_a_hub_that_refuses_connections_is_given_up_at_once(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setenv("HF_HOME", str(place / "hub"))
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
+    line = refused(place, "run", "fed.yaml", "--set", "model.base=nobody/nothing", code=1)
+    assert "http://127.0.0.1:1 does not answer ([Errno 111] Connection refused)" in line
+
+
+@pytest.mark.parametrize(
+    ("settings", "code", "line"),
+    [
+        ("public=none.jsonl", 2, "evaluation.public: no file none.jsonl; name a JSON-lines file that the"),
+        (
+            "public=auto",
+            2,
+            "evaluation.public is auto, which means the held-out part of a simulation's corpus",
+        ),
+        ("public=empty.jsonl", 1, "empty.jsonl: holds no records; write one JSON object a line"),
+        ("public=words.jsonl", 1, "words.jsonl, line 1: not JSON"),
+        ("public=other.jsonl", 1, "other.jsonl, record 2: no field 'text'; it has words"),
+    ],
+)
+def test_a_public_set_that_measures_nothing_is_said_before_anything_starts(
+    place: Path, settings: str, code: int, line: str
+) -> None:
+    (place / "empty.jsonl").write_text("\n")
+    (place / "words.jsonl").write_text("just words\n")
+    (place / "other.jsonl").write_text('{"text": "one"}\n{"words": "two"}\n')
+    assert line in refused(place, "run", "fed.yaml", "--set", f"evaluation.{settings}", code=code)
+
+
+LATE = "task={kind: classification, labels: {late: ' late', ok: ' ok'}}"
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        (
+            ["evaluation.public=auto", LATE, "simulation.sites=2"],
+            "simulation.source is sentiment and evaluation.public is auto: that corpus (VADER",
+        ),
+        (
+            [LATE, "simulation.sites=2"],
+            "has the label 'negative', which task.labels does not; name JSON-lines files",
+        ),
+        (
+            ["task={kind: chat, fields: {text: text, answer: answer}}", "simulation.sites=2"],
+            "positive or negative) has no field 'answer'; name JSON-lines files of your own, or leave",
+        ),
+        (
+            ["simulation.source=public.jsonl", "simulation.sites=2", "rounds.min_sites=5"],
+            "rounds.min_sites is 5 and `simulation` has 2 sites: name more of them, or lower",
+        ),
+        ([], "the roster of harbours is empty: add sites with `fedllm site add CARD`"),
+    ],
+)
+def test_what_does_not_fit_together_is_said_before_anything_starts(
+    place: Path, settings: list[str], line: str
+) -> None:
+    given = [word for one in settings for word in ("--set", one)]
+    (place / "public.jsonl").write_text('{"text": "one", "label": "late", "answer": "yes"}\n')
+    assert line in refused(place, "run", "fed.yaml", *given)
+
+
+def test_a_roster_smaller_than_a_round_is_said_before_anything_starts(place: Path) -> None:
+    (place / "records.jsonl").write_text('{"text": "one"}\n')
+    for verb in (
+        ("init", "north", "--data", "records.jsonl", "--home", "north"),
+        ("add", "north/card.json", "--config", "fed.yaml"),
+    ):
+        assert fedllm("site", *verb, folder=place, FEDLLM_HOME=place / "home").returncode == 0
+    assert refused(place, "run", "fed.yaml") == (
+        "rounds.min_sites is 2 and the roster of harbours has 1 site: add more with `fedllm site add CARD`, "
+        "or lower rounds.min_sites"
+    )
