@@ -15,7 +15,8 @@ from fedllm.data.lock import ManagedData, check_lock, managed_data
 from fedllm.data.prepare import PreparedData, layout, prepare
 from fedllm.errors import CancelledError, ConfigError, DataError
 from fedllm.preflight import preflight
-from fedllm.simulation import agent_processes, cached_data, new_run_id
+from fedllm.run_id import new_run_id
+from fedllm.simulation import agent_processes, cached_data
 from fedllm.stack import endpoints
 
 

@@ -1,5 +1,6 @@
 """What a new user types in the first hour: one line with what to do, and a true exit code."""
 
+import re
 import socket
 import time
 from pathlib import Path
@@ -252,3 +253,50 @@ def test_a_roster_smaller_than_a_round_is_said_before_anything_starts(place: Pat
         "rounds.min_sites is 2 and the roster of harbours has 1 site: add more with `fedllm site add CARD`, "
         "or lower rounds.min_sites"
     )
+
+
+@pytest.mark.parametrize(
+    ("command", "line"),
+    [
+        ("runn", "No such command 'runn'. Did you mean 'run'? `fedllm --help` lists what there is"),
+        ("run", "Missing argument 'file'; `fedllm run --help` lists what there is"),
+        (
+            "run fed.yaml again.yaml",
+            "Got unexpected extra argument(s) (again.yaml); `fedllm run --help` lists",
+        ),
+        ("run fed.yaml --bogus", "No such option: --bogus; `fedllm run --help` lists what there is"),
+        ("run fed.yaml --set", "Option '--set' requires an argument; `fedllm --help` lists what there is"),
+        (
+            "run fed.yaml --agents mine",
+            "Invalid value for '--agents': 'mine' is not one of 'local', 'external'",
+        ),
+        ("up --minio-port abc", "Invalid value for '--minio-port': not a whole number"),
+        ("up --minio-port 99999", "Invalid value for '--minio-port': must be less than or equal to 65535"),
+        ("site", ""),
+        ("site nosuch", "No such command 'nosuch'; `fedllm site --help` lists what there is"),
+        ("site init", "Missing argument 'name'; `fedllm site init --help` lists what there is"),
+        ("run fed.yaml --agents local", "fed.yaml has no `simulation`: it does not say who would hold what"),
+        ("run fed.yaml --resume x --set rounds.max=5", "keeps the configuration that it was started with"),
+        ("demo", "params.yaml: no such file"),
+        ("demo --config fed.yaml --set rounds.max=x", "--set rounds.max=x: must be a whole number, not 'x'"),
+        ("up --config none.yaml", "none.yaml: no such file"),
+        ("deploy --config none.yaml", "none.yaml: no such file: name the federation file with --config"),
+        ("plan-privacy none.yaml", "none.yaml: no such file"),
+        ("promote 1 --config none.yaml", "none.yaml: no such file"),
+        ("cancel", "Missing argument 'run'; `fedllm cancel --help`"),
+        ("site list --config none.yaml", "none.yaml: no such file"),
+        ("site revoke nobody --config fed.yaml", "nobody is not in the roster"),
+    ],
+)
+def test_a_command_that_cannot_be_meant_is_one_line(place: Path, command: str, line: str) -> None:
+    if line:
+        assert line in refused(place, *command.split())
+    else:  # a group of verbs alone lists them
+        done = fedllm(*command.split(), folder=place)
+        assert (done.returncode, done.stderr) == (2, "")
+
+
+def test_the_version_is_one_line() -> None:
+    done = fedllm("--version")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.fullmatch(r"fedllm \d+\.\d+\.\d+\S*\n", done.stdout)
