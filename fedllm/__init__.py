@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 __all__ = ["load_model", "run", "simulate"]
 
 _HOMES = {"load_model": "fedllm.versions", "run": "fedllm.cli.run", "simulate": "fedllm.simulation"}
+_OF_COORDINATORS = {"load_model", "run"}  # they need Prefect or MLflow
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name stands for
@@ -18,4 +19,8 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name stands fo
         raise AttributeError(f"module 'fedllm' has no attribute {name!r}")
     from importlib import import_module
 
+    if name in _OF_COORDINATORS:
+        from fedllm.extras import require
+
+        require("coordinator", f"fedllm.{name}")
     return getattr(import_module(_HOMES[name]), name)

@@ -189,14 +189,16 @@ class _Steps(JournaledSteps):
             site.show_card(self.training, number)
         return super().dispatch(number, say or self._say)
 
-    def remote_local_train(self, number: int, sites: Sequence[str]) -> list[SiteOutcome]:
+    def remote_local_train(
+        self, number: int, sites: Sequence[str], meanwhile: Callable[[], None] = lambda: None
+    ) -> list[SiteOutcome]:
         """Let every site take part, then read what it sent."""
         plan = read_plan(self.training, number)
         sha256 = self.training.journal.require(_RUN, number, "dispatch", Dispatched).plan_sha256
         size = self.training.learner().shared.layout.size
         for name in sites:
             self._sites[name].take_part(plan, sha256, size)
-        return super().remote_local_train(number, sites)
+        return super().remote_local_train(number, sites, meanwhile)
 
     def release(self, number: int) -> Released:
         """Release a round, with a watch on clock and databases."""

@@ -1,12 +1,14 @@
-"""A disk: one error for one without room, that says which and what to do; and names that last."""
+"""A disk: one error for one without room, that says which and what to do; files whole or not at all."""
 
 import errno
 import os
 import shutil
 import sqlite3
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from sqlalchemy.exc import DBAPIError
 
@@ -71,3 +73,35 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def replacing(path: Path, mode: int = 0o600) -> Iterator[BinaryIO]:
+    """Open a new file that replaces `path` once the block ends well, and lasts from then on.
+
+    Until then its name begins with `.part-`, and whatever ends the block early removes it.
+
+    Args:
+        path: its folder is there.
+        mode: of the new file; it is never open to more than that.
+    """
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".part-")  # of mode 600
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            if mode != 0o600:  # noqa: PLR2004 - what mkstemp gives
+                os.fchmod(file.fileno(), mode)
+            os.fsync(file.fileno())
+        Path(name).replace(path)
+        sync_folder(path.parent)  # else a power cut may take the new name back
+    except BaseException:
+        with suppress(OSError):
+            Path(name).unlink()
+        raise
+
+
+def write_whole(path: Path, data: bytes, mode: int = 0o600) -> None:
+    """Put `data` under `path` whole or not at all; see `replacing`."""
+    with replacing(path, mode) as file:
+        file.write(data)

@@ -13,6 +13,10 @@ class ConfigError(FedllmError):
     exit_code = 2
 
 
+class MissingExtraError(FedllmError):
+    """A command needs an extra of the package that is not installed; the text says which."""
+
+
 class DataError(FedllmError):
     """Data that is absent, changed, or not what its description says."""
 
@@ -95,6 +99,12 @@ class LeaseError(FedllmError):
 
 class CancelledError(FedllmError):
     """The run was cancelled."""
+
+
+class InterruptedRunError(FedllmError):
+    """Ctrl-C ended a run in this terminal; the text says how to go on with it."""
+
+    exit_code = 130
 
 
 class StackError(FedllmError):

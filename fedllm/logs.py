@@ -25,7 +25,12 @@ from fedllm.text import one_line
 VARIABLE = "FEDLLM_LOG"
 
 # Of libraries that write to the terminal by themselves when they are imported.
-MANNERS = {"TQDM_DISABLE": "1", "TRANSFORMERS_VERBOSITY": "error", "MLFLOW_CONFIGURE_LOGGING": "false"}
+MANNERS = {
+    "TQDM_DISABLE": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "MLFLOW_CONFIGURE_LOGGING": "false",
+}
 
 _about: ContextVar[Mapping[str, object]] = ContextVar("about", default={})  # noqa: B039 - never changed in place
 
@@ -48,6 +53,12 @@ def wants_json() -> bool:
     return asked == "json"
 
 
+def quiet_libraries() -> None:
+    """Keep the bars and remarks of libraries off the terminal. Call it before they are imported."""
+    for name, value in MANNERS.items():
+        os.environ.setdefault(name, value)
+
+
 def log_as_asked(path: Path | None = None) -> bool:
     """With FEDLLM_LOG=json, turn whatever this process logs to its terminal into JSON; else change nothing.
 
@@ -61,8 +72,7 @@ def log_as_asked(path: Path | None = None) -> bool:
     """
     if not wants_json():
         return False
-    for name, value in MANNERS.items():
-        os.environ.setdefault(name, value)
+    quiet_libraries()
     handler = logging.FileHandler(path) if path else logging.StreamHandler(sys.stderr)
     handler.setFormatter(_formatter())
     known = [logging.getLogger(), *_loggers()]

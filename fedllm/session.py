@@ -9,13 +9,15 @@ from pathlib import Path
 from fedllm.config import FederationConfig
 from fedllm.config.frozen import NAME
 from fedllm.coordinator.journal import Journal
-from fedllm.coordinator.origin import refuse_simulation
 from fedllm.coordinator.progress import played
 from fedllm.coordinator.training import Training, open_training, stored_config
 from fedllm.data.lock import ManagedData, check_lock, managed_data
 from fedllm.data.prepare import PreparedData, layout, prepare
 from fedllm.errors import CancelledError, ConfigError, DataError
-from fedllm.simulation import agent_processes, cached_data, new_run_id
+from fedllm.milestones import Prepared, Preparing, report
+from fedllm.preflight import preflight
+from fedllm.run_id import new_run_id
+from fedllm.simulation import agent_processes, cached_data
 from fedllm.stack import endpoints
 
 
@@ -43,20 +45,10 @@ def session(config: FederationConfig, request: Request) -> Iterator[Training]:
         ConfigError: the configuration has a `simulation` and the federation has real members.
     """
     run, config = _settle(config, request)
-    if config.simulation is not None:
-        refuse_simulation(config.name)
+    preflight(config, request.sites)
     managed = next((m for p in request.projects if (m := managed_data(config, p)) is not None), None)
     data = _data(config, managed, allow_dirty=request.allow_dirty)
     public = data.public if data else Path(config.evaluation.public)
-    if data is None and config.evaluation.public == "auto":
-        raise ConfigError(
-            "evaluation.public is auto, the held-out part of a simulation's corpus, and there is no "
-            "simulation: name a JSON-lines file that the coordinator owns"
-        )
-    if not public.is_file():
-        raise ConfigError(
-            f"evaluation.public: no file {public}; name a JSON-lines file that the coordinator owns"
-        )
     with ExitStack() as stack:
         if data is not None:
             asked = {n: p for n, p in data.sites.items() if request.sites is None or n in request.sites}
@@ -119,7 +111,10 @@ def _data(config: FederationConfig, managed: ManagedData | None, *, allow_dirty:
     if config.simulation is None:
         return None
     if managed is None:
-        return cached_data(config)
+        report(Preparing("data", config.simulation.source))
+        data = cached_data(config)
+        report(Prepared("data", config.simulation.source))
+        return data
     prepared = _prepare_missing(config, managed.folder)
     return prepared if allow_dirty else check_lock(managed, config)
 

@@ -3,13 +3,11 @@
 import json
 import logging
 import os
-import secrets
 import shutil
 import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict
@@ -33,14 +31,11 @@ from fedllm.coordinator.training import open_training
 from fedllm.data.prepare import PreparedData, inputs_sha256, prepare
 from fedllm.errors import AccessDeniedError, ConfigError, FedllmError, ObjectNotFoundError
 from fedllm.exchange.messages import PublicKeys
+from fedllm.milestones import Prepared, Preparing, report
 from fedllm.models.base import resolve_base
+from fedllm.run_id import new_run_id
 
 log = logging.getLogger(__name__)
-
-
-def new_run_id() -> str:
-    """A run's id: when it began, and enough chance to be alone."""
-    return time.strftime("%Y%m%d-%H%M%S-", time.gmtime()) + secrets.token_hex(2)
 
 
 def cached_data(config: FederationConfig) -> PreparedData:
@@ -95,7 +90,9 @@ def agent_processes(config: FederationConfig, data: PreparedData) -> Iterator[di
     """
     folder = fedllm_home() / "simulated" / config.name
     private_dir(folder)
+    report(Preparing("base model", config.model.base))
     base = resolve_base(config.model.base)
+    report(Prepared("base model", config.model.base))
     with (folder / "host.log").open("ab") as own:
         host = subprocess.Popen(
             [sys.executable, "-m", "fedllm.agent.host", str(base)],
@@ -106,7 +103,11 @@ def agent_processes(config: FederationConfig, data: PreparedData) -> Iterator[di
         )
     with host:
         try:
-            yield _seated(host, [_seat(config, name, records) for name, records in data.sites.items()])
+            report(Preparing("sites", f"{', '.join(data.sites)} join"))
+            seats = [_seat(config, name, records) for name, records in data.sites.items()]
+            agents = _seated(host, seats)
+            report(Prepared("sites", ", ".join(agents)))
+            yield agents
         finally:
             host.communicate()  # its stdin ends: it stops the agents, then itself
 

@@ -22,6 +22,7 @@ TRAINING_CANCELLED = "fedllm.training.cancelled"
 SITE_FAILED = "fedllm.site.failed"  # it tried, and said why it could not; or its update was refused
 SITE_LEFT_OUT = "fedllm.site.left-out"  # it declined, or nothing came
 BUDGET_LOW = "fedllm.budget.low"
+SECURITY = "fedllm.security"  # messages were refused
 
 LOW = 0.1  # of a training's epsilon: less left than this is low
 

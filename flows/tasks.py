@@ -9,7 +9,6 @@ from prefect.artifacts import create_link_artifact, create_progress_artifact, cr
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas import TaskRun
 from prefect.client.schemas.objects import State
-from prefect.events import emit_event
 
 from fedllm.coordinator.budget import spent
 from fedllm.coordinator.next_round import BUDGET_SPENT
@@ -120,9 +119,12 @@ class PrefectSteps:
         """Choose sites and publish the plan."""
         return self._dispatch(number)
 
-    def remote_local_train(self, number: int, sites: Sequence[str]) -> list[SiteOutcome]:
+    def remote_local_train(
+        self, number: int, sites: Sequence[str], meanwhile: Callable[[], None] = lambda: None
+    ) -> list[SiteOutcome]:
         """Wait for all sites at once, a task run each."""
         futures = [self._remote_local_train.submit(number, site) for site in sites]
+        meanwhile()
         return [future.result() for future in futures]
 
     def dp_audit(self, number: int, outcomes: Sequence[SiteOutcome]) -> Audited:
@@ -174,11 +176,8 @@ class PrefectSteps:
         )
         new = [row for row in rows if row["round"] == number]
         if new:
-            emit_event(
-                "fedllm.security",
-                {"prefect.resource.id": f"fedllm.federation.{name}", "prefect.resource.name": name},
-                payload={"run": run, "round": number, "events": new[-_MOST_ROWS:]},
-            )
+            told = {"run": run, "round": number, "events": new[-_MOST_ROWS:]}
+            events.tell(name, events.SECURITY, told, run=run)
 
     def _show_metrics(self) -> None:
         measured = evaluations(self._training)

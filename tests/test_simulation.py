@@ -12,6 +12,7 @@ import fedllm
 from fedllm.config import FederationConfig, load_federation
 from fedllm.coordinator.rounds import JournaledSteps
 from fedllm.errors import RoundError
+from fedllm.milestones import Ended, Measured, Milestone, RoundBegun, RoundOver, SiteDone, watched_by
 
 SITES = ["east", "north", "west"]
 
@@ -54,6 +55,26 @@ def test_the_same_seed_gives_the_same_model_to_the_bit_and_another_does_not(fede
     other = simulated(federation, "seed=8")
     assert first.model["sha256"] == again.model["sha256"] != other.model["sha256"]
     assert first.eval["loss"] < first.baseline["zero_shot"]["loss"]
+
+
+def test_zero_shot_is_measured_once_and_while_the_sites_train(federation: Path) -> None:
+    seen: list[Milestone] = []
+    with watched_by(seen.append):
+        simulated(federation)
+    told = [m for m in seen if isinstance(m, (RoundBegun, Measured, RoundOver, Ended))]
+    assert [(type(m), getattr(m, "round", None)) for m in told] == [
+        (RoundBegun, 1),
+        (Measured, 0),
+        (Measured, 1),
+        (RoundOver, 1),
+        (RoundBegun, 2),
+        (Measured, 2),
+        (RoundOver, 2),
+        (Ended, None),
+    ]
+    assert {(m.round, m.site) for m in seen if isinstance(m, SiteDone)} == {
+        (number, site) for number in (1, 2) for site in SITES
+    }
 
 
 @pytest.mark.parametrize("strategy", ["fedavgm", "fedadagrad", "fedadam", "fedyogi"])

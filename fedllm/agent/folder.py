@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedllm.config.home import private_dir
-from fedllm.disk import is_full
-from fedllm.exchange.directory_store import replacing
+from fedllm.disk import is_full, write_whole
 
 
 @dataclass(frozen=True)
@@ -40,8 +39,7 @@ class WorkFolder:
 
 def write_own(path: Path, data: bytes) -> None:
     """Put `data` under `path`, mode 600, whole or not at all, and on the disk before this returns."""
-    with replacing(path) as file:
-        file.write(data)
+    write_whole(path, data)
 
 
 def write_when_room(path: Path, data: bytes) -> None:

@@ -6,6 +6,8 @@ import sys
 from typing import Annotated, NoReturn
 
 import typer
+from typer import Abort
+from typer.exceptions import TyperException
 
 from fedllm.cli import (
     agent,
@@ -29,7 +31,10 @@ from fedllm.cli import (
     versions,
 )
 from fedllm.errors import FedllmError
-from fedllm.logs import log_as_asked
+from fedllm.extras import guard
+from fedllm.logs import log_as_asked, quiet_libraries
+
+INTERRUPTED = 130  # exit code of a process that Ctrl-C ended, and what typer makes of it
 
 app = typer.Typer(
     name="fedllm",
@@ -40,13 +45,30 @@ app = typer.Typer(
 )
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        sys.stdout.write(f"fedllm {version('fedllm')}\n")
+        raise typer.Exit
+
+
 @app.callback()
 def options(
-    *, debug: Annotated[bool, typer.Option("--debug", help="Show a traceback with every error.")] = False
+    *,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show tracebacks, and all that libraries log.")
+    ] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     """Options of every verb."""
+    del version  # its callback has printed it
     if debug:
         os.environ["FEDLLM_DEBUG"] = "1"
+    else:
+        quiet_libraries()
     log_as_asked()
 
 
@@ -69,21 +91,42 @@ app.add_typer(versions.app, name="model", help="Registered versions: what their 
 app.add_typer(ledger.app, name="ledger", help="What was spent of a data set's privacy budget.")
 app.add_typer(bench.app, name="bench", help="Measure what the README states.")
 app.add_typer(data.app, name="data", help="Fetch, deal and describe the data of simulated sites.")
+guard(app)
 
 
 def main() -> NoReturn:
-    """Run the command line; errors of our own are one line on stderr."""
+    """Run the command line; errors of our own, and of the command as it was typed, are one line on stderr."""
     try:
-        app()
+        code = app(standalone_mode=False)
     except FedllmError as error:
         if os.environ.get("FEDLLM_DEBUG"):
             raise
-        if os.environ.get("FEDLLM_LOG") == "json":
-            logging.getLogger("fedllm").error("%s", error)  # noqa: TRY400 - the one line says all
-        else:
-            sys.stderr.write(f"fedllm: {error}\n")
+        _say(str(error))
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        sys.stderr.write("fedllm: interrupted\n")
-        sys.exit(130)
-    sys.exit(0)
+    except TyperException as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # the help stands on stdout
+            sys.exit(2)
+        _say(_usage(error))
+        sys.exit(error.exit_code)
+    except (Abort, KeyboardInterrupt):
+        code = INTERRUPTED
+    if code == INTERRUPTED:
+        _say("interrupted")
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _say(line: str) -> None:
+    if os.environ.get("FEDLLM_LOG") == "json":
+        logging.getLogger("fedllm").error("%s", line)
+    else:
+        sys.stderr.write(f"fedllm: {line}\n")
+
+
+def _usage(error: TyperException) -> str:
+    """What is wrong with the command as it was typed, and where its options are listed."""
+    ctx = getattr(error, "ctx", None)
+    said = " ".join(error.format_message().split()).rstrip(".")
+    said = said.replace("Value error, ", "").replace("Input should be a valid integer", "not a whole number")
+    said = said.replace("Input should be", "must be")
+    end = "" if said.endswith("?") else ";"
+    return f"{said}{end} `{ctx.command_path if ctx else 'fedllm'} --help` lists what there is"

@@ -8,6 +8,7 @@ import typer
 from fedllm.cli.output import console, emit
 from fedllm.config import FederationConfig, load_federation
 from fedllm.errors import ConfigError, FedllmError
+from fedllm.extras import require
 
 if TYPE_CHECKING:
     from fedllm.data.records import Record
@@ -156,6 +157,8 @@ def _open(wanted: str | None, config: FederationConfig, pin: str | None, *, unsi
 
     chosen = wanted or f"models:/{config.name}@challenger"
     registered = is_registered(chosen)
+    if registered:
+        require("coordinator", chosen)
     trust = trust_in(chosen, pin, unsigned=unsigned) if registered else NOBODY
     uri = tracking_uri(config) if registered else None
     console().print(f"Loading {chosen} …")

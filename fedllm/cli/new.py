@@ -77,14 +77,11 @@ def _check(name: str, text: str) -> None:
     from pydantic import ValidationError
 
     from fedllm.config.federation import FederationConfig
-    from fedllm.config.frozen import NAME
-    from fedllm.config.load import read_yaml
+    from fedllm.config.frozen import NAME, PATTERNS
+    from fedllm.config.yaml_text import read_yaml
 
     if re.fullmatch(NAME, name) is None:
-        raise ConfigError(
-            f"{name!r} is no name of a federation: use small letters, digits and hyphens, 63 at most, the "
-            "first no hyphen"
-        )
+        raise ConfigError(f"{name!r} is no name of a federation: {PATTERNS[NAME]}")
     try:
         FederationConfig.model_validate(read_yaml(text))
     except ValidationError as error:

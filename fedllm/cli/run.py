@@ -1,17 +1,24 @@
 """`fedllm run` and `fedllm demo`: a federated training from this terminal, as a Prefect flow."""
 
 import hashlib
-import logging
 import os
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 import yaml
 
 from fedllm.cli.output import console, emit
+from fedllm.cli.watching import mute_prefect, watching
 from fedllm.config import FederationConfig, load_federation
-from fedllm.errors import ConfigError, FedllmError
+from fedllm.errors import ConfigError, InterruptedRunError
+from fedllm.milestones import Prepared, Preparing, report
+from fedllm.run_id import new_run_id
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -46,9 +53,15 @@ def run_verb(
         raise ConfigError("a resumed run keeps the configuration that it was started with: leave --set out")
     if agents == "local" and config.simulation is None:
         raise ConfigError(f"{file} has no `simulation`: it does not say who would hold what on this machine")
-    told = run(
-        config, source=file if not overrides else None, agents=agents, resume=resume, allow_dirty=allow_dirty
-    )
+    with _resumable(config, file, resume) as run_id:
+        told = run(
+            config,
+            source=file if not overrides else None,
+            agents=agents,
+            resume=resume,
+            run_id=run_id,
+            allow_dirty=allow_dirty,
+        )
     emit(as_json, told, _text(told))
 
 
@@ -59,7 +72,9 @@ def demo(
     as_json: AsJson = False,
 ) -> None:
     """A real federated fine-tune on this machine: MinIO, Prefect, MLflow, and an agent process a site."""
-    told = run(load_federation(config, overrides or ()), source=config if not overrides else None)
+    federation = load_federation(config, overrides or ())
+    with _resumable(federation, config) as run_id:
+        told = run(federation, source=config if not overrides else None, run_id=run_id)
     emit(as_json, told, _text(told))
     from fedllm.stack import endpoints
 
@@ -72,12 +87,33 @@ def demo(
         )
 
 
+@contextmanager
+def _resumable(config: FederationConfig, file: Path, resume: str | None = None) -> Iterator[str]:
+    """Give a run its id; at Ctrl-C say last of all, after whatever libraries log, how to go on with it.
+
+    Raises:
+        InterruptedRunError: Ctrl-C came.
+    """
+    run_id = resume or new_run_id()
+    try:
+        yield run_id
+    except KeyboardInterrupt:
+        from fedllm.coordinator.training import stored_config
+
+        if stored_config(config.name, run_id) is None:
+            raise InterruptedRunError("interrupted before the first round: nothing to go on with") from None
+        raise InterruptedRunError(
+            f"interrupted; go on with: fedllm run {shlex.quote(str(file))} --resume {run_id}"
+        ) from None
+
+
 def run(
     config: FederationConfig,
     *,
     source: Path | None = None,
     agents: Literal["local", "external"] | None = None,
     resume: str | None = None,
+    run_id: str | None = None,
     allow_dirty: bool = False,
 ) -> dict[str, Any]:
     """Train one model across a federation's sites, as a flow of the Prefect at hand.
@@ -87,6 +123,7 @@ def run(
         source: the file that `config` was read from, when nothing was changed since.
         agents: `external` when the sites' agents run elsewhere although the file has a `simulation`.
         resume: the id of a run to go on with.
+        run_id: the id that a new run is to have; None: one of its own.
         allow_dirty: use managed data that differ from `dvc.lock`.
 
     Returns:
@@ -95,21 +132,49 @@ def run(
     Raises:
         FedllmError: with what to do.
     """
-    _servers(config)
-    if resume is not None:
-        _check_resumable(config, resume)
-    if agents == "external" and config.simulation is not None:
-        config, source = _without_simulation(config), None
-    elif config.simulation is not None and resume is None:
-        _refuse_beside_real_sites(config)
-    _quiet_expected_errors()
-    from flows.federated_training import federated_training
+    with watching(f"fedllm {config.name}"):
+        _import_meanwhile()
+        if resume is None:  # a resumed run has a configuration of its own, which the flow looks at
+            _preflight(config, external=agents == "external")
+        _servers(config)
+        if resume is not None:
+            _check_resumable(config, resume)
+        if agents == "external" and config.simulation is not None:
+            config, source = _without_simulation(config), None
+        report(Preparing("libraries", "Prefect, PyTorch, transformers and peft"))
+        from flows.federated_training import federated_training
 
-    path = source or _written(config)
-    done: dict[str, Any] = federated_training(
-        config_uri=str(path.resolve()), run_id=resume, allow_dirty=allow_dirty
-    )
-    return done
+        mute_prefect()
+        report(Prepared("libraries"))
+        path = source or _written(config)
+        done: dict[str, Any] = federated_training(
+            config_uri=str(path.resolve()), run_id=resume or run_id, allow_dirty=allow_dirty
+        )
+        return done
+
+
+def _import_meanwhile() -> None:
+    """Import what a training needs while the servers start: half of their start is waiting.
+
+    Not Prefect, which reads its server's address as it is imported.
+    """
+
+    def load() -> None:
+        with suppress(ImportError):  # whoever needs it will say so
+            import_module("peft")
+            import_module("fedllm.training.text")
+
+    Thread(target=load, name="import", daemon=True).start()
+
+
+def _preflight(config: FederationConfig, *, external: bool) -> None:
+    """Look at what a training needs before anything starts; say what is measured where nobody chose it."""
+    from fedllm.data.public_set import public_set_in_words
+    from fedllm.preflight import preflight
+
+    preflight(config, external=external)
+    if external and (words := public_set_in_words(config)):
+        console().print(words, markup=False, soft_wrap=True)
 
 
 def _servers(config: FederationConfig) -> None:
@@ -118,8 +183,12 @@ def _servers(config: FederationConfig) -> None:
 
     leans = config.store.url == "auto" or config.tracking.uri == "auto"
     here = endpoints()
-    if here is None and leans:
-        here = up(progress=console().print)
+    if here is not None:
+        report(Prepared("stack", "up already"))
+    elif leans:
+        report(Preparing("stack", "starting MinIO, its door, Prefect and MLflow"))
+        here = up(progress=lambda line: report(Preparing("stack", " ".join(line.split()))))
+        report(Prepared("stack", "MinIO, its door, Prefect, MLflow and a worker"))
     if here is not None:
         told = {k: v for k, v in here.environment().items() if k not in os.environ}
         named = os.environ.get("PREFECT_API_URL", here.prefect_api_url).rstrip("/")
@@ -136,13 +205,6 @@ def _check_resumable(config: FederationConfig, run_id: str) -> None:
         raise ConfigError(f"{config.name} has no run {run_id} to resume")
 
 
-def _refuse_beside_real_sites(config: FederationConfig) -> None:
-    """The flow refuses this as well; here it is said before one begins."""
-    from fedllm.coordinator.origin import refuse_simulation
-
-    refuse_simulation(config.name)
-
-
 def _without_simulation(config: FederationConfig) -> FederationConfig:
     """The same federation with its sites elsewhere; its public set stays the corpus' held-out part."""
     from fedllm.simulation import cached_data
@@ -150,12 +212,6 @@ def _without_simulation(config: FederationConfig) -> FederationConfig:
     public = config.evaluation.public
     if public == "auto":
         public = str(cached_data(config).public)
-        assert config.simulation is not None  # noqa: S101 - the caller has looked
-        console().print(
-            f"evaluation.public is auto: every round is measured on held-out records of the corpus "
-            f"{config.simulation.source}; name a file there to measure on others",
-            soft_wrap=True,
-        )
     evaluation = config.evaluation.model_copy(update={"public": public})
     return config.model_copy(update={"simulation": None, "evaluation": evaluation})
 
@@ -171,23 +227,6 @@ def _written(config: FederationConfig) -> Path:
     return path
 
 
-class _OneLine(logging.Filter):
-    """Prefect logs a traceback with every failure; ours are told in one line."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Drop the traceback of a `FedllmError`; keep the line."""
-        error = record.exc_info[1] if record.exc_info else None
-        if isinstance(error, FedllmError):
-            record.exc_info, record.msg, record.args = None, str(error), ()
-        return True
-
-
-def _quiet_expected_errors() -> None:
-    if not os.environ.get("FEDLLM_DEBUG"):
-        for name in ("prefect.flow_runs", "prefect.task_runs"):
-            logging.getLogger(name).addFilter(_OneLine())
-
-
 def _text(told: dict[str, Any]) -> str:
     from io import StringIO
 
@@ -198,11 +237,9 @@ def _text(told: dict[str, Any]) -> str:
     version = told["model"]["uri"] or "waits for MLflow"
     total, beside = told["seconds"]["total"], told["seconds"]["per_round_overhead"]
     took = f" in {total:.0f} s" if total is not None else ""
-    overhead = f", {beside:.1f} s a round beside training and evaluation" if beside is not None else ""
-    out.print(
-        f"run {told['run_id']}: {told['status']} ({told['stop_reason']}), "
-        f"{told['rounds']} rounds{took}{overhead}"
-    )
+    overhead = f" ({beside:.1f} s per round outside training and evaluation)" if beside is not None else ""
+    out.print(f"run {told['run_id']}: {told['status']}, {told['stop_reason']}")
+    out.print(f"{told['rounds']} rounds{took}{overhead}")
     out.print(f"best model: {version}, SHA-256 {told['model']['sha256']}")
     out.print(f"privacy: {told['privacy']['words']}")
     text: str = out.file.getvalue()  # type: ignore[attr-defined]  # a StringIO

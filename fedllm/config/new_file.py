@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from fedllm.config.load import read_yaml
+from fedllm.config.yaml_text import read_yaml
 
 TaskKind = Literal["classification", "chat", "summarization", "text"]
 KINDS: tuple[TaskKind, ...] = get_args(TaskKind)

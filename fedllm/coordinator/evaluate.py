@@ -8,6 +8,8 @@ from fedllm.coordinator.training import Training
 from fedllm.data.prepare import load_public
 from fedllm.errors import TrackingError, TrainingError
 from fedllm.exchange.messages import COORDINATOR, EVERYONE, Report, Sealed
+from fedllm.milestones import Evaluating
+from fedllm.milestones import report as milestone
 from fedllm.models.shared import decode_flat
 from fedllm.tracking.public_answers import public_answers
 
@@ -22,7 +24,7 @@ def evaluate(training: Training, number: int) -> Evaluated:
     model = journal.require(run, number, "aggregate", Aggregated).model
     # The aggregate is on record: nobody needs a single site's update any more.
     forget_updates(training, number, journal.require(run, number, "dispatch", Dispatched).sites)
-    measured = _measure(training, model)
+    measured = _measure(training, number, model)
     closed = journal.require(run, number, "dp-audit", Audited)
 
     def report() -> Report:
@@ -44,10 +46,10 @@ def evaluate(training: Training, number: int) -> Evaluated:
 
 def baseline(training: Training) -> Evaluated:
     """Zero-shot: the base model with the adapter as it is before the first round."""
-    return training.journal.once(training.run, 0, "baseline", Evaluated, lambda: _measure(training, None))
+    return training.journal.once(training.run, 0, "baseline", Evaluated, lambda: _measure(training, 0, None))
 
 
-def _measure(training: Training, model: Sealed | None) -> Evaluated:
+def _measure(training: Training, number: int, model: Sealed | None) -> Evaluated:
     from fedllm.training.evaluate import evaluate as measure
 
     learner = training.learner()
@@ -56,7 +58,12 @@ def _measure(training: Training, model: Sealed | None) -> Evaluated:
     else:
         learner.shared.write(decode_flat(read_model(training, model), learner.shared.layout.size))
     public = load_public(training.config, training.public)
-    found = measure(learner, public, between=training.check)
+
+    def progress(done: int) -> None:
+        training.check()
+        milestone(Evaluating(number, done, len(public)))
+
+    found = measure(learner, public, progress=progress)
     if not math.isfinite(found.loss):
         raise TrainingError(
             f"the model's loss on the public set is {found.loss}: training diverged; lower local.lr"

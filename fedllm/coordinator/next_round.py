@@ -30,7 +30,7 @@ def stop_reason(training: Training) -> str | None:
     """Why the training should stop before its round limit, or None."""
     rounds = training.config.rounds
     measured = evaluations(training)
-    newest = max(measured)
+    newest = max(measured, default=0)
     if newest == 0:
         return None
     latest = measured[newest]

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from fedllm.coordinator.journal import update_file
 from fedllm.coordinator.round_keys import destroy_round_key, round_identity
 from fedllm.coordinator.training import Training
+from fedllm.disk import write_whole
 from fedllm.errors import ExchangeError, ObjectNotFoundError
 from fedllm.exchange.mailbox import seal_to_file
 from fedllm.exchange.messages import Sealed
@@ -17,10 +18,7 @@ log = logging.getLogger(__name__)
 
 def keep_update(training: Training, sealed: Sealed, number: int, payload: bytes) -> None:
     """Keep an accepted update's opened bytes: its site could still write over them in the store."""
-    path = training.folder / update_file(number, sealed.sha256)
-    draft = path.with_suffix(".part")
-    draft.write_bytes(payload)
-    draft.replace(path)
+    write_whole(training.folder / update_file(number, sealed.sha256), payload)
 
 
 def read_update(training: Training, sealed: Sealed, number: int, limit: int) -> bytes:

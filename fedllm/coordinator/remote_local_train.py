@@ -9,6 +9,7 @@ from fedllm.coordinator.training import Training
 from fedllm.errors import ExchangeError, ObjectNotFoundError, RefusedError
 from fedllm.exchange.mailbox import Received, place_of
 from fedllm.exchange.messages import Answer, Card, Plan, PublicKeys, Update
+from fedllm.milestones import SiteStep, report
 from fedllm.text import one_line
 
 POLL = 0.4  # s between looks at a site's answer or update
@@ -90,6 +91,7 @@ class _Watch:
                 return SiteOutcome(site=site, status="declined", reason=one_line(found.message.reason))
             told = one_line(found.message.reason)
             self._say(f"{site}: {found.message.decision}, {found.message.steps} steps {told}")
+            report(SiteStep(number, site, 0, found.message.steps))
         key = layout.update(site, run, number)
         update = mail.find(key, Update, self._keys, **place_of(self._plan))
         if update is None:
@@ -157,3 +159,4 @@ class _Watch:
         if at and (at.run, at.round) == (self._training.run, self._number) and at.step > self._told:
             self._told = at.step
             self._say(f"{self._keys.name}: step {at.step} of {at.steps}")
+            report(SiteStep(self._number, self._keys.name, at.step, at.steps))

@@ -153,13 +153,14 @@ def _overhead(training: Training, played: list[int], times: dict[tuple[int, str]
     """Median seconds of a round that were neither a site's training nor the evaluation.
 
     A round lasts from the end of the one before to its own; rounds that followed a failed one or a
-    crash count as they were.
+    crash count as they were. The first one, in which the base model is evaluated as well, counts only where
+    there is no other, and from its plan on.
     """
     if training.config.privacy.on:
         return None
     spans = []
-    for number in played:
-        began = times.get((number - 1, "release")) or times.get((0, "baseline"))
+    for number in played[1:] or played:
+        began = times.get((number - 1, "release")) or times.get((number, "dispatch"))
         ended = times.get((number, "release"))
         if began is None or ended is None:
             continue

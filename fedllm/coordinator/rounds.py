@@ -33,11 +33,13 @@ from fedllm.errors import (
     CancelledError,
     DiskFullError,
     ExchangeError,
+    FedllmError,
     LeaseError,
     LedBeforeError,
     RoundError,
 )
 from fedllm.logs import about
+from fedllm.milestones import Ended, Measured, RoundBegun, RoundOver, SiteDone, report
 
 log = logging.getLogger(__name__)
 
@@ -51,8 +53,10 @@ class Steps(Protocol):
     def dispatch(self, number: int) -> Dispatched:
         """Choose sites and publish the plan."""
 
-    def remote_local_train(self, number: int, sites: Sequence[str]) -> list[SiteOutcome]:
-        """Wait for all sites at once."""
+    def remote_local_train(
+        self, number: int, sites: Sequence[str], meanwhile: Callable[[], None] = lambda: None
+    ) -> list[SiteOutcome]:
+        """Wait for all sites at once; do `meanwhile` in this thread as they train."""
 
     def dp_audit(self, number: int, outcomes: Sequence[SiteOutcome]) -> Audited:
         """Check the updates and close the round."""
@@ -89,18 +93,24 @@ class JournaledSteps:
         """Wait for one site."""
         training, step = self.training, f"remote-local-train {site}"
         with about(federation=training.config.name, run=training.run, round=number, site=site):
-            return training.journal.once(
+            done = training.journal.once(
                 training.run,
                 number,
                 step,
                 SiteOutcome,
                 lambda: remote_local_train(training, number, site, say),
             )
+        report(SiteDone(number, site, done.status, done.reason))
+        return done
 
-    def remote_local_train(self, number: int, sites: Sequence[str]) -> list[SiteOutcome]:
+    def remote_local_train(
+        self, number: int, sites: Sequence[str], meanwhile: Callable[[], None] = lambda: None
+    ) -> list[SiteOutcome]:
         """Wait for all sites at once, a thread each."""
         with ThreadPoolExecutor(max_workers=max(1, len(sites))) as pool:
-            return list(pool.map(lambda site: self.wait_for(number, site, lambda _text: None), sites))
+            waits = [pool.submit(self.wait_for, number, site, lambda _text: None) for site in sites]
+            meanwhile()
+            return [wait.result() for wait in waits]
 
     def dp_audit(self, number: int, outcomes: Sequence[SiteOutcome]) -> Audited:
         """Check the updates and close the round."""
@@ -131,7 +141,8 @@ def play_round(training: Training, number: int, steps: Steps) -> Evaluated:
     """
     try:
         plan = steps.dispatch(number)
-        outcomes = steps.remote_local_train(number, plan.sites)
+        report(RoundBegun(number, plan.sites))
+        outcomes = steps.remote_local_train(number, plan.sites, lambda: _measure_zero_shot(training))
         steps.dp_audit(number, outcomes)
     except RoundError as error:
         failed = FailedRound(reason=str(error))
@@ -141,8 +152,26 @@ def play_round(training: Training, number: int, steps: Steps) -> Evaluated:
         raise
     steps.aggregate(number)
     evaluated = steps.evaluate(number)
-    steps.release(number)
+    report(Measured(number, evaluated.metrics))
+    released = steps.release(number)
+    report(RoundOver(number, released.uri))
     return evaluated
+
+
+def _measure_zero_shot(training: Training) -> None:
+    """Evaluate the base model while the sites train, unless that was done before.
+
+    What keeps it from being measured would keep every round from being measured, so nobody waits for the
+    sites any longer.
+    """
+    if training.journal.outcome(training.run, 0, "baseline", Evaluated) is not None:
+        return
+    try:
+        measured = baseline(training)
+    except FedllmError as error:
+        training.stop(error)
+        raise
+    report(Measured(0, measured.metrics))
 
 
 def play(training: Training, steps: Steps, *, insist: bool = False) -> str:
@@ -156,7 +185,6 @@ def play(training: Training, steps: Steps, *, insist: bool = False) -> str:
     reason = "round limit"
     try:
         destroy_stale_keys(training)
-        baseline(training)
         for number in remaining(training):
             if early := over(training, number, insist=insist):
                 reason = early
@@ -194,6 +222,7 @@ def play(training: Training, steps: Steps, *, insist: bool = False) -> str:
 def close(training: Training, status: str, reason: str) -> None:
     """End a training: the sites stop looking, what waits for MLflow is tried once more."""
     training.journal.end_run(training.run, status, reason)
+    report(Ended(status, reason))
     try:
         training.point_head(0, None)
         publish_waiting(training)

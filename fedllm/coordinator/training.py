@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, TypeVar
 
 from fedllm.config import FederationConfig
 from fedllm.config.home import private_dir
-from fedllm.coordinator.federations import other_federations
 from fedllm.coordinator.head import point_head
 from fedllm.coordinator.journal import Journal, coordinator_folder
 from fedllm.coordinator.lease import Lease
@@ -21,6 +20,7 @@ from fedllm.exchange.keys import Layout
 from fedllm.exchange.mailbox import Mailbox, Received
 from fedllm.exchange.messages import Message, Roster
 from fedllm.exchange.store import ObjectStore
+from fedllm.milestones import Opened, report
 from fedllm.models.base import fingerprint, resolve_base
 from fedllm.secure.envelope import sign
 
@@ -137,22 +137,6 @@ class Training:
         point_head(self.journal, self.mailbox, self.run, number, plan_sha256)
 
 
-def _refuse_too_few(config: FederationConfig, roster: Roster, sites: tuple[str, ...] | None) -> None:
-    """Refuse at once what no waiting for agents would change. Raises `ConfigError`."""
-    if not roster.sites:
-        raise ConfigError(
-            f"the roster of {config.name} is empty: add sites with `fedllm site add CARD --config FILE`"
-            f"{other_federations(config.name)}"
-        )
-    asked, least = sites or tuple(site.name for site in roster.sites), config.rounds.min_sites
-    if len(asked) < least:
-        whom = "of the roster are asked" if sites else "are in the roster"
-        raise ConfigError(
-            f"rounds.min_sites is {least}, and {len(asked)} sites {whom} ({', '.join(asked)}): add sites "
-            "with `fedllm site add`, or set rounds.min_sites lower"
-        )
-
-
 def _never() -> Message:
     raise RoundError("nothing was signed under this key yet")
 
@@ -183,7 +167,7 @@ def open_training(  # noqa: PLR0913 - what a training is made of, each named by 
 
     Raises:
         LeaseError: another coordinator leads this federation.
-        ConfigError: `sites` names one that is not in the roster, or there are fewer than `rounds.min_sites`.
+        ConfigError: `sites` names one that is not in the roster.
     """
     identity = coordinator_identity(config.name)
     journal = Journal(config.name)
@@ -202,7 +186,10 @@ def open_training(  # noqa: PLR0913 - what a training is made of, each named by 
                     f"not in the roster of {config.name}: {', '.join(unknown)}; add with `fedllm site add`"
                 )
             connected = store or store_access(config).connect()
-            _refuse_too_few(config, roster, sites)
+            if not roster.sites:
+                raise ConfigError(
+                    f"the roster of {config.name} is empty: add sites with `fedllm site add CARD`"
+                )
             publish_roster(connected, journal, identity)
             begun_by = journal.commit_bytes(f"{config.name}/keys/{run}", identity.public.verify.encode)
             if begun_by.decode() != identity.public.verify:
@@ -224,6 +211,8 @@ def open_training(  # noqa: PLR0913 - what a training is made of, each named by 
                 dvc_lock_sha256=dvc_lock_sha256,
             )
             box.append(training)
+            done = sum(step == "release" for _, step in journal.times(run))
+            report(Opened(config.name, run, config.rounds.max, done))
             try:
                 yield training
             finally:

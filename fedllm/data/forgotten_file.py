@@ -28,7 +28,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from fedllm.data.site_key import read_key
-from fedllm.disk import sync_folder
+from fedllm.disk import write_whole
 from fedllm.errors import DataError
 
 JOURNAL, KEY, HEAD, LOCK = "forgotten.jsonl", "forgotten.key", "forgotten.head", "forgotten.lock"
@@ -137,13 +137,7 @@ def append(home: Path, lines: Sequence[bytes], journal: Journal) -> None:
             raise
     finally:
         os.close(descriptor)
-    new = home / f".{HEAD}.new"
-    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        file.write(_line({"seq": len(journal.entries) - 1, "sha256": journal.last}) + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(home / HEAD)
-    sync_folder(home)
+    write_whole(home / HEAD, _line({"seq": len(journal.entries) - 1, "sha256": journal.last}) + b"\n")
 
 
 def _entry(key: bytes, line: bytes, seq: int, previous: str, where: str) -> Entry:

@@ -5,14 +5,12 @@ It isolates nobody: whoever can use the folder can read and write every key. Use
 
 import hashlib
 import os
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
 
-from fedllm.disk import sync_folder
+from fedllm.disk import replacing
 from fedllm.errors import AccessDeniedError, ExchangeError, ObjectNotFoundError, RefusedError
 from fedllm.exchange.key_rules import checked_key, checked_prefix
 from fedllm.exchange.store import ObjectInfo
@@ -100,23 +98,6 @@ class DirectoryStore:
 
     def _path(self, key: str) -> Path:
         return self.folder / checked_key(key)
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A new file that replaces `path` once the block ends well; until then its name begins with a dot."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".part-")  # mode 600
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-        sync_folder(path.parent)  # else a power cut may take the new name back
-    except BaseException:
-        with suppress(OSError):
-            Path(name).unlink()
-        raise
 
 
 def write_stream(chunks: Iterator[bytes], path: Path, key: str, limit: int) -> str:

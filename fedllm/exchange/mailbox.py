@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypedDict, TypeVar, Unpack
 
+from fedllm.disk import replacing
 from fedllm.errors import AccessDeniedError, ObjectNotFoundError, RefusedError
-from fedllm.exchange.directory_store import replacing
 from fedllm.exchange.keys import Layout
 from fedllm.exchange.messages import Message, PublicKeys, Sealed
 from fedllm.exchange.store import ObjectStore

@@ -6,11 +6,11 @@ is noted below this account's fedllm home; homes of other accounts and machines 
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from fedllm.config import SiteConfig, fedllm_home
+from fedllm.disk import write_whole
 from fedllm.privacy.site_ledger import dataset_of, ledger_path
 
 
@@ -20,9 +20,7 @@ def note_use(site: SiteConfig, home: Path) -> None:
     folder = _folder(site)
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{_short(told['ledger'], told['dataset'])}.json"
-    draft = file.with_suffix(f".{os.getpid()}")
-    draft.write_text(json.dumps(told), encoding="utf-8")
-    draft.replace(file)
+    write_whole(file, json.dumps(told).encode())
 
 
 def other_uses(site: SiteConfig, home: Path) -> Iterator[str]:

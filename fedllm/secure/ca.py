@@ -5,7 +5,6 @@ its folder; `ca.crt` is public, and whoever is to trust the servers is given it.
 """
 
 import ipaddress
-import os
 import re
 import secrets
 from collections.abc import Iterable
@@ -20,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from fedllm.config.home import private_dir
+from fedllm.disk import write_whole
 from fedllm.errors import ConfigError, IdentityError
 from fedllm.secure.identity import read_private, write_private
 
@@ -109,7 +109,7 @@ def _authority(folder: Path) -> tuple[CaKey, x509.Certificate]:
     ca = _loaded(ca_file)
     if ca is None:  # new, or cut off between the two files
         ca = _self_signed(key)
-        _replace(ca_file, ca.public_bytes(serialization.Encoding.PEM), 0o644)
+        write_whole(ca_file, ca.public_bytes(serialization.Encoding.PEM), 0o644)
     if ca.public_key() != key.public_key():
         raise IdentityError(f"{key_file} is not the key of {ca_file}: restore the two that belong together")
     if ca.not_valid_after_utc < datetime.now(UTC):
@@ -157,8 +157,8 @@ def _issue(files: ServerCertificate, hosts: tuple[str, ...], key: CaKey, ca: x50
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key()), critical=False)
         .sign(key, hashes.SHA256())
     )
-    _replace(files.key, _pem(own), 0o600)
-    _replace(files.certificate, made.public_bytes(serialization.Encoding.PEM), 0o644)
+    write_whole(files.key, _pem(own), 0o600)
+    write_whole(files.certificate, made.public_bytes(serialization.Encoding.PEM), 0o644)
 
 
 def _builder(
@@ -243,11 +243,3 @@ def _pem(key: CaKey) -> bytes:
     return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-
-
-def _replace(path: Path, data: bytes, mode: int) -> None:
-    """Write a file whole or not at all; it is never open to more than `mode` says."""
-    draft = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
-    write_private(draft, data)
-    os.chmod(draft, mode)  # noqa: PTH101 - beside the replace
-    draft.replace(path)

@@ -3,9 +3,10 @@
 import base64
 import os
 import ssl
-import urllib.request
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
+
+import httpx
 
 from fedllm.secure.trust import read_ca, refuse_unchecked, trusting
 from fedllm.stack.place import Place, StackState
@@ -18,8 +19,19 @@ _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 class Access:
     """What a request to one server needs."""
 
-    opener: urllib.request.OpenerDirector
     authorization: str | None = field(repr=False)
+    context: ssl.SSLContext | None = None  # for https
+    proxied: bool = True
+
+    def client(self, timeout: float) -> httpx.Client:
+        """A client for requests to this server alone: it follows no redirect to another one.
+
+        Args:
+            timeout: s, for each of connecting, sending and receiving.
+        """
+        told = {"Authorization": self.authorization} if self.authorization is not None else {}
+        verify = self.context or ssl.create_default_context()
+        return httpx.Client(headers=told, timeout=timeout, verify=verify, trust_env=self.proxied)
 
 
 def access_to(url: str) -> Access:
@@ -41,10 +53,11 @@ def access_to(url: str) -> Access:
     server = _own_server(state, f"{parts.scheme}://{parts.netloc}")
     if server is not None:
         own = trusting(read_ca(place.ca / "ca.crt")) if state.secure else None
-        return Access(_opener(url, own), _own_authorization(place, server))
+        return Access(_own_authorization(place, server), own, _proxied(url))
     context = trusting(_foreign_ca(url)) if parts.scheme == "https" else None
     prefects = {_origin(state.external_prefect or ""), _origin(os.environ.get("PREFECT_API_URL", ""))}
-    return Access(_opener(url, context), _prefect_authorization() if _origin(url) in prefects else None)
+    asked = _prefect_authorization() if _origin(url) in prefects else None
+    return Access(asked, context, _proxied(url))
 
 
 def _own_server(state: StackState, origin: str) -> str | None:
@@ -77,14 +90,9 @@ def _origin(url: str) -> tuple[str, str]:
     return parts.scheme, parts.netloc
 
 
-def _opener(url: str, context: ssl.SSLContext | None) -> urllib.request.OpenerDirector:
-    """A proxy is never asked for loopback."""
-    handlers: list[urllib.request.BaseHandler] = []
-    if urlsplit(url).hostname in _LOOPBACK:
-        handlers.append(urllib.request.ProxyHandler({}))
-    if context is not None:
-        handlers.append(urllib.request.HTTPSHandler(context=context))
-    return urllib.request.build_opener(*handlers)
+def _proxied(url: str) -> bool:
+    """Whether a proxy of the environment may be asked: never for loopback."""
+    return urlsplit(url).hostname not in _LOOPBACK
 
 
 def _prefect_authorization() -> str | None:

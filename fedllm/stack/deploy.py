@@ -10,9 +10,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from fedllm.config import load_federation
+from fedllm.config.yaml_text import read_yaml
 from fedllm.errors import ConfigError, StackError
 from fedllm.stack.automations import FLOWS, definitions, forget_reactions, register_automations
 from fedllm.stack.definition import FEDERATION, TAG
@@ -35,7 +34,7 @@ def deployment_file() -> Path:
 def deployment_names(definition: Path, federation: str) -> tuple[str, ...]:
     """What a definition registers for a federation, as Prefect names it: `flow/name`."""
     text = definition.read_text(encoding="utf-8").replace(_NAME, federation)
-    found = yaml.safe_load(text)["deployments"]
+    found = read_yaml(text)["deployments"]
     return tuple(sorted(f"{_flow(entry['entrypoint'])}/{entry['name']}" for entry in found))
 
 

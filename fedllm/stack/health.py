@@ -3,12 +3,11 @@
 import json
 import socket
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import stamina
 
 from fedllm.errors import StackError
@@ -26,20 +25,19 @@ def http(url: str, body: object = None, *, method: str | None = None, timeout: f
     """One HTTP request, JSON in; a proxy is never asked for loopback.
 
     Raises:
-        OSError: when nothing answers, or with an error status (`urllib.error.HTTPError`).
-        StackError: when the server's certificate is not to be trusted.
+        httpx.HTTPStatusError: it answers with an error.
+        httpx.TransportError: nothing answers.
+        StackError: the server's certificate is not to be trusted.
     """
-    data = None if body is None else json.dumps(body).encode()
-    headers = {"Content-Type": "application/json"} if data else {}
-    request = urllib.request.Request(url, data=data, headers=headers, method=method)  # noqa: S310 - our own URLs
-    access = access_to(url)
-    if access.authorization is not None:
-        # A redirect to another server must not take it along.
-        request.add_unredirected_header("Authorization", access.authorization)
+    asked = method or ("GET" if body is None else "POST")
+    return _answer(asked, url, body, timeout).raise_for_status().content
+
+
+def _answer(method: str, url: str, body: object, timeout: float) -> httpx.Response:
     try:
-        with access.opener.open(request, timeout=timeout) as answer:
-            return bytes(answer.read())
-    except urllib.error.URLError as error:
+        with access_to(url).client(timeout) as client:
+            return client.request(method, url, json=body)
+    except httpx.TransportError as error:
         if why := why_untrusted(error):
             raise StackError(f"{url} is not trusted: {why}") from None
         raise
@@ -53,7 +51,7 @@ def answers(url: str, patience: float = 2.0) -> bool:
     """
     try:
         http(url, timeout=patience)
-    except (OSError, ValueError):
+    except (httpx.HTTPError, httpx.InvalidURL):
         return False
     return True
 
@@ -62,19 +60,11 @@ def response_date(url: str) -> str | None:
     """The `Date` header that a server puts on any answer, an error's too.
 
     Raises:
-        OSError: nothing answers.
+        httpx.TransportError: nothing answers.
         StackError: the server's certificate is not to be trusted.
     """
-    request = urllib.request.Request(url)  # noqa: S310 - an http(s) endpoint of the configuration
-    try:
-        with access_to(url).opener.open(request, timeout=5) as answer:
-            return str(answer.headers["Date"]) if answer.headers["Date"] else None
-    except urllib.error.HTTPError as error:
-        return error.headers["Date"]
-    except urllib.error.URLError as error:
-        if why := why_untrusted(error):
-            raise StackError(f"{url} is not trusted: {why}") from None
-        raise
+    date: str | None = _answer("GET", url, None, 5.0).headers.get("Date")
+    return date
 
 
 def health_urls(found: "Endpoints") -> dict[str, str]:
@@ -116,7 +106,10 @@ def wait_until(
 
 def _busy(error: Exception) -> bool:
     """Whether Prefect said to come back: its SQLite is locked for a moment now and then."""
-    return isinstance(error, urllib.error.HTTPError) and error.code == HTTPStatus.SERVICE_UNAVAILABLE
+    return (
+        isinstance(error, httpx.HTTPStatusError)
+        and error.response.status_code == HTTPStatus.SERVICE_UNAVAILABLE
+    )
 
 
 class PrefectApi:
@@ -137,10 +130,10 @@ class PrefectApi:
             for attempt in stamina.retry_context(on=_busy, attempts=6, timeout=30 + self._patience):
                 with attempt:
                     answer = http(f"{self.url}{path}", body, method=method, timeout=self._patience)
-        except urllib.error.HTTPError as error:
-            said = error.read().decode(errors="replace")[:200]
-            raise StackError(f"Prefect refused {path}: {error.code} {said}") from None
-        except OSError as error:
+        except httpx.HTTPStatusError as error:
+            refusal = f"{error.response.status_code} {error.response.text[:200]}"
+            raise StackError(f"Prefect refused {path}: {refusal}") from None
+        except httpx.TransportError as error:
             raise StackError(f"Prefect at {self.url} does not answer: {error}") from None
         return json.loads(answer) if answer else None
 

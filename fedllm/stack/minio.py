@@ -19,9 +19,10 @@ from types import TracebackType
 from typing import Self
 
 from fedllm.config.home import private_dir
+from fedllm.disk import write_whole
 from fedllm.errors import ExchangeError, StackError
 from fedllm.secure.ca import ServerCertificate
-from fedllm.secure.identity import read_private, write_private
+from fedllm.secure.identity import read_private
 from fedllm.secure.trust import read_ca, why_untrusted
 
 HOST = "127.0.0.1"
@@ -115,10 +116,13 @@ def minio_credentials(
             raise StackError(f"{path} is damaged: restore it, or remove {folder} to start anew") from None
     wanted = {"access_key": access_key or kept["access_key"], "secret_key": secret_key or kept["secret_key"]}
     if not path.exists() or wanted != kept:
-        draft = path.with_name(f".{CREDENTIALS}-{secrets.token_hex(4)}")
-        write_private(draft, json.dumps(wanted).encode())
-        draft.replace(path)
+        write_whole(path, json.dumps(wanted).encode())
     return wanted["access_key"], wanted["secret_key"]
+
+
+def has_volume(folder: Path) -> bool:
+    """Whether a volume is in `folder`: a server whose folder was removed serves nothing any more."""
+    return (folder / "meta.db").is_file()
 
 
 def format_volume(folder: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Self
 
 from fedllm.config.home import fedllm_home, private_dir
-from fedllm.disk import room, sync_folder
+from fedllm.disk import room, write_whole
 from fedllm.errors import StackError
 
 _SOCKET_LIMIT = 90  # bytes; a unix socket's path holds 107, and supervisord binds a longer one first
@@ -187,14 +187,7 @@ class Place:
 
     def write_private(self, path: Path, text: str) -> None:
         """Write a file of mode 600, whole or not at all."""
-        draft = path.with_name(f".{path.name}.{os.getpid()}")
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-        sync_folder(path.parent)
+        write_whole(path, text.encode())
 
 
 @dataclass(frozen=True)

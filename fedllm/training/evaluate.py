@@ -34,21 +34,22 @@ class Evaluation:
 
 
 def evaluate(
-    learner: Learner, records: Sequence[Record], *, between: Callable[[], None] = lambda: None
+    learner: Learner, records: Sequence[Record], *, progress: Callable[[int], None] = lambda _done: None
 ) -> Evaluation:
     """Compare a model with records' answers.
 
     Args:
         learner: the model and its task.
         records: with answers; those without the field `silo` are one group, `all`.
-        between: called before every batch; what it raises ends the evaluation.
+        progress: called before every batch with the number of records judged so far; what it raises ends
+            the evaluation.
 
     Raises:
         DataError: no records, or one that the task cannot read.
     """
     if not records:
         raise DataError("no records to evaluate on")
-    losses, right = judged(learner, learner.encode(records), between)
+    losses, right = judged(learner, learner.encode(records), progress)
     names = [group_of(record) for record in records]
     groups = {
         name: _metrics([i for i, mine in enumerate(names) if mine == name], losses, right)
@@ -59,20 +60,22 @@ def evaluate(
 
 
 def judged(
-    learner: Learner, examples: Sequence[Any], between: Callable[[], None] = lambda: None
+    learner: Learner, examples: Sequence[Any], progress: Callable[[int], None] = lambda _done: None
 ) -> tuple[list[float], list[bool | None]]:
-    """Each example's loss, and whether its answer is right (None where no answer is); `between` as above."""
+    """Each example's loss, and whether its answer is right (None where no answer is); `progress` as above."""
     engine = accelerator("auto")
     learner.model.to(engine.device)
     losses = [0.0] * len(examples)
     right: list[bool | None] = [None] * len(examples)
+    done = 0
     for rows in learner.quizzes(examples):
-        between()
+        progress(done)
         with torch.inference_mode(), engine.autocast():
             found, correct = learner.judge([examples[i] for i in rows])
         for row, i in enumerate(rows):
             losses[i] = found[row]
             right[i] = correct[row] if correct is not None else None
+        done += len(rows)
     return losses, right
 
 

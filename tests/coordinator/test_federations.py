@@ -1,4 +1,4 @@
-"""A wrong file, a changed name, too few sites: said before anything waits for agents."""
+"""A wrong file or a changed name is told with the federation that has the sites."""
 
 from pathlib import Path
 
@@ -8,10 +8,9 @@ from fedllm.config import FederationConfig
 from fedllm.coordinator.federations import other_federations
 from fedllm.coordinator.members import add_site
 from fedllm.coordinator.revoke import revoke_site
-from fedllm.coordinator.training import open_training
 from fedllm.errors import ConfigError
+from fedllm.preflight import preflight
 from fedllm.secure.identity import create_identity
-from fedllm.session import Request, session
 from tests.coordinator.played import PlayedSite
 
 
@@ -19,12 +18,9 @@ def renamed(config: FederationConfig) -> FederationConfig:
     return config.model_copy(update={"name": "renamed"})
 
 
-def refusal(config: FederationConfig, sites: tuple[str, ...] | None = None) -> str:
-    with (
-        pytest.raises(ConfigError) as refused,
-        open_training(config, "run-9", Path(config.evaluation.public), sites=sites),
-    ):
-        pytest.fail("it was opened")
+def refusal(config: FederationConfig) -> str:
+    with pytest.raises(ConfigError) as refused:
+        preflight(config)
     assert "\n" not in str(refused.value)
     return str(refused.value)
 
@@ -55,20 +51,3 @@ def test_a_site_that_is_revoked_by_the_wrong_file_is_told_where_it_is(
 def test_a_coordinator_of_one_federation_is_asked_nothing(config: FederationConfig, tmp_path: Path) -> None:
     add_site(config, create_identity(tmp_path / "one", "one").public)
     assert other_federations(config.name) == ""
-
-
-def test_too_few_sites_for_any_round_are_told_at_once(
-    config: FederationConfig, sites: dict[str, PlayedSite]
-) -> None:
-    assert sites
-    many = config.model_copy(update={"rounds": config.rounds.model_copy(update={"min_sites": 5})})
-    assert refusal(many).startswith(
-        "rounds.min_sites is 5, and 3 sites are in the roster (amazon, movies, nyt)"
-    )
-    assert "1 sites of the roster are asked (nyt)" in refusal(config, ("nyt",))
-
-
-def test_without_a_simulation_auto_names_no_public_records(config: FederationConfig) -> None:
-    auto = config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"public": "auto"})})
-    with pytest.raises(ConfigError, match=r"evaluation\.public is auto"), session(auto, Request()):
-        pytest.fail("it was opened")

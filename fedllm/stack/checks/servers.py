@@ -1,17 +1,19 @@
 """The stack's servers: whether they answer, in which version, and by which certificates."""
 
-import urllib.error
 from collections.abc import Iterator
 from datetime import timedelta
 from http import HTTPStatus
 from importlib import metadata
 from pathlib import Path
 
+import httpx
+
 from fedllm.errors import FedllmError
 from fedllm.secure.ca import LOOPBACK, RENEWAL, validity
 from fedllm.stack.addresses import Endpoints
 from fedllm.stack.checks.finding import Finding, fail, ok, warn
 from fedllm.stack.health import PrefectApi, answers, health_urls, http
+from fedllm.stack.minio import has_volume
 from fedllm.stack.place import Place
 from fedllm.stack.programs import POOL
 from fedllm.stack.supervise import Control
@@ -35,6 +37,15 @@ def health(found: Endpoints, patience: float) -> Iterator[Finding]:
             yield fail(name, f"{url} does not answer: {control.last_words(name)}", HEAL)
 
 
+def store_folder(place: Place) -> Iterator[Finding]:
+    """The folder that the store keeps its bytes in is there."""
+    if has_volume(place.minio):
+        yield ok("store folder", str(place.minio))
+    else:
+        detail = f"{place.minio} was removed while the store serves it: every request is refused"
+        yield fail("store folder", detail, "`fedllm up` makes it anew, empty, with its users")
+
+
 def prefect_version(api: PrefectApi) -> Iterator[Finding]:
     """Prefect's client and server are the same."""
     yield _versions("prefect version", "prefect", str(api.call("/admin/version")))
@@ -44,8 +55,8 @@ def mlflow_version(url: str) -> Iterator[Finding]:
     """MLflow's client and server are the same."""
     try:
         server = http(f"{url.rstrip('/')}/version").decode().strip()
-    except urllib.error.HTTPError as error:
-        if error.code not in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
+    except httpx.HTTPStatusError as error:
+        if error.response.status_code not in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
             raise
         yield ok("mlflow version", f"{url} tells it only to whom it knows")
         return

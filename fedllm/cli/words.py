@@ -1,0 +1,79 @@
+"""Milestones in words: what a log or a pipe gets, a line each."""
+
+from collections.abc import Mapping
+from functools import singledispatch
+
+from fedllm.milestones import (
+    Ended,
+    Measured,
+    Milestone,
+    Opened,
+    Prepared,
+    RoundBegun,
+    RoundOver,
+    SiteDone,
+    Waiting,
+)
+
+_MINUTE = 60  # s
+
+
+def duration(seconds: float) -> str:
+    """Seconds as `7 s` or `2:07 min`."""
+    whole = round(seconds)
+    return f"{whole} s" if whole < _MINUTE else f"{whole // _MINUTE}:{whole % _MINUTE:02} min"
+
+
+def quality(metrics: Mapping[str, float]) -> str:
+    """The metric that is shown of a model: accuracy where there is one, else the loss."""
+    if "accuracy" in metrics:
+        return f"accuracy {100 * metrics['accuracy']:.1f} %"
+    return f"loss {metrics['loss']:.3f}" if "loss" in metrics else ""
+
+
+@singledispatch
+def in_words(milestone: Milestone) -> str:
+    """One line about a milestone; empty for one that is only of use in a picture."""
+    del milestone
+    return ""
+
+
+@in_words.register
+def _(at: Prepared) -> str:
+    return f"{at.stage}: {at.detail}" if at.detail else f"{at.stage} is ready"
+
+
+@in_words.register
+def _(at: Opened) -> str:
+    before = f", {at.played} of them played before" if at.played else ""
+    return f"run {at.run} of {at.federation}: at most {at.rounds} rounds{before}"
+
+
+@in_words.register
+def _(at: Waiting) -> str:
+    return at.reason
+
+
+@in_words.register
+def _(at: RoundBegun) -> str:
+    return f"round {at.round} goes to {', '.join(at.sites)}"
+
+
+@in_words.register
+def _(at: SiteDone) -> str:
+    return f"round {at.round}: {at.site} {at.status} {at.reason}".rstrip()
+
+
+@in_words.register
+def _(at: Measured) -> str:
+    return f"{f'round {at.round}' if at.round else 'zero-shot'}: {quality(at.metrics)}"
+
+
+@in_words.register
+def _(at: RoundOver) -> str:
+    return f"round {at.round} " + (f"is registered as {at.uri}" if at.uri else "waits for MLflow")
+
+
+@in_words.register
+def _(at: Ended) -> str:
+    return f"{at.status}: {at.reason}"
