@@ -11,6 +11,7 @@ from fedllm.coordinator.outcomes import Aggregated, Dispatched, FailedRound
 from fedllm.coordinator.payloads import forget_updates, read_model, seal_model, show_model_again
 from fedllm.coordinator.privacy_plan import privacy_plan
 from fedllm.coordinator.round_keys import round_recipient
+from fedllm.coordinator.running_agent import FRESH
 from fedllm.coordinator.tables import CardRow
 from fedllm.coordinator.training import Training
 from fedllm.errors import LedBeforeError, ObjectNotFoundError, RefusedError, ReplayError, RoundError
@@ -18,7 +19,6 @@ from fedllm.exchange.messages import COORDINATOR, EVERYONE, Card, Plan, PublicKe
 
 log = logging.getLogger(__name__)
 
-FRESH = 35.0  # s: a site whose card is older (three heartbeats missed) is not live
 _HEADERS = 64 * 1024  # bytes that age's header and that of safetensors may take
 
 

@@ -5,9 +5,9 @@ import threading
 from dataclasses import dataclass
 
 from fedllm.config import FederationConfig
-from fedllm.coordinator.dispatch import FRESH
 from fedllm.coordinator.journal import Journal, coordinator_folder
 from fedllm.coordinator.members import coordinator_identity, store_access
+from fedllm.coordinator.running_agent import FRESH
 from fedllm.errors import ObjectNotFoundError, RefusedError
 from fedllm.exchange.keys import Layout
 from fedllm.exchange.mailbox import Mailbox

@@ -11,10 +11,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from fedllm.config import FederationConfig
-from fedllm.coordinator.dispatch import FRESH
 from fedllm.coordinator.journal import database_clock, journal_url
 from fedllm.coordinator.lease import is_dead
 from fedllm.coordinator.members import StoreAccess
+from fedllm.coordinator.running_agent import FRESH
 from fedllm.coordinator.tables import FederationRow, LeaseRow, ReleaseRow, RunRow
 from fedllm.errors import JournalError, ObjectNotFoundError, RefusedError
 from fedllm.exchange.keys import Layout
