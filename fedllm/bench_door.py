@@ -20,7 +20,8 @@ from fedllm.coordinator.training import Training, open_training
 from fedllm.errors import StackError
 from fedllm.exchange.iam import MinioIam
 from fedllm.exchange.minio_store import MinioStore
-from fedllm.simulation import agent_processes, cached_data, new_run_id
+from fedllm.run_id import new_run_id
+from fedllm.simulation import agent_processes, cached_data
 from fedllm.stack.door import Door, door_command
 from fedllm.stack.minio import MinioServer, ensure_bucket, free_port
 

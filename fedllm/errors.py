@@ -101,6 +101,12 @@ class CancelledError(FedllmError):
     """The run was cancelled."""
 
 
+class InterruptedRunError(FedllmError):
+    """Ctrl-C ended a run in this terminal; the text says how to go on with it."""
+
+    exit_code = 130
+
+
 class StackError(FedllmError):
     """A server of the local stack did not start, answer or stop."""
 

@@ -15,7 +15,9 @@ from fedllm.data.lock import ManagedData, check_lock, managed_data
 from fedllm.data.prepare import PreparedData, layout, prepare
 from fedllm.errors import CancelledError, ConfigError, DataError
 from fedllm.milestones import Prepared, Preparing, report
-from fedllm.simulation import agent_processes, cached_data, new_run_id
+from fedllm.preflight import preflight
+from fedllm.run_id import new_run_id
+from fedllm.simulation import agent_processes, cached_data
 from fedllm.stack import endpoints
 
 
@@ -39,13 +41,10 @@ def session(config: FederationConfig, request: Request) -> Iterator[Training]:
     A resumed run keeps the configuration that it was started with; only the number of rounds may rise.
     """
     run, config = _settle(config, request)
+    preflight(config, request.sites)
     managed = next((m for p in request.projects if (m := managed_data(config, p)) is not None), None)
     data = _data(config, managed, allow_dirty=request.allow_dirty)
     public = data.public if data else Path(config.evaluation.public)
-    if not public.is_file():
-        raise ConfigError(
-            f"evaluation.public: no file {public}; name a JSON-lines file that the coordinator owns"
-        )
     with ExitStack() as stack:
         if data is not None:
             asked = {n: p for n, p in data.sites.items() if request.sites is None or n in request.sites}

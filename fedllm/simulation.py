@@ -3,13 +3,11 @@
 import json
 import logging
 import os
-import secrets
 import shutil
 import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
@@ -33,13 +31,9 @@ from fedllm.data.prepare import PreparedData, inputs_sha256, prepare
 from fedllm.errors import AccessDeniedError, ConfigError, FedllmError, ObjectNotFoundError
 from fedllm.milestones import Prepared, Preparing, report
 from fedllm.models.base import resolve_base
+from fedllm.run_id import new_run_id
 
 log = logging.getLogger(__name__)
-
-
-def new_run_id() -> str:
-    """A run's id: when it began, and enough chance to be alone."""
-    return time.strftime("%Y%m%d-%H%M%S-", time.gmtime()) + secrets.token_hex(2)
 
 
 def cached_data(config: FederationConfig) -> PreparedData:

@@ -10,7 +10,7 @@ from fedllm.config import load_federation
 from fedllm.coordinator.result import result
 from fedllm.errors import CancelledError
 from fedllm.session import Request, session
-from flows.output import outlive_readers
+from flows.output import log_errors_in_one_line, outlive_readers
 from flows.report import reported
 from flows.tasks import play_as_tasks
 from flows.watch import cancelled, watched
@@ -40,6 +40,7 @@ def federated_training(
         CancelledError: the training was cancelled; the flow run ends as Cancelled.
     """
     outlive_readers()
+    log_errors_in_one_line()
     config = load_federation(config_uri)
     request = Request(
         run_id=run_id,

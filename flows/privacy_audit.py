@@ -21,7 +21,7 @@ from fedllm.config import FederationConfig, load_federation
 from fedllm.errors import FedllmError
 from fedllm.privacy.membership import MembershipReport
 from fedllm.privacy.one_run import OneRunAudit
-from flows.output import outlive_readers
+from flows.output import log_errors_in_one_line, outlive_readers
 from flows.tasks import unless_away
 
 _STEP: dict[str, Any] = {"persist_result": False, "cache_policy": NO_CACHE}  # results are private
@@ -53,6 +53,7 @@ def privacy_audit(
         FedllmError: a broken ledger, or a violation; the flow run ends as Failed.
     """
     outlive_readers()
+    log_errors_in_one_line()
     config = load_federation(config_uri)
     subject = _subject(config, home, site)
     ledgers = verify_ledgers(config, subject if home else None)

@@ -24,7 +24,7 @@ from fedllm.tracking.decision import said
 from fedllm.tracking.register import ReviewEvent
 from fedllm.tracking.review import Review, changed, decide, look
 from fedllm.tracking.review_card import Links, render_review
-from flows.output import outlive_readers
+from flows.output import log_errors_in_one_line, outlive_readers
 
 SHOWN = "fedllm-shown"  # key of the run's input that pins what the reviewer was shown
 _DAY = 86_400  # s
@@ -57,6 +57,7 @@ def promotion(
             as Failed with that line.
     """
     outlive_readers()
+    log_errors_in_one_line()
     try:
         return _reviewed(config_uri, version, wait_days)
     except FedllmError as error:

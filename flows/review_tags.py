@@ -8,7 +8,7 @@ from prefect import flow
 from fedllm.config import load_federation
 from fedllm.reviewing import open_register
 from fedllm.tracking.review_tags import act_on_tags
-from flows.output import outlive_readers
+from flows.output import log_errors_in_one_line, outlive_readers
 from flows.promotion import told
 
 
@@ -28,6 +28,7 @@ def review_tags(config_uri: str = "params.yaml") -> list[dict[str, Any]]:
         FedllmError: MLflow does not answer, or the file is none.
     """
     outlive_readers()
+    log_errors_in_one_line()
     register, rules = open_register(load_federation(config_uri))
     done = act_on_tags(register, rules, tell=told)
     for one in done:

@@ -25,7 +25,7 @@ from fedllm.coordinator.site_watch import (
 from fedllm.exchange.keys import Layout
 from fedllm.exchange.mailbox import Mailbox
 from flows.events import tell
-from flows.output import outlive_readers
+from flows.output import log_errors_in_one_line, outlive_readers
 
 
 @flow(name="site-watch", persist_result=False)
@@ -47,6 +47,7 @@ def site_watch(
         How many sites were looked at, how many of them are silent, and the names of the events.
     """
     outlive_readers()
+    log_errors_in_one_line()
     config = load_federation(config_uri)
     attention = Attention(silent_after, new_data_sites or config.rounds.min_sites, new_data_days)
     with closing(Journal(config.name)) as journal:

@@ -6,7 +6,7 @@ from pathlib import Path
 from fedllm.backup.inventory import files, hidden_sites, is_passed_over, site_homes
 from fedllm.backup.ledgers import is_ledger, ledger_of, marks, unread_sites
 from fedllm.backup.manifest import LedgerMark, Manifest
-from fedllm.config.load import read_yaml
+from fedllm.config.yaml_text import read_yaml
 from fedllm.errors import BackupError
 
 

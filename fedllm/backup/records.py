@@ -5,7 +5,7 @@ from pathlib import Path
 import yaml
 
 from fedllm.backup.inventory import is_passed_over, site_homes
-from fedllm.config.load import read_yaml
+from fedllm.config.yaml_text import read_yaml
 
 
 def record_files(home: Path) -> dict[str, str]:

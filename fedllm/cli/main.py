@@ -6,6 +6,8 @@ import sys
 from typing import Annotated, NoReturn
 
 import typer
+from typer import Abort
+from typer.exceptions import TyperException
 
 from fedllm.cli import (
     agent,
@@ -30,6 +32,8 @@ from fedllm.errors import FedllmError
 from fedllm.extras import guard
 from fedllm.logs import log_as_asked, quiet_libraries
 
+INTERRUPTED = 130  # exit code of a process that Ctrl-C ended, and what typer makes of it
+
 app = typer.Typer(
     name="fedllm",
     help="Organisations that may not share data fine-tune one language model together.",
@@ -39,14 +43,26 @@ app = typer.Typer(
 )
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        sys.stdout.write(f"fedllm {version('fedllm')}\n")
+        raise typer.Exit
+
+
 @app.callback()
 def options(
     *,
     debug: Annotated[
         bool, typer.Option("--debug", help="Show tracebacks, and all that libraries log.")
     ] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     """Options of every verb."""
+    del version  # its callback has printed it
     if debug:
         os.environ["FEDLLM_DEBUG"] = "1"
     else:
@@ -75,18 +91,38 @@ guard(app)
 
 
 def main() -> NoReturn:
-    """Run the command line; errors of our own are one line on stderr."""
+    """Run the command line; errors of our own, and of the command as it was typed, are one line on stderr."""
     try:
-        app()
+        code = app(standalone_mode=False)
     except FedllmError as error:
         if os.environ.get("FEDLLM_DEBUG"):
             raise
-        if os.environ.get("FEDLLM_LOG") == "json":
-            logging.getLogger("fedllm").error("%s", error)  # noqa: TRY400 - the one line says all
-        else:
-            sys.stderr.write(f"fedllm: {error}\n")
+        _say(str(error))
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        sys.stderr.write("fedllm: interrupted\n")
-        sys.exit(130)
-    sys.exit(0)
+    except TyperException as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # the help stands on stdout
+            sys.exit(2)
+        _say(_usage(error))
+        sys.exit(error.exit_code)
+    except (Abort, KeyboardInterrupt):
+        code = INTERRUPTED
+    if code == INTERRUPTED:
+        _say("interrupted")
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _say(line: str) -> None:
+    if os.environ.get("FEDLLM_LOG") == "json":
+        logging.getLogger("fedllm").error("%s", line)
+    else:
+        sys.stderr.write(f"fedllm: {line}\n")
+
+
+def _usage(error: TyperException) -> str:
+    """What is wrong with the command as it was typed, and where its options are listed."""
+    ctx = getattr(error, "ctx", None)
+    said = " ".join(error.format_message().split()).rstrip(".")
+    said = said.replace("Value error, ", "").replace("Input should be a valid integer", "not a whole number")
+    said = said.replace("Input should be", "must be")
+    end = "" if said.endswith("?") else ";"
+    return f"{said}{end} `{ctx.command_path if ctx else 'fedllm'} --help` lists what there is"

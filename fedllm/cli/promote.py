@@ -55,11 +55,14 @@ def promote(
     as_json: AsJson = False,
 ) -> None:
     """Make a version the champion once its gates hold; the former champion is kept as `previous`."""
+    federation = load_federation(config)
+    from fedllm.stack.require_store import require_store
+
+    require_store(federation.tracking.uri)
     from fedllm.reviewing import open_register
     from fedllm.tracking.decision import said
     from fedllm.tracking.review import decide, look
 
-    federation = load_federation(config)
     opened, rules = open_register(federation, pin)
     if check:
         _show(opened, look(opened, _number(opened, version), rules), config, as_json=as_json)

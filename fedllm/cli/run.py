@@ -1,9 +1,10 @@
 """`fedllm run` and `fedllm demo`: a federated training from this terminal, as a Prefect flow."""
 
 import hashlib
-import logging
 import os
-from contextlib import suppress
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from threading import Thread
@@ -15,8 +16,9 @@ import yaml
 from fedllm.cli.output import console, emit
 from fedllm.cli.watching import mute_prefect, watching
 from fedllm.config import FederationConfig, load_federation
-from fedllm.errors import ConfigError, FedllmError
+from fedllm.errors import ConfigError, InterruptedRunError
 from fedllm.milestones import Prepared, Preparing, report
+from fedllm.run_id import new_run_id
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -51,9 +53,15 @@ def run_verb(
         raise ConfigError("a resumed run keeps the configuration that it was started with: leave --set out")
     if agents == "local" and config.simulation is None:
         raise ConfigError(f"{file} has no `simulation`: it does not say who would hold what on this machine")
-    told = run(
-        config, source=file if not overrides else None, agents=agents, resume=resume, allow_dirty=allow_dirty
-    )
+    with _resumable(config, file, resume) as run_id:
+        told = run(
+            config,
+            source=file if not overrides else None,
+            agents=agents,
+            resume=resume,
+            run_id=run_id,
+            allow_dirty=allow_dirty,
+        )
     emit(as_json, told, _text(told))
 
 
@@ -64,7 +72,9 @@ def demo(
     as_json: AsJson = False,
 ) -> None:
     """A real federated fine-tune on this machine: MinIO, Prefect, MLflow, and an agent process a site."""
-    told = run(load_federation(config, overrides or ()), source=config if not overrides else None)
+    federation = load_federation(config, overrides or ())
+    with _resumable(federation, config) as run_id:
+        told = run(federation, source=config if not overrides else None, run_id=run_id)
     emit(as_json, told, _text(told))
     from fedllm.stack import endpoints
 
@@ -77,12 +87,33 @@ def demo(
         )
 
 
+@contextmanager
+def _resumable(config: FederationConfig, file: Path, resume: str | None = None) -> Iterator[str]:
+    """Give a run its id; at Ctrl-C say last of all, after whatever libraries log, how to go on with it.
+
+    Raises:
+        InterruptedRunError: Ctrl-C came.
+    """
+    run_id = resume or new_run_id()
+    try:
+        yield run_id
+    except KeyboardInterrupt:
+        from fedllm.coordinator.training import stored_config
+
+        if stored_config(config.name, run_id) is None:
+            raise InterruptedRunError("interrupted before the first round: nothing to go on with") from None
+        raise InterruptedRunError(
+            f"interrupted; go on with: fedllm run {shlex.quote(str(file))} --resume {run_id}"
+        ) from None
+
+
 def run(
     config: FederationConfig,
     *,
     source: Path | None = None,
     agents: Literal["local", "external"] | None = None,
     resume: str | None = None,
+    run_id: str | None = None,
     allow_dirty: bool = False,
 ) -> dict[str, Any]:
     """Train one model across a federation's sites, as a flow of the Prefect at hand.
@@ -92,6 +123,7 @@ def run(
         source: the file that `config` was read from, when nothing was changed since.
         agents: `external` when the sites' agents run elsewhere although the file has a `simulation`.
         resume: the id of a run to go on with.
+        run_id: the id that a new run is to have; None: one of its own.
         allow_dirty: use managed data that differ from `dvc.lock`.
 
     Returns:
@@ -102,12 +134,13 @@ def run(
     """
     with watching(f"fedllm {config.name}"):
         _import_meanwhile()
+        if resume is None:  # a resumed run has a configuration of its own, which the flow looks at
+            _preflight(config, external=agents == "external")
         _servers(config)
         if resume is not None:
             _check_resumable(config, resume)
         if agents == "external" and config.simulation is not None:
             config, source = _without_simulation(config), None
-        _quiet_expected_errors()
         report(Preparing("libraries", "Prefect, PyTorch, transformers and peft"))
         from flows.federated_training import federated_training
 
@@ -115,7 +148,7 @@ def run(
         report(Prepared("libraries"))
         path = source or _written(config)
         done: dict[str, Any] = federated_training(
-            config_uri=str(path.resolve()), run_id=resume, allow_dirty=allow_dirty
+            config_uri=str(path.resolve()), run_id=resume or run_id, allow_dirty=allow_dirty
         )
         return done
 
@@ -132,6 +165,16 @@ def _import_meanwhile() -> None:
             import_module("fedllm.training.text")
 
     Thread(target=load, name="import", daemon=True).start()
+
+
+def _preflight(config: FederationConfig, *, external: bool) -> None:
+    """Look at what a training needs before anything starts; say what is measured where nobody chose it."""
+    from fedllm.data.public_set import public_set_in_words
+    from fedllm.preflight import preflight
+
+    preflight(config, external=external)
+    if external and (words := public_set_in_words(config)):
+        console().print(words, markup=False, soft_wrap=True)
 
 
 def _servers(config: FederationConfig) -> None:
@@ -182,23 +225,6 @@ def _written(config: FederationConfig) -> Path:
     path = coordinator_folder(config.name) / f"config-{name}.yaml"
     path.write_text(text, encoding="utf-8")
     return path
-
-
-class _OneLine(logging.Filter):
-    """Prefect logs a traceback with every failure; ours are told in one line."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Drop the traceback of a `FedllmError`; keep the line."""
-        error = record.exc_info[1] if record.exc_info else None
-        if isinstance(error, FedllmError):
-            record.exc_info, record.msg, record.args = None, str(error), ()
-        return True
-
-
-def _quiet_expected_errors() -> None:
-    if not os.environ.get("FEDLLM_DEBUG"):
-        for name in ("prefect.flow_runs", "prefect.task_runs"):
-            logging.getLogger(name).addFilter(_OneLine())
 
 
 def _text(told: dict[str, Any]) -> str:

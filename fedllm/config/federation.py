@@ -179,9 +179,21 @@ class SimulationConfig(Frozen):
     """Who would hold what when one machine plays every site."""
 
     source: str = "sentiment"  # a corpus fedllm knows, or a JSON-lines file
-    sites: tuple[Name, ...] | int = ("amazon", "movies", "nyt", "tweets")
+    sites: Annotated[tuple[Name, ...], Field(min_length=1)] | Annotated[int, Field(ge=1, le=MANY)] = (
+        "amazon",
+        "movies",
+        "nyt",
+        "tweets",
+    )
     partition: Annotated[PartitionConfig, BeforeValidator(_partition)] = PartitionConfig()
     threads: int = Field(default=1, ge=1)  # torch threads an agent
+
+    @field_validator("sites")
+    @classmethod
+    def _distinct(cls, sites: tuple[str, ...] | int) -> tuple[str, ...] | int:
+        if isinstance(sites, tuple) and (twice := sorted({one for one in sites if sites.count(one) > 1})):
+            raise ValueError(f"each site is named once; twice: {', '.join(twice)}")
+        return sites
 
     @property
     def names(self) -> tuple[str, ...]:

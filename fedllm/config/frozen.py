@@ -36,7 +36,13 @@ def _bytes(value: object) -> object:
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0)]
 Bytes = Annotated[int, BeforeValidator(_bytes), Field(gt=0)]
 Name = Annotated[str, Field(pattern=NAME)]
-DatasetId = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,100}$")]  # an owner's name for its data
+DATASET_ID = r"^[A-Za-z0-9._-]{1,100}$"
+DatasetId = Annotated[str, Field(pattern=DATASET_ID)]  # an owner's name for its data
+
+PATTERNS = {  # each in words, for people
+    NAME: "use small letters, digits and hyphens, a letter or digit first, 63 at most",
+    DATASET_ID: "use letters, digits, dots, hyphens and underscores, 100 at most",
+}
 
 
 class Frozen(BaseModel):

@@ -1,7 +1,6 @@
 """Read the YAML files, apply `--set a.b=c`, and turn every fault into one clear line."""
 
-import difflib
-import re
+import copy
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -9,22 +8,14 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from fedllm.config.explain import faults, shown
 from fedllm.config.federation import FederationConfig
+from fedllm.config.overrides import Override, apply_all
 from fedllm.config.site import SiteConfig
+from fedllm.config.yaml_text import read_yaml
 from fedllm.errors import ConfigError
 
 Model = TypeVar("Model", bound=BaseModel)
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.1 reads `1e-3` as text; the configuration means a number."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$"),
-    list("-+0123456789."),
-)
 
 
 def load_federation(path: str | Path, overrides: Iterable[str] = ()) -> FederationConfig:
@@ -32,15 +23,20 @@ def load_federation(path: str | Path, overrides: Iterable[str] = ()) -> Federati
 
     Args:
         path: a YAML file.
-        overrides: texts such as `rounds.max=5`; the value is YAML.
+        overrides: texts such as `rounds.max=5`; the value is YAML, or the text as it is where the setting
+            is a text, such as `task.template={body}`.
 
     Raises:
-        ConfigError: with the file, the field and what would be right.
+        ConfigError: with the file or the `--set`, the field and what would be right.
     """
-    raw = _read(Path(path))
-    for override in overrides:
-        _apply(raw, override)
-    return _beside(_validate(FederationConfig, raw, str(path)), Path(path).resolve().parent)
+    file = _read(Path(path), "`fedllm new` writes one")
+    raw = copy.deepcopy(file)
+    given = apply_all(raw, overrides, FederationConfig)
+    try:
+        config = FederationConfig.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(_blamed(faults(FederationConfig, error), str(path), file, given)) from None
+    return _beside(config, Path(path).resolve().parent)
 
 
 def _beside(config: FederationConfig, folder: Path) -> FederationConfig:
@@ -59,79 +55,55 @@ def _beside(config: FederationConfig, folder: Path) -> FederationConfig:
 def load_site(path: str | Path) -> SiteConfig:
     """Read a site file; a relative `data` path is relative to the file's folder."""
     file = Path(path)
-    site = _validate(SiteConfig, _read(file), str(path))
+    site = _validate(SiteConfig, _read(file, "`fedllm site init` writes one"), str(path))
     ledger = (file.parent / site.ledger).resolve() if site.ledger else None
     return site.model_copy(update={"data": (file.parent / site.data).resolve(), "ledger": ledger})
 
 
-def read_yaml(text: str) -> Any:  # noqa: ANN401 - whatever YAML holds
-    """Read YAML as all of fedllm's files are read. Raises `yaml.YAMLError`."""
-    return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
-
-
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path, remedy: str) -> dict[str, Any]:
     try:
-        raw = read_yaml(path.read_text(encoding="utf-8"))
+        raw = read_yaml(path.read_text(encoding="utf-8-sig"))  # some editors begin a file with a mark
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: cannot be read: it is no UTF-8 text ({error.reason})") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    if raw is None:
+        raise ConfigError(f"{path}: the file is empty; {remedy}")
     if not isinstance(raw, dict):
-        raise ConfigError(f"{path}: expected keys and values, found {type(raw).__name__}")
+        found = "a list" if isinstance(raw, list) else shown(raw)
+        raise ConfigError(f"{path}: expected keys and values such as `name: …`, found {found}; {remedy}")
     return raw
-
-
-def _apply(raw: dict[str, Any], override: str) -> None:
-    key, equals, value = override.partition("=")
-    if not equals or not key:
-        raise ConfigError(f"--set {override!r}: write it as key.part=value, such as rounds.max=5")
-    *parents, last = key.split(".")
-    here = raw
-    for part in parents:
-        below = here.setdefault(part, {})
-        if not isinstance(below, dict):
-            raise ConfigError(f"--set {override!r}: {part} is a value, not a group of settings")
-        here = below
-    try:
-        here[last] = read_yaml(value)
-    except yaml.YAMLError:
-        raise ConfigError(f"--set {override!r}: {value!r} is not a YAML value") from None
 
 
 def _validate(model: type[Model], raw: Mapping[str, Any], where: str) -> Model:
     try:
         return model.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError(f"{where}: {_explain(model, error)}") from None
+        raise ConfigError(f"{where}: {'; '.join(faults(model, error).values())}") from None
 
 
-def _explain(model: type[BaseModel], error: ValidationError) -> str:
-    faults = []
-    for fault in error.errors():
-        path = [str(part) for part in fault["loc"]]
-        name = ".".join(path)
-        if fault["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(path[-1], _known(model, path[:-1]), n=1, cutoff=0.5)
-            hint = (
-                f", did you mean {near[0]!r}?" if near else f" (known: {', '.join(_known(model, path[:-1]))})"
-            )
-            faults.append(f"unknown key {name!r}{hint}")
-        else:
-            text = fault["msg"].removeprefix("Value error, ")
-            faults.append(f"{name}: {text}" if name else text)
-    return "; ".join(dict.fromkeys(faults))
+def _blamed(
+    wrong: Mapping[tuple[str | int, ...], str], file: str, raw: Mapping[str, Any], given: list[Override]
+) -> str:
+    """Each fault with who brought it in: the `--set` that gave the setting, else the file.
 
-
-def _known(model: type[BaseModel], path: list[str]) -> list[str]:
-    """Names of the keys allowed under `path`."""
-    here: Any = model
-    for part in path:
-        annotation = here.model_fields[part].annotation
-        choices = getattr(annotation, "__args__", (annotation,))
-        nested = [c for c in choices if isinstance(c, type) and issubclass(c, BaseModel)]
-        if not nested:
-            return []
-        here = nested[0]
-    return sorted(here.model_fields)
+    A fault of several settings together, such as a template that names no field, is the file's only where
+    the file has it without any `--set`.
+    """
+    try:
+        FederationConfig.model_validate(raw)
+        together = ", ".join(map(str, given)) or file
+    except ValidationError:
+        together = file
+    texts: dict[str, list[str]] = {}
+    for path, fault in wrong.items():
+        last = next((one for one in reversed(given) if one.decides(path)), None)
+        said = (
+            fault.removeprefix(f"{'.'.join(last.path)}: ") if last else fault
+        )  # it names the setting already
+        texts.setdefault(str(last or together), []).append(said)
+    return "; ".join(f"{where}: {'; '.join(lines)}" for where, lines in texts.items())

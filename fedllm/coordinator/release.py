@@ -97,7 +97,7 @@ def _describe(training: Training, number: int, kind: "type[RoundRelease]") -> "R
     shared = training.learner().shared
     shared.write(decode_flat(read_model(training, aggregated.model), shared.layout.size))
     folder = training.folder / f"round-{number}"
-    shared.save(folder)
+    shared.save(folder, base=config.model.base)
     return kind(
         federation=config.name,
         run=run,

@@ -104,4 +104,4 @@ def _rebuild(journal: Journal, release: "RoundRelease", model: Path, out: Path) 
         raise ModelError(f"the base model {config.model.base} here is not the one that {release.run} trained")
     shared = load_learner(base, config.model.adapter, config.seed, config.task).shared
     shared.write(decode_flat(data, shared.layout.size))
-    shared.save(out)
+    shared.save(out, base=config.model.base)

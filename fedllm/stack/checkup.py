@@ -21,6 +21,7 @@ from fedllm.stack.checks.modes import modes
 from fedllm.stack.checks.site import visit
 from fedllm.stack.databases import databases as named_databases
 from fedllm.stack.health import PrefectApi
+from fedllm.stack.minio import has_volume
 from fedllm.stack.place import Place
 
 _AT_ONCE = 12  # checks; most of them wait for a server
@@ -106,6 +107,7 @@ def _stack(found: Endpoints) -> list[Named]:
     place = Place(found.home)
     checks: list[Named] = [
         ("stack", servers.HEAL, partial(servers.health, found, _PATIENCE)),
+        ("store folder", servers.HEAL, partial(servers.store_folder, place)),
         ("mlflow version", servers.HEAL, partial(servers.mlflow_version, found.mlflow_url)),
         *_prefect(PrefectApi(found.prefect_api_url, _PATIENCE), servers.HEAL),
     ]
@@ -150,10 +152,14 @@ def _federation(config: FederationConfig, found: Endpoints | None) -> list[Named
     def users() -> Iterator[Finding]:
         yield from exchange.site_users(access(), config.name, [keys.name for keys in members()])
 
-    checks: list[Named] = [
+    lost = found is not None and config.store.url == "auto" and not has_volume(Place(found.home).minio)
+    of_store: list[Named] = [
         ("store", reach, lambda: exchange.store(access(), config.name)),
         ("site users", reach, users),
         ("sites", reach, lambda: federation.sites(config, access(), members())),
+    ]
+    checks: list[Named] = [
+        *([] if lost else of_store),  # without its folder the store refuses all keys, right or wrong
         (
             "journal",
             "mend FEDLLM_JOURNAL_URL",

@@ -15,7 +15,7 @@ from fedllm.stack.addresses import Endpoints, read_endpoints
 from fedllm.stack.automations import register_automations
 from fedllm.stack.deploy import deploy_stamp, register_deployments
 from fedllm.stack.health import PrefectApi, answers, choose_port, health_urls
-from fedllm.stack.minio import format_volume
+from fedllm.stack.minio import format_volume, has_volume
 from fedllm.stack.place import Place, StackState
 from fedllm.stack.programs import POOL, WORKER, base_environment, programs, root_credentials
 from fedllm.stack.provision import Provisioner
@@ -111,15 +111,21 @@ def _launch(
         if moved := [name for name, port in asked.items() if state.ports.get(name) != port]:
             raise StackError(f"the stack is up with another {moved[0]} port: `fedllm down` first")
         refuse_another_choice(state, secure, open_to_all)
-        if not (state.secure and renewal_due(place.ca)):
+        if has_volume(place.minio) and not (state.secure and renewal_due(place.ca)):
             return state
-        progress("the servers' certificate is renewed: they start anew")
+        if has_volume(place.minio):
+            progress("the servers' certificate is renewed: they start anew")
         control.shutdown()
+    if state.ports and not has_volume(place.minio) and not place.restored.exists():
+        progress(
+            f"the store's folder {place.minio} was removed, and all objects with it: it is made anew, empty. "
+            "Invite each site again with `fedllm site add CARD`; simulated sites join again by themselves"
+        )
     sweep(place)
     place.empty_temporary()
     state = replace(
         chosen(state, secure, open_to_all),
-        ports=_ports(asked, state),
+        ports=_ports(asked, state, progress),
         external_prefect=_external_prefect(state),
     )
     if state.secure:
@@ -133,13 +139,15 @@ def _launch(
     return state
 
 
-def _ports(asked: dict[str, int], state: StackState) -> dict[str, int]:
+def _ports(asked: dict[str, int], state: StackState, progress: Progress) -> dict[str, int]:
     found: dict[str, int] = {}
     before = dict(state.ports)
     if before and "door" not in before:
         before["door"] = before.pop("minio")
     for name, usual in _USUAL.items():
         port = choose_port(name, asked.get(name), before.get(name), usual, set(found.values()))
+        if port not in {asked.get(name), before.get(name), usual}:
+            progress(f"port {usual} is taken, perhaps by another account's stack: {name} listens at {port}")
         found[name] = port
     return found
 

@@ -120,6 +120,11 @@ def minio_credentials(
     return wanted["access_key"], wanted["secret_key"]
 
 
+def has_volume(folder: Path) -> bool:
+    """Whether a volume is in `folder`: a server whose folder was removed serves nothing any more."""
+    return (folder / "meta.db").is_file()
+
+
 def format_volume(folder: Path) -> None:
     """Make the volume in `folder`; one that is there stays as it is.
 

@@ -43,7 +43,7 @@ class Head(Protocol):
 def privacy_tags(
     plan: "PrivacyPlan | None", spent: float | None, heads: Mapping[str, Iterable[Head]]
 ) -> dict[str, str]:
-    """What a version says of its privacy; "not configured" throughout without a plan.
+    """What a version says of its privacy; without a plan one tag, `dp.epsilon: not configured`.
 
     Args:
         plan: of the run.

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from fedllm.tracking.markdown import ROWS, by_importance, cell, line, number, plain
-from fedllm.tracking.release import LONGEST, NOT_CONFIGURED, RoundRelease
+from fedllm.tracking.release import LONGEST, NOT_CONFIGURED, OTHER_ROUTE, RoundRelease
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -13,6 +13,10 @@ _CHECKED = (
     "It holds every file against the coordinator's signature first; elsewhere than at the coordinator give "
     "its fingerprint, as its owner tells it: `pin=`. `mlflow.pyfunc.load_model` checks nothing before it "
     "runs the code that the store returns."
+)
+_DECIDE = (
+    "`fedllm promote --check` shows its gates and the command that makes it champion; Prefect's deployment "
+    f"`promotion` shows the same with a form. {OTHER_ROUTE}"
 )
 _MORE = "\n\n… the rest is among the artifacts of the round's run.\n"
 
@@ -29,6 +33,8 @@ def render(release: RoundRelease, version_uri: str) -> str:
             f"**{release.federation}**, round {release.round} of run `{release.run}`: an adapter for "
             f"`{release.base_name}`, trained at {len(release.sites)} sites whose data stayed with them."
         ),
+        "### To decide about it",
+        _DECIDE,
         "### Quality on the coordinator's public set",
         _quality(release),
         "### Sites",
@@ -133,4 +139,8 @@ def _is_image(release: RoundRelease) -> bool:
 def _files(release: RoundRelease) -> str:
     if _is_image(release):
         return "The folder `artifacts/adapter` holds the whole model: config.json and model.safetensors."
-    return "The folder `artifacts/adapter` is a plain peft adapter (`PeftModel.from_pretrained`)."
+    return (
+        "The folder `artifacts/adapter` is a plain peft adapter: "
+        "`peft.AutoPeftModelForCausalLM.from_pretrained` loads it with the base that it names, "
+        "`peft.PeftModel.from_pretrained` onto one at hand."
+    )

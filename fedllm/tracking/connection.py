@@ -1,9 +1,11 @@
 """One MLflow client, explicit about its server, that notices within seconds when nobody answers."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from threading import Thread
+from typing import TYPE_CHECKING, TypeVar
 
 import httpx
 
@@ -13,6 +15,9 @@ from fedllm.secure.trust import read_ca, refuse_unchecked, trusting, why_untrust
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+T = TypeVar("T")
+
+STORE_SECONDS = 10.0  # to list a run's artifacts, which takes milliseconds
 PROBE_SECONDS = 10.0  # a server beside a training on the same cores may need some of them
 DEAD = frozenset({502, 503, 504})  # a proxy answers, MLflow does not
 # The content is at fault; not a password (401, 403), an address (404), time (408) or haste (429).
@@ -105,6 +110,35 @@ def answering(uri: str) -> Iterator[None]:
         if _status(error) in REFUSED:
             raise RecordRefusedError(f"MLflow at {uri} refuses it: {_line(error)}") from error
         raise TrackingError(f"MLflow at {uri} did not do what was asked: {_line(error)}") from error
+
+
+def stored(uri: str, ask: Callable[[], T]) -> T:
+    """What a first, small question about artifacts comes to, within `STORE_SECONDS`.
+
+    MLflow's server asks its artifact store again and again for minutes when that is down, and its client
+    waits as long. The thread of a question without an answer is left behind.
+
+    Raises:
+        TrackingError: no answer in time.
+    """
+    done: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(ask())
+        except BaseException as error:  # noqa: BLE001 - raised again by whoever waits
+            done.set_exception(error)
+
+    Thread(target=run, name="artifacts", daemon=True).start()
+    try:
+        return done.result(STORE_SECONDS)
+    except TimeoutError:
+        if done.done():  # the question's own
+            raise
+        raise TrackingError(
+            f"MLflow at {uri} answers, and its artifact store does not within {STORE_SECONDS:.0f} s: start "
+            "the store (`fedllm up` the local one), then try again"
+        ) from None
 
 
 def _status(error: Exception) -> int | None:

@@ -85,6 +85,7 @@ def save_package(release: RoundRelease, logged: "LoggedModel", run_id: str, fold
             "model_sha256": release.model_sha256,
             "run": release.run,
             "round": release.round,
+            "fedllm": importlib.metadata.version("fedllm"),  # requirements.txt may have no line for it
         },
         mlflow_model=mlflow.models.Model(
             artifact_path=logged.artifact_location,
@@ -112,13 +113,24 @@ def _signature(task: TaskConfig) -> "ModelSignature":
 
 
 def _requirements(task: TaskConfig) -> list[str]:
-    """The packages of this process, so that MLflow need not load the model to find out."""
-    pinned = []
-    for name in REQUIRED_BY_IMAGES if task.kind == "image" else REQUIRED:
-        try:
-            version = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            pinned.append(name)  # run from a source tree
-        else:
-            pinned.append(f"{name}=={version.partition('+')[0]}")  # a local build's name is not on an index
-    return pinned
+    """The packages of this process, so that MLflow need not load the model to find out.
+
+    Each line can be installed on another machine: without the name of a local build, which no index has, and
+    without a package that was installed from a folder of this machine.
+    """
+    names = REQUIRED_BY_IMAGES if task.kind == "image" else REQUIRED
+    return [line for name in names if (line := _installable(name))]
+
+
+def _installable(name: str) -> str | None:
+    """A package as pip can install it elsewhere; None where only this machine has it."""
+    try:
+        found = importlib.metadata.distribution(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None  # run from a source tree
+    origin = json.loads(found.read_text("direct_url.json") or "{}")
+    if commit := origin.get("vcs_info", {}).get("commit_id"):
+        return f"{name} @ {origin['vcs_info']['vcs']}+{origin['url']}@{commit}"
+    if str(origin.get("url", "")).startswith("file:"):
+        return None
+    return f"{name}=={found.version.partition('+')[0]}"

@@ -44,7 +44,7 @@ def version_tags(release: RoundRelease) -> dict[str, str]:
     if release.answers is not None:
         tags["public.sha256"] = str(release.answers["public_sha256"])
         tags["public.records"] = str(release.answers["records"])
-    return tags | NO_DP | release.privacy
+    return tags | (release.privacy or NO_DP)
 
 
 def ensure_model(client: "MlflowClient", name: str) -> None:

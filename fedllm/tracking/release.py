@@ -10,10 +10,12 @@ from fedllm.errors import RecordRefusedError
 LONGEST = 5000  # characters of a tag that every MLflow takes, and of a version's description
 NOT_CONFIGURED = "not configured"
 EXACT = "exact"  # dp.arithmetic: noise on a grid, gradients that are the same in every company; since 0.2
+OTHER_ROUTE = (
+    "MLflow's own button *Promote model* is another route: it copies a version into another registered "
+    "model, asks no gate, and makes no champion here."
+)
 NOT_OBSERVABLE = "not observable"  # DP is on, and no ledger could be checked
-_PRIVACY = ("epsilon", "delta", "unit", "adjacency", "trust_model", "accountant", "arithmetic")
-_BUDGET = ("epsilon_budget", "remaining_pct", "ledger_sha256")
-NO_DP = {f"dp.{name}": NOT_CONFIGURED for name in (*_PRIVACY, *_BUDGET)}
+NO_DP = {"dp.epsilon": NOT_CONFIGURED}  # the one tag that says so; every other `dp.…` needs a plan
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,9 @@ from dataclasses import dataclass
 
 from fedllm.privacy.terms import NO_DP
 from fedllm.tracking.decision import decision_on
+from fedllm.tracking.gates import first_failed
 from fedllm.tracking.markdown import ROWS, by_importance, cell, number, plain, table
+from fedllm.tracking.release import OTHER_ROUTE
 from fedllm.tracking.review import Review
 from fedllm.tracking.signed_decision import vouched
 
@@ -28,7 +30,7 @@ class Links:
 
 
 def render_review(review: Review, links: Links) -> str:
-    """Write the card: gates first, then what they rest on."""
+    """Write the card: how to decide, the gates, then what they rest on."""
     facts = review.version
     tags = facts.tags
     made = f"Round {tags.get('fed.round', '?')} of run `{tags.get('fed.run', '?')}`"
@@ -36,6 +38,7 @@ def render_review(review: Review, links: Links) -> str:
     parts = [
         f"# {facts.name}, version {facts.version}: may it be champion?",
         head,
+        *_to_decide(review),
         "## Gates",
         table(["gate", "verdict", "why"], [[g.name, _bold(g.verdict), cell(g.says)] for g in review.gates]),
         "## Quality on the public set",
@@ -49,6 +52,28 @@ def render_review(review: Review, links: Links) -> str:
         who, why = cell(vouched(former, tags)), cell(former.reason)
         parts += ["## Decided before", f"{former.verdict} by {who} at {former.at}: {why}"]
     return "\n\n".join([*parts, "## Where to look", _links(review, links)]) + "\n"
+
+
+def _to_decide(review: Review) -> list[str]:
+    """The ways to decide; none about the champion itself."""
+    version, champion = review.version.version, review.aliases.champion
+    if version == champion:
+        return []
+    failed = first_failed(review.gates)
+    gates = f"The gate {failed.name} fails, so it cannot be approved." if failed else "No gate fails."
+    command = f"fedllm promote {version} --over {champion or 'none'} --reviewer NAME --reason WHY"
+    return [
+        "## To decide",
+        f"{gates} Approve or reject it in one of these places:",
+        "\n".join(
+            (
+                f"- in a terminal: `{command}`, with `--reject` to reject it",
+                "- in Prefect: the form of the flow run `promotion`",
+                "- in MLflow: the tags `review.reviewer`, `review.reason`, then `review.status: approved`",
+            )
+        ),
+        OTHER_ROUTE,
+    ]
 
 
 def _replaced(review: Review) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedllm.errors import ReviewError
 from fedllm.tracking.budget import LEDGERS, TABLE
+from fedllm.tracking.connection import stored
 from fedllm.tracking.files_gate import UNCHECKED
 from fedllm.tracking.gate import Gate
 from fedllm.tracking.public_answers import ARTIFACT, PublicAnswers
@@ -115,7 +116,7 @@ def read_version(client: "MlflowClient", name: str, version: str) -> VersionFact
     run = client.get_run(run_id)
     parent = run.data.tags.get("mlflow.parentRunId")
     asked = client.get_run(parent).data.params.get(PRIVACY_UNIT) if parent else None
-    there = {file.path for file in client.list_artifacts(run_id)}
+    there = {file.path for file in stored(client.tracking_uri, lambda: client.list_artifacts(run_id))}
     wanted = there & {ARTIFACT, SITES_TABLE, LEDGERS, TABLE.partition("/")[0]}
     with tempfile.TemporaryDirectory(prefix="fedllm-review-") as scratch:
         folder = Path(scratch)

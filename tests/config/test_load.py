@@ -78,3 +78,45 @@ def test_a_sites_data_are_found_beside_its_file(tmp_path: Path) -> None:
     site = load_site(tmp_path / "site.yaml")
     assert site.data == tmp_path / "records.jsonl"
     assert site.policy.max_steps == 5
+
+
+@pytest.mark.parametrize(
+    ("override", "read"),
+    [
+        ("task.template={text}", lambda c: c.task.template == "{text}"),
+        ("task.template=Text: {text}", lambda c: c.task.template == "Text: {text}"),
+        ("task.template={text", lambda c: c.task.template == "{text"),
+        (r'task.template="{text}\n"', lambda c: c.task.template == "{text}\n"),
+        ("name=2026", lambda c: c.name == "2026"),
+        ("task.labels.positive=yes", lambda c: c.task.labels["positive"] == "yes"),
+        ("store.endpoint=null", lambda c: c.store.endpoint is None),
+        ("evaluation.limit=null", lambda c: c.evaluation.limit is None),
+    ],
+)
+def test_a_setting_that_is_a_text_takes_the_text_as_it_is(override: str, read) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
+    assert read(load_federation(PARAMS, [override]))
+
+
+def test_a_file_that_begins_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_bytes(b"\xef\xbb\xbf" + PARAMS.read_bytes())
+    assert load_federation(path).name == "sentiment"
+
+
+def test_a_key_that_is_written_twice_is_refused_in_a_site_file(tmp_path: Path) -> None:
+    (tmp_path / "site.yaml").write_text(
+        "name: movies\ndata: a.jsonl\npolicy: {max_steps: 5}\ndata: b.jsonl\n"
+    )
+    with pytest.raises(ConfigError, match="the key 'data' is written in line 2 and in line 4: keep one"):
+        load_site(tmp_path / "site.yaml")
+
+
+def test_a_key_may_be_written_once_in_each_group(tmp_path: Path) -> None:
+    (tmp_path / "site.yaml").write_text("name: movies\ndata: a.jsonl\npolicy: {max_steps: 5, max_rank: 5}\n")
+    assert load_site(tmp_path / "site.yaml").policy.max_rank == 5
+
+
+def test_an_empty_site_file_is_told_in_words(tmp_path: Path) -> None:
+    (tmp_path / "site.yaml").write_text("")
+    with pytest.raises(ConfigError, match="the file is empty; `fedllm site init` writes one"):
+        load_site(tmp_path / "site.yaml")

@@ -55,8 +55,8 @@ def test_what_a_training_may_take_is_read(tmp_path: Path, written: object, size:
         ("{max_memory: 4}", "policy.max_memory: 4 bytes are not enough for any training"),
         ("{max_memory: -6GiB}", "policy.max_memory: '-6GiB' is no number of bytes"),
         ("{max_training: forever}", "policy.max_training: 'forever' is no duration"),
-        ("{max_training: 0}", "policy.max_training: Input should be greater than 0"),
-        ("{max_batch_tokens: 0}", "policy.max_batch_tokens: Input should be greater than or equal to 8"),
+        ("{max_training: 0}", "policy.max_training: must be greater than 0"),
+        ("{max_batch_tokens: 0}", "policy.max_batch_tokens: must be greater than or equal to 8"),
         ("{max_batch_token: 9}", "did you mean 'max_batch_tokens'?"),
     ],
 )

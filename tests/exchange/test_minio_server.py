@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from fedllm.errors import IdentityError, ObjectNotFoundError, StackError
+from fedllm.errors import AccessDeniedError, IdentityError, ObjectNotFoundError, StackError
 from fedllm.exchange.minio_store import MinioStore
 from fedllm.stack.minio import MinioServer, ensure_bucket, juicefs, minio_commands, minio_credentials
 
@@ -91,3 +91,23 @@ def test_elsewhere_than_linux_on_x86_64_it_says_what_to_do(
     monkeypatch.setattr(platform, "system", lambda: "Darwin")
     with pytest.raises(StackError, match=r"Darwin.*store\.endpoint"):
         juicefs()
+
+
+@pytest.mark.parametrize(
+    ("access", "secret", "meaning"),
+    [
+        ("nobody", "nothing-of-the-kind", "it knows no such access key"),
+        (None, "nothing-of-the-kind", "the secret key is not that of the access key"),
+    ],
+)
+def test_wrong_keys_are_told_with_what_to_do(
+    minio_server: MinioServer, bucket: str, access: str | None, secret: str, meaning: str
+) -> None:
+    wrong = MinioStore(
+        minio_server.endpoint, bucket, access_key=access or minio_server.access_key, secret_key=secret
+    )
+    with pytest.raises(AccessDeniedError) as refused:
+        wrong.put("x", b"x")
+    assert meaning in str(refused.value)
+    assert "mends FEDLLM_ACCESS_KEY and FEDLLM_SECRET_KEY" in str(refused.value)
+    assert "a site asks for a new invitation" in str(refused.value)

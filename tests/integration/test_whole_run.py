@@ -186,7 +186,7 @@ def test_a_training_leaves_its_report_in_mlflow_and_a_link_to_it_in_prefect(
     [
         (["--set", "rounds.maxx=2"], "did you mean 'max'"),
         (["--resume", "never-was"], "has no run never-was"),
-        (["--set", "rounds.min_sites=9"], "3 of 3 sites are live, rounds.min_sites is 9"),
+        (["--set", "rounds.min_sites=9"], "rounds.min_sites is 9 and `simulation` has 3 sites"),
     ],
 )
 def test_what_cannot_work_is_said_in_one_line(arguments: list[str], words: str, federation: Path) -> None:

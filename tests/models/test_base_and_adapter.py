@@ -245,6 +245,36 @@ def test_plain_peft_loads_what_is_saved(folder: Path, tmp_path: Path) -> None:
     assert torch.equal(loaded(**tokens).logits, model.model(**tokens).logits)
 
 
+def test_auto_peft_loads_what_is_saved_with_the_base_that_it_names(folder: Path, tmp_path: Path) -> None:
+    from peft import AutoPeftModelForCausalLM
+
+    model = adapted(folder)
+    model.write(torch.randn(model.layout.size))
+    model.save(tmp_path, base=str(folder))
+    _, tokenizer = load_base(folder)
+    tokens = tokenizer("some text", return_tensors="pt")
+    loaded = AutoPeftModelForCausalLM.from_pretrained(str(tmp_path))
+    assert torch.equal(loaded(**tokens).logits, model.model(**tokens).logits)
+
+
+@pytest.mark.parametrize(
+    ("base", "name", "revision"),
+    [
+        ("smollm2-135m", "HuggingFaceTB/SmolLM2-135M-Instruct", None),
+        ("HuggingFaceTB/SmolLM2-360M@v1", "HuggingFaceTB/SmolLM2-360M", "v1"),
+        ("/models/ours", "/models/ours", None),
+        ("weights/model.gguf", "weights/model.gguf", None),
+        ("tiny", "tiny", None),
+    ],
+)
+def test_a_base_is_named_as_other_tools_know_it(
+    folder: Path, tmp_path: Path, base: str, name: str, revision: str | None
+) -> None:
+    adapted(folder).save(tmp_path, base=base)
+    described = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert (described["base_model_name_or_path"], described["revision"]) == (name, revision)
+
+
 def test_the_same_adapter_is_saved_as_the_same_bytes(folder: Path, tmp_path: Path) -> None:
     for name in ("a", "b"):
         adapted(folder).save(tmp_path / name, base="tiny")

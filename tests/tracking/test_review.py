@@ -213,6 +213,10 @@ def test_the_card_shows_what_is_decided_by(register: Register) -> None:
     card = render_review(look(register, "2", RULES), Links("http://mlflow", "http://prefect"))
     assert "# reviewed, version 2: may it be champion?" in card
     assert "it would replace version 1" in card
+    decide_first, gates = card.index("## To decide"), card.index("## Gates")
+    assert decide_first < gates
+    assert "`fedllm promote 2 --over 1 --reviewer NAME --reason WHY`" in card
+    assert "*Promote model* is another route" in card
     assert "| quality | pass | +2.5 points of accuracy (95 %: " in card
     assert "| budget | not observable | no DP configured: there is no budget to keep to |" in card
     assert "| accuracy | 77.5 % | 50.0 % | 75.0 % |" in card

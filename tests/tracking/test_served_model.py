@@ -10,6 +10,7 @@ import mlflow
 import pandas as pd
 import pytest
 import torch
+from packaging.requirements import Requirement
 from peft import PeftModel
 
 from fedllm.config import AdapterConfig, TaskConfig, load_federation
@@ -68,6 +69,17 @@ def by_peft(adapter: Path, task: TaskConfig) -> list[str]:
     model, tokenizer = load_base(resolve_base("tiny"))
     plain = PeftModel.from_pretrained(model, str(adapter)).eval()
     return predict(TextLearner(plain, tokenizer, task), TEXTS)
+
+
+def test_what_it_requires_can_be_installed_on_another_machine(published: str, tmp_path: Path) -> None:
+    file = mlflow.artifacts.download_artifacts(f"{published}/requirements.txt", dst_path=str(tmp_path))
+    lines = [Requirement(line) for line in Path(file).read_text().splitlines()]
+    assert {"mlflow", "torch", "transformers", "peft", "safetensors"} <= {line.name for line in lines}
+    assert not [
+        str(line) for line in lines if (line.url or "").startswith("file:") or "+" in str(line.specifier)
+    ]
+    # This fedllm was installed from a folder, which no other machine has.
+    assert "fedllm" not in {line.name for line in lines}
 
 
 def test_mlflow_loads_it_without_pickle_and_it_answers_as_plain_peft_does(

@@ -4,8 +4,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import yaml
-
+from fedllm.config.yaml_text import read_yaml
 from fedllm.stack.automations import FLOWS, HEARTBEAT, SILENCE, TAG, definitions
 from fedllm.stack.checks.finding import Finding, ok, warn
 from fedllm.stack.deploy import deployment_file
@@ -20,7 +19,9 @@ _LATE = timedelta(minutes=2)
 def deployments(api: PrefectApi) -> Iterator[Finding]:
     """Those of infra/prefect.yaml are registered, and none of them is paused."""
     there = api.deployments()
-    wanted = {_name(entry) for entry in yaml.safe_load(deployment_file().read_text())["deployments"]}
+    wanted = {
+        _name(entry) for entry in read_yaml(deployment_file().read_text(encoding="utf-8"))["deployments"]
+    }
     if missing := sorted(wanted - there.keys()):
         yield warn("deployments", f"not registered: {', '.join(missing)}", _DEPLOY)
         return

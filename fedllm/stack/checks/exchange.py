@@ -33,7 +33,9 @@ def store(access: StoreAccess, federation: str) -> Iterator[Finding]:
     try:
         seconds = _probe(access.connect(), federation)
     except AccessDeniedError as error:
-        yield fail("store", f"{where}: {error}", "mend FEDLLM_ACCESS_KEY, FEDLLM_SECRET_KEY or their rights")
+        own = "`fedllm up` gives its own users their keys and rights anew"
+        remedy = own if access.registrar else "mend FEDLLM_ACCESS_KEY, FEDLLM_SECRET_KEY or their rights"
+        yield fail("store", f"{where}: {error}", remedy)
     except ExchangeError as error:
         yield fail("store", f"{where}: {error}", "start the store and make its bucket, or mend store.url")
     else:

@@ -13,6 +13,7 @@ from fedllm.secure.ca import LOOPBACK, RENEWAL, validity
 from fedllm.stack.addresses import Endpoints
 from fedllm.stack.checks.finding import Finding, fail, ok, warn
 from fedllm.stack.health import PrefectApi, answers, health_urls, http
+from fedllm.stack.minio import has_volume
 from fedllm.stack.place import Place
 from fedllm.stack.programs import POOL
 from fedllm.stack.supervise import Control
@@ -34,6 +35,15 @@ def health(found: Endpoints, patience: float) -> Iterator[Finding]:
             yield ok(name, url)
         else:
             yield fail(name, f"{url} does not answer: {control.last_words(name)}", HEAL)
+
+
+def store_folder(place: Place) -> Iterator[Finding]:
+    """The folder that the store keeps its bytes in is there."""
+    if has_volume(place.minio):
+        yield ok("store folder", str(place.minio))
+    else:
+        detail = f"{place.minio} was removed while the store serves it: every request is refused"
+        yield fail("store folder", detail, "`fedllm up` makes it anew, empty, with its users")
 
 
 def prefect_version(api: PrefectApi) -> Iterator[Finding]:

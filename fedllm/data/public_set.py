@@ -1,0 +1,90 @@
+"""The public evaluation set, looked at before anything is started: is it there, and does the task fit it?"""
+
+from pathlib import Path
+
+from fedllm.config import FederationConfig, TaskConfig
+from fedllm.data.records import Record, read_records
+from fedllm.data.sources import CORPORA
+from fedllm.errors import ConfigError, DataError
+
+_OWN = "name a JSON-lines file that the coordinator owns"
+
+
+def check_public_set(config: FederationConfig, *, external: bool = False) -> None:
+    """Make sure that models can be measured.
+
+    Args:
+        config: the federation.
+        external: the sites are elsewhere, so that a simulation's corpus is at most the public set.
+
+    Raises:
+        ConfigError: there is no public set, or `auto` stands for a corpus that the task is not about.
+        DataError: the file cannot be read, holds no records, or has one that does not fit the task.
+    """
+    public = config.evaluation.public
+    if config.simulation is not None and (public == "auto" or not external):
+        _check_corpus(config)
+    if public == "auto":
+        if config.simulation is None:
+            raise ConfigError(
+                "evaluation.public is auto, which means the held-out part of a simulation's corpus, and "
+                f"there is no `simulation`: {_OWN}"
+            )
+        return
+    path = Path(public)
+    if not path.is_file():
+        raise ConfigError(f"evaluation.public: no file {path}; {_OWN}")
+    for number, record in enumerate(read_records(path), start=1):
+        if why := misfit(record, config.task):
+            raise DataError(f"evaluation.public: {path}, record {number}: {why}")
+
+
+def public_set_in_words(config: FederationConfig) -> str | None:
+    """What `evaluation.public: auto` stands for where it is a known corpus; None where it is not."""
+    source = config.simulation.source if config.simulation is not None else ""
+    if config.evaluation.public != "auto" or source not in CORPORA:
+        return None
+    return (
+        f"evaluation.public is auto: models are measured on the held-out part of the corpus {source} "
+        f"({CORPORA[source].about})"
+    )
+
+
+def misfit(record: Record, task: TaskConfig) -> str | None:
+    """Why a record is no example of a task; None where it is one."""
+    if missing := sorted(_needed(task) - record.keys()):
+        return f"no field {missing[0]!r}; it has {', '.join(sorted(record))}"
+    if task.kind in {"classification", "image"}:
+        label = record[task.fields["label"]]
+        if label not in task.labels:
+            return f"label {label!r} is not in task.labels ({', '.join(task.labels)})"
+    return None
+
+
+def _needed(task: TaskConfig) -> set[str]:
+    """The fields of a record that a task reads."""
+    if task.kind == "image":
+        named = {"image", "label"}
+    else:
+        named = {name for name in task.fields if f"{{{name}}}" in task.template}
+        named |= {"classification": {"label"}, "text": set()}.get(task.kind, {"answer"})
+    return {task.fields[name] for name in named}
+
+
+def _check_corpus(config: FederationConfig) -> None:
+    assert config.simulation is not None  # noqa: S101 - the caller looked
+    source, task = config.simulation.source, config.task
+    corpus = CORPORA.get(source)
+    if corpus is None:
+        return
+    if missing := sorted(_needed(task) - corpus.fields):
+        why = f"has no field {missing[0]!r}"
+    elif task.kind in {"classification", "image"} and (unknown := sorted(corpus.labels - task.labels.keys())):
+        why = f"has the label {unknown[0]!r}, which task.labels does not"
+    else:
+        return
+    auto = " and evaluation.public is auto" if config.evaluation.public == "auto" else ""
+    raise ConfigError(
+        f"simulation.source is {source}{auto}: that corpus ({corpus.about}) {why}; name JSON-lines files of "
+        "your own, or leave `simulation` out where real sites take part"
+    )

@@ -1,0 +1,61 @@
+"""What a training needs and can be looked at in a moment: said before any server or agent is started."""
+
+from contextlib import closing
+
+from fedllm.config import FederationConfig
+from fedllm.data.public_set import check_public_set
+from fedllm.errors import ConfigError
+from fedllm.models.base import find_base
+
+
+def preflight(
+    config: FederationConfig, sites: tuple[str, ...] | None = None, *, external: bool = False
+) -> None:
+    """Look at what a training needs.
+
+    Args:
+        config: the federation.
+        sites: those to ask; None: all that are known.
+        external: the sites' agents run elsewhere although the configuration has a `simulation`.
+
+    Raises:
+        ConfigError: the roster is empty or smaller than `rounds.min_sites`, a site to ask is not in it, or
+            there is no public set.
+        DataError: the public set cannot be read, is empty, or does not fit the task.
+        ModelError: the base model cannot be found.
+    """
+    check_public_set(config, external=external)
+    find_base(config.model.base)
+    _check_sites(config.model_copy(update={"simulation": None}) if external else config, sites)
+
+
+def _check_sites(config: FederationConfig, sites: tuple[str, ...] | None) -> None:
+    name, least = config.name, config.rounds.min_sites
+    if config.simulation is not None:
+        known, where, more = set(config.simulation.names), "`simulation` has", "name more of them"
+    else:
+        known, where, more = (
+            _members(name),
+            f"the roster of {name} has",
+            "add more with `fedllm site add CARD`",
+        )
+        if not known:
+            raise ConfigError(f"the roster of {name} is empty: add sites with `fedllm site add CARD`")
+    if unknown := sorted(set(sites or ()) - known):
+        raise ConfigError(
+            f"not in the roster of {name}: {', '.join(unknown)}; it has {', '.join(sorted(known))}, and "
+            "`fedllm site add` adds more"
+        )
+    asked = set(sites) if sites else known
+    if len(asked) < least:
+        count = f"{len(asked)} site{'s' if len(asked) > 1 else ''}"
+        found = f"{count} {'are' if len(asked) > 1 else 'is'} to be asked" if sites else f"{where} {count}"
+        raise ConfigError(f"rounds.min_sites is {least} and {found}: {more}, or lower rounds.min_sites")
+
+
+def _members(federation: str) -> set[str]:
+    from fedllm.coordinator.journal import Journal
+    from fedllm.coordinator.members import coordinator_identity, roster_of
+
+    with closing(Journal(federation)) as journal:
+        return {site.name for site in roster_of(journal, coordinator_identity(federation)).sites}

@@ -1,0 +1,50 @@
+"""Whom a training may ask, looked at before anything starts."""
+
+from pathlib import Path
+
+import pytest
+
+from fedllm.config import FederationConfig
+from fedllm.errors import ConfigError
+from fedllm.preflight import preflight
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> FederationConfig:
+    (tmp_path / "public.jsonl").write_text('{"text": "one"}\n')
+    return FederationConfig.model_validate(
+        {
+            "name": "harbours",
+            "model": {"base": "tiny"},
+            "task": {"kind": "text", "fields": {"text": "text"}},
+            "evaluation": {"public": str(tmp_path / "public.jsonl")},
+            "simulation": {"source": str(tmp_path / "public.jsonl"), "sites": ["east", "north", "west"]},
+        }
+    )
+
+
+def test_sites_that_are_known_may_be_asked(config: FederationConfig) -> None:
+    preflight(config)
+    preflight(config, ("east", "west"))
+
+
+@pytest.mark.parametrize(
+    ("sites", "line"),
+    [
+        (("nobody",), "not in the roster of harbours: nobody; it has east, north, west"),
+        (("east", "nobody"), "not in the roster of harbours: nobody; it has"),
+        (("east",), "rounds.min_sites is 2 and 1 site is to be asked: name more of them, or lower"),
+    ],
+)
+def test_sites_that_cannot_play_a_round_are_refused(
+    config: FederationConfig, sites: tuple[str, ...], line: str
+) -> None:
+    with pytest.raises(ConfigError) as refused:
+        preflight(config, sites)
+    assert line in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_sites_elsewhere_are_looked_up_in_the_roster(config: FederationConfig) -> None:
+    with pytest.raises(ConfigError, match="the roster of harbours is empty"):
+        preflight(config, external=True)
