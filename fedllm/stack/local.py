@@ -131,10 +131,10 @@ def _launch(
     if state.secure:
         refuse_unchecked()
     state.save(place)
+    progress("starting MinIO, its door, Prefect and MLflow")
     format_volume(place.minio)
     env = base_environment(place, own_prefect=state.external_prefect is None)
     write_conf(place, programs(place, state))
-    progress("starting MinIO, its door, Prefect and MLflow")
     start_daemon(place, env)
     return state
 

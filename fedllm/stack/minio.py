@@ -132,7 +132,14 @@ def format_volume(folder: Path) -> None:
         StackError: It cannot be made; the text ends with what the program said last.
     """
     command, _ = minio_commands(private_dir(folder), 0)
-    done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, timeout=START
+        )
+    except subprocess.TimeoutExpired:
+        raise StackError(
+            f"cannot make MinIO's folder {folder}: {command[0]} did not end within {START:.0f} s"
+        ) from None
     if done.returncode != 0:
         said = (done.stderr or done.stdout).strip().splitlines()
         raise StackError(f"cannot make MinIO's folder {folder}: {said[-1] if said else done.returncode}")

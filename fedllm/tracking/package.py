@@ -116,7 +116,7 @@ def _requirements(task: TaskConfig) -> list[str]:
     """The packages of this process, so that MLflow need not load the model to find out.
 
     Each line can be installed on another machine: without the name of a local build, which no index has, and
-    without a package that was installed from a folder of this machine.
+    without a fedllm that was installed from a folder of this machine.
     """
     names = REQUIRED_BY_IMAGES if task.kind == "image" else REQUIRED
     return [line for name in names if (line := _installable(name))]
@@ -131,6 +131,6 @@ def _installable(name: str) -> str | None:
     origin = json.loads(found.read_text("direct_url.json") or "{}")
     if commit := origin.get("vcs_info", {}).get("commit_id"):
         return f"{name} @ {origin['vcs_info']['vcs']}+{origin['url']}@{commit}"
-    if str(origin.get("url", "")).startswith("file:"):
-        return None
+    if name == "fedllm" and (found.read_text("WHEEL") is None or origin.get("url", "").startswith("file:")):
+        return None  # a source tree or a folder; what conda built names a folder as well, and is on an index
     return f"{name}=={found.version.partition('+')[0]}"

@@ -8,7 +8,7 @@ EXPECTED = {
     *("python", "packages", "juicefs", "home", "disk", "disk cache", "disk temp", "model cache", "keys"),
     *("minio", "door", "prefect", "mlflow", "prefect version", "mlflow version", "work pool", "worker"),
     *("deployments", "automations", "flow runs", "mlflow database", "mlflow accounts", "prefect database"),
-    *("store", "site users", "sites", "journal", "lease", "clock"),
+    *("store folder", "store", "site users", "sites", "journal", "lease", "clock"),
 }
 
 
