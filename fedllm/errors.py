@@ -49,6 +49,10 @@ class AccessDeniedError(ExchangeError):
     """The store refused: this party may not touch the key."""
 
 
+class VoidKeysError(AccessDeniedError):
+    """The store does not know these keys: they were replaced, or their user was removed."""
+
+
 class RefusedError(FedllmError):
     """A message or a payload that was not accepted; the text is the reason that goes on record."""
 

@@ -9,6 +9,8 @@ from prefect.artifacts import create_link_artifact, create_progress_artifact, cr
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas import TaskRun
 from prefect.client.schemas.objects import State
+from prefect.futures import PrefectFuture
+from prefect.states import Failed
 
 from fedllm.coordinator.budget import spent
 from fedllm.coordinator.next_round import BUDGET_SPENT
@@ -75,8 +77,12 @@ class PrefectSteps:
             return done
 
         @task(name="remote-local-train", task_run_name="round-{number} remote-local-train {site}", **_STEP)
-        def remote_local_train(number: int, site: str) -> SiteOutcome:
-            return steps.wait_for(number, site, get_run_logger().info)
+        def remote_local_train(number: int, site: str) -> SiteOutcome | State[None]:
+            done = steps.wait_for(number, site, get_run_logger().info)
+            if done.status != "failed":
+                return done
+            # A state is returned, not raised: no traceback, and the round goes on with the others.
+            return Failed(message=f"{site} could not train: {done.reason}")
 
         @task(name="dp-audit", task_run_name="round-{number} dp-audit", **_STEP)
         def dp_audit(number: int, outcomes: list[SiteOutcome]) -> Audited:
@@ -123,9 +129,16 @@ class PrefectSteps:
         self, number: int, sites: Sequence[str], meanwhile: Callable[[], None] = lambda: None
     ) -> list[SiteOutcome]:
         """Wait for all sites at once, a task run each."""
-        futures = [self._remote_local_train.submit(number, site) for site in sites]
+        futures = {site: self._remote_local_train.submit(number, site) for site in sites}
         meanwhile()
-        return [future.result() for future in futures]
+        return [self._outcome(number, site, future) for site, future in futures.items()]
+
+    def _outcome(self, number: int, site: str, future: PrefectFuture[Any]) -> SiteOutcome:
+        """What a task came to, by the journal where the site's training failed: no result comes with that."""
+        future.wait()
+        journal, run = self._training.journal, self._training.run
+        done = journal.outcome(run, number, f"remote-local-train {site}", SiteOutcome)
+        return done if done is not None and done.status == "failed" else future.result()
 
     def dp_audit(self, number: int, outcomes: Sequence[SiteOutcome]) -> Audited:
         """Check the updates and close the round."""

@@ -20,9 +20,9 @@ from fedllm.agent.outbox import Outbox
 from fedllm.agent.trainers import Trainer
 from fedllm.agent.watch import Watch
 from fedllm.data.forget import Forgotten
-from fedllm.data.records import read_records
+from fedllm.data.site_records import site_rows
 from fedllm.disk import is_full
-from fedllm.errors import ExchangeError, FedllmError, IdentityError, RefusedError
+from fedllm.errors import ExchangeError, FedllmError, IdentityError, RefusedError, VoidKeysError
 from fedllm.exchange.clock import StoreClock
 from fedllm.exchange.mailbox import Mailbox, Received
 from fedllm.exchange.messages import COORDINATOR, Plan
@@ -33,13 +33,14 @@ from fedllm.text import one_line
 log = logging.getLogger(__name__)
 
 PROGRESS = 2.0  # s between cards while training
+VOID = 15.0  # s in which the store knows this site's keys at no look, and the agent ends
 
 
 class Agent:
     """One site's agent. `run` returns when `stop` is set.
 
     Raises:
-        IdentityError: another agent runs for this site already.
+        IdentityError: another agent runs for this site already; by `run`, its keys of the store are void.
     """
 
     def __init__(self, member: Membership, trainer: Trainer, *, lock: FileLock | None = None) -> None:
@@ -65,13 +66,16 @@ class Agent:
         self._plan: Received[Plan] | None = None  # to be taken up
         self._card_due = self._head_due = 0.0  # by our monotonic clock
         self._said = ""  # the refusal that the log told last
+        self.void_patience = VOID  # s
+        self._void: float | None = None  # since when the store does not know our keys, by our monotonic clock
         self.contact: float | None = None  # when the store last did its part, s since 1970
 
     def close(self) -> None:
         """Say goodbye and give everything back."""
         self.duty.stop()
         try:
-            self._show("stopped")
+            if self._void is None:
+                self._show("stopped")
         except FedllmError as error:
             log.warning("could not say goodbye: %s", error)
         self.memory.close()
@@ -87,11 +91,14 @@ class Agent:
         while not stop.is_set():
             try:
                 self.tick()
-                away, self.contact = 0, time.time()
+                away, self.contact, self._void = 0, time.time(), None
             except RefusedError as error:
                 self._say(f"refused: {one_line(str(error))}")
-            except ExchangeError as error:
+            except VoidKeysError as error:
                 away += 1
+                self._give_up_void_keys(error)
+            except ExchangeError as error:
+                away, self._void = away + 1, None
                 log.warning("no luck with the store (%d): %s", away, one_line(str(error)))
             except Exception as error:
                 away += 1
@@ -102,6 +109,20 @@ class Agent:
             near = self.watch.head is not None and self.watch.head.state == "training"
             pause = self.member.site.poll_near if near else self.member.site.poll_idle
             stop.wait(min(pause * 2 ** min(away, 5), 10.0))
+
+    def _give_up_void_keys(self, error: VoidKeysError) -> None:
+        """Raise `IdentityError` once the store has not known this site's keys for a while.
+
+        For a moment it may not know them while it starts and has not read its users yet.
+        """
+        if self._void is None:
+            self._void = time.monotonic()
+            log.warning("the store does not know this site's keys: %s", one_line(str(error)))
+        if time.monotonic() - self._void >= self.void_patience:
+            raise IdentityError(
+                f"the store does not know the keys of {self.member.site.name} any more: a newer invitation "
+                "replaced them, or the site was revoked; ask the coordinator for a new invitation"
+            )
 
     def _say(self, refusal: str) -> None:
         """Tell the log once; how often it was met is on the record of security events."""
@@ -170,8 +191,9 @@ class Agent:
         self._card_due = time.monotonic() + (PROGRESS if self.duty.current else site.heartbeat)
 
     def _count(self) -> int:
-        """How many records the site holds, without those that were withdrawn."""
-        return len(Forgotten.load(self.member.home).keep(read_records(self.member.site.data)))
+        """How many records the site holds, without those that were withdrawn and lines that are none."""
+        rows, _ = site_rows(self.member.site.data)
+        return len(Forgotten.load(self.member.home).keep(row.record for row in rows))
 
 
 def sole_agent(home: Path, patience: float = 0.0) -> FileLock:

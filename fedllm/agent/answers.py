@@ -11,6 +11,7 @@ from fedllm.agent.join import Membership
 from fedllm.agent.memory import Memory, Work
 from fedllm.agent.plan_faults import fault_of
 from fedllm.agent.policy import Decision, decide, promised_bytes
+from fedllm.agent.record_check import RecordCheck
 from fedllm.exchange import messages
 from fedllm.exchange.clock import StoreClock
 from fedllm.exchange.mailbox import Mailbox, Received
@@ -30,6 +31,7 @@ class Answers:
     accounts: Accounts
     base: HeldBase
     clock: StoreClock
+    records: RecordCheck
 
     @property
     def _name(self) -> str:
@@ -67,6 +69,8 @@ class Answers:
         )
         if decision.kind != "decline":
             decision = self.accounts.objection(plan) or decision
+        if decision.kind != "decline" and asked.privacy is None:
+            decision = self.records.objection(asked.task) or decision
         if decision.kind != "decline" and self.was_made(asked):
             decision = Decision(
                 "decline", reason="the round's update is sent: this memory is older", event="refused"

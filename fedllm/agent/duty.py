@@ -13,9 +13,10 @@ from fedllm.agent.held_base import HeldBase
 from fedllm.agent.join import Membership
 from fedllm.agent.memory import Memory
 from fedllm.agent.policy import training_end
+from fedllm.agent.record_check import RecordCheck
 from fedllm.agent.trainers import Trainer
 from fedllm.agent.watch import STORE
-from fedllm.agent.worker import Failed, Finished, Job, Progress, public_reason, site_seed
+from fedllm.agent.worker import Failed, Finished, Job, Progress, failure, is_explained, site_seed
 from fedllm.disk import is_full
 from fedllm.errors import (
     EquivocationError,
@@ -29,7 +30,7 @@ from fedllm.exchange import messages
 from fedllm.exchange.clock import StoreClock
 from fedllm.exchange.mailbox import Mailbox, Received, seal_to_file
 from fedllm.exchange.messages import Plan, Update
-from fedllm.logs import about
+from fedllm.logs import about, wants_json
 from fedllm.privacy.terms import private_terms
 from fedllm.secure.envelope import sign
 
@@ -59,7 +60,10 @@ class Duty:
     _outcome: Finished | Failed | None = None  # of the job, until it is committed
 
     def __post_init__(self) -> None:
-        self._answers = Answers(self.member, self.mailbox, self.memory, self.accounts, self.base, self.clock)
+        records = RecordCheck.of(self.member)
+        self._answers = Answers(
+            self.member, self.mailbox, self.memory, self.accounts, self.base, self.clock, records
+        )
 
     @property
     def _name(self) -> str:
@@ -119,6 +123,7 @@ class Duty:
             threads=site.threads,
             privacy=private_terms(asked.privacy, self._name) if asked.privacy else None,
             home=self.member.home,
+            max_left_out=site.policy.max_left_out,
         )
         try:
             write_own(model, self._fetched(asked))
@@ -134,8 +139,9 @@ class Duty:
             if is_full(error):
                 self._clear()  # so it is when there is room again
                 raise
-            log.exception("round %d of %s could not begin", number, run)
-            self._finish(Failed(public_reason(error)))
+            if not is_explained(error):
+                log.exception("round %d of %s could not begin", number, run)
+            self._finish(failure(error))
 
     def _fetched(self, asked: Plan) -> bytes:
         """The plan's model; what speaks against the store is on record."""
@@ -206,11 +212,12 @@ class Duty:
         try:
             ledger = self.accounts.entries(asked) if asked.privacy else ()
         except LedgerError as error:  # what it does not account for does not leave
-            log.error("round %d of %s: %s", asked.round, run, error)  # noqa: TRY400 - the one line says all
-            ledger, event = (), Failed(public_reason(error))
+            ledger, event = (), failure(error)
         said: dict[str, Any] = {"plan_sha256": plan_sha256, "ledger": ledger}
         if isinstance(event, Failed):
-            log.error("round %d of %s failed: %s", asked.round, run, event.reason)
+            # Logs in JSON are sent elsewhere, and quote no record.
+            why = event.reason if wants_json() or not event.detail else event.detail
+            log.error("round %d of %s: training failed: %s", asked.round, run, why)
             said["failed"] = event.reason[:2000]
         else:
             said["steps"] = event.steps
@@ -245,5 +252,4 @@ def _told(event: Finished | Failed, *, private: bool) -> Finished | Failed:
     """How a training ended; under DP not why it failed: which records were drawn, or how many, may say."""
     if not private or not isinstance(event, Failed):
         return event
-    log.error("training failed: %s", event.reason)
-    return Failed("training failed; the site's own log says why")
+    return Failed("training failed; the site's own log says why", detail=event.detail or event.reason)

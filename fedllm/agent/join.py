@@ -41,12 +41,17 @@ def init_site(name: str, data: Path, home: Path, **settings: object) -> Path:
 
     Running it again keeps the keys. `settings` are further keys of the site file.
     """
-    if not re.fullmatch(NAME, name):
-        raise IdentityError(f"{name!r} is no site name: small letters, digits and hyphens, 63 at most")
+    check_name(name)
     try:
         return _init_site(name, data, home, settings)
     except OSError as error:
         raise IdentityError(f"cannot write in {home}: {error.strerror}") from None
+
+
+def check_name(name: str) -> None:
+    """Raise `IdentityError` for what cannot be a site's name."""
+    if not re.fullmatch(NAME, name):
+        raise IdentityError(f"{name!r} is no site name: small letters, digits and hyphens, 63 at most")
 
 
 def _init_site(name: str, data: Path, home: Path, settings: dict[str, object]) -> Path:

@@ -46,7 +46,10 @@ class Outbox:
         self.mailbox.store.put(key, work.update)
         self.memory.release(run, number)
         sealed.unlink(missing_ok=True)
-        log.info("round %d of %s: update released", number, run)
+        if work.payload is None:
+            log.info("round %d of %s: the coordinator knows that nothing was trained", number, run)
+        else:
+            log.info("round %d of %s: update released", number, run)
 
     def release_committed(self) -> None:
         """Send what is committed, again until the store has it; less often while it does not take it."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from fedllm.agent.limits import TOO_MUCH, bind_memory, holds_too_much, ran_out_of_memory
 from fedllm.agent.warm import name_process, warm_context
-from fedllm.agent.worker import Event, Failed, Job, Progress, Workbench, public_reason
+from fedllm.agent.worker import Event, Failed, Job, Progress, Workbench, failure, is_explained
 from fedllm.logs import log_as_asked
 
 if TYPE_CHECKING:
@@ -66,9 +66,10 @@ def _serve(
             except Exception as error:
                 if ran_out_of_memory(error):
                     traceback.clear_frames(error.__traceback__)  # what they hold: it takes some to go on
-                # In the site's own log; the coordinator hears the reason alone.
-                log.exception("training failed")
-                pipe.send(Failed(public_reason(error)))
+                # The agent tells the site's own log; the coordinator hears the reason alone.
+                if not is_explained(error):
+                    log.exception("training failed")
+                pipe.send(failure(error))
             else:
                 pipe.send(done)
 
@@ -156,8 +157,9 @@ class InlineTrainer:
             try:
                 self._event = self._bench.perform(job, lambda _step, _steps: None)
             except Exception as error:
-                log.exception("training failed")
-                self._event = Failed(public_reason(error))
+                if not is_explained(error):
+                    log.exception("training failed")
+                self._event = failure(error)
 
     def poll(self) -> Event | None:
         """The job's end, once."""

@@ -1,6 +1,7 @@
 """One round's training: the job, what it comes to, and the bench on which the base model stays warm."""
 
 import hashlib
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +11,9 @@ from fedllm.agent.folder import write_when_room
 from fedllm.agent.limits import TOO_MUCH, ran_out_of_memory
 from fedllm.config import AdapterConfig, LocalConfig, TaskConfig
 from fedllm.data.records import Record
-from fedllm.errors import DataError, LedgerError, RefusedError, TrainingError
+from fedllm.errors import DataError, FedllmError, LedgerError, RefusedError, TrainingError
 from fedllm.privacy.terms import PrivateTerms
+from fedllm.text import one_line
 
 if TYPE_CHECKING:
     from fedllm.training.learner import Learner
@@ -38,6 +40,7 @@ class Job:
     threads: int | None
     privacy: PrivateTerms | None = None
     home: Path | None = None  # the site's, where it keeps what is to be forgotten
+    max_left_out: float = 1.0  # the policy's share of the rows
 
 
 @dataclass(frozen=True)
@@ -62,8 +65,9 @@ class Finished:
 class Failed:
     """Training ended without an update. `died`: the process did, and may be tried again."""
 
-    reason: str
+    reason: str  # what others may know
     died: bool = False
+    detail: str = ""  # for the site's own log alone: it may quote records
 
 
 Event = Progress | Finished | Failed
@@ -112,15 +116,23 @@ class Workbench:
 
 
 def _records(job: Job) -> list[Record]:
-    """The site's records but for those it was told to forget, and of each the fields that the plan needs."""
-    from fedllm.data.forget import Forgotten
-    from fedllm.data.minimise import needed_fields, only
-    from fedllm.data.records import read_records, readable_records
+    """The site's records but for those it was told to forget, and of each the fields that the plan needs.
 
-    records: Sequence[Record] = read_records(job.data) if job.privacy is None else readable_records(job.data)
-    if job.home is not None:  # forgetting looks at all fields, so it comes first
-        records = Forgotten.load(job.home).keep(records)
-    return list(only(records, needed_fields(job.task, job.privacy.unit_field if job.privacy else None)))
+    Rows that the task cannot read are never drawn. How many they are is for this site's own log alone.
+    """
+    from fedllm.data.minimise import needed_fields, only
+    from fedllm.data.site_records import site_records
+
+    found = site_records(job.data, job.task, job.home)
+    if found.left_out:
+        much = found.share > job.max_left_out  # under DP alone: elsewhere the plan was declined
+        advice = (
+            "; more than policy.max_left_out: the round goes on all the same, mend the file" if much else ""
+        )
+        level = logging.ERROR if much else logging.WARNING
+        found.log(level, f"round {job.round}: {job.data}", advice)
+    wanted = needed_fields(job.task, job.privacy.unit_field if job.privacy else None)
+    return list(only((row.record for row in found.usable), wanted))
 
 
 def _trained(
@@ -159,6 +171,18 @@ def _trained(
 def site_seed(seed: int, site: str) -> int:
     """A site's own seed for its batches, from the plan's: SHA-256 of both, its first 32 bits."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{site}".encode()).digest()[:4], "big")
+
+
+def failure(error: Exception) -> Failed:
+    """How a training ended that raised: what others may know, and for the site's own log what happened."""
+    if ran_out_of_memory(error):
+        return Failed(TOO_MUCH)
+    return Failed(public_reason(error), detail=one_line(str(error) or type(error).__name__))
+
+
+def is_explained(error: Exception) -> bool:
+    """Whether an error's own text says all that a site's owner needs; any other is a fault of the program."""
+    return isinstance(error, FedllmError) or ran_out_of_memory(error)
 
 
 def public_reason(error: Exception) -> str:

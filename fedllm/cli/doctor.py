@@ -25,7 +25,8 @@ def register(app: typer.Typer) -> None:
 def doctor(
     *,
     config: Annotated[
-        Path | None, typer.Option(help="The federation file. Default: params.yaml, if it is there.")
+        Path | None,
+        typer.Option(help="The federation file. Default: params.yaml, if it is there; not with --site."),
     ] = None,
     site: Annotated[
         Path | None, typer.Option(help="At a site: look at this folder of `site init` instead.")
@@ -58,11 +59,11 @@ def doctor(
 
 
 def _findings(config: Path | None, site: Path | None, invitation: Path | None) -> "Iterator[Finding]":
+    from fedllm.config import load_federation
     from fedllm.stack.checkup import checkup, site_checkup
 
     if site is not None:
-        return site_checkup(site.resolve(), invitation)
-    from fedllm.config import load_federation
+        return site_checkup(site.resolve(), invitation, load_federation(config) if config else None)
 
     file = config or (_DEFAULT if _DEFAULT.is_file() else None)
     return checkup(load_federation(file) if file else None)

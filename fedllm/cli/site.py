@@ -1,13 +1,16 @@
 """`fedllm site`: keys at the site, the roster and invitations at the coordinator."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fedllm.cli.output import emit
 from fedllm.config import load_federation
 from fedllm.errors import ConfigError
+
+if TYPE_CHECKING:
+    from fedllm.agent.new_site import NewSite
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -20,34 +23,62 @@ def init(
     name: Annotated[str, typer.Argument(help="The site's name in the federation.")],
     data: Annotated[Path, typer.Option(help="JSON lines; they never leave this machine.")],
     *,
+    config: Annotated[
+        Path | None, typer.Option(help="The federation file: records are checked against its task.")
+    ] = None,
     home: Annotated[Path | None, typer.Option(help="The site's folder. Default: in fedllm's home.")] = None,
-    base: Annotated[str, typer.Option(help="The base model that this site holds.")] = "smollm2-135m",
+    base: Annotated[
+        str | None,
+        typer.Option(help="The base model that this site holds. Default: the federation's, smollm2-135m."),
+    ] = None,
+    max_left_out: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="The share of the rows that may be unusable. Default: 0.1."),
+    ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Let a site that exists hold these data; its keys stay.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """At the site: make its keys and its file, and a card for the coordinator."""
-    from fedllm.agent.join import default_site_home, init_site, read_card
-    from fedllm.data.records import read_records
+    """At the site: check its records, make its keys and its file, and a card for the coordinator."""
+    from fedllm.agent.join import default_site_home, read_card
+    from fedllm.agent.new_site import Wanted, make_site
     from fedllm.secure.identity import fingerprint
 
-    examples = len(read_records(data))
     folder = (home or default_site_home(name)).resolve()
-    card = init_site(name, data, folder, base=base)
-    mark = fingerprint(read_card(card))
+    federation = load_federation(config) if config else None
+    made = make_site(Wanted(name, data, folder, base, federation, max_left_out), replace=replace)
+    mark = fingerprint(read_card(made.card))
     payload: dict[str, object] = {
         "schema": "fedllm.site-init/1",
         "site": name,
+        "state": made.state,
         "home": str(folder),
-        "card": str(card),
-        "examples": examples,
+        "card": str(made.card),
+        "examples": made.found.usable,
+        "left_out": len(made.found.left_out),
+        "findings": made.found.lines(),
         "fingerprint": mark,
     }
-    emit(
-        as_json,
-        payload,
-        f"{name} holds {examples} examples; keys and policy are in {folder}\n"
-        f"send the coordinator  {card}\n"
-        f"and tell them over the telephone: {mark}",
-    )
+    emit(as_json, payload, "\n".join(_init_lines(name, folder, mark, made)))
+
+
+def _init_lines(name: str, folder: Path, mark: str, made: "NewSite") -> list[str]:
+    """What `site init` says to people."""
+    state = {
+        "made": f"keys and policy are in {folder}",
+        "kept": f"the site exists in {folder}, nothing is changed",
+        "replaced": f"the site in {folder} holds these now, with the keys, policy and ledger that it had",
+    }[made.state]
+    lines = [f"{name} holds {made.found.usable} examples; {state}"]
+    lines += [f"  {line}" for line in made.found.lines()]
+    if not made.checked:
+        lines.append(
+            "  add --config FEDERATION.yaml to check labels and fields against the federation's task"
+        )
+    if not made.ready:
+        lines.append(f"  the base model {made.base} is made ready when the agent starts")
+    return [*lines, f"send the coordinator  {made.card}", f"and tell them over the telephone: {mark}"]
 
 
 @app.command()
@@ -59,13 +90,15 @@ def add(
         Path | None, typer.Option(help="Where the invitation goes. Default: SITE.invitation")
     ] = None,
     replace: Annotated[
-        bool, typer.Option("--replace", help="Put these keys in the place of others of that name.")
+        bool,
+        typer.Option("--replace", help="Put these keys in the place of others, or cut a running agent off."),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
     """At the coordinator: take a site into the roster, make its store user, seal its invitation."""
     from fedllm.agent.join import read_card
     from fedllm.coordinator.members import add_site, coordinator_identity
+    from fedllm.coordinator.running_agent import refuse_running
     from fedllm.secure.identity import fingerprint
 
     keys = read_card(card)
@@ -73,6 +106,8 @@ def add(
     path = out or Path(f"{keys.name}.invitation")
     if not path.parent.is_dir():
         raise ConfigError(f"--out {path}: there is no folder {path.parent}")
+    if not replace:
+        refuse_running(federation, keys)
     path.write_bytes(add_site(federation, keys, replace=replace))
     mine = fingerprint(coordinator_identity(federation.name).public)
     payload: dict[str, object] = {

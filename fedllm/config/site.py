@@ -63,6 +63,7 @@ class PolicyConfig(Frozen):
     peers: dict[Name, Fingerprint] = Field(default_factory=dict)  # others' fingerprints, as told by people
     min_peers: int = Field(default=0, ge=0)  # how many of `peers` must be in a cohort
     hours: Hours | None = None  # when this site works, by its local time: 22:00-06:00
+    max_left_out: float = Field(default=0.1, ge=0, le=1)  # of the rows; with more, no round without DP
     max_round: Seconds = 86400.0  # s
     max_bytes: int | None = Field(default=None, ge=1)  # a run, both ways
     max_seconds: Seconds | None = None  # s of training a run

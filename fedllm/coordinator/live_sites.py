@@ -9,6 +9,7 @@ from fedllm.coordinator.tables import CardRow
 from fedllm.coordinator.training import Training
 from fedllm.errors import ObjectNotFoundError, RefusedError, ReplayError, RoundError
 from fedllm.exchange.messages import Card, PublicKeys
+from fedllm.milestones import Waiting, report
 from fedllm.text import one_line
 
 log = logging.getLogger(__name__)
@@ -62,7 +63,10 @@ def live_sites(training: Training, number: int, say: Callable[[str], None] = log
         if line != said:
             said = line
             say(line)
+            report(Waiting(line))
         training.stopping.wait(_LOOK)
+    if said:
+        report(Waiting())
     untold = sorted(found.keys() - cards.keys())
     for name in untold:
         log.warning("%s has told no examples to weigh it by: left out", name)

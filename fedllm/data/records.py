@@ -2,15 +2,13 @@
 
 import hashlib
 import json
-import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TypeAlias
 
+from fedllm.data.rows import read_rows
 from fedllm.disk import write_whole
 from fedllm.errors import DataError
-
-log = logging.getLogger(__name__)
 
 Record: TypeAlias = Mapping[str, str]
 
@@ -49,59 +47,10 @@ def read_records(path: str | Path) -> list[dict[str, str]]:
     Raises:
         DataError: naming the file and the line.
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").split("\n")
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; run `fedllm data fetch`, or name your own file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read as UTF-8 text: {error}") from None
-    records = []
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            records.append(_record(line, f"{path}, line {number}"))
-    if not records:
-        raise DataError(f"{path}: holds no records; write one JSON object a line")
-    return records
-
-
-def readable_records(path: str | Path) -> list[dict[str, str]]:
-    """As `read_records`, but without lines that cannot be read, which only this process' log hears of.
-
-    Under DP a single record must not end a training, nor change what is said of it.
-
-    Raises:
-        DataError: the file cannot be read at all.
-    """
-    try:
-        lines = Path(path).read_bytes().split(b"\n")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
-    records, wrong = [], 0
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            try:
-                record = _record(line.decode(), f"{path}, line {number}")
-                json.dumps(record, ensure_ascii=False).encode()  # half a surrogate pair is no text
-            except (DataError, ValueError, RecursionError):
-                wrong += 1
-            else:
-                records.append(record)
-    if wrong:
-        log.warning("%s: %d lines cannot be read, and are left out", path, wrong)
-    return records
-
-
-def _record(line: str, where: str) -> dict[str, str]:
-    try:
-        value = json.loads(line)
-    except ValueError as error:
-        raise DataError(f"{where}: not JSON ({error}); write one object a line") from None
-    if not isinstance(value, dict):
-        raise DataError(f'{where}: expected an object such as {{"text": …}}, found {type(value).__name__}')
-    for key, item in value.items():
-        if not isinstance(item, (str, int, float)):
-            raise DataError(f"{where}: {key!r} must be a text, found {type(item).__name__}")
-    return {key: item if isinstance(item, str) else json.dumps(item) for key, item in value.items()}
+    rows, faults = read_rows(path)
+    if faults:
+        raise DataError(f"{path}, line {faults[0].line}: {faults[0].reason}")
+    return [row.record for row in rows]
 
 
 def write_records(path: str | Path, records: Iterable[Record]) -> None:

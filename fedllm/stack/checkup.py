@@ -65,15 +65,18 @@ def checkup(config: FederationConfig | None = None) -> Iterator[Finding]:
         yield from _all([("clock", "", partial(machine.clock, found.minio_url))])
 
 
-def site_checkup(home: Path, invitation: Path | None = None) -> Iterator[Finding]:
+def site_checkup(
+    home: Path, invitation: Path | None = None, config: FederationConfig | None = None
+) -> Iterator[Finding]:
     """Look at a site's folder.
 
     Args:
         home: the folder, from `site init`.
         invitation: tried against the store; default: the only one in the folder.
+        config: the federation, whose task the records are held against; default: what `site init` was given.
     """
     yield from _all([("python", "", machine.python), ("packages", "", machine.packages)])
-    visited, found = visit(home, invitation)
+    visited, found = visit(home, invitation, config.task if config else None)
     yield from found
     if visited is not None:
         yield from _all(visited.checks())

@@ -64,7 +64,7 @@ def refuse_another_choice(state: StackState, secure: bool | None, open_to_all: b
         has, wish = ("with", "--no-secure") if state.secure else ("without", "--secure")
         raise StackError(
             f"the stack is up {has} TLS: `fedllm down`, then `fedllm up {wish}`; sites that were invited"
-            " before need new invitations (`fedllm site add CARD`)"
+            " before need new invitations (`fedllm site add CARD --replace`)"
         )
     if open_to_all is not None and open_to_all == state.has_passwords:
         has, wish = ("with", "--open") if state.has_passwords else ("without", "--no-open")

@@ -1,19 +1,17 @@
 """From records to tokens: a prompt, and the answer that should follow it."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from fedllm.config import TaskConfig
 from fedllm.data.records import Record
+from fedllm.data.site_records import CHARACTERS
 from fedllm.errors import DataError, ModelError
 from fedllm.models.base import Tokenizer
 
 IGNORED = -100  # a label that counts for nothing
-# Characters a token, at most, over a whole text: what is beyond is cut before the tokenizer sees it. Words of
-# any language come to fewer, so that all tokens which count are there.
-_CHARACTERS = 16
 
 
 @dataclass(frozen=True)
@@ -81,6 +79,30 @@ def encode(tokenizer: Tokenizer, records: Iterable[Record], task: TaskConfig) ->
 def encode_prompts(tokenizer: Tokenizer, records: Iterable[Record], task: TaskConfig) -> list[list[int]]:
     """The prompts alone, for records whose answers are not known."""
     return [_prompt(tokenizer, record, task)[: task.max_length] for record in records]
+
+
+def cut_check(tokenizer: Tokenizer, task: TaskConfig) -> Callable[[Record], bool]:
+    """A function that says of a record whether `encode` leaves some of its words out.
+
+    Raises:
+        ModelError: the task's labels do not fit this tokenizer.
+    """
+    labels = label_tokens(tokenizer, task) if task.kind == "classification" else {}
+
+    def is_cut(record: Record) -> bool:
+        if sum(map(len, _pieces(record, task, task.template))) > _most(task):
+            return True
+        if task.kind == "text":
+            return len(_plain(tokenizer, _fill(record, task))) > task.max_length - 1
+        if task.kind == "classification":
+            answer = len(labels[_field(record, task, "label")])
+        else:
+            answer = len(_plain(tokenizer, _field(record, task, "answer"))) + 1
+            if answer > max(1, task.max_length // 2):
+                return True
+        return len(_prompt(tokenizer, record, task)) > task.max_length - answer
+
+    return is_cut
 
 
 def collate(examples: Sequence[Example], pad: int, size: tuple[int, int] | None = None) -> Padded:
@@ -167,8 +189,11 @@ def _pieces(record: Record, task: TaskConfig, template: str) -> Iterator[str]:
 
 
 def _most(task: TaskConfig) -> int:
-    """Characters of a text that the tokenizer sees, at most."""
-    return _CHARACTERS * task.max_length
+    """Characters of a text that the tokenizer sees, at most: what is beyond is cut before.
+
+    Words of any language come to fewer characters a token, so that all tokens which count are there.
+    """
+    return CHARACTERS * task.max_length
 
 
 def _field(record: Record, task: TaskConfig, name: str) -> str:

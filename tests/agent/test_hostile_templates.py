@@ -39,15 +39,15 @@ def test_a_template_that_names_what_is_no_field_is_refused(template: str) -> Non
 
 
 @pytest.mark.parametrize("name", ["absent", "../../etc/passwd", "__class__", "text.__class__"])
-def test_a_field_that_the_records_lack_fails_with_a_reason_that_quotes_no_record(
+def test_a_field_that_the_records_lack_is_declined_with_a_reason_that_quotes_no_record(
     name: str, agent: Agent, coordinator: Coordinator
 ) -> None:
     task = coordinator.config.task.model_copy(update={"fields": {"text": name, "label": "label"}})
     coordinator.point(1, coordinator.show_plan(coordinator.plan(task=task)))
     ticks(agent)
-    update = coordinator.update()
-    assert update is not None
-    assert update.payload is None
-    assert update.failed == (
+    answer = coordinator.answer()
+    assert answer is not None
+    assert (answer.decision, coordinator.update()) == ("decline", None)
+    assert answer.reason == (
         "the site's records do not fit the plan's task; the site's own log says which and why"
     )

@@ -68,16 +68,19 @@ def test_init_says_where_everything_is(joined: Joined) -> None:
     assert made == {
         "schema": "fedllm.site-init/1",
         "site": "amazon",
+        "state": "made",
         "home": str(home),
         "card": str(home / "card.json"),
         "examples": 2,
+        "left_out": 0,
+        "findings": [],
         "fingerprint": fingerprint(read_card(home / "card.json")),
     }
 
 
 def test_init_again_keeps_the_keys(place: Place) -> None:
     first = place.told("site", "init", "amazon", "--data", place.data)
-    assert place.told("site", "init", "amazon", "--data", place.data) == first
+    assert place.told("site", "init", "amazon", "--data", place.data) == first | {"state": "kept"}
 
 
 def test_a_card_holds_public_keys_alone(joined: Joined) -> None:

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from fedllm.data.records import content, distinct, read_records, readable_records, write_records
+from fedllm.data.records import content, distinct, read_records, write_records
 from fedllm.data.sources import SOURCES, fetch_source, load_source
 from fedllm.errors import DataError
 
@@ -102,18 +102,3 @@ def test_changed_bytes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (tmp_path / "sources" / SOURCES["sentiment"].package.file).write_bytes(b"changed")
     with pytest.raises(DataError, match="SHA-256"):
         load_source("sentiment")
-
-
-def test_lines_that_cannot_be_read_are_left_out_where_that_is_asked_for(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    path = tmp_path / "data.jsonl"
-    path.write_bytes(
-        b'{"text": "one"}\n\xff\n\n{"text": ["two"]}\n{"text": "\\ud800"}\n{"text": "three", "n": 3}'
-    )
-    assert readable_records(path) == [{"text": "one"}, {"text": "three", "n": "3"}]
-    assert "3 lines cannot be read" in caplog.text
-    path.write_bytes(b"{\n")
-    assert readable_records(path) == []
-    with pytest.raises(DataError, match="cannot be read"):
-        readable_records(tmp_path / "none")

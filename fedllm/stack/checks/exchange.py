@@ -97,7 +97,9 @@ def site_users(access: StoreAccess, federation: str, sites: Sequence[str]) -> It
     )
     yield from _others(users, policies, iam.bucket, federation)
     if faults:
-        yield fail("site users", "; ".join(faults), "`fedllm site add CARD` makes user and policy anew")
+        yield fail(
+            "site users", "; ".join(faults), "`fedllm site add CARD --replace` makes user and policy anew"
+        )
     elif strangers:
         remedy = "`fedllm site revoke NAME`, or remove the user in MinIO"
         yield fail("site users", f"not in the roster: {', '.join(strangers)}", remedy)

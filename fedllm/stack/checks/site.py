@@ -7,10 +7,9 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedllm.agent.first_look import first_look, kept_task
 from fedllm.agent.join import Membership, open_invitation, read_card
-from fedllm.config import SiteConfig, load_site
-from fedllm.data.forget import Forgotten
-from fedllm.data.records import read_records
+from fedllm.config import SiteConfig, TaskConfig, load_site
 from fedllm.errors import AccessDeniedError, ExchangeError, IdentityError, ObjectNotFoundError
 from fedllm.exchange.mailbox import Mailbox
 from fedllm.exchange.messages import Invitation, Roster
@@ -24,7 +23,7 @@ from fedllm.stack.checks.finding import Check, Finding, fail, ok, tried, warn
 from fedllm.stack.checks.modes import open_to_others
 
 _LOW = 0.1  # of the total budget: less left than this is low
-_AGAIN = "ask the coordinator for a new invitation (`fedllm site add CARD`)"
+_AGAIN = "ask the coordinator for a new invitation (`fedllm site add CARD --replace`)"
 
 
 @dataclass(frozen=True)
@@ -34,6 +33,7 @@ class Visit:
     home: Path
     site: SiteConfig
     invitation: Path | None = None
+    task: TaskConfig | None = None  # of the federation file; None: as `site init` was given it
 
     def checks(self) -> list[tuple[str, str, Check]]:
         """What to look at, each with its name and what to do when it cannot be looked at."""
@@ -49,11 +49,24 @@ class Visit:
         ]
 
     def _data(self) -> Iterator[Finding]:
-        records = read_records(self.site.data)
-        kept = len(Forgotten.load(self.home).keep(records))
-        withdrawn = f", {len(records) - kept} withdrawn" if kept < len(records) else ""
-        told = f"{kept} records in {self.site.data}{withdrawn}"
-        yield ok("data", told) if kept else fail("data", told, "there is nothing to train on")
+        task = self.task or kept_task(self.home)
+        base = machine.cached_base(self.site.base)
+        found = first_look(self.site.data, task, base, self.home)
+        withdrawn = f", {found.withdrawn} withdrawn" if found.withdrawn else ""
+        told = f"{found.usable} records in {self.site.data}{withdrawn}"
+        if not found.rows:
+            yield fail("data", told, "there is nothing to train on")
+            return
+        most = self.site.policy.max_left_out
+        if found.share > most:
+            remedy = f"mend the file: of more than policy.max_left_out, {most:g}, no round is made without DP"
+            yield fail("data", f"{told}; {found.lines()[0]}", remedy)
+        else:
+            yield ok("data", told if task else f"{told}; --config FEDERATION checks labels and fields too")
+        if found.share <= most and found.left_out:
+            yield warn("records", found.lines()[0], "mend these lines of the data file")
+        for line in found.lines()[1 if found.left_out else 0 :]:
+            yield ok("records", line)
 
     def _keys(self) -> Iterator[Finding]:
         folders = [self.home, *self.home.glob("keys*")]
@@ -179,14 +192,16 @@ def _only(home: Path) -> Path | None:
     return found[0] if len(found) == 1 else None
 
 
-def visit(home: Path, invitation: Path | None) -> tuple[Visit | None, list[Finding]]:
+def visit(
+    home: Path, invitation: Path | None, task: TaskConfig | None = None
+) -> tuple[Visit | None, list[Finding]]:
     """A site's folder, when its file can be read, and what is found of that file."""
     boxed: list[Visit] = []
 
     def site_file() -> Iterator[Finding]:
         if not home.is_dir():
             raise IdentityError(f"{home}: no such folder")
-        boxed.append(Visit(home, load_site(home / "site.yaml"), invitation))
+        boxed.append(Visit(home, load_site(home / "site.yaml"), invitation, task))
         yield ok("site file", f"{boxed[0].site.name} in {home}")
 
     found = tried("site file", "name the site's folder, or mend the file", site_file)

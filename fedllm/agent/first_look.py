@@ -1,0 +1,72 @@
+"""A site's data file held against a federation's task, before the site takes part in a round."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from fedllm.config import TaskConfig
+from fedllm.data.forget import Forgotten
+from fedllm.data.inspection import Cut, Inspection, inspect_rows
+from fedllm.data.minimise import needed_fields
+from fedllm.data.records import write_bytes
+from fedllm.data.rows import Row
+from fedllm.data.site_records import CHARACTERS, site_rows
+
+TASK = "task.json"  # in a site's home: the task of the federation file that `site init` was given
+
+
+def first_look(
+    data: Path, task: TaskConfig | None, base: Path | None, home: Path | None = None
+) -> Inspection:
+    """Look at all records of a site's data file.
+
+    Args:
+        data: JSON lines.
+        task: of the federation; None: what can be said without it.
+        base: folder of the base model, whose tokenizer says what is cut; None: by its length alone.
+        home: the site's folder, which says what was withdrawn; None: nothing was.
+
+    Raises:
+        DataError: the file cannot be read, or holds no record.
+        ModelError: the task's labels do not fit the base.
+    """
+    rows, faults = site_rows(data)
+    withdrawn = len(rows)
+    if home is not None and home.is_dir():
+        kept = {id(record) for record in Forgotten.load(home).keep(row.record for row in rows)}
+        rows = [row for row in rows if id(row.record) in kept]
+    found = inspect_rows(rows, faults, task, _cut(rows, task, base))
+    return replace(found, withdrawn=withdrawn - len(rows))
+
+
+def _cut(rows: list[Row], task: TaskConfig | None, base: Path | None) -> Cut | None:
+    """Whether a record is cut, by the base's own tokenizer, which is loaded where a record is long enough."""
+    if task is None or task.kind == "image":
+        return None
+    if base is None:
+        return lambda row: sum(map(len, row.record.values())) > CHARACTERS * task.max_length
+    wanted = needed_fields(task, None)
+    # A token is at least one byte; a chat template adds some of its own.
+    room = task.max_length - len(task.template.encode()) - (64 if task.kind == "chat" else 2)
+    long = {row.line for row in rows if sum(len(row.record.get(name, "").encode()) for name in wanted) > room}
+    if not long:
+        return None
+    from fedllm.models.base import load_tokenizer
+    from fedllm.training.examples import cut_check
+
+    is_cut = cut_check(load_tokenizer(base), task)
+    return lambda row: row.line in long and is_cut(row.record)
+
+
+def keep_task(home: Path, task: TaskConfig) -> None:
+    """Remember a federation's task, which is public, for later looks at the data."""
+    write_bytes(home / TASK, task.model_dump_json(indent=2).encode())
+
+
+def kept_task(home: Path) -> TaskConfig | None:
+    """The task that `keep_task` remembers; None where there is none that can be read."""
+    try:
+        return TaskConfig.model_validate_json((home / TASK).read_bytes())
+    except (OSError, ValidationError):
+        return None

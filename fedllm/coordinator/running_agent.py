@@ -1,0 +1,48 @@
+"""Whether a site's agent runs: a second invitation takes its store keys away."""
+
+from contextlib import closing
+
+from fedllm.config import FederationConfig
+from fedllm.coordinator.journal import Journal
+from fedllm.coordinator.live_sites import FRESH
+from fedllm.coordinator.members import coordinator_fingerprint, coordinator_identity, roster_of, store_access
+from fedllm.errors import ExchangeError, IdentityError, RefusedError
+from fedllm.exchange.keys import Layout
+from fedllm.exchange.mailbox import Mailbox
+from fedllm.exchange.messages import Card, PublicKeys
+
+
+def card_age(config: FederationConfig, keys: PublicKeys) -> float | None:
+    """Seconds since a member's agent showed its card; None for no member, or an agent that does not run.
+
+    Args:
+        config: the federation.
+        keys: of the site, which must be in the roster with these.
+    """
+    if coordinator_fingerprint(config.name) is None:
+        return None
+    identity = coordinator_identity(config.name)
+    with closing(Journal(config.name)) as journal:
+        if keys not in roster_of(journal, identity).sites:
+            return None
+    mailbox = Mailbox(store_access(config).connect(), Layout(config.name), identity)
+    key = mailbox.layout.card(keys.name)
+    try:
+        age = mailbox.store.now() - mailbox.store.stat(key).modified
+        card = mailbox.read(key, Card, keys).message
+    except (ExchangeError, RefusedError):
+        return None  # nothing is known of an agent
+    return max(0.0, age) if age <= FRESH and card.state != "stopped" else None
+
+
+def refuse_running(config: FederationConfig, keys: PublicKeys) -> None:
+    """Raise `IdentityError` where a new invitation would cut a running agent off from the store.
+
+    A folder as the store tells no users apart, so nobody is cut off there.
+    """
+    age = card_age(config, keys) if store_access(config).has_users else None
+    if age is not None:
+        raise IdentityError(
+            f"the agent of {keys.name} runs, it was heard {age:.0f} s ago: a new invitation makes its store "
+            "keys void and cuts it off; add --replace to make one all the same, and send it to the site"
+        )

@@ -1,0 +1,145 @@
+"""A site's records for a task: which of them can be trained on, and why others are left out."""
+
+import base64
+import binascii
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from fedllm.config import TaskConfig
+from fedllm.data.forget import Forgotten
+from fedllm.data.minimise import needed_fields
+from fedllm.data.records import Record
+from fedllm.data.rows import Fault, Row, read_rows, scan_rows
+from fedllm.errors import DataError
+from fedllm.text import one_line
+
+log = logging.getLogger(__name__)
+
+PIXELS = 28 * 28  # bytes of an image, row by row
+CHARACTERS = 16  # of a text for each token that counts, at most: training sees no more of it
+_NAMED = 20  # labels that a reason names
+_SHOWN = 3  # reasons, and lines of each, that are named to people; the others are counted
+
+
+@dataclass(frozen=True)
+class SiteRecords:
+    """What of a data file can be trained on. Withdrawn records are in neither list."""
+
+    usable: Sequence[Row]
+    left_out: Sequence[Fault]  # in the order of their lines
+
+    @property
+    def share(self) -> float:
+        """The share of the rows that is left out, from 0 to 1; 1 where there are no rows at all."""
+        rows = len(self.usable) + len(self.left_out)
+        return len(self.left_out) / rows if rows else 1.0
+
+    def log(self, level: int, where: str, advice: str = "") -> None:
+        """Tell this process' log how many rows are left out, and why: the first of them by line.
+
+        The reasons are an error's text: logs in JSON, which are sent elsewhere, quote none.
+        """
+        rows = len(self.usable) + len(self.left_out)
+        why = DataError(listed(self.left_out))
+        log.log(level, "%s: %d of %d rows are left out: %s%s", where, len(self.left_out), rows, why, advice)
+
+
+def site_records(path: Path, task: TaskConfig, home: Path | None) -> SiteRecords:
+    """Read a site's data file for a task.
+
+    A row is left out where its line is no record, or where the task cannot read the record. Whether one row
+    is left out never depends on another, which privacy by record counts on.
+
+    Args:
+        path: JSON lines.
+        task: as the plan has it.
+        home: the site's folder, which says what was withdrawn; None: nothing was.
+
+    Raises:
+        DataError: the file, or the journal of withdrawals, cannot be read at all.
+    """
+    rows, faults = scan_rows(path)
+    if home is not None:  # forgetting looks at whole records
+        forgotten = Forgotten.load(home)
+        kept = {id(record) for record in forgotten.keep(row.record for row in rows)}
+        rows = [row for row in rows if id(row.record) in kept]
+    return fitting(rows, faults, task)
+
+
+def site_rows(path: Path) -> tuple[list[Row], list[Fault]]:
+    """Read a site's data file: its records, and the lines that are none.
+
+    Raises:
+        DataError: it is absent or cannot be read, or holds not one record; with what to do at a site.
+    """
+    if not path.exists():
+        raise DataError(
+            f"{path}: no such file; name this site's JSON lines: --data FILE, `data` in site.yaml"
+        )
+    return read_rows(path)
+
+
+def fitting(rows: Iterable[Row], faults: Iterable[Fault], task: TaskConfig) -> SiteRecords:
+    """Part rows by whether the task can read them; `faults` are lines that are no records at all."""
+    fit, usable, left_out = Fit(task), [], list(faults)
+    reasons: dict[str, str] = {}  # each held once, however many rows it is said of
+    for row in rows:
+        if (reason := fit.fault(row.record)) is None:
+            usable.append(row)
+        else:
+            left_out.append(Fault(row.line, reasons.setdefault(reason, reason)))
+    return SiteRecords(usable, sorted(left_out, key=lambda fault: fault.line))
+
+
+class Fit:
+    """What a task asks of each record, as it comes in a plan or a federation file."""
+
+    def __init__(self, task: TaskConfig) -> None:
+        self._task = task
+        self._wanted = sorted(needed_fields(task, None))
+        self._labels = one_line(", ".join(islice(task.labels, _NAMED)))
+        if len(task.labels) > _NAMED:
+            self._labels += ", …"
+
+    def fault(self, record: Record) -> str | None:
+        """Why the task cannot read a record; None when it can."""
+        task = self._task
+        if missing := [field for field in self._wanted if field not in record]:
+            has = ", ".join(map(repr, sorted(record))) or "none"
+            return one_line(f"no field {missing[0]!r}; it has {has}")
+        if task.kind in {"classification", "image"}:
+            label = record[task.fields["label"]]
+            if label not in task.labels:
+                return f"label {label[:40]!r} is not in task.labels ({self._labels})"
+        if task.kind == "image":
+            return _image_fault(record[task.fields["image"]])
+        if task.kind == "text" and self._wanted and not any(record[name].strip() for name in self._wanted):
+            return "its text is empty"
+        return None
+
+
+def _image_fault(encoded: str) -> str | None:
+    try:
+        pixels = base64.b64decode(encoded, validate=True)
+    except (binascii.Error, ValueError):
+        return "its image is not base64"
+    return None if len(pixels) == PIXELS else f"its image has {len(pixels)} bytes, not {PIXELS}"
+
+
+def listed(faults: Sequence[Fault], most: int = _SHOWN) -> str:
+    """The first reasons with the first lines that each is said of; the others are numbers."""
+    lines: dict[str, list[int]] = {}
+    for fault in faults:
+        lines.setdefault(fault.reason, []).append(fault.line)
+    told = [f"{_numbered(found, most)}: {reason}" for reason, found in list(lines.items())[:most]]
+    more = sum(map(len, list(lines.values())[most:]))
+    return "; ".join([*told, f"and {more} more"] if more else told)
+
+
+def _numbered(lines: Sequence[int], most: int) -> str:
+    named = ", ".join(map(str, lines[:most]))
+    more = f" and {len(lines) - most} more" if len(lines) > most else ""
+    return f"line {named}" if len(lines) == 1 else f"lines {named}{more}"
