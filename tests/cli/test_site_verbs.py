@@ -9,6 +9,8 @@ import pytest
 import yaml
 
 from fedllm.agent.join import accept_invitation, init_site, read_card
+from fedllm.config import load_federation
+from fedllm.coordinator.members import add_site
 from fedllm.errors import IdentityError
 from fedllm.secure.identity import create_identity, fingerprint
 from tests.cli.in_process import Done, fedllm
@@ -259,3 +261,21 @@ def test_an_invitation_that_cannot_be_written_is_one_line(place: Place) -> None:
 def test_a_home_that_cannot_be_made_is_one_line(place: Place) -> None:
     done = place.run("site", "init", "amazon", "--data", place.data, "--home", place.data)
     assert (done.returncode in {1, 2}, done.stderr.count("\n")) == (True, 1)
+
+
+def test_what_a_simulation_made_is_taken_out_at_once_and_real_sites_may_join(place: Place) -> None:
+    federation = load_federation(place.config)
+    made = read_card(place.site("made") / "card.json")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FEDLLM_HOME", str(place.home))
+        add_site(federation, made, origin="simulated")
+    card = place.site("amazon") / "card.json"
+    refused = place.run("site", "add", card, "--config", place.config)
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+    assert "fedllm site revoke --simulated" in refused.stderr
+    assert not (place.folder / "amazon.invitation").exists()
+    for wrong in ((), ("made", "--simulated")):
+        assert place.run("site", "revoke", *wrong, "--config", place.config).returncode == 2
+    told = place.told("site", "revoke", "--simulated", "--config", place.config)
+    assert told["sites"] == ["made"]
+    assert place.told("site", "add", card, "--config", place.config)["site"] == "amazon"

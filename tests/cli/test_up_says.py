@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fedllm.cli.stack import _client, _pages
+from fedllm.cli.stack import _pages, client
 from fedllm.stack.addresses import Endpoints, read_endpoints
 from fedllm.stack.place import Place, StackState
 
@@ -36,16 +36,16 @@ def test_passwords_are_shown_on_a_terminal_and_elsewhere_their_file_is(
     assert (f"user fedllm, password {found.passwords.mlflow}" in mlflow) is terminal
     for line in (prefect, mlflow):
         assert (str(place.client_env) in line) is not terminal
-    assert _client(found) == f". {place.client_env};"
+    assert client(found) == f". {place.client_env};"
 
 
 def test_an_open_stack_is_said_to_be_open(place: Place) -> None:
     found = there(place, open=True)
     assert all(line.endswith("open to every account of this machine") for line in _pages(found))
-    assert _client(found) == "PREFECT_API_URL=http://127.0.0.1:4200/api"
+    assert client(found) == "PREFECT_API_URL=http://127.0.0.1:4200/api"
 
 
 def test_a_prefect_of_the_users_own_is_said_to_be_theirs(place: Place) -> None:
     found = there(place, external_prefect="http://prefect.example/api")
     assert _pages(found)[0] == "  Prefect  http://prefect.example   your own"
-    assert _client(found) == "PREFECT_API_URL=http://prefect.example/api"
+    assert client(found) == "PREFECT_API_URL=http://prefect.example/api"
