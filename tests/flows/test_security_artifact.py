@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from fedllm.coordinator.journal import Journal
-from flows import tasks
+from flows import events, tasks
 
 if TYPE_CHECKING:
     from fedllm.coordinator.training import Training
@@ -22,7 +22,7 @@ class Shown:
         self.tables: list[dict[str, Any]] = []
         self.events: list[dict[str, Any]] = []
         patch.setattr(tasks, "create_table_artifact", lambda **told: self.tables.append(told))
-        patch.setattr(tasks, "emit_event", lambda *_, payload: self.events.append(payload))
+        patch.setattr(events, "emit_event", lambda *_, payload, **_rest: self.events.append(payload))
 
 
 def steps(journal: Journal) -> tasks.PrefectSteps:
