@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from fedllm.cli.options import FEDERATION, AsJson, Overrides
 from fedllm.cli.output import console, emit
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ def register(app: typer.Typer) -> None:
 
 
 def audit(
-    file: Annotated[Path, typer.Argument(help="The federation file.")] = Path("params.yaml"),
+    file: Annotated[Path, typer.Argument(help="The federation file.")] = FEDERATION,
     *,
     home: Annotated[Path | None, typer.Option(help="The site's folder.")] = None,
     site: Annotated[str | None, typer.Option(help="A simulated site; the first if none is named.")] = None,
@@ -31,8 +32,8 @@ def audit(
     claim: Annotated[
         float | None, typer.Option(min=0, help="Epsilon to hold the training against, not the file's own.")
     ] = None,
-    sets: Annotated[list[str] | None, typer.Option("--set", help="Change a setting: key.part=value.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout's last line.")] = False,
+    sets: Overrides = None,
+    as_json: AsJson = False,
 ) -> None:
     """Verify a site's ledgers, audit one training with canaries, and report on membership.
 

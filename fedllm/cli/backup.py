@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedllm.cli.options import AsJson
 from fedllm.cli.output import console, emit
 from fedllm.config import load_federation
 from fedllm.errors import ConfigError
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 _SHOWN = 3  # keys that are named one by one
 
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout's last line.")]
 Identity = Annotated[
     Path | None, typer.Option(help="File (mode 600) of the age identity that opens a sealed archive.")
 ]

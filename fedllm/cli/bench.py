@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedllm.cli.options import FEDERATION, AsJson, Config, Overrides
 from fedllm.cli.output import console, emit
 
 if TYPE_CHECKING:
@@ -17,12 +18,12 @@ app = typer.Typer(no_args_is_help=True, help="Measure what the README states.")
 @app.command()
 def yardsticks(
     *,
-    config: Annotated[Path, typer.Option("--config", help="The federation file.")] = Path("params.yaml"),
+    config: Config = FEDERATION,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="How many, from the file's own on.")] = 3,
     out: Annotated[Path, typer.Option("--reports", help="The folder of the report.")] = Path("reports"),
-    sets: Annotated[list[str] | None, typer.Option("--set", help="Change a setting: key.part=value.")] = None,
+    sets: Overrides = None,
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="Seeds measured at once, a core each.")] = 1,
-    as_json: Annotated[bool, typer.Option("--json", help="End with one JSON object on stdout.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Compare the federation with central training on the same samples, and with each site alone."""
     from fedllm.config import cache_dir, load_federation
@@ -41,10 +42,10 @@ def yardsticks(
 @app.command()
 def soak(
     *,
-    config: Annotated[Path, typer.Option("--config", help="The federation file.")] = Path("params.yaml"),
+    config: Config = FEDERATION,
     rounds: Annotated[int, typer.Option("--rounds", min=8, help="How many.")] = 200,
     out: Annotated[Path, typer.Option("--reports", help="The folder of the report.")] = Path("reports"),
-    as_json: Annotated[bool, typer.Option("--json", help="End with one JSON object on stdout.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Play many rounds with a tiny model on the real stack: do memory, threads and open files stay flat?"""
     from fedllm.cli.run import run
@@ -74,10 +75,10 @@ def soak(
 @app.command()
 def dp(
     *,
-    config: Annotated[Path, typer.Option("--config", help="The federation file.")] = Path("params.yaml"),
+    config: Config = FEDERATION,
     pairs: Annotated[int, typer.Option("--pairs", min=7, help="Measurements of each kind.")] = 9,
-    sets: Annotated[list[str] | None, typer.Option("--set", help="Change a setting: key.part=value.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="End with one JSON object on stdout.")] = False,
+    sets: Overrides = None,
+    as_json: AsJson = False,
 ) -> None:
     """Compare a site's speed with DP-SGD and without, in turns on the same batches."""
     from fedllm.bench_dp import bench_dp
@@ -93,7 +94,7 @@ def release(
     *,
     rounds: Annotated[int, typer.Option("--rounds", min=10, help="How many.")] = 200,
     sites: Annotated[int, typer.Option("--sites", min=2, help="How many take part in each.")] = 3,
-    as_json: Annotated[bool, typer.Option("--json", help="End with one JSON object on stdout.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Time the release of early and late rounds under differential privacy, into an MLflow of its own."""
     from fedllm.bench_release import bench_release
@@ -113,11 +114,11 @@ def release(
 @app.command()
 def door(
     *,
-    config: Annotated[Path, typer.Option("--config", help="The federation file.")] = Path("params.yaml"),
+    config: Config = FEDERATION,
     pairs: Annotated[int, typer.Option("--pairs", min=3, help="Measurements of each kind.")] = 5,
     megabytes: Annotated[int, typer.Option("--megabytes", min=1, help="Size of the object.")] = 1024,
-    sets: Annotated[list[str] | None, typer.Option("--set", help="Change a setting: key.part=value.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="End with one JSON object on stdout.")] = False,
+    sets: Overrides = None,
+    as_json: AsJson = False,
 ) -> None:
     """Time objects and rounds through the sites' door and without it, in turns."""
     from fedllm.bench_door import bench_door

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from fedllm.cli.options import FEDERATION, AsJson, Config, Home, Overrides
 from fedllm.cli.output import emit
 
 app = typer.Typer(
@@ -12,25 +13,22 @@ app = typer.Typer(
     help="Fetch, deal and describe the data of simulated sites; at a site: pseudonyms and withdrawal.",
 )
 
-Config = Annotated[Path, typer.Option("--config", help="The federation file.")]
 Out = Annotated[Path, typer.Option("--out", help="The folder of the data.")]
 Reports = Annotated[Path, typer.Option("--reports", help="The folder of the report.")]
-Sets = Annotated[list[str] | None, typer.Option("--set", help="Change a setting: key.part=value.")]
-Json = Annotated[bool, typer.Option("--json", help="End with one JSON object on stdout.")]
 
-_CONFIG, _OUT, _REPORTS = Path("params.yaml"), Path("data"), Path("reports")
+_OUT, _REPORTS = Path("data"), Path("reports")
 
 
 @app.command()
 def fetch(
     *,
-    config: Config = _CONFIG,
+    config: Config = FEDERATION,
     out: Out = _OUT,
-    sets: Sets = None,
+    sets: Overrides = None,
     base: Annotated[
         bool, typer.Option("--base", help="Also fetch the base model into the cache, and convert it.")
     ] = False,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Fetch the corpus and write its distinct records to raw.jsonl."""
     from fedllm.config import load_federation
@@ -51,7 +49,9 @@ def fetch(
 
 
 @app.command()
-def partition(config: Config = _CONFIG, out: Out = _OUT, sets: Sets = None, as_json: Json = False) -> None:
+def partition(
+    config: Config = FEDERATION, out: Out = _OUT, sets: Overrides = None, as_json: AsJson = False
+) -> None:
     """Deal the records that are not public to the sites."""
     from fedllm.config import load_federation
     from fedllm.data import prepare
@@ -63,7 +63,9 @@ def partition(config: Config = _CONFIG, out: Out = _OUT, sets: Sets = None, as_j
 
 
 @app.command()
-def evalset(config: Config = _CONFIG, out: Out = _OUT, sets: Sets = None, as_json: Json = False) -> None:
+def evalset(
+    config: Config = FEDERATION, out: Out = _OUT, sets: Overrides = None, as_json: AsJson = False
+) -> None:
     """Write the public records, on which no site trains."""
     from fedllm.config import load_federation
     from fedllm.data import prepare
@@ -75,11 +77,11 @@ def evalset(config: Config = _CONFIG, out: Out = _OUT, sets: Sets = None, as_jso
 
 @app.command()
 def report(
-    config: Config = _CONFIG,
+    config: Config = FEDERATION,
     out: Out = _OUT,
     reports: Reports = _REPORTS,
-    sets: Sets = None,
-    as_json: Json = False,
+    sets: Overrides = None,
+    as_json: AsJson = False,
 ) -> None:
     """Describe who holds what: data.json and data.png."""
     from fedllm.config import load_federation
@@ -90,9 +92,6 @@ def report(
     lines.append(f"public: {found['public']['count']} records, {found['public']['labels']}")
     lines.append(f"written: {reports / 'data.json'}, {reports / 'data.png'}")
     emit(as_json, found, "\n".join(lines))
-
-
-Home = Annotated[Path | None, typer.Option(help="The site's folder. Default: the only one.")]
 
 
 @app.command()
@@ -113,7 +112,7 @@ def anonymize(
     measure: Annotated[
         bool, typer.Option("--measure", help="Instead: plant invented values in public texts, print the F1.")
     ] = False,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """At a site, offline: replace e-mails, cards, IBANs, IPs, telephone numbers and URLs by pseudonyms.
 
@@ -145,7 +144,7 @@ def forget(
     where: Annotated[list[str] | None, typer.Option(help="FIELD=VALUE: all records with that value.")] = None,
     home: Home = None,
     show: Annotated[bool, typer.Option("--list", help="Show what is journaled, and add nothing.")] = False,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """At a site: leave records out of every later round, and journal it.
 

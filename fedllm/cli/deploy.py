@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedllm.cli.options import FEDERATION, AsJson
 from fedllm.cli.output import emit
-from fedllm.cli.stack import DEFAULT, client
+from fedllm.cli.stack import client
 from fedllm.errors import ConfigError, StackError
 
 if TYPE_CHECKING:
@@ -26,12 +27,12 @@ def deploy(
     *,
     config: Annotated[
         Path, typer.Option(help="Federation file that the deployments read.", show_default=True)
-    ] = DEFAULT,
+    ] = FEDERATION,
     activate: Annotated[
         bool,
         typer.Option("--activate", help="Resume the schedules that fit the federation."),
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout's last line.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Register a federation's deployments with the stack's Prefect, else PREFECT_API_URL's.
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedllm.cli.options import FEDERATION, AsJson
 from fedllm.cli.output import console, emit
 from fedllm.errors import ConfigError
 
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
     from fedllm.stack.checks.finding import Finding
 
 _COLOUR = {"ok": "green", "warn": "yellow", "fail": "red"}
-_DEFAULT = Path("params.yaml")
 
 
 def register(app: typer.Typer) -> None:
@@ -34,7 +34,7 @@ def doctor(
     invitation: Annotated[
         Path | None, typer.Option(help="With --site: try the store as this invitation says.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout's last line.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Check versions, servers, store, users, databases, disks, model, keys, and what was left behind."""
     from rich.markup import escape
@@ -65,5 +65,5 @@ def _findings(config: Path | None, site: Path | None, invitation: Path | None) -
     if site is not None:
         return site_checkup(site.resolve(), invitation, load_federation(config) if config else None)
 
-    file = config or (_DEFAULT if _DEFAULT.is_file() else None)
+    file = config or (FEDERATION if FEDERATION.is_file() else None)
     return checkup(load_federation(file) if file else None)

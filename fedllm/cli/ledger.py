@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedllm.cli.options import AsJson, Home
 from fedllm.cli.output import emit
 
 if TYPE_CHECKING:
@@ -14,9 +15,6 @@ if TYPE_CHECKING:
     from fedllm.privacy.ledger_table import DatasetSpent
 
 app = typer.Typer(no_args_is_help=True)
-
-Home = Annotated[Path | None, typer.Option(help="The site's folder. Default: the only one.")]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout's last line.")]
 
 
 @app.command()

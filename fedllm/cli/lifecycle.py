@@ -8,13 +8,10 @@ from typing import Annotated
 
 import typer
 
+from fedllm.cli.options import FEDERATION, AsJson, Config
 from fedllm.cli.output import emit
 from fedllm.config import load_federation
 from fedllm.errors import ConfigError
-
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout's last line.")]
-Config = Annotated[Path, typer.Option(help="The federation file.")]
-DEFAULT = Path("params.yaml")
 
 
 def register(app: typer.Typer) -> None:
@@ -28,7 +25,7 @@ def register(app: typer.Typer) -> None:
 def cancel(
     run: Annotated[str, typer.Argument(help="The run's id.")],
     *,
-    config: Config = DEFAULT,
+    config: Config = FEDERATION,
     as_json: AsJson = False,
 ) -> None:
     """Stop a training: its coordinator, wherever that runs, and every site."""
@@ -41,7 +38,7 @@ def cancel(
 
 def events(
     *,
-    config: Config = DEFAULT,
+    config: Config = FEDERATION,
     home: Annotated[Path | None, typer.Option(help="A site's folder: show what the site refused.")] = None,
     run: Annotated[str | None, typer.Option(help="Those of one run.")] = None,
     as_json: AsJson = False,
@@ -71,7 +68,7 @@ def events(
 
 def gc(
     *,
-    config: Config = DEFAULT,
+    config: Config = FEDERATION,
     days: Annotated[float, typer.Option(min=0, help="Leave runs alone that ended since.")] = 7.0,
     delete: Annotated[bool, typer.Option("--delete", help="Remove it; without this, only say what.")] = False,
     as_json: AsJson = False,
@@ -111,7 +108,7 @@ def gc(
 
 def rekey(
     *,
-    config: Config = DEFAULT,
+    config: Config = FEDERATION,
     out: Annotated[Path, typer.Option(help="Folder for the new invitations.")] = Path("invitations"),
     as_json: AsJson = False,
 ) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from fedllm.cli.options import FEDERATION, AsJson, Config
 from fedllm.cli.output import console, emit
 from fedllm.config import load_federation
 from fedllm.errors import ConfigError
@@ -20,7 +21,7 @@ def register(app: typer.Typer) -> None:
 
 def metrics(
     *,
-    config: Annotated[Path, typer.Option(help="The federation file.")] = Path("params.yaml"),
+    config: Config = FEDERATION,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Where to answer; 0 takes a free one.")] = 9464,
     host: Annotated[
         str, typer.Option(help="The address to listen on; whoever reaches it can read.")
@@ -29,7 +30,7 @@ def metrics(
     textfile: Annotated[
         Path | None, typer.Option(help="Keep them in this file (node exporter's *.prom); nothing listens.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout's last line.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Prometheus metrics of a federation, counted from the coordinator's journal, until it is stopped.
 

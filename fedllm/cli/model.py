@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedllm.cli.options import FEDERATION, AsJson, Config, Overrides
 from fedllm.cli.output import console, emit
 from fedllm.config import FederationConfig, load_federation
 from fedllm.errors import ConfigError, FedllmError
@@ -15,13 +16,7 @@ if TYPE_CHECKING:
     from fedllm.tracking.fetch import OpenedModel
     from fedllm.training.evaluate import Evaluation
 
-DEFAULT = Path("params.yaml")
 
-Config = Annotated[Path, typer.Option("--config", help="Federation file.", show_default=True)]
-Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting, such as a.b=c.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout's last line.")]
 Pin = Annotated[
     str | None,
     typer.Option(
@@ -47,7 +42,7 @@ def evaluate(
         typer.Argument(help="models:/NAME@ALIAS, models:/NAME/VERSION, a peft folder or zero-shot."),
     ] = None,
     *,
-    config: Config = DEFAULT,
+    config: Config = FEDERATION,
     overrides: Overrides = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Records a group, for a quick look.")] = None,
     pin: Pin = None,
@@ -83,7 +78,7 @@ def chat(
     ] = None,
     *,
     prompt: Annotated[str | None, typer.Option(help="Answer this text and end.")] = None,
-    config: Config = DEFAULT,
+    config: Config = FEDERATION,
     overrides: Overrides = None,
     pin: Pin = None,
     unsigned: Unsigned = False,

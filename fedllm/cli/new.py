@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from fedllm.cli.options import AsJson
 from fedllm.cli.output import emit
 from fedllm.config.new_file import PUBLIC, TaskKind, example_record, federation_text
 from fedllm.errors import ConfigError
@@ -29,7 +30,7 @@ def new(
         str, typer.Option(help="The base model: a name, a hub id, a folder, or a .gguf file.")
     ] = "smollm2-135m",
     out: Annotated[Path | None, typer.Option(help="The file to write. Default: NAME.yaml")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout's last line.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """At the coordinator: write the file of a federation of your own. A file that is there stays."""
     chosen = _labels(task, labels)

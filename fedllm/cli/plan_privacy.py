@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedllm.cli.options import AsJson, Overrides
 from fedllm.cli.output import emit
 
 if TYPE_CHECKING:
@@ -21,9 +22,9 @@ def register(app: typer.Typer) -> None:
 def plan_privacy(
     file: Annotated[Path, typer.Argument(help="The federation file.")],
     *,
-    sets: Annotated[list[str] | None, typer.Option("--set", help="Change a setting: key.part=value.")] = None,
+    sets: Overrides = None,
     out: Annotated[Path, typer.Option("--out", help="The folder of the report.")] = Path("reports"),
-    as_json: Annotated[bool, typer.Option("--json", help="End with one JSON object on stdout.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Plan a training's privacy: noise, epsilon by round, signal to noise; privacy_plan.json and .png."""
     from fedllm.config import load_federation

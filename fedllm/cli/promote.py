@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedllm.cli.options import FEDERATION, AsJson, Config
 from fedllm.cli.output import console, emit
 from fedllm.config import load_federation
 from fedllm.errors import ReviewError
@@ -17,10 +18,6 @@ if TYPE_CHECKING:
     from fedllm.secure.identity import Identity
     from fedllm.tracking.register import Register, ReviewEvent
     from fedllm.tracking.review import Review
-
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout's last line.")]
-Config = Annotated[Path, typer.Option(help="The federation file.")]
-DEFAULT = Path("params.yaml")
 
 
 def register(app: typer.Typer) -> None:
@@ -51,7 +48,7 @@ def promote(
         str | None,
         typer.Option(help="The coordinator's fingerprint, where this machine is not the coordinator."),
     ] = None,
-    config: Config = DEFAULT,
+    config: Config = FEDERATION,
     as_json: AsJson = False,
 ) -> None:
     """Make a version the champion once its gates hold; the former champion is kept as `previous`."""
@@ -99,7 +96,7 @@ def rollback(
     ] = None,
     reviewer: Annotated[str | None, typer.Option(help="Who decides. Default: the user's name.")] = None,
     reason: Annotated[str, typer.Option(help="Why.")] = "not said",
-    config: Config = DEFAULT,
+    config: Config = FEDERATION,
     as_json: AsJson = False,
 ) -> None:
     """Make the previous champion the champion again."""
@@ -206,7 +203,7 @@ def _how_to_decide(review: "Review", config: Path) -> str:
     version, champion = review.version.version, review.aliases.champion
     if version == champion:
         return ""
-    of = "" if config == DEFAULT else f" --config {shlex.quote(str(config))}"
+    of = "" if config == FEDERATION else f" --config {shlex.quote(str(config))}"
     return f"to decide: fedllm promote {version} --over {champion or 'none'}{of} --reviewer … --reason …"
 
 

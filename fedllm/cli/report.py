@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from fedllm.cli.options import FEDERATION, AsJson, Config
 from fedllm.cli.output import emit
 from fedllm.config import load_federation
 from fedllm.errors import ConfigError
@@ -19,9 +20,9 @@ def register(app: typer.Typer) -> None:
 def report(
     run: Annotated[str | None, typer.Argument(help="The run's id. Default: the newest one.")] = None,
     *,
-    config: Annotated[Path, typer.Option(help="The federation file.")] = Path("params.yaml"),
+    config: Config = FEDERATION,
     out: Annotated[Path, typer.Option(help="The file to write.")] = Path("report.html"),
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout's last line.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Write a training's report: one HTML file that needs no network, of a run that is over or under way.
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 import yaml
 
+from fedllm.cli.options import FEDERATION, AsJson, Config, Overrides
 from fedllm.cli.output import console, emit
 from fedllm.cli.watching import mute_prefect, watching
 from fedllm.config import FederationConfig, load_federation
@@ -23,8 +24,6 @@ from fedllm.run_id import new_run_id
 if TYPE_CHECKING:
     from rich.table import Table
 
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout's last line.")]
-Overrides = Annotated[list[str] | None, typer.Option("--set", help="Such as rounds.max=5; may be repeated.")]
 Resume = Annotated[str | None, typer.Option(metavar="RUN", help="Go on with a run that stopped.")]
 Dirty = Annotated[bool, typer.Option(help="Use managed data that differ from dvc.lock.")]
 
@@ -67,7 +66,7 @@ def run_verb(
 
 def demo(
     *,
-    config: Annotated[Path, typer.Option(help="The federation file.")] = Path("params.yaml"),
+    config: Config = FEDERATION,
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:

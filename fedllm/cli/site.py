@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedllm.cli.options import FEDERATION, AsJson, Config, Home
 from fedllm.cli.output import emit
 from fedllm.config import load_federation
 from fedllm.errors import ConfigError
@@ -13,9 +14,6 @@ if TYPE_CHECKING:
     from fedllm.agent.new_site import NewSite
 
 app = typer.Typer(no_args_is_help=True)
-
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout's last line.")]
-Config = Annotated[Path, typer.Option(help="The federation file.")]
 
 
 @app.command()
@@ -85,7 +83,7 @@ def _init_lines(name: str, folder: Path, mark: str, made: "NewSite") -> list[str
 def add(
     card: Annotated[Path, typer.Argument(help="The card that `site init` made.")],
     *,
-    config: Config = Path("params.yaml"),
+    config: Config = FEDERATION,
     out: Annotated[
         Path | None, typer.Option(help="Where the invitation goes. Default: SITE.invitation")
     ] = None,
@@ -134,7 +132,7 @@ def revoke(
         bool, typer.Option("--simulated", help="Take out all that a simulation made, in place of a NAME.")
     ] = False,
     reason: Annotated[str, typer.Option(help="For the record of security events.")] = "",
-    config: Config = Path("params.yaml"),
+    config: Config = FEDERATION,
     as_json: AsJson = False,
 ) -> None:
     """At the coordinator: take a site out at once, its store user and its sessions with it."""
@@ -161,7 +159,7 @@ def revoke(
 @app.command()
 def rekey(
     *,
-    home: Annotated[Path | None, typer.Option(help="The site's folder. Default: the only one.")] = None,
+    home: Home = None,
     as_json: AsJson = False,
 ) -> None:
     """At the site, between trainings: make new keys and a new card; the former keys are kept beside them."""
@@ -183,7 +181,7 @@ def rekey(
 @app.command()
 def announce(
     *,
-    home: Annotated[Path | None, typer.Option(help="The site's folder. Default: the only one.")] = None,
+    home: Home = None,
     as_json: AsJson = False,
 ) -> None:
     """At the site: tell the coordinator that there are new data. Nothing else about them is told."""
@@ -203,7 +201,7 @@ def announce(
 
 
 @app.command("list")
-def list_sites(*, config: Config = Path("params.yaml"), as_json: AsJson = False) -> None:
+def list_sites(*, config: Config = FEDERATION, as_json: AsJson = False) -> None:
     """At the coordinator: the roster."""
     from fedllm.coordinator.federations import other_federations
     from fedllm.coordinator.journal import Journal

@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedllm.cli.options import FEDERATION, AsJson
 from fedllm.cli.output import console, emit
 from fedllm.errors import ConfigError
 
 if TYPE_CHECKING:
     from fedllm.stack import Endpoints
 
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout's last line.")]
 Port = Annotated[int | None, typer.Option(min=1, max=65535, help="Default: the usual port, or a free one.")]
-DEFAULT = Path("params.yaml")
 
 
 def register(app: typer.Typer) -> None:
@@ -31,7 +30,7 @@ def up(
     *,
     config: Annotated[
         Path, typer.Option(help="Federation file that the deployments read.", show_default=True)
-    ] = DEFAULT,
+    ] = FEDERATION,
     deployments: Annotated[
         bool, typer.Option("--deploy/--no-deploy", help="Register infra/prefect.yaml as well.")
     ] = True,
@@ -195,7 +194,7 @@ def _config_to_deploy(config: Path) -> Path | None:
     """The file to deploy for; the default one may be absent, a named one may not."""
     if config.is_file():
         return config
-    if config != DEFAULT:
+    if config != FEDERATION:
         raise ConfigError(f"{config}: no such file")
     console().print("no params.yaml here, so nothing is deployed; later: `fedllm deploy --config FILE`")
     return None

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from fedllm.cli.model import DEFAULT, AsJson, Config, Pin, tracking_uri
+from fedllm.cli.model import Pin, tracking_uri
+from fedllm.cli.options import FEDERATION, AsJson, Config
 from fedllm.cli.output import emit
 from fedllm.config import load_federation
 from fedllm.errors import ModelError
@@ -22,7 +23,7 @@ def verify(
     into: Annotated[
         Path | None, typer.Option(help="Keep the checked files in this folder, for MLflow to load.")
     ] = None,
-    config: Config = DEFAULT,
+    config: Config = FEDERATION,
     as_json: AsJson = False,
 ) -> None:
     """Hold every file of a version against the record that its coordinator signed; run none of them."""
@@ -49,7 +50,7 @@ def sign(
         str | None, typer.Argument(help="A number: its files are put back. Default: all that need it.")
     ] = None,
     *,
-    config: Config = DEFAULT,
+    config: Config = FEDERATION,
     as_json: AsJson = False,
 ) -> None:
     """At the coordinator: sign versions of before signatures, or of former keys, from the journal."""
