@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from urllib.parse import quote, unquote, urlsplit
 
 from fedllm.backup.manifest import OBJECTS, Bucket, StoredObject
-from fedllm.errors import ExchangeError, ObjectNotFoundError
+from fedllm.errors import ObjectNotFoundError
 from fedllm.exchange.directory_store import DirectoryStore
 
 if TYPE_CHECKING:
@@ -182,15 +182,12 @@ def _explained(bucket: Bucket) -> Iterator[None]:
     import urllib3
     from minio.error import MinioException, S3Error
 
-    from fedllm.secure.trust import why_untrusted
+    from fedllm.exchange.failures import named
 
     where = f"{bucket.url} at {bucket.endpoint or 'the local stack'}"
     try:
         yield
-    except S3Error as error:
-        if error.code == "NoSuchKey":
+    except (MinioException, urllib3.exceptions.HTTPError, ValueError) as error:  # a disk's OSError is not its
+        if isinstance(error, S3Error) and error.code == "NoSuchKey":
             raise ObjectNotFoundError(f"{error.object_name} is not in {where}") from None
-        raise ExchangeError(f"{where}: the store answered {error.code}: {error.message}") from None
-    except (MinioException, urllib3.exceptions.HTTPError, ValueError) as error:
-        why = why_untrusted(error) or f"it does not answer as it should ({type(error).__name__})"
-        raise ExchangeError(f"{where}: {why}") from None
+        raise named(error, where, bucket.endpoint or "the local stack") from None

@@ -4,18 +4,16 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import stamina
-import urllib3
 from minio import MinioAdmin
 from minio.credentials.providers import StaticProvider
-from minio.error import MinioAdminException, MinioException, S3Error
+from minio.error import MinioAdminException
 
 from fedllm.errors import AccessDeniedError, ExchangeError
+from fedllm.exchange.failures import FAILURES, named
 from fedllm.exchange.minio_store import http_pool, minio_client
-from fedllm.secure.trust import why_untrusted
 
 T = TypeVar("T")
 
-_DENIED = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"}
 _STARTING = 60.0  # s that a server may take from its first answer until it knows its users
 
 
@@ -70,14 +68,8 @@ class Administration:
                     return call()
         except MinioAdminException as error:
             raise self._refused(str(error)) from None
-        except S3Error as error:
-            if error.code in _DENIED:
-                raise AccessDeniedError(f"{self.endpoint} refused the keys ({error.code})") from None
-            raise ExchangeError(f"{self.endpoint}: {error.code}: {error.message}") from None
-        except (MinioException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
-            if why := why_untrusted(error):
-                raise ExchangeError(f"{self.endpoint} is not trusted: {why}") from None
-            raise ExchangeError(f"{self.endpoint} does not answer: {error}") from None
+        except FAILURES as error:
+            raise named(error, self.endpoint, self.endpoint) from None
         raise AssertionError("stamina either returns or raises")  # pragma: no cover
 
     def _refused(self, said: str) -> ExchangeError:

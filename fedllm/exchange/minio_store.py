@@ -14,35 +14,26 @@ from urllib.parse import urlsplit
 import stamina
 import urllib3
 from minio import Minio
-from minio import time as signing_time
-from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
+from minio.error import InvalidResponseError, S3Error, ServerError
 from urllib3.response import BaseHTTPResponse
 
 from fedllm.errors import (
-    AccessDeniedError,
     ConfigError,
     ExchangeError,
-    ObjectNotFoundError,
     RefusedError,
-    VoidKeysError,
 )
 from fedllm.exchange.directory_store import CHUNK, write_stream
+from fedllm.exchange.failures import FAILURES, may_pass, named, status_of
 from fedllm.exchange.key_rules import checked_key, checked_prefix
 from fedllm.exchange.store import ObjectInfo
 from fedllm.exchange.streamed_put import LARGEST, streamed_put
-from fedllm.secure.trust import trusting, why_untrusted
+from fedllm.secure.trust import trusting
 
 CONNECT, READ = 5.0, 30.0  # s, per try
 ATTEMPTS, PATIENCE = 5, 60.0  # tries, s over all of them
 IN_MEMORY = 16 << 20  # bytes of an object that the SDK sends; it holds them
 
 _NOT_MODIFIED = 304
-_DENIED = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "AllAccessDisabled"}
-_VOID = {"InvalidAccessKeyId", "SignatureDoesNotMatch"}
-_SKEWED, _TOLERATED = "RequestTimeTooSkewed", 900.0  # S3 refuses signatures that are more s off
-_BEHIND = {502, 503, 504}  # a door answers, and the store behind it does not
-_BUSY = {"SlowDown", "SlowDownRead", "SlowDownWrite", "RequestTimeout", "InternalError", "ServiceUnavailable"}
-_FAILURES = (MinioException, urllib3.exceptions.HTTPError, OSError, ValueError)
 
 # Retries are told by whoever set up logging; they do not write on a terminal by themselves.
 logging.getLogger("stamina").addHandler(logging.NullHandler())
@@ -103,7 +94,7 @@ class MinioStore:
             try:
                 return self._read(key, headers, limit)
             except (ServerError, InvalidResponseError, S3Error) as error:
-                if _status(error) == _NOT_MODIFIED:
+                if status_of(error) == _NOT_MODIFIED:
                     return None
                 raise
 
@@ -193,7 +184,7 @@ class MinioStore:
             checked_key(key)
         try:
             for attempt in stamina.retry_context(
-                on=_passing,
+                on=may_pass,
                 attempts=self._attempts,
                 timeout=PATIENCE,
                 wait_initial=0.1,
@@ -202,42 +193,9 @@ class MinioStore:
             ):
                 with attempt:
                     return call()
-        except _FAILURES as error:
-            raise self._named(key, error) from None
+        except FAILURES as error:
+            raise named(error, key, self.endpoint, self.bucket) from None
         raise AssertionError("stamina either returns or raises")  # pragma: no cover
-
-    def _named(self, key: str, error: Exception) -> ExchangeError:
-        if isinstance(error, S3Error):
-            if error.code == "NoSuchBucket":
-                return ExchangeError(f"{self.endpoint} has no bucket {self.bucket!r}: create it")
-            if error.code == "NoSuchKey":
-                return ObjectNotFoundError(f"{key} is not in the store")
-            if (off := _clock_off(error)) is not None:
-                return ExchangeError(f"this machine's clock is {off:.0f} s from the store's: set it (NTP)")
-            if error.code in _DENIED:
-                refused = VoidKeysError if error.code in _VOID else AccessDeniedError
-                return refused(f"{key}: the store refused ({error.code}){_advice(error.code)}")
-            return ExchangeError(f"{key}: the store answered {error.code}: {error.message}")
-        said = f"{key}: {error}"
-        if isinstance(error, urllib3.exceptions.HTTPError) or _status(error) in _BEHIND:
-            said = f"{self.endpoint} does not answer ({type(error).__name__}): is it up and reachable?"
-        if why := why_untrusted(error):
-            said = f"{self.endpoint} is not trusted: {why}"
-        return ExchangeError(said)
-
-
-def _advice(code: str) -> str:
-    """What a refusal of the keys themselves means, and what each party does about it."""
-    meaning = {
-        "InvalidAccessKeyId": "it knows no such access key",
-        "SignatureDoesNotMatch": "the secret key is not that of the access key",
-    }.get(code)
-    if meaning is None:
-        return ""
-    return (
-        f": {meaning}; a coordinator mends FEDLLM_ACCESS_KEY and FEDLLM_SECRET_KEY (`fedllm up` the local "
-        "stack's), a site asks for a new invitation"
-    )
 
 
 def http_pool(endpoint: str, ca: str | None = None) -> urllib3.PoolManager:
@@ -294,37 +252,6 @@ def _chunks(response: BaseHTTPResponse) -> Iterator[bytes]:
             yield chunk
     finally:
         response.release_conn()
-
-
-def _clock_off(error: S3Error) -> float | None:
-    """How many seconds our clock is off, where that is why the store refused; else None."""
-    if error.code != _SKEWED and error.code not in _DENIED:  # the answer to a HEAD cannot say why
-        return None
-    try:
-        theirs = parsedate_to_datetime(error.response.headers["Date"])
-    except (KeyError, TypeError, ValueError):
-        return None
-    off = abs((signing_time.utcnow() - theirs).total_seconds())
-    return off if error.code == _SKEWED or off > _TOLERATED else None
-
-
-def _status(error: Exception) -> int | None:
-    if isinstance(error, S3Error):
-        return error.response.status
-    if isinstance(error, ServerError):
-        return error.status_code
-    return error._code if isinstance(error, InvalidResponseError) else None  # noqa: SLF001 - has no other access
-
-
-def _passing(error: Exception) -> bool:
-    """Whether the same call may succeed a moment later."""
-    if isinstance(error, S3Error) and error.code in _BUSY:
-        return True
-    if isinstance(error, (ServerError, InvalidResponseError, S3Error)):
-        return (_status(error) or 0) >= 500  # noqa: PLR2004 - HTTP's server errors
-    return isinstance(error, urllib3.exceptions.HTTPError) and not isinstance(
-        error, (urllib3.exceptions.LocationValueError, urllib3.exceptions.SSLError)
-    )
 
 
 def _info(key: str | None, size: int | None, etag: str | None, modified: datetime | None) -> ObjectInfo:

@@ -20,10 +20,10 @@ from typing import Self
 
 from fedllm.config.home import private_dir
 from fedllm.disk import write_whole
-from fedllm.errors import ExchangeError, StackError
+from fedllm.errors import StackError
 from fedllm.secure.ca import ServerCertificate
 from fedllm.secure.identity import read_private
-from fedllm.secure.trust import read_ca, why_untrusted
+from fedllm.secure.trust import read_ca
 
 HOST = "127.0.0.1"
 LOG = "gateway.log"
@@ -265,9 +265,9 @@ def ensure_bucket(  # noqa: PLR0913, PLR0917 - what it takes to name and enter a
     Raises:
         ExchangeError: The server refused or does not answer.
     """
-    import urllib3
-    from minio.error import MinioException, S3Error
+    from minio.error import S3Error
 
+    from fedllm.exchange.failures import FAILURES, named
     from fedllm.exchange.minio_store import http_pool, minio_client
 
     client = minio_client(endpoint, region, access_key, secret_key, http_pool(endpoint, ca))
@@ -276,11 +276,9 @@ def ensure_bucket(  # noqa: PLR0913, PLR0917 - what it takes to name and enter a
             client.make_bucket(bucket)
     except S3Error as error:
         if error.code not in {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}:
-            raise ExchangeError(f"cannot make bucket {bucket!r} at {endpoint}: {error.code}") from None
-    except (MinioException, urllib3.exceptions.HTTPError, ValueError) as error:
-        if why := why_untrusted(error):
-            raise ExchangeError(f"{endpoint} is not trusted: {why}") from None
-        raise ExchangeError(f"cannot make bucket {bucket!r} at {endpoint}: {error}") from None
+            raise named(error, f"bucket {bucket}", endpoint) from None
+    except FAILURES as error:
+        raise named(error, f"bucket {bucket}", endpoint) from None
 
 
 def free_port() -> int:

@@ -74,7 +74,7 @@ def test_an_object_that_was_deleted_meanwhile_is_passed_over_and_a_wrong_key_is_
     wrong = enter(
         Bucket(folder="a", url=f"s3://{bucket}", own=True), keys[0], "wrong", minio_server.endpoint, None
     )
-    with pytest.raises(ExchangeError, match="the store answered"):
+    with pytest.raises(ExchangeError, match="the store refused"):
         wrong.keys()
     away = enter(Bucket(folder="a", url=f"s3://{bucket}", own=True), *keys, "http://127.0.0.1:9", None)
     with pytest.raises(ExchangeError, match="does not answer"):

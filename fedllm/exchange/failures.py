@@ -1,0 +1,92 @@
+"""What went wrong with a call to an S3 store: by its fedllm name, in one line, and whether it may pass."""
+
+from email.utils import parsedate_to_datetime
+
+import urllib3
+from minio import time as signing_time
+from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
+
+from fedllm.errors import AccessDeniedError, ExchangeError, ObjectNotFoundError, VoidKeysError
+from fedllm.secure.trust import why_untrusted
+
+FAILURES = (MinioException, urllib3.exceptions.HTTPError, OSError, ValueError)  # of the SDK's calls
+
+_DENIED = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "AllAccessDisabled"}
+_VOID = {"InvalidAccessKeyId", "SignatureDoesNotMatch"}
+_SKEWED, _TOLERATED = "RequestTimeTooSkewed", 900.0  # S3 refuses signatures that are more s off
+_BEHIND = {502, 503, 504}  # a door answers, and the store behind it does not
+_BUSY = {"SlowDown", "SlowDownRead", "SlowDownWrite", "RequestTimeout", "InternalError", "ServiceUnavailable"}
+
+
+def named(error: Exception, what: str, endpoint: str, bucket: str = "") -> ExchangeError:
+    """A failure as an error of fedllm's, to be raised.
+
+    Args:
+        error: one of `FAILURES`.
+        what: the key, or whatever else the call was about.
+        endpoint: of the store.
+        bucket: that was entered, for the case that there is none.
+    """
+    if isinstance(error, S3Error):
+        if error.code == "NoSuchBucket":
+            return ExchangeError(f"{endpoint} has no bucket {bucket!r}: create it")
+        if error.code == "NoSuchKey":
+            return ObjectNotFoundError(f"{what} is not in the store")
+        if (off := _clock_off(error)) is not None:
+            return ExchangeError(f"this machine's clock is {off:.0f} s from the store's: set it (NTP)")
+        if error.code in _DENIED:
+            refused = VoidKeysError if error.code in _VOID else AccessDeniedError
+            return refused(f"{what}: the store refused ({error.code}){_advice(error.code)}")
+        return ExchangeError(f"{what}: the store answered {error.code}: {error.message}")
+    said = f"{what}: {error}"
+    if isinstance(error, urllib3.exceptions.HTTPError) or status_of(error) in _BEHIND:
+        said = f"{endpoint} does not answer ({type(error).__name__}): is it up and reachable?"
+    if why := why_untrusted(error):
+        said = f"{endpoint} is not trusted: {why}"
+    return ExchangeError(said)
+
+
+def _advice(code: str) -> str:
+    """What a refusal of the keys themselves means, and what each party does about it."""
+    meaning = {
+        "InvalidAccessKeyId": "it knows no such access key",
+        "SignatureDoesNotMatch": "the secret key is not that of the access key",
+    }.get(code)
+    if meaning is None:
+        return ""
+    return (
+        f": {meaning}; a coordinator mends FEDLLM_ACCESS_KEY and FEDLLM_SECRET_KEY (`fedllm up` the local "
+        "stack's), a site asks for a new invitation"
+    )
+
+
+def _clock_off(error: S3Error) -> float | None:
+    """How many seconds our clock is off, where that is why the store refused; else None."""
+    if error.code != _SKEWED and error.code not in _DENIED:  # the answer to a HEAD cannot say why
+        return None
+    try:
+        theirs = parsedate_to_datetime(error.response.headers["Date"])
+    except (KeyError, TypeError, ValueError):
+        return None
+    off = abs((signing_time.utcnow() - theirs).total_seconds())
+    return off if error.code == _SKEWED or off > _TOLERATED else None
+
+
+def status_of(error: Exception) -> int | None:
+    """The HTTP status of an answer that was a failure; None where there was no answer."""
+    if isinstance(error, S3Error):
+        return error.response.status
+    if isinstance(error, ServerError):
+        return error.status_code
+    return error._code if isinstance(error, InvalidResponseError) else None  # noqa: SLF001 - has no other access
+
+
+def may_pass(error: Exception) -> bool:
+    """Whether the same call may succeed a moment later."""
+    if isinstance(error, S3Error) and error.code in _BUSY:
+        return True
+    if isinstance(error, (ServerError, InvalidResponseError, S3Error)):
+        return (status_of(error) or 0) >= 500  # noqa: PLR2004 - HTTP's server errors
+    return isinstance(error, urllib3.exceptions.HTTPError) and not isinstance(
+        error, (urllib3.exceptions.LocationValueError, urllib3.exceptions.SSLError)
+    )
