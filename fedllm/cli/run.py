@@ -144,7 +144,7 @@ def run(
         from flows.federated_training import federated_training
 
         mute_prefect()
-        report(Prepared("libraries"))
+        report(Prepared("libraries", "Prefect, PyTorch, transformers and peft"))
         path = source or _written(config)
         done: dict[str, Any] = federated_training(
             config_uri=str(path.resolve()), run_id=resume or run_id, allow_dirty=allow_dirty
