@@ -6,6 +6,7 @@ import ssl
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+import httpcore  # noqa: F401 - httpx imports it at its first request, and that may be a thread's
 import httpx
 
 from fedllm.secure.trust import read_ca, refuse_unchecked, trusting

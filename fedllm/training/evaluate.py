@@ -1,8 +1,9 @@
 """How good a model is on records whose answers are known."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -10,6 +11,9 @@ from fedllm.data.records import Record, group_of
 from fedllm.errors import DataError
 from fedllm.training.learner import Learner
 from fedllm.training.precision import accelerator
+
+Given = TypeVar("Given")
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -41,8 +45,8 @@ def evaluate(
     Args:
         learner: the model and its task.
         records: with answers; those without the field `silo` are one group, `all`.
-        progress: called before every batch with the number of records judged so far; what it raises ends
-            the evaluation.
+        progress: called before the first batch and after each one with the number of records judged so
+            far; what it raises ends the evaluation.
 
     Raises:
         DataError: no records, or one that the task cannot read.
@@ -67,16 +71,40 @@ def judged(
     learner.model.to(engine.device)
     losses = [0.0] * len(examples)
     right: list[bool | None] = [None] * len(examples)
-    done = 0
-    for rows in learner.quizzes(examples):
-        progress(done)
+    batches = list(learner.quizzes(examples))
+
+    def judge(rows: list[int]) -> tuple[list[float], list[bool] | None]:
         with torch.inference_mode(), engine.autocast():
-            found, correct = learner.judge([examples[i] for i in rows])
+            return learner.judge([examples[i] for i in rows])
+
+    done = 0
+    progress(done)
+    for rows, (found, correct) in zip(batches, _on_cores(judge, batches, engine.device.type), strict=True):
         for row, i in enumerate(rows):
             losses[i] = found[row]
             right[i] = correct[row] if correct is not None else None
         done += len(rows)
+        progress(done)
     return losses, right
+
+
+def _on_cores(do: Callable[[Given], Made], each: Sequence[Given], device: str) -> Iterator[Made]:
+    """Results in order, one piece of work per core at a time.
+
+    A small model's operations are too short to be split between cores: threads that wait for each other took
+    1.7 to 2 times the processor time, and beside sites that train on the same cores 2 to 3 times the seconds.
+    """
+    cores = torch.get_num_threads()
+    if device != "cpu" or cores == 1 or len(each) == 1:
+        yield from map(do, each)
+        return
+    # PyTorch's number of threads is each thread's own, and that of threads that begin later.
+    pool = ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        yield from pool.map(do, each)
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(cores)
 
 
 def predict(learner: Learner, records: Sequence[Record | str]) -> list[str]:
