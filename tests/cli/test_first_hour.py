@@ -231,7 +231,7 @@ LATE = "task={kind: classification, labels: {late: ' late', ok: ' ok'}}"
             ["simulation.source=public.jsonl", "simulation.sites=2", "rounds.min_sites=5"],
             "rounds.min_sites is 5 and `simulation` has 2 sites: name more of them, or lower",
         ),
-        ([], "the roster of harbours is empty: add sites with `fedllm site add CARD`"),
+        ([], "the roster of harbours is empty: add sites with `fedllm site add CARD --config FILE`"),
     ],
 )
 def test_what_does_not_fit_together_is_said_before_anything_starts(

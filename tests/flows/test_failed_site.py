@@ -1,5 +1,6 @@
 """What Prefect shows of a site whose training failed, while the round goes on with the others."""
 
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -51,9 +52,16 @@ def training(tmp_path: Path) -> Iterator["Training"]:
 
 
 def task_runs(run: str) -> dict[str, TaskRun]:
+    """The task runs of a flow run, by name, once Prefect has heard how all of them ended."""
+    deadline = time.monotonic() + 60  # s: states are sent from a queue in the background
     with get_client(sync_client=True) as client:
         asked: Any = FlowRunFilter(id=FlowRunFilterId(any_=[run]))
-        return {found.name: found for found in client.read_task_runs(flow_run_filter=asked)}
+        while True:
+            found = client.read_task_runs(flow_run_filter=asked)
+            ended = [one for one in found if one.state is not None and one.state.is_final()]
+            if len(ended) == len(OUTCOMES) or time.monotonic() > deadline:
+                return {one.name: one for one in found}
+            time.sleep(0.2)
 
 
 def test_a_failed_site_is_a_failed_task_with_its_reason_and_the_round_goes_on(training: "Training") -> None:
