@@ -82,7 +82,7 @@ def test_the_doctor_names_users_with_more_power_than_theirs(
     )
     root = (minio_server.access_key, minio_server.secret_key)
     iam = MinioIam(minio_server.endpoint, *users["registrar"], BUCKET)
-    iam.add_site("looked-at", "harbour")
+    iam.add_site("empowered", "harbour")
     iam.add_site("other", "mill")
     admin = MinioAdmin(
         endpoint=minio_server.endpoint.removeprefix("http://"),
@@ -91,7 +91,7 @@ def test_the_doctor_names_users_with_more_power_than_theirs(
     )
 
     def found() -> dict[str, str]:
-        told = site_users(access, "looked-at", ["harbour"])
+        told = site_users(access, "empowered", ["harbour"])
         return {finding.name: f"{finding.status}: {finding.detail}" for finding in told}
 
     try:
@@ -110,10 +110,10 @@ def test_the_doctor_names_users_with_more_power_than_theirs(
         assert "mallory has the policy consoleAdmin" in after
         assert "other.mill has the policy readwrite" in after
         assert "fedllm-mlflow has the policy writeonly" in after
-        admin.policy_set("readwrite", user="looked-at.harbour")
-        assert found()["site users"] == "fail: looked-at.harbour has the policy readwrite"
+        admin.policy_set("readwrite", user="empowered.harbour")
+        assert found()["site users"] == "fail: empowered.harbour has the policy readwrite"
     finally:
         admin.user_remove("mallory")
         admin.policy_set("fedllm-mlflow", user="fedllm-mlflow")
-        iam.remove_site("looked-at", "harbour")
+        iam.remove_site("empowered", "harbour")
         iam.remove_site("other", "mill")
