@@ -22,7 +22,7 @@ from fedllm.training.examples import (
 )
 from fedllm.training.learner import Shape
 
-_TOKENS = 2048  # a batch of `quizzes`, padding counted
+_TOKENS = 1024  # a batch of `quizzes`, padding counted
 _ANSWER = 64  # tokens, the longest answer that `predict` writes
 _PASS = 1024  # tokens of a pass under privacy, padding counted
 _GRAIN = 4  # tokens: an example is padded to a multiple of so many there
