@@ -6,12 +6,11 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from fedllm.config import TaskConfig
-from fedllm.data.forget import Forgotten
 from fedllm.data.inspection import Cut, Inspection, inspect_rows
 from fedllm.data.minimise import needed_fields
 from fedllm.data.records import write_bytes
 from fedllm.data.rows import Row
-from fedllm.data.site_records import CHARACTERS, site_rows
+from fedllm.data.site_records import CHARACTERS, not_withdrawn, site_rows
 
 TASK = "task.json"  # in a site's home: the task of the federation file that `site init` was given
 
@@ -34,8 +33,7 @@ def first_look(
     rows, faults = site_rows(data)
     withdrawn = len(rows)
     if home is not None and home.is_dir():
-        kept = {id(record) for record in Forgotten.load(home).keep(row.record for row in rows)}
-        rows = [row for row in rows if id(row.record) in kept]
+        rows = not_withdrawn(rows, home)
     found = inspect_rows(rows, faults, task, _cut(rows, task, base))
     return replace(found, withdrawn=withdrawn - len(rows))
 

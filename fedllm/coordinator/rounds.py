@@ -39,7 +39,7 @@ from fedllm.errors import (
     RoundError,
 )
 from fedllm.logs import about
-from fedllm.milestones import Ended, Measured, RoundBegun, RoundOver, SiteDone, report
+from fedllm.milestones import Ended, Measured, Opened, RoundBegun, RoundOver, SiteDone, report
 
 log = logging.getLogger(__name__)
 
@@ -183,6 +183,8 @@ def play(training: Training, steps: Steps, *, insist: bool = False) -> str:
         insist: play up to the round limit whatever the measurements say.
     """
     reason = "round limit"
+    config, before = training.config, played(training.journal, training.run)
+    report(Opened(config.name, training.run, config.rounds.max, before))
     try:
         destroy_stale_keys(training)
         for number in remaining(training):

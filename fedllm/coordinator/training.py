@@ -20,7 +20,6 @@ from fedllm.exchange.keys import Layout
 from fedllm.exchange.mailbox import Mailbox, Received
 from fedllm.exchange.messages import Message, Roster
 from fedllm.exchange.store import ObjectStore
-from fedllm.milestones import Opened, report
 from fedllm.models.base import fingerprint, resolve_base
 from fedllm.secure.envelope import sign
 
@@ -211,8 +210,6 @@ def open_training(  # noqa: PLR0913 - what a training is made of, each named by 
                 dvc_lock_sha256=dvc_lock_sha256,
             )
             box.append(training)
-            done = sum(step == "release" for _, step in journal.times(run))
-            report(Opened(config.name, run, config.rounds.max, done))
             try:
                 yield training
             finally:

@@ -62,11 +62,17 @@ def site_records(path: Path, task: TaskConfig, home: Path | None) -> SiteRecords
         DataError: the file, or the journal of withdrawals, cannot be read at all.
     """
     rows, faults = scan_rows(path)
-    if home is not None:  # forgetting looks at whole records
-        forgotten = Forgotten.load(home)
-        kept = {id(record) for record in forgotten.keep(row.record for row in rows)}
-        rows = [row for row in rows if id(row.record) in kept]
-    return fitting(rows, faults, task)
+    return fitting(rows if home is None else not_withdrawn(rows, home), faults, task)
+
+
+def not_withdrawn(rows: Sequence[Row], home: Path) -> list[Row]:
+    """The rows whose records a site's journal of withdrawals does not name.
+
+    Raises:
+        DataError: the journal cannot be read.
+    """
+    kept = {id(record) for record in Forgotten.load(home).keep(row.record for row in rows)}
+    return [row for row in rows if id(row.record) in kept]
 
 
 def site_rows(path: Path) -> tuple[list[Row], list[Fault]]:
