@@ -10,7 +10,8 @@ from fedllm.preflight import preflight
 
 
 @pytest.fixture
-def config(tmp_path: Path) -> FederationConfig:
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FederationConfig:
+    monkeypatch.setenv("FEDLLM_HOME", str(tmp_path / "home"))  # other tests have a harbours too
     (tmp_path / "public.jsonl").write_text('{"text": "one"}\n')
     return FederationConfig.model_validate(
         {

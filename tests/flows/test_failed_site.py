@@ -13,11 +13,11 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas import TaskRun
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.runtime import flow_run
-from prefect.testing.utilities import prefect_test_harness
 
 from fedllm.coordinator.journal import Journal
 from fedllm.coordinator.outcomes import SiteOutcome
 from flows.tasks import PrefectSteps
+from tests.prefect_client import own_prefect
 
 if TYPE_CHECKING:
     from fedllm.coordinator.training import Training
@@ -35,7 +35,7 @@ OUTCOMES = [
 @pytest.fixture(scope="module", autouse=True)
 def prefect() -> Iterator[None]:
     """A Prefect server of the tests' own."""
-    with prefect_test_harness(server_startup_timeout=480):
+    with own_prefect():
         yield
 
 

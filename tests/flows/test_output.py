@@ -17,6 +17,7 @@ def log(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
     out, logger = io.StringIO(), logging.getLogger("prefect.flow_runs")
     handler, before = logging.StreamHandler(out), list(logger.filters)
     monkeypatch.setattr(logger, "disabled", False)
+    logger.filters.clear()  # a flow run in this process may have left ours
     logger.addHandler(handler)
     yield out
     logger.removeHandler(handler)
