@@ -71,7 +71,7 @@ def judged(
     learner.model.to(engine.device)
     losses = [0.0] * len(examples)
     right: list[bool | None] = [None] * len(examples)
-    batches = list(learner.quizzes(examples))
+    batches = learner.split(examples)
 
     def judge(rows: list[int]) -> tuple[list[float], list[bool] | None]:
         with torch.inference_mode(), engine.autocast():

@@ -7,7 +7,7 @@ import contextlib
 import secrets
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -175,10 +175,6 @@ class MarkedLearner:
                 chosen[row, place.row] = 1.0
             losses = losses + (outputs * chosen).sum(1)
         return losses
-
-    def quizzes(self, examples: Sequence[Any]) -> Iterator[list[int]]:
-        """As the task does it."""
-        return self._inner.quizzes(self._plain(examples))
 
     def judge(self, examples: Sequence[Any]) -> tuple[list[float], list[bool] | None]:
         """As the task does it."""

@@ -17,7 +17,6 @@ from fedllm.models.vision import CLASSES, VisionModel
 from fedllm.training.learner import Shape
 
 _TOGETHER = 50  # images of a micro-batch: single gradients of more would leave the processor's cache
-_QUIZ = 250  # images of a batch of `quizzes`
 
 
 @dataclass(frozen=True)
@@ -73,10 +72,6 @@ class ImageLearner:
         labels = torch.tensor([image.label for image in examples], device=logits.device)
         return torch.nn.functional.cross_entropy(logits, labels, reduction="none")
 
-    def quizzes(self, examples: Sequence[Image]) -> Iterator[list[int]]:
-        """Batches in the order given."""
-        yield from _chunks(len(examples), _QUIZ)
-
     def judge(self, examples: Sequence[Image]) -> tuple[list[float], list[bool] | None]:
         """Each image's loss, and whether its class is the likeliest."""
         logits = self._logits(examples).cpu()  # (batch, classes)
@@ -90,7 +85,7 @@ class ImageLearner:
         asked = [{field: one} if isinstance(one, str) else one for one in records]
         images = [self._image(record, labelled=False) for record in asked]
         answers = []
-        for rows in _chunks(len(images), _QUIZ):
+        for rows in _chunks(len(images), _TOGETHER):
             logits = self._logits([images[i] for i in rows])  # (batch, classes)
             answers += [self._classes[i] for i in logits.argmax(1).tolist()]
         return answers

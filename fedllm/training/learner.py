@@ -1,6 +1,6 @@
 """What is trained: a shared model, and how records become examples, losses and judgements."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -32,7 +32,7 @@ class Learner(Protocol):
         """Turn records into examples. Raises `DataError` for one that the task cannot read."""
 
     def split(self, examples: Sequence[Any]) -> list[list[int]]:
-        """Split a batch into micro-batches of indices, as is cheapest here."""
+        """Split examples into parts for `losses` or `judge`, as is cheapest here: lists of their indices."""
 
     def shape(self, example: Any) -> Shape:  # noqa: ANN401 - opaque
         """The shape of the passes that an example may be in, whoever else is in them."""
@@ -48,12 +48,9 @@ class Learner(Protocol):
         """One loss an example, whatever the others are; fp32, (batch,).
 
         Args:
-            examples: of one micro-batch.
-            size: of a `Shape` to pad to; the largest of them if it is not given.
+            examples: of one part.
+            size: of a `Shape` to pad each of them to; without it they share a pass as is cheapest.
         """
-
-    def quizzes(self, examples: Sequence[Any]) -> Iterator[list[int]]:
-        """Batches of indices for `judge`; nothing is learned there, so the order is free."""
 
     def judge(self, examples: Sequence[Any]) -> tuple[list[float], list[bool] | None]:
         """Each example's loss, and whether the answer is right; None where no answer is the right one."""

@@ -15,8 +15,8 @@ from fedllm.training.learner import Learner
 class PerExample(Protocol):
     """At least one example to gradients: for every shared tensor in order (examples, *shape), fp32."""
 
-    def __call__(self, examples: Sequence[Any], size: tuple[int, ...] | None = None) -> list[torch.Tensor]:
-        """Pad as `Learner.losses` does."""
+    def __call__(self, examples: Sequence[Any], size: tuple[int, ...]) -> list[torch.Tensor]:
+        """Pad to the size of a `Shape`, as `Learner.losses` does."""
 
 
 @contextmanager
@@ -46,7 +46,7 @@ def per_example_gradients(learner: Learner, engine: Any) -> Iterator[PerExample]
     modes = [owner.training for owner in owners]
     hooks = _attach(model)
 
-    def gradients(examples: Sequence[Any], size: tuple[int, ...] | None = None) -> list[torch.Tensor]:
+    def gradients(examples: Sequence[Any], size: tuple[int, ...]) -> list[torch.Tensor]:
         with engine.autocast():
             losses = learner.losses(examples, size)  # (examples,)
         if losses.shape != (len(examples),):

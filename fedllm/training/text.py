@@ -1,6 +1,7 @@
 """Texts on a causal language model: the loss of an answer's tokens, the label of the highest first token."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from functools import cached_property
 from typing import cast
 
 import numpy as np
@@ -10,7 +11,7 @@ from fedllm.config import TaskConfig
 from fedllm.data.records import Record
 from fedllm.models.adapter import AdaptedModel
 from fedllm.models.base import CausalModel, Tokenizer
-from fedllm.training.batches import split
+from fedllm.training.batches import by_length, filled
 from fedllm.training.examples import (
     IGNORED,
     Example,
@@ -21,8 +22,10 @@ from fedllm.training.examples import (
     label_tokens,
 )
 from fedllm.training.learner import Shape
+from fedllm.training.packing import answer_logits, stay_apart
 
-_TOKENS = 1024  # a batch of `quizzes`, padding counted
+_ROW = 448  # tokens of texts in a row on a processor: more of them, and attention costs more than a pass
+_MOST = 2048  # tokens of any other batch, padding counted: memory goes with them
 _ANSWER = 64  # tokens, the longest answer that `predict` writes
 _PASS = 1024  # tokens of a pass under privacy, padding counted
 _GRAIN = 4  # tokens: an example is padded to a multiple of so many there
@@ -49,8 +52,11 @@ class TextLearner:
         return encode(self.tokenizer, records, self.task)
 
     def split(self, examples: Sequence[Example]) -> list[list[int]]:
-        """Micro-batches of like lengths."""
-        return split([example.length for example in examples])
+        """In the order given where texts can share a row, else of like lengths."""
+        lengths = [example.length for example in examples]
+        if not self._packs:
+            return by_length(lengths, _MOST)
+        return filled(lengths, _ROW if self.model.device.type == "cpu" else _MOST)
 
     def shape(self, example: Example) -> Shape:
         """Its tokens and some padding to a multiple of four, those of its answer to a power of two.
@@ -83,26 +89,20 @@ class TextLearner:
         Returns:
             fp32, (batch,).
         """
-        padded = collate(examples, self.tokenizer.pad_token_id, cast("tuple[int, int] | None", size))
+        if size is None:
+            return torch.stack([_mean_loss(*one) for one in zip(self._each(examples), examples, strict=True)])
+        padded = collate(examples, self.tokenizer.pad_token_id, cast("tuple[int, int]", size))
         return _answer_losses(self._logits(padded), padded)
-
-    def quizzes(self, examples: Sequence[Example]) -> Iterator[list[int]]:
-        """Batches of like lengths."""
-        yield from _by_length([example.length for example in examples])
 
     def judge(self, examples: Sequence[Example]) -> tuple[list[float], list[bool] | None]:
         """Each example's loss, and for a classification whether its label's first token is the likeliest."""
-        padded = collate(examples, self.tokenizer.pad_token_id)
-        logits = self._logits(padded).float().cpu()  # (batch, keep, vocabulary)
-        losses = _answer_losses(logits, padded).tolist()
+        answers = [logits.detach().float().cpu() for logits in self._each(examples)]
+        losses = [_mean_loss(*one).item() for one in zip(answers, examples, strict=True)]
         if self.task.kind != "classification":
             return losses, None
         firsts = self._first_tokens()
-        right = []
-        for row, example in enumerate(examples):
-            at = logits[row, padded.keep - len(example.answer)]  # (vocabulary,)
-            right.append(firsts[int(at[firsts].argmax())] == example.answer[0])
-        return losses, right
+        best = [firsts[int(logits[0, firsts].argmax())] for logits in answers]
+        return losses, [told == example.answer[0] for told, example in zip(best, examples, strict=True)]
 
     def predict(self, records: Sequence[Record | str]) -> list[str]:
         """Answer texts or records: the label for a classification, else the words that the model writes."""
@@ -110,7 +110,7 @@ class TextLearner:
         asked = [{text: one} if isinstance(one, str) else one for one in records]
         prompts = encode_prompts(self.tokenizer, asked, self.task)
         answers = [""] * len(prompts)
-        for rows in _by_length([len(prompt) for prompt in prompts]):
+        for rows in by_length([len(prompt) for prompt in prompts], _MOST):
             for i, told in zip(rows, self._answers([prompts[i] for i in rows]), strict=True):
                 answers[i] = told
         return answers
@@ -130,6 +130,17 @@ class TextLearner:
     def _first_tokens(self) -> list[int]:
         return [word[0] for word in label_tokens(self.tokenizer, self.task).values()]
 
+    @cached_property
+    def _packs(self) -> bool:
+        return stay_apart(self.model)
+
+    def _each(self, examples: Sequence[Example]) -> list[torch.Tensor]:
+        """Logits that predict each example's answer; for each one (answer, vocabulary)."""
+        if self._packs:
+            return answer_logits(self.model, examples)
+        logits = self._logits(collate(examples, self.tokenizer.pad_token_id))
+        return [row[-len(example.answer) :] for row, example in zip(logits, examples, strict=True)]
+
     def _logits(self, padded: Padded) -> torch.Tensor:
         """Logits that predict the answers' tokens; (batch, keep, vocabulary)."""
         device = next(self.model.parameters()).device
@@ -144,22 +155,16 @@ class TextLearner:
         return logits
 
 
+def _mean_loss(logits: torch.Tensor, example: Example) -> torch.Tensor:
+    """The mean over an answer's tokens, so that no example weighs more for being long; fp32, ()."""
+    labels = torch.tensor(example.answer, device=logits.device)
+    return torch.nn.functional.cross_entropy(logits.float(), labels)
+
+
 def _answer_losses(logits: torch.Tensor, padded: Padded) -> torch.Tensor:
-    """The mean over each answer's own tokens, so that no example weighs more for being long; (batch,)."""
+    """The same for examples padded alike; fp32, (batch,)."""
     labels = padded.labels.to(logits.device)  # (batch, keep)
     losses = torch.nn.functional.cross_entropy(
         logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED, reduction="none"
     ).view_as(labels)
     return losses.sum(1) / (labels != IGNORED).sum(1)
-
-
-def _by_length(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Indices in batches of like lengths and at most so many tokens."""
-    batch: list[int] = []
-    for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
-        if batch and (len(batch) + 1) * lengths[i] > _TOKENS:
-            yield batch
-            batch = []
-        batch.append(i)
-    if batch:
-        yield batch

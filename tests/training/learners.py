@@ -1,6 +1,6 @@
 """Small learners whose gradients by example are known in every detail."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -95,9 +95,6 @@ class Pictures:
         pictures = torch.stack([picture for picture, _ in examples])
         labels = torch.tensor([label for _, label in examples])
         return torch.nn.functional.cross_entropy(self.model(pictures), labels, reduction="none")
-
-    def quizzes(self, examples: Sequence[Any]) -> Iterator[list[int]]:
-        yield list(range(len(examples)))
 
     def judge(self, examples: Sequence[Any]) -> tuple[list[float], list[bool] | None]:
         return self.losses(examples).tolist(), None

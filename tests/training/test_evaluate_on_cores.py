@@ -25,7 +25,7 @@ RECORDS = [
 
 @pytest.fixture
 def learner(monkeypatch: pytest.MonkeyPatch) -> TextLearner:
-    monkeypatch.setattr(text, "_TOKENS", 128)  # so that there are many batches
+    monkeypatch.setattr(text, "_ROW", 128)  # so that there are many batches
     model, tokenizer = load_base(resolve_base("tiny"))
     return TextLearner(attach(model, AdapterConfig(), 7), tokenizer, TASK)
 

@@ -76,7 +76,7 @@ def test_gradients_are_those_of_a_loop_over_single_images(name: str) -> None:
     mine.shared.write(mine.shared.read() + 0.01 * drawn)
     examples = mine.encode(bars(5))
     with per_example_gradients(mine, accelerator("fp32")) as gradients:
-        found = gradients(examples)
+        found = gradients(examples, ())
     alone = [torch.autograd.grad(mine.losses([one]).sum(), mine.shared.trainable) for one in examples]
     for i, tensor in enumerate(found):
         due = torch.stack([row[i] for row in alone])

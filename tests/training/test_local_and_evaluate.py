@@ -8,7 +8,7 @@ from fedllm.config import AdapterConfig, LocalConfig, TaskConfig
 from fedllm.errors import DataError, ModelError, TrainingError
 from fedllm.models.adapter import AdaptedModel, attach
 from fedllm.models.base import Tokenizer, load_base, resolve_base
-from fedllm.training.batches import draw, split
+from fedllm.training.batches import draw
 from fedllm.training.evaluate import evaluate, predict
 from fedllm.training.examples import IGNORED, Example, collate, encode
 from fedllm.training.local import TrainingResult, rate, train
@@ -75,27 +75,6 @@ def test_every_record_comes_once_before_any_comes_twice() -> None:
 def test_a_batch_larger_than_the_data_goes_over_them_again() -> None:
     (batch,) = draw(3, 8, 1, (7, 1))
     assert sorted(batch.count(i) for i in range(3)) == [2, 3, 3]
-
-
-def test_micro_batches_hold_every_example_once_and_save_padding() -> None:
-    lengths = [10, 100, 12, 11, 98, 10, 13, 90]
-    parts = split(lengths, overhead=5)
-    assert sorted(i for part in parts for i in part) == list(range(8))
-    cost = sum(len(part) * max(lengths[i] for i in part) + 5 for part in parts)
-    assert cost < len(lengths) * max(lengths) + 5
-    assert cost == min(_cost_of_any_split(sorted(lengths), 5))
-
-
-def _cost_of_any_split(lengths: list[int], overhead: int) -> list[int]:
-    costs = []
-    for cuts in range(2 ** (len(lengths) - 1)):
-        start, cost = 0, 0
-        for i in range(len(lengths)):
-            if i == len(lengths) - 1 or cuts >> i & 1:
-                cost += (i + 1 - start) * lengths[i] + overhead
-                start = i + 1
-        costs.append(cost)
-    return costs
 
 
 def _gradient(model: AdaptedModel, tokenizer: Tokenizer, parts: list[list[Example]]) -> torch.Tensor:

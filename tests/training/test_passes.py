@@ -40,7 +40,8 @@ class Longest(TextLearner):
 
     def losses(self, examples: Sequence[Any], size: tuple[int, ...] | None = None) -> torch.Tensor:
         del size
-        return super().losses(examples)
+        longest, most = max(one.length for one in examples), max(len(one.answer) for one in examples)
+        return super().losses(examples, (longest, most))
 
 
 def text_learner(kind: type[TextLearner], method: Literal["ffa-lora", "lora"]) -> TextLearner:

@@ -22,7 +22,12 @@ FP32 = LocalConfig(precision="fp32", steps=1)
 
 def by_hooks(learner: Learner, examples: Sequence[Any]) -> list[torch.Tensor]:
     with per_example_gradients(learner, accelerator("fp32")) as gradients:
-        return gradients(examples)
+        return gradients(examples, largest(learner, examples))
+
+
+def largest(learner: Learner, examples: Sequence[Any]) -> tuple[int, ...]:
+    """A size that all examples fit."""
+    return tuple(map(max, zip(*(learner.shape(one).size for one in examples), strict=True)))
 
 
 def one_by_one(learner: Learner, examples: Sequence[Any]) -> list[torch.Tensor]:
@@ -95,7 +100,9 @@ def test_bf16_gives_one_gradient_an_example_near_the_exact_one() -> None:
     learner = text_learner()
     examples = learner.encode(RECORDS)
     with per_example_gradients(learner, accelerator("bf16")) as gradients:
-        rounded = torch.cat([part.flatten(1) for part in gradients(examples)], dim=1)
+        rounded = torch.cat(
+            [part.flatten(1) for part in gradients(examples, largest(learner, examples))], dim=1
+        )
     exact = torch.cat([part.flatten(1) for part in one_by_one(learner, examples)], dim=1)
     assert rounded.dtype == torch.float32
     assert ((rounded - exact).norm(dim=1) < 0.05 * exact.norm(dim=1)).all()
