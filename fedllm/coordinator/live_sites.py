@@ -5,17 +5,15 @@ import time
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 
-from fedllm.coordinator.tables import CardRow
+from fedllm.coordinator.cards import PREPARING, note_number, shown_card
 from fedllm.coordinator.training import Training
-from fedllm.errors import ObjectNotFoundError, RefusedError, ReplayError, RoundError
+from fedllm.errors import ObjectNotFoundError, RefusedError, RoundError
 from fedllm.exchange.messages import Card, PublicKeys
 from fedllm.milestones import Waiting, report
 from fedllm.text import one_line
 
 log = logging.getLogger(__name__)
 
-FRESH = 35.0  # s: a site whose card is older (three heartbeats missed) is not live
-PREPARING = "is preparing its base model"
 
 _LOOK = 0.3  # s between two looks
 _DAY = 86_400.0  # s
@@ -116,41 +114,23 @@ def _weighable(training: Training, card: Card) -> bool:
 
 def _look(training: Training, site: PublicKeys, number: int) -> _Look:
     """A site's card when it is fresh by the store's clock and says that the site can take part."""
-    key = training.layout.card(site.name)
     try:
-        now, seen = training.now(), training.mailbox.store.stat(key).modified
-        if now - seen > FRESH:
-            return _Look(None, f"has not been seen since {_clock(seen, now)}")
-        card = training.mailbox.read(key, Card, site).message
-        _rise(training, card)
+        now, shown = training.now(), shown_card(training.mailbox.store, training.config.name, site)
+        if not shown.is_fresh(now):
+            return _Look(None, f"has not been seen since {_clock(shown.at, now)}")
+        note_number(training.journal, shown.card)
     except ObjectNotFoundError:
         return _Look(None, "has never been seen")
     except RefusedError as error:
         training.journal.security.refused(error, site.name, training.run, number)
         return _Look(None, f"has a card that is refused ({one_line(str(error))})")
-    if card.state == "stopped":
-        return _Look(None, f"was stopped at {_clock(seen, now)}")
-    if card.state == "preparing":
+    if shown.card.state == "stopped":
+        return _Look(None, f"was stopped at {_clock(shown.at, now)}")
+    if shown.card.state == "preparing":
         return _Look(None, PREPARING, preparing=True)
-    return _Look(card)
+    return _Look(shown.card)
 
 
 def _clock(at: float, now: float) -> str:
     """A time of the day, here; with its date when that was not today."""
     return time.strftime("%H:%M" if now - at < _DAY / 2 else "%Y-%m-%d %H:%M", time.localtime(at))
-
-
-def _rise(training: Training, card: Card) -> None:
-    """Remember a card's counter. Raises `ReplayError` when it fell."""
-    key = (training.config.name, card.sender)
-    with training.journal.read() as session:
-        row = session.get(CardRow, key)
-        seen = row.counter if row else -1
-    if card.counter < seen:
-        raise ReplayError(
-            f"its card is number {card.counter}, {seen} was seen before: the store shows an old one, or the "
-            "site lost its memory and needs new keys (`fedllm site rekey`)"
-        )
-    if card.counter > seen:
-        with training.journal.write() as session:
-            session.merge(CardRow(federation=key[0], site=key[1], counter=card.counter))

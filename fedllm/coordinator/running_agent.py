@@ -3,13 +3,11 @@
 from contextlib import closing
 
 from fedllm.config import FederationConfig
+from fedllm.coordinator.cards import shown_card
 from fedllm.coordinator.journal import Journal
-from fedllm.coordinator.live_sites import FRESH
 from fedllm.coordinator.members import coordinator_fingerprint, coordinator_identity, roster_of, store_access
 from fedllm.errors import ExchangeError, IdentityError, RefusedError
-from fedllm.exchange.keys import Layout
-from fedllm.exchange.mailbox import Mailbox
-from fedllm.exchange.messages import Card, PublicKeys
+from fedllm.exchange.messages import PublicKeys
 
 
 def card_age(config: FederationConfig, keys: PublicKeys) -> float | None:
@@ -25,14 +23,13 @@ def card_age(config: FederationConfig, keys: PublicKeys) -> float | None:
     with closing(Journal(config.name)) as journal:
         if keys not in roster_of(journal, identity).sites:
             return None
-    mailbox = Mailbox(store_access(config).connect(), Layout(config.name), identity)
-    key = mailbox.layout.card(keys.name)
+    store = store_access(config).connect()
     try:
-        age = mailbox.store.now() - mailbox.store.stat(key).modified
-        card = mailbox.read(key, Card, keys).message
+        shown = shown_card(store, config.name, keys)
+        now = store.now()
     except (ExchangeError, RefusedError):
         return None  # nothing is known of an agent
-    return max(0.0, age) if age <= FRESH and card.state != "stopped" else None
+    return max(0.0, now - shown.at) if shown.is_fresh(now) and shown.card.state != "stopped" else None
 
 
 def refuse_running(config: FederationConfig, keys: PublicKeys) -> None:

@@ -14,10 +14,11 @@ from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from fedllm.config import FederationConfig
+from fedllm.coordinator.cards import refuse_older, shown_card
 from fedllm.coordinator.journal import Journal
 from fedllm.coordinator.members import roster_of
-from fedllm.coordinator.tables import CardRow, OutboxRow, RunRow, SiteSeenRow, WatchEventRow
-from fedllm.errors import ObjectNotFoundError, RefusedError, ReplayError
+from fedllm.coordinator.tables import OutboxRow, RunRow, SiteSeenRow, WatchEventRow
+from fedllm.errors import ObjectNotFoundError, RefusedError
 from fedllm.exchange.mailbox import Mailbox
 from fedllm.exchange.messages import Card, PublicKeys
 
@@ -121,20 +122,15 @@ def forget_events(journal: Journal, events: list[WatchEvent]) -> None:
 
 def _glance(journal: Journal, mailbox: Mailbox, keys: PublicKeys) -> _Glance:
     """A site's card, if it is the site's own and not an older one than was seen before."""
-    key = mailbox.layout.card(keys.name)
     try:
-        heard = mailbox.store.stat(key).modified
-        card = mailbox.read(key, Card, keys).message
-        with journal.read() as session:
-            row = session.get(CardRow, (journal.federation, keys.name))
-            if row is not None and card.counter < row.counter:
-                raise ReplayError(f"its card is number {card.counter}, {row.counter} was seen before")
+        shown = shown_card(mailbox.store, journal.federation, keys)
+        refuse_older(journal, shown.card)
     except ObjectNotFoundError:
         return _Glance(keys, None, None)
     except RefusedError as error:
         journal.security.refused(error, keys.name)
         return _Glance(keys, None, None)
-    return _Glance(keys, heard, card)
+    return _Glance(keys, shown.at, shown.card)
 
 
 def _note(

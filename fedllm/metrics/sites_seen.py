@@ -5,13 +5,12 @@ import threading
 from dataclasses import dataclass
 
 from fedllm.config import FederationConfig
+from fedllm.coordinator.cards import shown_card
 from fedllm.coordinator.journal import Journal, coordinator_folder
-from fedllm.coordinator.live_sites import FRESH
-from fedllm.coordinator.members import coordinator_identity, store_access
+from fedllm.coordinator.members import store_access
 from fedllm.errors import ObjectNotFoundError, RefusedError
-from fedllm.exchange.keys import Layout
-from fedllm.exchange.mailbox import Mailbox
-from fedllm.exchange.messages import Card, PublicKeys, Roster
+from fedllm.exchange.messages import PublicKeys, Roster
+from fedllm.exchange.store import ObjectStore
 
 WITHIN = 5.0  # s: Prometheus gives a scrape up after 10, while a store's own retries take over a minute
 
@@ -72,21 +71,16 @@ class _Look(threading.Thread):
     def run(self) -> None:
         """Look."""
         try:
-            identity, name = coordinator_identity(self._config.name), self._config.name
-            mailbox = Mailbox(store_access(self._config).connect(), Layout(name), identity)
-            now = mailbox.store.now()
-            self.found = [_seen(mailbox, keys, now) for keys in self._sites]
+            store = store_access(self._config).connect()
+            now = store.now()
+            self.found = [_seen(store, self._config.name, keys, now) for keys in self._sites]
         except Exception as error:  # noqa: BLE001 - whatever a store does, a scrape tells the rest
             log.warning("the sites' cards cannot be read: %s", error)
 
 
-def _seen(mailbox: Mailbox, keys: PublicKeys, now: float) -> Seen:
-    key = mailbox.layout.card(keys.name)
+def _seen(store: ObjectStore, federation: str, keys: PublicKeys, now: float) -> Seen:
     try:
-        at = mailbox.store.stat(key).modified
-        card = mailbox.read(key, Card, keys).message
-    except ObjectNotFoundError:
-        return Seen(keys.name, None, live=False)
-    except RefusedError:
-        return Seen(keys.name, None, live=False)  # dispatch puts it on record
-    return Seen(keys.name, at, live=card.state not in {"preparing", "stopped"} and now - at <= FRESH)
+        shown = shown_card(store, federation, keys)
+    except (ObjectNotFoundError, RefusedError):
+        return Seen(keys.name, None, live=False)  # dispatch puts a refused one on record
+    return Seen(keys.name, shown.at, live=shown.is_live(now))

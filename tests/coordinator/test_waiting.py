@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from fedllm.config import FederationConfig
-from fedllm.coordinator.live_sites import FRESH, live_sites
+from fedllm.coordinator.cards import FRESH
+from fedllm.coordinator.live_sites import live_sites
 from fedllm.coordinator.training import Training
 from fedllm.errors import RoundError
 from tests.coordinator.played import PlayedSite

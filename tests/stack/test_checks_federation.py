@@ -146,7 +146,7 @@ def test_live_silent_stopped_unheard_and_forged_sites_are_told_apart(
     assert "nyt: its card is refused" in found.detail
     sites["nyt"].store.delete(nyt)
     assert "nyt: never heard of" in seen(config).detail
-    monkeypatch.setattr("fedllm.stack.checks.federation.FRESH", -1.0)
+    monkeypatch.setattr("fedllm.coordinator.cards.FRESH", -1.0)
     assert "amazon: silent since" in seen(config).detail
 
 

@@ -11,17 +11,15 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from fedllm.config import FederationConfig
+from fedllm.coordinator.cards import PREPARING, shown_card
 from fedllm.coordinator.journal import database_clock, journal_url
 from fedllm.coordinator.lease import is_dead
-from fedllm.coordinator.live_sites import FRESH, PREPARING
 from fedllm.coordinator.members import StoreAccess
 from fedllm.coordinator.tables import FederationRow, LeaseRow, ReleaseRow, RunRow
 from fedllm.errors import JournalError, ObjectNotFoundError, RefusedError
-from fedllm.exchange.keys import Layout
-from fedllm.exchange.messages import COORDINATOR, Card, PublicKeys
+from fedllm.exchange.messages import PublicKeys
 from fedllm.exchange.store import ObjectStore
 from fedllm.postgres_address import shown
-from fedllm.secure.envelope import open_envelope
 from fedllm.stack.checks.databases import reading_engine, said, sqlite_file
 from fedllm.stack.checks.finding import Finding, ok, warn
 
@@ -138,14 +136,8 @@ def sites(config: FederationConfig, access: StoreAccess, members: Sequence[Publi
     now = connected.now()
     away = {}
     for keys in members:
-        heard, said = _heard(config.name, connected, keys)
-        if heard is None:
-            away[keys.name] = said
-        elif said == "stopped" or now - heard > FRESH:
-            word = "stopped" if said == "stopped" else "silent"
-            away[keys.name] = f"{word} since {_ago(now - heard)}"
-        elif said == "preparing":
-            away[keys.name] = PREPARING
+        if (why := _away(connected, config.name, keys, now)) is not None:
+            away[keys.name] = why
     live = len(members) - len(away)
     told = "; ".join(f"{name}: {why}" for name, why in sorted(away.items()))
     if not away:
@@ -158,20 +150,20 @@ def sites(config: FederationConfig, access: StoreAccess, members: Sequence[Publi
         )
 
 
-def _heard(federation: str, store: ObjectStore, keys: PublicKeys) -> tuple[float | None, str]:
-    """When a site's card was shown by the store's clock, and what it says; or why there is none."""
-    key = Layout(federation).card(keys.name)
+def _away(store: ObjectStore, federation: str, keys: PublicKeys, now: float) -> str | None:
+    """Why a site would not take part in a round that begins now; None for one that would."""
     try:
-        modified = store.stat(key).modified
-        envelope = store.get(key, limit=Card.largest)
-        card = open_envelope(
-            envelope, Card, keys, federation=federation, sender=keys.name, receiver=COORDINATOR
-        )
+        shown = shown_card(store, federation, keys)
     except ObjectNotFoundError:
-        return None, "never heard of"
+        return "never heard of"
     except RefusedError as error:
-        return None, f"its card is refused: {error}"
-    return modified, card.state
+        return f"its card is refused: {error}"
+    if shown.is_live(now):
+        return None
+    stopped = shown.card.state == "stopped"
+    if stopped or not shown.is_fresh(now):
+        return f"{'stopped' if stopped else 'silent'} since {_ago(now - shown.at)}"
+    return PREPARING
 
 
 def _ago(seconds: float) -> str:
