@@ -3,6 +3,10 @@
 from contextlib import closing
 
 from fedllm.config import FederationConfig
+from fedllm.coordinator.federations import other_federations
+from fedllm.coordinator.journal import Journal
+from fedllm.coordinator.members import coordinator_identity, roster_of
+from fedllm.coordinator.origin import refuse_simulation
 from fedllm.data.public_set import check_public_set
 from fedllm.errors import ConfigError
 from fedllm.models.base import find_base
@@ -24,8 +28,8 @@ def preflight(
         DataError: the public set cannot be read, is empty, or does not fit the task.
         ModelError: the base model cannot be found.
     """
-    if config.simulation is not None and not external:
-        _refuse_simulation(config.name)
+    if not external:
+        refuse_simulation(config)
     check_public_set(config, external=external)
     find_base(config.model.base)
     _check_sites(config.model_copy(update={"simulation": None}) if external else config, sites)
@@ -56,23 +60,12 @@ def _check_sites(config: FederationConfig, sites: tuple[str, ...] | None) -> Non
 
 
 def _nobody(federation: str) -> str:
-    from fedllm.coordinator.federations import other_federations
-
     return (
         f"the roster of {federation} is empty: add sites with `fedllm site add CARD --config FILE`"
         f"{other_federations(federation)}"
     )
 
 
-def _refuse_simulation(federation: str) -> None:
-    from fedllm.coordinator.origin import refuse_simulation
-
-    refuse_simulation(federation)
-
-
 def _members(federation: str) -> set[str]:
-    from fedllm.coordinator.journal import Journal
-    from fedllm.coordinator.members import coordinator_identity, roster_of
-
     with closing(Journal(federation)) as journal:
         return {site.name for site in roster_of(journal, coordinator_identity(federation)).sites}

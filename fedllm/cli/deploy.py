@@ -14,7 +14,6 @@ from fedllm.cli.stack import client
 from fedllm.errors import ConfigError, StackError
 
 if TYPE_CHECKING:
-    from fedllm.config import FederationConfig
     from fedllm.stack.schedules import Scheduled
 
 
@@ -40,6 +39,7 @@ def deploy(
     training, say, before rounds.min_sites have joined.
     """
     from fedllm.config import load_federation
+    from fedllm.coordinator.origin import refuse_simulation
     from fedllm.stack import endpoints
     from fedllm.stack.deploy import register_deployments
     from fedllm.stack.health import PrefectApi
@@ -48,7 +48,7 @@ def deploy(
     if not config.is_file():
         raise ConfigError(f"{config}: no such file: name the federation file with --config")
     federation = load_federation(config)
-    _refuse_simulation(federation)
+    refuse_simulation(federation)
     found = endpoints()
     url = found.prefect_api_url if found else os.environ.get("PREFECT_API_URL", "")
     if not url:
@@ -68,14 +68,6 @@ def deploy(
     prefix = f"{client(found) if found else f'PREFECT_API_URL={url}'} prefect deployment run"
     lines = [f"{prefix} {name}" for name in names]
     emit(as_json, payload, "\n".join([*lines, *_told(scheduled)]))
-
-
-def _refuse_simulation(federation: "FederationConfig") -> None:
-    """Refuse to deploy what every run would refuse: a `simulation` beside real members."""
-    from fedllm.coordinator.origin import refuse_simulation
-
-    if federation.simulation is not None:
-        refuse_simulation(federation.name)
 
 
 def _told(scheduled: Sequence["Scheduled"]) -> list[str]:

@@ -191,8 +191,19 @@ def _federation(config: Path | None) -> str:
 
 
 def _config_to_deploy(config: Path) -> Path | None:
-    """The file to deploy for; the default one may be absent, a named one may not."""
+    """The file to deploy for. The default one may be absent, or simulate what is real; a named one may not."""
+    from fedllm.config import load_federation
+    from fedllm.coordinator.origin import refuse_simulation
+
     if config.is_file():
+        federation = load_federation(config)
+        try:
+            refuse_simulation(federation)
+        except ConfigError as error:
+            if config != FEDERATION:
+                raise
+            console().print(f"nothing is deployed: {error}", markup=False, soft_wrap=True)
+            return None
         return config
     if config != FEDERATION:
         raise ConfigError(f"{config}: no such file")

@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from fedllm.config import fedllm_home
+from fedllm.config import FederationConfig, fedllm_home
 from fedllm.coordinator.journal import Journal
 from fedllm.coordinator.tables import OriginRow
 from fedllm.errors import ConfigError
@@ -61,14 +61,15 @@ def refuse_another_origin(journal: Journal, origin: Origin) -> None:
         )
 
 
-def refuse_simulation(federation: str) -> None:
-    """Refuse to simulate the sites of a federation that has real members.
+def refuse_simulation(config: FederationConfig) -> None:
+    """Refuse a configuration that simulates the sites of a federation with real members.
 
     Raises:
         ConfigError: with their names, and what to do.
     """
-    with closing(Journal(federation)) as journal:
-        refuse_another_origin(journal, "simulated")
+    if config.simulation is not None:
+        with closing(Journal(config.name)) as journal:
+            refuse_another_origin(journal, "simulated")
 
 
 def listed(sites: Sequence[PublicKeys]) -> str:

@@ -4,9 +4,11 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+import yaml
 from sqlalchemy import delete
 
 from fedllm.agent.join import init_site, read_card
+from fedllm.cli.stack import _config_to_deploy
 from fedllm.config import FederationConfig
 from fedllm.coordinator.journal import Journal
 from fedllm.coordinator.members import add_site
@@ -66,6 +68,25 @@ def test_a_training_of_a_file_with_a_simulation_is_refused_before_anything_is_st
         pytest.fail("it was opened")
 
 
+def test_the_stack_starts_and_deploys_nothing_where_the_file_at_hand_simulates_a_real_federation(
+    config: FederationConfig,
+    simulated: FederationConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = yaml.safe_dump(simulated.public_json())
+    for name in ("params.yaml", "named.yaml"):
+        Path(name).write_text(text)
+    assert _config_to_deploy(Path("params.yaml")) == Path("params.yaml")
+    add_site(config, create_identity(tmp_path / "harbour", "harbour").public)
+    assert _config_to_deploy(Path("params.yaml")) is None
+    assert capsys.readouterr().err.startswith("nothing is deployed: played is real: harbour joined it")
+    with pytest.raises(ConfigError, match="played is real"):
+        _config_to_deploy(Path("named.yaml"))
+
+
 def test_simulated_members_keep_a_real_site_out_until_they_are_removed(
     config: FederationConfig, simulated: FederationConfig, tmp_path: Path
 ) -> None:
@@ -88,7 +109,7 @@ def test_a_simulation_runs_again_and_also_after_its_members_were_removed(
         simulate_members(simulated, tmp_path / "home")
     revoke_simulated(simulated)
     simulate_members(simulated, tmp_path / "home")
-    refuse_simulation(config.name)
+    refuse_simulation(simulated)
     assert names(config) == {"real": [], "simulated": ["east", "west"]}
 
 
