@@ -191,7 +191,7 @@ def _federation(config: Path | None) -> str:
 
 
 def _config_to_deploy(config: Path) -> Path | None:
-    """The file to deploy for. The default one may be absent, or simulate what is real; a named one may not."""
+    """The file to deploy for. The default one may be absent or simulate what is real; a named one may not."""
     from fedllm.config import load_federation
     from fedllm.coordinator.origin import refuse_simulation
 
