@@ -5,7 +5,7 @@ from contextlib import closing
 from fedllm.config import FederationConfig
 from fedllm.coordinator.federations import other_federations
 from fedllm.coordinator.journal import Journal
-from fedllm.coordinator.members import coordinator_identity, roster_of
+from fedllm.coordinator.members import coordinator_identity, roster_of, store_access
 from fedllm.coordinator.origin import refuse_simulation
 from fedllm.data.public_set import check_public_set
 from fedllm.errors import ConfigError
@@ -33,6 +33,17 @@ def preflight(
     check_public_set(config, external=external)
     find_base(config.model.base)
     _check_sites(config.model_copy(update={"simulation": None}) if external else config, sites)
+
+
+def check_store(config: FederationConfig) -> None:
+    """Ask the store of a federation for its clock, where it is another one than the local stack's.
+
+    Raises:
+        ConfigError: its keys are not in the environment.
+        ExchangeError: it does not answer, or refuses.
+    """
+    if config.store.url != "auto":
+        store_access(config).connect().now()
 
 
 def _check_sites(config: FederationConfig, sites: tuple[str, ...] | None) -> None:

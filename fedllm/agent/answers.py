@@ -87,7 +87,8 @@ class Answers:
         )
         declined = decision.kind == "decline"
         size = 0 if declined else promised_bytes(asked)
-        log.info("round %d of %s: %s %s", asked.round, run, decision.kind, decision.reason)
+        why = f" ({decision.reason})" if decision.reason else ""
+        log.info("round %d of %s: %s%s", asked.round, run, decision.kind, why)
         envelope = sign(answer, self.mailbox.me)
         return self.memory.reserve(run, asked.round, plan.sha256, envelope, declined=declined, size=size)
 

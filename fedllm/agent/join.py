@@ -19,6 +19,18 @@ from fedllm.secure.envelope import open_envelope
 from fedllm.secure.identity import Identity, create_identity, fingerprint, load_identity
 from fedllm.secure.sealing import unseal
 
+_POLICY = """\
+# This site's own limits, whatever a plan asks. `policy` is a key of this file, and these are its defaults:
+#   max_steps: 1000       local steps of a round
+#   max_training: 4h      one training
+#   hours: null           when this site works by its own clock, such as 22:00-06:00
+#   min_cohort: 2         sites of a round, this one among them
+#   max_bytes: null       of a run, both ways
+#   max_epsilon: null     privacy that one training may cost
+#   total_epsilon: null   and all trainings together
+# docs/operations.md has the others. The agent reads this file when it starts.
+"""
+
 
 def default_site_home(name: str) -> Path:
     """Where a site keeps its keys and memory unless it is told otherwise."""
@@ -31,7 +43,8 @@ def only_home() -> Path:
     if len(homes) != 1:
         found = ", ".join(home.parent.name for home in homes) or "none"
         raise IdentityError(
-            f"which site is this? Give its --home (found: {found}); `fedllm site init` makes one"
+            f"which site is this? Give --home, the folder that `fedllm site init` made (in {fedllm_home()}: "
+            f"{found})"
         )
     return homes[0].parent
 
@@ -44,6 +57,8 @@ def init_site(name: str, data: Path, home: Path, **settings: object) -> Path:
     check_name(name)
     try:
         return _init_site(name, data, home, settings)
+    except (FileExistsError, NotADirectoryError):
+        raise IdentityError(f"{home} is a file or lies below one: choose another --home") from None
     except OSError as error:
         raise IdentityError(f"cannot write in {home}: {error.strerror}") from None
 
@@ -65,7 +80,7 @@ def _init_site(name: str, data: Path, home: Path, settings: dict[str, object]) -
     if not site_file.exists():
         chosen = {"name": name, "data": str(data.resolve()), **settings}
         SiteConfig.model_validate(chosen)
-        site_file.write_text(yaml.safe_dump(chosen, sort_keys=False), encoding="utf-8")
+        site_file.write_text(yaml.safe_dump(chosen, sort_keys=False) + _POLICY, encoding="utf-8")
     card = home / "card.json"
     card.write_text(identity.public.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return card

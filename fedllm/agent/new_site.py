@@ -63,7 +63,8 @@ def make_site(wanted: Wanted, *, replace: bool = False) -> NewSite:
     if before is not None:
         _refuse_another(wanted, before, replace=replace)
     base = wanted.base or (before.base if before else None) or _usual_base(wanted.federation)
-    folder = _checked_base(base)
+    named = "--base" if wanted.base or before else "model.base of the federation file:"
+    folder = _checked_base(base, named)
     task = wanted.federation.task if wanted.federation else kept_task(wanted.home)
     found = first_look(wanted.data, task, folder, wanted.home)
     same = before is not None and (before.data, before.base) == (wanted.data.resolve(), base)
@@ -104,11 +105,11 @@ def _usual_base(federation: FederationConfig | None) -> str:
     return federation.model.base if federation else DEFAULT_BASE
 
 
-def _checked_base(base: str) -> Path | None:
+def _checked_base(base: str, named: str) -> Path | None:
     try:
         return prepared_base(base)
     except ModelError as error:
-        raise ModelError(f"--base {base}: {str(error).removeprefix('model.base: ')}") from None
+        raise ModelError(f"{named} {base}: {str(error).removeprefix('model.base: ')}") from None
 
 
 def _refuse_faulty(data: Path, found: Inspection, most: float) -> None:
@@ -117,7 +118,8 @@ def _refuse_faulty(data: Path, found: Inspection, most: float) -> None:
     faults = listed(found.left_out) if found.left_out else "all records are withdrawn"
     raise DataError(
         f"{data}: {len(found.left_out)} of {found.rows} rows cannot be used, more than a site leaves out "
-        f"({most:g} of them; --max-left-out, policy.max_left_out): {faults}"
+        f"({most:g} of them; --max-left-out, policy.max_left_out): {faults}. Names of fields and labels are "
+        "the federation's: write yours so, or ask its coordinator to name yours in `task`"
     )
 
 

@@ -53,7 +53,7 @@ def take_part(  # noqa: PLR0913 - as many as the verb has options
     lock = sole_agent(member.home, patience)
     try:
         with preparing(member):
-            agent = _prepared(member, log_file, lock)
+            agent = _prepared(member, log_file, lock, checked=coordinator is not None)
         try:
             with beside(agent):
                 agent.run(stop)
@@ -63,12 +63,13 @@ def take_part(  # noqa: PLR0913 - as many as the verb has options
         lock.release()
 
 
-def _prepared(member: Membership, log_file: Path | None, lock: FileLock) -> Agent:
+def _prepared(member: Membership, log_file: Path | None, lock: FileLock, *, checked: bool) -> Agent:
     """The agent, with its base model there; fetching or converting that may take minutes."""
     base = resolve_base(member.site.base)
     memory = memory_limit(member.site.policy)
     trainer = ChildTrainer(log_file, base, memory)  # now: what it loads takes longer than all that follows
     mark = fingerprint(member.invitation.coordinator)
-    log.info("%s takes part; the coordinator is %s", member.site.name, mark)
+    told = "as --coordinator says" if checked else "not checked: compare it by telephone, with --coordinator"
+    log.info("%s takes part; the coordinator is %s (%s)", member.site.name, mark, told)
     log.info("a training may take %d MiB of memory and %.6g s", memory >> 20, member.site.policy.max_training)
     return Agent(member, trainer, lock=lock)

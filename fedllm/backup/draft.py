@@ -33,8 +33,10 @@ class Draft:
         self._file = os.fdopen(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
 
     def write(self, data: bytes) -> int:
-        """Take all of it."""
+        """Take all of it; nothing more once it was closed, though a compressor may still have something."""
         assert self._file is not None  # noqa: S101 - opened first
+        if self._file.closed:
+            return len(data)
         with self.kept():
             return self._file.write(data)
 

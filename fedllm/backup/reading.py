@@ -83,6 +83,8 @@ def members(path: Path, identity: Path | None = None) -> Iterator[tuple[str, Rea
                 yield info.name, Reader(path, file)
     except (tarfile.TarError, EOFError, UnicodeDecodeError) as error:
         raise _damaged(path, str(error) or "it breaks off") from None
+    except FileNotFoundError:
+        raise BackupError(f"{path}: no such file") from None
     except OSError as error:
         raise _damaged(path, error.strerror or str(error)) from None
 

@@ -21,7 +21,9 @@ def register(app: typer.Typer) -> None:
 
 def agent(
     *,
-    invitation: Annotated[Path, typer.Option(help="The file that the coordinator made for this site.")],
+    invitation: Annotated[
+        Path | None, typer.Option(help="The file that the coordinator made for this site. Required.")
+    ] = None,
     home: Annotated[
         Path | None, typer.Option(help="The site's folder, from `site init`. Default: the only one there is.")
     ] = None,
@@ -42,6 +44,11 @@ def agent(
     from fedllm.config.home import refuse_half_restored
 
     refuse_half_restored(home)
+    if invitation is None:
+        raise ConfigError(
+            "name the file that the coordinator's `fedllm site add` made for this site: "
+            "--invitation NAME.invitation"
+        )
     take_part(
         invitation,
         home or only_home(),

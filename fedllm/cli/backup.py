@@ -1,6 +1,7 @@
 """`fedllm backup` and `fedllm restore`: everything of this home in one archive, and back."""
 
 import os
+import shlex
 import signal
 import time
 from collections.abc import Iterator
@@ -127,11 +128,12 @@ def restore(
         "missing": list(done.missing),
         "invite": {name: list(sites) for name, sites in done.outside.items()},
     }
-    emit(as_json, payload, "\n".join(_next_steps(done)))
+    emit(as_json, payload, "\n".join(_next_steps(done, into)))
 
 
-def _next_steps(done: "Restored") -> list[str]:
-    lines = [f"restored to {_when(done.manifest)}; start the servers with  fedllm up"]
+def _next_steps(done: "Restored", into: Path | None) -> list[str]:
+    home = f"FEDLLM_HOME={shlex.quote(str(into.resolve()))} " if into is not None else ""
+    lines = [f"restored to {_when(done.manifest)}; start the servers with  {home}fedllm up"]
     for name, sites in done.outside.items():
         lines.append(f"invite the sites of {name} anew (fedllm site add CARD): {', '.join(sites)}")
     for name, mark in done.manifest.federations.items():

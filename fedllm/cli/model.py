@@ -134,16 +134,15 @@ def tracking_uri(config: FederationConfig) -> str:
 
 def table(result: "Evaluation") -> str:
     """A table by group, with the mean last."""
-    rows = [
-        (name, group.count, group.loss, group.accuracy) for name, group in sorted(result.by_group.items())
-    ]
+    groups = sorted(result.by_group.items()) if set(result.by_group) != {"all"} else []
+    rows = [(name, group.count, group.loss, group.accuracy) for name, group in groups]
     rows.append(("all", result.count, result.loss, result.accuracy))
     wide = max(len(name) for name, *_ in rows)
     lines = [f"{'group':<{wide}}  records    loss  accuracy"]
     for name, count, loss, accuracy in rows:
         shown = "-" if accuracy is None else f"{100 * accuracy:.1f} %"
         lines.append(f"{name:<{wide}}  {count:>7}  {loss:>6.4f}  {shown:>8}")
-    return "\n".join(lines)
+    return "\n".join([*lines, "loss: nats a token of the answer, over the whole vocabulary"])
 
 
 def _open(wanted: str | None, config: FederationConfig, pin: str | None, *, unsigned: bool) -> "OpenedModel":

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 Resume = Annotated[str | None, typer.Option(metavar="RUN", help="Go on with a run that stopped.")]
 Dirty = Annotated[bool, typer.Option(help="Use managed data that differ from dvc.lock.")]
+_COLUMNS = 9  # models of the table at the end, zero-shot among them: so many fit in 100 characters
 
 
 def register(app: typer.Typer) -> None:
@@ -102,7 +103,8 @@ def _resumable(config: FederationConfig, file: Path, resume: str | None = None) 
         if stored_config(config.name, run_id) is None:
             raise InterruptedRunError("interrupted before the first round: nothing to go on with") from None
         raise InterruptedRunError(
-            f"interrupted; go on with: fedllm run {shlex.quote(str(file))} --resume {run_id}"
+            "interrupted; its settings are kept, go on with: "
+            f"fedllm run {shlex.quote(str(file))} --resume {run_id}"
         ) from None
 
 
@@ -169,9 +171,10 @@ def _import_meanwhile() -> None:
 def _preflight(config: FederationConfig, *, external: bool) -> None:
     """Look at what a training needs before anything starts; say what is measured where nobody chose it."""
     from fedllm.data.public_set import public_set_in_words
-    from fedllm.preflight import preflight
+    from fedllm.preflight import check_store, preflight
 
     preflight(config, external=external)
+    check_store(config)
     if external and (words := public_set_in_words(config)):
         console().print(words, markup=False, soft_wrap=True)
 
@@ -246,12 +249,18 @@ def _text(told: dict[str, Any]) -> str:
 
 
 def _table(told: dict[str, Any]) -> "Table":
-    """Quality by silo (rows) and round (columns)."""
+    """Quality by silo (rows) and round (columns); of many rounds the first and the last."""
     from rich.table import Table
 
     by_round: dict[str, dict[str, float]] = told["by_round"]
     metric = "accuracy" if "accuracy" in by_round["0"] else "loss"
-    table = Table(title=f"{metric} on the public set")
+    title = f"{metric} on the public set"
+    if len(by_round) > _COLUMNS:
+        numbers = list(by_round)
+        kept = [*numbers[:2], *numbers[2 - _COLUMNS :]]
+        title += f" (without rounds {int(kept[1]) + 1} to {int(kept[2]) - 1})"
+        by_round = {number: by_round[number] for number in kept}
+    table = Table(title=title)
     table.add_column("silo")
     for number in by_round:
         table.add_column("zero-shot" if number == "0" else f"round {number}", justify="right")

@@ -10,9 +10,10 @@ from contextlib import contextmanager
 from fedllm.cli.output import console
 from fedllm.cli.words import in_words
 from fedllm.logs import wants_json
-from fedllm.milestones import Milestone, watched_by
+from fedllm.milestones import Milestone, SiteStep, watched_by
 
 _FRAMES = 8  # a second
+_SILENT = 60.0  # s without a line, after which a site's step is told
 
 
 @contextmanager
@@ -46,15 +47,16 @@ class _Lines:
     """Writes a line a milestone, with the seconds since it began."""
 
     def __init__(self) -> None:
-        self._begun = time.monotonic()
+        self._begun = self._told = time.monotonic()
         self._last = ""
 
     def __call__(self, milestone: Milestone) -> None:
-        line = in_words(milestone)
+        line, now = in_words(milestone), time.monotonic()
+        if isinstance(milestone, SiteStep) and now - self._told < _SILENT:
+            return
         if line and line != self._last:
-            self._last = line
-            at = time.monotonic() - self._begun
-            console().print(f"{at:6.1f} s  {line}", markup=False, soft_wrap=True)
+            self._last, self._told = line, now
+            console().print(f"{now - self._begun:6.1f} s  {line}", markup=False, soft_wrap=True)
 
 
 def mute_prefect() -> None:

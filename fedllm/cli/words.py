@@ -12,6 +12,7 @@ from fedllm.milestones import (
     RoundBegun,
     RoundOver,
     SiteDone,
+    SiteStep,
     Waiting,
 )
 
@@ -46,7 +47,8 @@ def _(at: Prepared) -> str:
 @in_words.register
 def _(at: Opened) -> str:
     before = f", {at.played} of them played before" if at.played else ""
-    return f"run {at.run} of {at.federation}: at most {at.rounds} rounds{before}"
+    most = f"at most {at.rounds} rounds" if at.rounds > 1 else "one round"
+    return f"run {at.run} of {at.federation}: {most}{before}"
 
 
 @in_words.register
@@ -57,6 +59,11 @@ def _(at: Waiting) -> str:
 @in_words.register
 def _(at: RoundBegun) -> str:
     return f"round {at.round} goes to {', '.join(at.sites)}"
+
+
+@in_words.register
+def _(at: SiteStep) -> str:
+    return f"round {at.round}: {at.site} has done step {at.step} of {at.steps}"
 
 
 @in_words.register

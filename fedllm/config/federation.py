@@ -31,6 +31,9 @@ class ModelConfig(Frozen):
     adapter: AdapterConfig = AdapterConfig()
 
 
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+
+
 class TaskConfig(Frozen):
     """How a record becomes a prompt and the words that should follow it."""
 
@@ -131,6 +134,10 @@ class StoreConfig(Frozen):
     def _known(cls, url: str) -> str:
         if url != "auto" and not url.startswith(("s3://", "file://")):
             raise ValueError(f"store.url {url!r}: use auto, s3://bucket or file:///folder")
+        if url.startswith("s3://") and not _BUCKET.fullmatch(url.removeprefix("s3://").rstrip("/")):
+            raise ValueError(
+                f"store.url {url!r}: a bucket's name has 3 to 63 small letters, digits, dots and hyphens"
+            )
         return url
 
     @model_validator(mode="after")
@@ -225,6 +232,12 @@ class FederationConfig(Frozen):
     def _fits(self) -> Self:
         if (self.task.kind == "image") != (self.model.adapter.method == "full"):
             raise ValueError("model.adapter.method full is for task.kind image, and the only one for it")
+        if self.task.kind != "image" and not re.search(r"\{\w+\}", self.task.template):
+            names = sorted(self.task.fields)
+            raise ValueError(
+                "task.template names no field, so every text would be the same: put "
+                f"{' or '.join(f'{{{name}}}' for name in names)} into it"
+            )
         if self.privacy.on and self.aggregation.weighting != "equal":
             raise ValueError(
                 f"aggregation.weighting {self.aggregation.weighting} would let a private "

@@ -1,6 +1,7 @@
 """Read the YAML files, apply `--set a.b=c`, and turn every fault into one clear line."""
 
 import copy
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,6 +15,10 @@ from fedllm.config.overrides import Override, apply_all
 from fedllm.config.site import SiteConfig
 from fedllm.config.yaml_text import read_yaml
 from fedllm.errors import ConfigError
+
+_FEDERATION = re.compile(r"(?m)^task:")  # only a federation file has this key
+_BEGINNING = 64 * 1024  # characters of a file that are looked at
+_NAMED = 5  # files that a message names
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -64,7 +69,7 @@ def _read(path: Path, remedy: str) -> dict[str, Any]:
     try:
         raw = read_yaml(path.read_text(encoding="utf-8-sig"))  # some editors begin a file with a mark
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file") from None
+        raise ConfigError(f"{path}: no such file{_others_beside(path)}; {remedy}") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: cannot be read: it is no UTF-8 text ({error.reason})") from None
     except OSError as error:
@@ -77,6 +82,23 @@ def _read(path: Path, remedy: str) -> dict[str, Any]:
         found = "a list" if isinstance(raw, list) else shown(raw)
         raise ConfigError(f"{path}: expected keys and values such as `name: …`, found {found}; {remedy}")
     return raw
+
+
+def _others_beside(path: Path) -> str:
+    """The federation files, or the sites, that are where this file was looked for."""
+    if path.name == "site.yaml":
+        found = [site.parent.name for site in path.parent.parent.glob("*/site.yaml")]
+        return f"; sites there: {', '.join(sorted(found)[:_NAMED])}" if found else ""
+    told = [file.name for file in path.parent.glob("*.yaml") if _FEDERATION.search(_beginning(file))]
+    return f"; name another with --config: {', '.join(sorted(told)[:_NAMED])}" if told else ""
+
+
+def _beginning(path: Path) -> str:
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            return file.read(_BEGINNING)
+    except OSError:
+        return ""
 
 
 def _validate(model: type[Model], raw: Mapping[str, Any], where: str) -> Model:

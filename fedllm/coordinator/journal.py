@@ -16,7 +16,7 @@ from typing import TypeVar
 import stamina
 from pydantic import BaseModel
 from sqlalchemy import Engine, func, select
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import Session
 
 from fedllm.config import fedllm_home
@@ -51,7 +51,14 @@ def journal_url(federation: str) -> str:
 
 def coordinator_folder(federation: str) -> Path:
     """The coordinator's own folder for a federation, made where it is not there: keys, journal, models."""
-    return private_dir(_folder(federation))
+    folder = _folder(federation)
+    try:
+        return private_dir(folder)
+    except OSError as error:
+        raise ConfigError(
+            f"{folder} cannot be made ({error.strerror}): make {fedllm_home()} a folder that you can write "
+            "to, or set FEDLLM_HOME to another"
+        ) from None
 
 
 def _folder(federation: str) -> Path:
@@ -83,9 +90,15 @@ class Journal:
         coordinator_folder(federation)  # SQLite makes its file there, not the folder
         self._engine: Engine = open_database(url)
         self._writes = self._engine.execution_options(writes=True)
-        with alone(self._engine):
-            Table.metadata.create_all(self._writes)
-            self.security = SecurityLog(self._writes)
+        try:
+            with alone(self._engine):
+                Table.metadata.create_all(self._writes)
+                self.security = SecurityLog(self._writes)
+        except OperationalError as error:  # of SQLite: Postgres' own errors have their names by now
+            raise JournalError(
+                f"the journal of {federation} in {_folder(federation)} cannot be opened: {error.orig}. It "
+                "must be a file of your own; FEDLLM_HOME says where it is looked for"
+            ) from None
         self.epoch: int | None = None  # set by the lease
 
     def close(self) -> None:

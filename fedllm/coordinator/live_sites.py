@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from fedllm.coordinator.cards import PREPARING, note_number, shown_card
@@ -57,7 +57,7 @@ def live_sites(training: Training, number: int, say: Callable[[str], None] = log
         cards = {name: card for name, card in found.items() if _weighable(training, card)}
         if len(cards) >= enough or not _is_worth_waiting(training, len(cards), looks, begun):
             break
-        line = _waiting(looks, cards, enough - len(cards))
+        line = _waiting(training, looks, cards, enough - len(cards))
         if line != said:
             said = line
             say(line)
@@ -78,20 +78,24 @@ def live_sites(training: Training, number: int, say: Callable[[str], None] = log
 
 def _is_worth_waiting(training: Training, live: int, looks: Mapping[str, _Look], begun: float) -> bool:
     """Whether a further look may find more sites."""
-    waited, rounds = time.monotonic() - begun, training.config.rounds
-    if waited < rounds.join:
-        return True
+    return time.monotonic() - begun < _patience(training, live, looks)
+
+
+def _patience(training: Training, live: int, looks: Mapping[str, _Look]) -> float:
+    """How long to wait in all, s."""
+    rounds = training.config.rounds
     preparing = any(look.preparing for look in looks.values())
-    return preparing and live < rounds.min_sites and waited < rounds.deadline
+    return max(rounds.join, rounds.deadline) if preparing and live < rounds.min_sites else rounds.join
 
 
-def _waiting(looks: Mapping[str, _Look], live: Container[str], missing: int) -> str:
+def _waiting(training: Training, looks: Mapping[str, _Look], live: Collection[str], missing: int) -> str:
     why = [
         f"{name} {look.why or 'has told no examples to weigh it by'}"
         for name, look in sorted(looks.items())
         if name not in live
     ]
-    return f"waiting for {missing} of {len(looks)}: {'; '.join(why)}"
+    patience = _patience(training, len(live), looks)
+    return f"waiting for {missing} of {len(looks)}, {patience:.0f} s at most: {'; '.join(why)}"
 
 
 def _advice(looks: Mapping[str, _Look], untold: list[str]) -> str:

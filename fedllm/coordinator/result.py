@@ -89,7 +89,7 @@ def result(training: Training) -> RunResult:
         seconds={
             "total": None
             if training.config.privacy.on
-            else (row.finished or max(times.values())) - row.started,
+            else max(times.values()) - row.started,  # a look at a finished run is no part of it
             "per_round_overhead": _overhead(training, played, times),
         },
         by_round={number: dict(done.metrics) for number, done in measured.items()},

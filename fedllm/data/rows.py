@@ -1,6 +1,7 @@
 """Lines of a JSON-lines file: those that are records, and those that are not, each with its number."""
 
 import json
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,7 +78,9 @@ def _record(line: bytes) -> dict[str, str]:
     try:
         text = line.decode()
     except UnicodeDecodeError as error:
-        raise DataError(f"cannot be read as UTF-8 text ({error.reason} at byte {error.start + 1})") from None
+        raise DataError(
+            f"cannot be read as UTF-8 text ({error.reason} at byte {error.start + 1}); save it as UTF-8"
+        ) from None
     try:
         value = json.loads(text)
     except ValueError as error:
@@ -114,20 +117,23 @@ def _why_none(path: Path, faults: list[Fault]) -> str:
         return f"{path}: holds no records; write one JSON object a line"
     data = _bytes(path)
     first = data.removeprefix(_BOM).lstrip().partition(b"\n")[0]
-    target = path.with_suffix(".jsonl").name
+    target = path.with_suffix(".jsonl") if path.suffix != ".jsonl" else path.with_stem(f"{path.stem}-lines")
+    files = (
+        f"< {shlex.quote(str(path))} > {shlex.quote(str(target))}"  # never the same: a shell empties it first
+    )
     if data.startswith(_UTF16):
         return f"{path}: it is UTF-16 and cannot be read as UTF-8 text: save it as UTF-8"
     if first[:1] == b"[":
         code = "import json, sys; [print(json.dumps(row)) for row in json.load(sys.stdin)]"
-        return f"{path}: a JSON array; make JSON lines of it: python3 -c '{code}' < {path.name} > {target}"
-    separator = _TABLES.get(path.suffix.lower()) or next(
-        (mark for mark in "\t;," if mark.encode() in first), None
-    )
-    if first[:1] == b"{" or separator is None or b"\0" in data:
+        return f"{path}: a JSON array; make JSON lines of it: python3 -c '{code}' {files}"
+    separator = max("\t;,", key=lambda mark: first.count(mark.encode()))
+    if separator.encode() not in first:
+        separator = _TABLES.get(path.suffix.lower(), "")
+    if first[:1] == b"{" or not separator or b"\0" in data:
         return f"{path}, line {faults[0].line}: {faults[0].reason}"
     option = "" if separator == "," else f', delimiter="{separator}"'.replace("\t", "\\t")
     code = f"import csv, json, sys; [print(json.dumps(row)) for row in csv.DictReader(sys.stdin{option})]"
     return (
         f"{path}: CSV; make JSON lines of it, with its first line as the fields' names: "
-        f"python3 -c '{code}' < {path.name} > {target}"
+        f"python3 -c '{code}' {files}"
     )

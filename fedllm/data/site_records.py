@@ -81,10 +81,14 @@ def site_rows(path: Path) -> tuple[list[Row], list[Fault]]:
     Raises:
         DataError: it is absent or cannot be read, or holds not one record; with what to do at a site.
     """
-    if not path.exists():
+    try:
+        path.stat()
+    except FileNotFoundError:
         raise DataError(
             f"{path}: no such file; name this site's JSON lines: --data FILE, `data` in site.yaml"
-        )
+        ) from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
     return read_rows(path)
 
 
@@ -106,6 +110,7 @@ class Fit:
     def __init__(self, task: TaskConfig) -> None:
         self._task = task
         self._wanted = sorted(needed_fields(task, None))
+        self._alike = {label.strip().casefold(): label for label in task.labels}
         self._labels = one_line(", ".join(islice(task.labels, _NAMED)))
         if len(task.labels) > _NAMED:
             self._labels += ", …"
@@ -119,7 +124,9 @@ class Fit:
         if task.kind in {"classification", "image"}:
             label = record[task.fields["label"]]
             if label not in task.labels:
-                return f"label {label[:40]!r} is not in task.labels ({self._labels})"
+                meant = self._alike.get(label.strip().casefold())
+                hint = f"; did you mean {meant!r}?" if meant else ""
+                return one_line(f"label {label[:40]!r} is not in task.labels ({self._labels}){hint}")
         if task.kind == "image":
             return _image_fault(record[task.fields["image"]])
         if task.kind == "text" and self._wanted and not any(record[name].strip() for name in self._wanted):

@@ -55,8 +55,8 @@ def _advice(code: str) -> str:
     if meaning is None:
         return ""
     return (
-        f": {meaning}; a coordinator mends FEDLLM_ACCESS_KEY and FEDLLM_SECRET_KEY (`fedllm up` the local "
-        "stack's), a site asks for a new invitation"
+        f": {meaning}; a site asks for a new invitation, a coordinator mends FEDLLM_ACCESS_KEY and "
+        "FEDLLM_SECRET_KEY (`fedllm up` the local stack's)"
     )
 
 

@@ -35,8 +35,17 @@ IN_MEMORY = 16 << 20  # bytes of an object that the SDK sends; it holds them
 
 _NOT_MODIFIED = 304
 
-# Retries are told by whoever set up logging; they do not write on a terminal by themselves.
-logging.getLogger("stamina").addHandler(logging.NullHandler())
+log = logging.getLogger(__name__)
+
+
+def _tell_again(details: stamina.instrumentation.RetryDetails) -> None:
+    why = type(details.caused_by).__name__
+    log.warning("no answer (%s): attempt %d follows in %.1f s", why, details.retry_num + 1, details.wait_for)
+
+
+# In our words and our log: stamina's own are a line for programs. Whoever set up logging reads them.
+stamina.instrumentation.set_on_retry_hooks([_tell_again])
+log.addHandler(logging.NullHandler())
 
 T = TypeVar("T")
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 import tempfile
+import warnings
 import zipfile
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -46,6 +47,9 @@ _PACKAGED = {
         "HuggingFaceTB/SmolLM2-135M-Instruct",
     )
 }
+# peft asks transformers for a name that will go: nobody who uses either can mend that.
+warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+
 _TINY = "tiny"
 _VISION = ("mnist-cnn", "mnist-scattering")  # for images
 _FINGERPRINTED = (

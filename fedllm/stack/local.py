@@ -1,6 +1,7 @@
 """The stack on one machine: MinIO and its door, Prefect, a worker, MLflow; from pip, under supervisord."""
 
 import os
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -121,6 +122,7 @@ def _launch(
             f"the store's folder {place.minio} was removed, and all objects with it: it is made anew, empty. "
             "Invite each site again with `fedllm site add CARD`; simulated sites join again by themselves"
         )
+        _put_remains_aside(place.minio, progress)
     sweep(place)
     place.empty_temporary()
     state = replace(
@@ -220,6 +222,14 @@ def _start_worker(startup: Startup, state: str, found: Endpoints, place: Place, 
     startup.start("worker")
     if startup.wait("worker", lambda: api.heartbeat(POOL, WORKER) not in {None, before}):
         progress(f"worker   in the work pool {POOL}")
+
+
+def _put_remains_aside(folder: Path, progress: Progress) -> None:
+    """Move away what a server still wrote into its folder after that was removed: no store can read it."""
+    if folder.is_dir() and any(folder.iterdir()):
+        aside = folder.with_name(f"{folder.name}-remains-{time.strftime('%Y%m%d-%H%M%S')}")
+        folder.rename(aside)
+        progress(f"what was left in it is in {aside}, without a list of what it was")
 
 
 def _deploy_once(place: Place, state: StackState, config: Path, found: Endpoints, progress: Progress) -> None:

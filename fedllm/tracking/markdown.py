@@ -17,8 +17,10 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 
 def by_importance(metrics: Mapping[str, float]) -> list[str]:
-    """Totals first, then accuracy by group, then the rest."""
-    return sorted(metrics, key=lambda name: ("/" in name, not name.startswith(HIGH), name))
+    """Totals first, then accuracy by group, then the rest; a single group is the total."""
+    groups = {name.partition("/")[2] for name in metrics} - {""}
+    told = [name for name in metrics if groups != {"all"} or "/" not in name]
+    return sorted(told, key=lambda name: ("/" in name, not name.startswith(HIGH), name))
 
 
 def line(cells: Iterable[str]) -> str:
@@ -39,6 +41,11 @@ def plain(value: object) -> str:
     if value is None:
         return "-"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def metric(name: str) -> str:
+    """A metric's name in a cell, with its unit where a percentage does not say it."""
+    return f"{cell(name)} (nats a token of the answer)" if name == "loss" else cell(name)
 
 
 def number(name: str, value: float | None) -> str:

@@ -90,6 +90,8 @@ def quality(challenger: VersionFacts, champion: VersionFacts | None, allowed_los
         told += f"; {allowed_loss:g} may be lost"
     if (found.interval.high if found.interval else found.value) < -allowed_loss:
         return Gate(NAME, "fail", f"worse than the champion: {told}")
+    if found.value < 0:
+        told = f"not shown to be worse, which is not the same as good: {told}"
     return Gate(NAME, "pass" if found.interval else "not observable", told)
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from fedllm.privacy.terms import NO_DP
 from fedllm.tracking.decision import decision_on
 from fedllm.tracking.gates import first_failed
-from fedllm.tracking.markdown import ROWS, by_importance, cell, number, plain, table
+from fedllm.tracking.markdown import ROWS, by_importance, cell, metric, number, plain, table
 from fedllm.tracking.release import OTHER_ROUTE
 from fedllm.tracking.review import Review
 from fedllm.tracking.signed_decision import vouched
@@ -61,7 +61,9 @@ def _to_decide(review: Review) -> list[str]:
         return []
     failed = first_failed(review.gates)
     gates = f"The gate {failed.name} fails, so it cannot be approved." if failed else "No gate fails."
-    command = f"fedllm promote {version} --over {champion or 'none'} --reviewer NAME --reason WHY"
+    command = (
+        f"fedllm promote {version} --over {champion or 'none'} --config FILE --reviewer NAME --reason WHY"
+    )
     return [
         "## To decide",
         f"{gates} Approve or reject it in one of these places:",
@@ -96,7 +98,7 @@ def _quality(review: Review) -> str:
         columns.append(review.champion.metrics)
         head.append(f"version {review.champion.version}")
     names = by_importance(facts.metrics)
-    rows = [[cell(name), *[number(name, c.get(name)) for c in columns]] for name in names[:ROWS]]
+    rows = [[metric(name), *[number(name, c.get(name)) for c in columns]] for name in names[:ROWS]]
     more = [f"… and {len(names) - ROWS} more in MLflow."] if len(names) > ROWS else []
     gate = next(gate for gate in review.gates if gate.name == "quality")
     return "\n\n".join([table(head, rows), *more, cell(gate.says)])

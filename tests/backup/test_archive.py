@@ -184,6 +184,6 @@ def test_what_is_no_archive_is_one_line(tmp_path: Path) -> None:
         with pytest.raises((BackupError, ConfigError)) as caught:
             verify(tmp_path / "b.tar")
         assert "\n" not in str(caught.value)
-    with pytest.raises(BackupError, match="No such file"):
+    with pytest.raises(BackupError, match=r"none\.tar: no such file"):
         verify(tmp_path / "none.tar")
     assert MANIFEST == "manifest.json"

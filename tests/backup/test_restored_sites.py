@@ -187,7 +187,7 @@ def test_a_site_whose_site_file_cannot_be_read_is_named_and_comes_back_with_its_
     new = lose(tmp_path, monkeypatch)
     done = restore(tmp_path / "b.tar")
     assert (done.unread, done.given_up) == (("sites/mill",), (("sites/mill", "run-2", 7),))
-    told = "\n".join(verbs._next_steps(done))
+    told = "\n".join(verbs._next_steps(done, None))
     assert "\nsites/mill/site.yaml cannot be read" in told
     assert "\nsites/mill gives up round 7 of run-2" in told
     assert done.retired == (Retired("ward-7", "run-1", 90),) * 2

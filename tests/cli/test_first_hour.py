@@ -63,6 +63,10 @@ def refused(place: Path, *arguments: str, code: int = 2) -> str:
             "model.adapter.layers=none",
             "--set model.adapter.layers=none: must be 'all' or must be a list, not 'none'",
         ),
+        (
+            "task.template=Hello",
+            "--set task.template=Hello: task.template names no field, so every text would",
+        ),
         ("model.adapter.targets=q_proj", "--set model.adapter.targets=q_proj: must be a list, not 'q_proj'"),
         ("privacy.epsilon=0", "--set privacy.epsilon=0: must be greater than 0"),
         ("privacy.epsilon=-1", "--set privacy.epsilon=-1: must be greater than 0"),
@@ -129,7 +133,7 @@ def test_a_file_that_is_no_text_is_named(place: Path) -> None:
     (place / "fed.yaml").write_bytes(b"\x80\x03}q\x00")
     assert refused(place, "run", "fed.yaml").startswith("fed.yaml: cannot be read: it is no UTF-8 text")
     assert refused(place, "run", ".") == ".: cannot be read: Is a directory"
-    assert refused(place, "run", "none.yaml") == "none.yaml: no such file"
+    assert refused(place, "run", "none.yaml").startswith("none.yaml: no such file; ")
 
 
 def test_a_fault_of_the_file_is_not_laid_on_a_setting(place: Path) -> None:

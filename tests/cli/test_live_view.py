@@ -151,7 +151,8 @@ def test_a_wait_for_sites_is_shown_until_it_is_over(picture: Picture) -> None:
         (RoundOver(2, "models:/x/1"), "round 2 is registered as models:/x/1"),
         (RoundOver(2), "round 2 waits for MLflow"),
         (Ended("completed", "round limit"), "completed: round limit"),
-        (SiteStep(1, "a", 1, 2), ""),
+        (SiteStep(1, "a", 1, 2), "round 1: a has done step 1 of 2"),
+        (Evaluating(1, 5, 10), ""),
     ],
 )
 def test_elsewhere_a_milestone_is_a_line(milestone: Milestone, words: str) -> None:

@@ -85,7 +85,7 @@ def test_a_sites_data_are_found_beside_its_file(tmp_path: Path) -> None:
     [
         ("task.template={text}", lambda c: c.task.template == "{text}"),
         ("task.template=Text: {text}", lambda c: c.task.template == "Text: {text}"),
-        ("task.template={text", lambda c: c.task.template == "{text"),
+        ("task.template={text} {", lambda c: c.task.template == "{text} {"),
         (r'task.template="{text}\n"', lambda c: c.task.template == "{text}\n"),
         ("name=2026", lambda c: c.name == "2026"),
         ("task.labels.positive=yes", lambda c: c.task.labels["positive"] == "yes"),

@@ -41,7 +41,7 @@ def test_each_reason_has_its_words(training: Training, sites: dict[str, PlayedSi
     os.utime(folder / sites["movies"].mailbox.layout.card("movies"), (at, at))
     stopped, seen = (time.strftime("%H:%M", time.localtime(when)) for when in (time.time(), at))
     (line,) = said(training)
-    assert line.startswith(f"waiting for 3 of 3: amazon was stopped at {stopped[:3]}")
+    assert line.startswith(f"waiting for 3 of 3, 1 s at most: amazon was stopped at {stopped[:3]}")
     assert line.endswith(f"; movies has not been seen since {seen}; nyt has never been seen")
 
 
@@ -55,7 +55,7 @@ def test_a_site_that_prepares_is_waited_for_beyond_join_and_then_takes_part(
     ready.start()
     lines: list[str] = []
     assert set(live_sites(training, 1, lines.append)) == {"amazon", "movies", "nyt"}
-    assert lines == ["waiting for 1 of 3: nyt is preparing its base model"]
+    assert lines == ["waiting for 1 of 3, 3 s at most: nyt is preparing its base model"]
 
 
 def test_one_that_prepares_for_ever_is_waited_for_no_longer_than_a_round(
@@ -82,6 +82,6 @@ def test_a_change_is_said_and_nothing_twice(training: Training, sites: dict[str,
 
     assert len(live_sites(training, 1, heard)) == 3
     assert lines == [
-        "waiting for 2 of 3: movies is preparing its base model; nyt has never been seen",
-        "waiting for 1 of 3: nyt has never been seen",
+        "waiting for 2 of 3, 3 s at most: movies is preparing its base model; nyt has never been seen",
+        "waiting for 1 of 3, 1 s at most: nyt has never been seen",
     ]

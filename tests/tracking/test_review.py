@@ -215,7 +215,7 @@ def test_the_card_shows_what_is_decided_by(register: Register) -> None:
     assert "it would replace version 1" in card
     decide_first, gates = card.index("## To decide"), card.index("## Gates")
     assert decide_first < gates
-    assert "`fedllm promote 2 --over 1 --reviewer NAME --reason WHY`" in card
+    assert "`fedllm promote 2 --over 1 --config FILE --reviewer NAME --reason WHY`" in card
     assert "*Promote model* is another route" in card
     assert "| quality | pass | +2.5 points of accuracy (95 %: " in card
     assert "| budget | not observable | no DP configured: there is no budget to keep to |" in card

@@ -146,7 +146,9 @@ def sites(config: FederationConfig, access: StoreAccess, members: Sequence[Publi
         yield ok("sites", f"{live} of {len(members)} are live: a simulation's are there while it trains")
     else:
         yield warn(
-            "sites", f"{live} of {len(members)} are live; {told}", "start their agents: `fedllm agent`"
+            "sites",
+            f"{live} of {len(members)} are live; {told}",
+            "start their agents: `fedllm agent --invitation FILE`, each at its site",
         )
 
 
