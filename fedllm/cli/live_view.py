@@ -77,7 +77,8 @@ class Picture:
         self._took: list[float] = []  # s, by round that is over
         self._evaluating: Evaluating | None = None
         self._evaluation: tuple[int, float] | None = None  # the round whose evaluation began, and when
-        self._evaluations: list[float] = []  # s, by evaluation that is over
+        # s: zero-shot is measured beside the first training, on the same cores; each takes twice its time.
+        self._beside = 0.0
         self._over = False
 
     @singledispatchmethod
@@ -134,10 +135,10 @@ class Picture:
         begun = self._clock()
         if self._evaluation and self._evaluation[0] == at.round:
             begun = self._evaluation[1]
-            self._evaluations.append(self._clock() - begun)
         if self._evaluating and self._evaluating.round == at.round:
             self._evaluating = None
         if at.round == 0:
+            self._beside = (self._clock() - begun) / 2
             self._stages["zero-shot"] = _Stage(quality(at.metrics), begun, self._clock())
         else:
             begun = self._round.begun if self._round else begun
@@ -161,16 +162,16 @@ class Picture:
         if self._over or left <= 0:
             return None
         now, at = self._clock(), self._round
+        done = now - at.begun if at is not None else 0.0
         if self._took:
-            whole = sum(self._took) / len(self._took)
+            whole = (sum(self._took) - self._beside) / len(self._took)
         elif at is not None and at.share() >= _TELLING:
-            trained = (at.trained or now) - at.begun
-            # Zero-shot was measured beside the training, on the same cores: alone it takes about half.
-            evaluation = self._evaluations[0] / 2 if self._evaluations else trained / 3
-            whole = trained / at.share() + evaluation
+            trained = (at.trained or now) - at.begun - self._beside
+            done -= self._beside
+            whole = trained / at.share() + (self._beside or trained / 3)
         else:
             return None
-        return max(0.0, left * whole - (now - at.begun if at is not None else 0.0))
+        return max(0.0, left * whole - done)
 
     def __rich__(self) -> RenderableType:
         """The picture now."""

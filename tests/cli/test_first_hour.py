@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from fedllm.cli.run import _table
 from tests.cli.in_process import Done, fedllm
 
 CONFIG = {
@@ -134,6 +135,54 @@ def test_a_file_that_is_no_text_is_named(place: Path) -> None:
     assert refused(place, "run", "fed.yaml").startswith("fed.yaml: cannot be read: it is no UTF-8 text")
     assert refused(place, "run", ".") == ".: cannot be read: Is a directory"
     assert refused(place, "run", "none.yaml").startswith("none.yaml: no such file; ")
+
+
+def test_a_default_file_that_is_not_there_names_the_one_that_is(place: Path) -> None:
+    for command in (("promote", "1"), ("cancel", "x"), ("report",), ("site", "list")):
+        assert refused(place, *command).startswith(
+            "params.yaml: no such file; name another with --config: fed.yaml"
+        )
+
+
+def test_a_home_that_is_no_folder_is_one_line(place: Path) -> None:
+    (place / "home").write_text("")
+    for command in (("site", "list", "--config", "fed.yaml"), ("run", "fed.yaml")):
+        assert "cannot be made (Not a directory)" in refused(place, *command)
+
+
+def test_a_journal_that_cannot_be_opened_is_one_line(place: Path) -> None:
+    (place / "home" / "coordinator" / "harbours" / "journal.db").mkdir(parents=True)
+    line = refused(place, "site", "list", "--config", "fed.yaml", code=1)
+    assert "the journal of harbours" in line
+    assert "unable to open database file" in line
+
+
+def test_an_agent_without_its_invitation_is_told_where_it_comes_from(place: Path) -> None:
+    assert "that the coordinator's `fedllm site add` made" in refused(place, "agent")
+
+
+def test_a_store_elsewhere_is_looked_at_before_anything_starts(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fedllm.cli.run._servers", lambda _config: pytest.fail("servers were started"))
+    monkeypatch.setattr("fedllm.preflight._check_sites", lambda *_: None)
+    store = {"url": "s3://harbours", "endpoint": "http://127.0.0.1:9"}
+    (place / "fed.yaml").write_text(yaml.safe_dump(CONFIG | {"store": store}))
+    assert "needs FEDLLM_ACCESS_KEY and FEDLLM_SECRET_KEY" in refused(place, "run", "fed.yaml")
+    monkeypatch.setenv("FEDLLM_ACCESS_KEY", "a")
+    monkeypatch.setenv("FEDLLM_SECRET_KEY", "b")
+    line = refused(place, "run", "fed.yaml", code=1)
+    assert line.startswith("http://127.0.0.1:9 does not answer (")
+    line = refused(place, "run", "fed.yaml", "--set", "store.url=s3://b")
+    assert "a bucket's name has 3 to 63 small letters" in line
+
+
+def test_a_table_of_many_rounds_shows_the_first_and_the_last() -> None:
+    table = _table({"by_round": {str(number): {"accuracy": number / 100} for number in range(41)}})
+    names = [str(column.header) for column in table.columns]
+    assert names == ["silo", "zero-shot", "round 1", *(f"round {number}" for number in range(34, 41))]
+    assert str(table.title) == "accuracy on the public set (without rounds 2 to 33)"
+    assert [len(column._cells) for column in table.columns] == [1] * 10
 
 
 def test_a_fault_of_the_file_is_not_laid_on_a_setting(place: Path) -> None:

@@ -1,12 +1,14 @@
 """A site's first attempt: what `site init` finds before it writes, and what it does the second time."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 import yaml
 from filelock import FileLock
 
+from fedllm.config.site import PolicyConfig
 from tests.cli.in_process import Done
 from tests.cli.test_site_verbs import Place
 
@@ -76,6 +78,27 @@ def test_too_many_bad_rows_are_refused_before_anything_is_written(place: Place) 
     assert done.returncode == 0, done.stderr
     site = yaml.safe_load((place.home / "sites" / "harbour" / "site.yaml").read_text())
     assert site["policy"] == {"max_left_out": 0.5}
+
+
+def test_labels_in_other_letters_are_recognised(place: Place) -> None:
+    write(place.data, [{"text": f"text {n}", "label": "Positive"} for n in range(9)])
+    done = init(place, place.data, "--config", place.config)
+    refused(place, done, 1, "did you mean 'positive'?", "Names of fields and labels are the federation's")
+
+
+def test_a_home_that_is_a_file_and_data_that_cannot_be_looked_at_are_one_line(place: Place) -> None:
+    (place.home / "file").write_text("")
+    refused(place, init(place, place.data, "--home", place.home / "file"), 1, "is a file or lies below one")
+    refused(place, init(place, Path("x" * 300)), 1, "cannot be read: File name too long")
+
+
+def test_the_site_file_shows_what_a_policy_may_say(place: Place) -> None:
+    assert init(place, place.data).returncode == 0
+    text = (place.home / "sites" / "harbour" / "site.yaml").read_text()
+    shown = dict(re.findall(r"(?m)^#   (\w+): (\S+)", text))
+    assert {"max_steps", "hours", "total_epsilon"} <= set(shown)
+    given = PolicyConfig.model_validate({name: yaml.safe_load(value) for name, value in shown.items()})
+    assert given == PolicyConfig(), "they are the defaults"
 
 
 @pytest.mark.parametrize("base", ["./nowhere", "none.gguf", "~/no/such/folder"])

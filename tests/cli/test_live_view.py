@@ -133,6 +133,24 @@ def test_the_time_left_is_known_from_the_first_steps_on(picture: Picture, clock:
     assert picture.seconds_left() == pytest.approx(2 * (20 + 10 / 3) - 10)
 
 
+def test_what_zero_shot_took_from_the_first_round_is_not_expected_of_the_others(
+    picture: Picture, clock: Clock
+) -> None:
+    picture(Opened("sentiment", "r1", 2))
+    picture(RoundBegun(1, ("amazon",)))
+    picture(Evaluating(0, 0, 200))
+    clock.now = 40
+    picture(Measured(0, {"accuracy": 0.8}))
+    clock.now = 60
+    picture(SiteStep(1, "amazon", 5, 10))
+    # Of 60 s zero-shot took 20: so training takes 80 s alone, and evaluation the 20.
+    assert picture.seconds_left() == pytest.approx(2 * 100 - 40)
+    clock.now = 120
+    picture(Measured(1, {"accuracy": 0.9}))
+    picture(RoundOver(1, None))
+    assert picture.seconds_left() == pytest.approx(100)
+
+
 def test_a_wait_for_sites_is_shown_until_it_is_over(picture: Picture) -> None:
     picture(Waiting("waiting for 1 of 2: harbour is preparing its base model"))
     assert "harbour is preparing" in drawn(picture)
