@@ -87,8 +87,9 @@ def test_labels_in_other_letters_are_recognised(place: Place) -> None:
 
 
 def test_a_home_that_is_a_file_and_data_that_cannot_be_looked_at_are_one_line(place: Place) -> None:
-    (place.home / "file").write_text("")
-    refused(place, init(place, place.data, "--home", place.home / "file"), 1, "is a file or lies below one")
+    file = place.data.with_name("file")
+    file.write_text("")
+    refused(place, init(place, place.data, "--home", file), 1, "is a file or lies below one")
     refused(place, init(place, Path("x" * 300)), 1, "cannot be read: File name too long")
 
 

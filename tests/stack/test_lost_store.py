@@ -40,6 +40,19 @@ def test_up_makes_it_anew_and_says_who_has_to_be_invited_again(
     assert Running.ended is (control is Running)
 
 
+def test_what_a_living_server_wrote_after_it_was_removed_is_put_aside(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.create()
+    StackState(ports=PORTS).save(place)
+    (place.minio / "blocks").mkdir()  # a volume is made in an empty folder alone
+    [line] = [line for line in begun(monkeypatch, Running) if "was left in it" in line]
+    [aside] = place.minio.parent.glob("minio-remains-*")
+    assert str(aside) in line
+    assert (aside / "blocks").is_dir()
+    assert not place.minio.exists()
+
+
 def test_a_first_start_and_one_after_a_restore_say_nothing_of_it(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
