@@ -62,7 +62,7 @@ def run_verb(
             run_id=run_id,
             allow_dirty=allow_dirty,
         )
-    emit(as_json, told, _text(told))
+    emit(as_json, told, f"{_text(told)}\n{_next(told, file)}".rstrip())
 
 
 def demo(
@@ -227,6 +227,11 @@ def _written(config: FederationConfig) -> Path:
     path = coordinator_folder(config.name) / f"config-{name}.yaml"
     path.write_text(text, encoding="utf-8")
     return path
+
+
+def _next(told: dict[str, Any], file: Path) -> str:
+    """What a person would do now: look at the version, before anybody uses it."""
+    return f"next: fedllm promote --check --config {shlex.quote(str(file))}" if told["model"]["uri"] else ""
 
 
 def _text(told: dict[str, Any]) -> str:

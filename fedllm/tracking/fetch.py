@@ -103,6 +103,11 @@ def open_model(
     if wanted == ZERO_SHOT:
         return OpenedModel(wanted, load_plain(config.model.base, config.task), config.task)
     if not is_registered(wanted):
+        if not Path(wanted).is_dir():
+            raise ModelError(
+                f"no folder {wanted}: name models:/NAME@ALIAS, models:/NAME/VERSION, a peft folder, or "
+                f"{ZERO_SHOT}"
+            )
         folder = check_adapter(wanted)
         return OpenedModel(wanted, load_adapter(config.model.base, None, folder, config.task), config.task)
     if tracking_uri is None:

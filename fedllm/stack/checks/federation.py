@@ -113,7 +113,9 @@ def _refusals(session: Session, federation: str) -> Finding:
             found[party, kind] += times
     if not found:
         return ok("security events", "none since yesterday")
-    told = sorted(f"{party}: {kind} ({times} times)" for (party, kind), times in found.items())
+    told = sorted(
+        f"{party}: {kind}{f' ({times} times)' if times > 1 else ''}" for (party, kind), times in found.items()
+    )
     shortly = ", ".join(told[:10])
     return warn("security events", f"since yesterday: {shortly}", "`fedllm events` says what and why")
 
