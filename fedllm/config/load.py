@@ -90,7 +90,7 @@ def _others_beside(path: Path) -> str:
         found = [site.parent.name for site in path.parent.parent.glob("*/site.yaml")]
         return f"; sites there: {', '.join(sorted(found)[:_NAMED])}" if found else ""
     told = [file.name for file in path.parent.glob("*.yaml") if _FEDERATION.search(_beginning(file))]
-    return f"; name another with --config: {', '.join(sorted(told)[:_NAMED])}" if told else ""
+    return f"; there are {', '.join(sorted(told)[:_NAMED])} (--config FILE, `run FILE`)" if told else ""
 
 
 def _beginning(path: Path) -> str:

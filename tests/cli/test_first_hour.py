@@ -140,7 +140,7 @@ def test_a_file_that_is_no_text_is_named(place: Path) -> None:
 def test_a_default_file_that_is_not_there_names_the_one_that_is(place: Path) -> None:
     for command in (("promote", "1"), ("cancel", "x"), ("report",), ("site", "list")):
         assert refused(place, *command).startswith(
-            "params.yaml: no such file; name another with --config: fed.yaml"
+            "params.yaml: no such file; there are fed.yaml (--config FILE, `run FILE`); `fedllm new`"
         )
 
 

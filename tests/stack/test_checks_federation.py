@@ -118,9 +118,7 @@ def test_what_another_federation_of_the_same_journal_met_is_not_told(journal: Jo
     assert left()["security events"].detail == "none since yesterday"
     journal.security.record("revoked", "mill", "left")
     journal.security.record("revoked", "former", "nobody's any more")
-    assert left()["security events"].detail == (
-        "since yesterday: former: revoked, mill: revoked"
-    )
+    assert left()["security events"].detail == ("since yesterday: former: revoked, mill: revoked")
 
 
 def seen(config: FederationConfig) -> Finding:
