@@ -49,6 +49,11 @@ def journal_url(federation: str) -> str:
     return given or f"sqlite:///{_folder(federation) / 'journal.db'}"
 
 
+def has_journal(federation: str) -> bool:
+    """Whether a journal was named or is there already; to open one would make it."""
+    return bool(os.environ.get("FEDLLM_JOURNAL_URL")) or (_folder(federation) / "journal.db").is_file()
+
+
 def coordinator_folder(federation: str) -> Path:
     """The coordinator's own folder for a federation, made where it is not there: keys, journal, models."""
     folder = _folder(federation)

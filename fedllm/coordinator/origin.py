@@ -11,7 +11,7 @@ from typing import Literal
 from pydantic import ValidationError
 
 from fedllm.config import FederationConfig, fedllm_home
-from fedllm.coordinator.journal import Journal
+from fedllm.coordinator.journal import Journal, has_journal
 from fedllm.coordinator.tables import OriginRow
 from fedllm.errors import ConfigError
 from fedllm.exchange.messages import PublicKeys, Roster
@@ -62,12 +62,12 @@ def refuse_another_origin(journal: Journal, origin: Origin) -> None:
 
 
 def refuse_simulation(config: FederationConfig) -> None:
-    """Refuse a configuration that simulates the sites of a federation with real members.
+    """Refuse a configuration that simulates the sites of a federation with real members; nothing is made.
 
     Raises:
         ConfigError: with their names, and what to do.
     """
-    if config.simulation is not None:
+    if config.simulation is not None and has_journal(config.name):
         with closing(Journal(config.name)) as journal:
             refuse_another_origin(journal, "simulated")
 

@@ -9,7 +9,7 @@ from sqlalchemy import delete
 
 from fedllm.agent.join import init_site, read_card
 from fedllm.cli.stack import _config_to_deploy
-from fedllm.config import FederationConfig
+from fedllm.config import FederationConfig, fedllm_home
 from fedllm.coordinator.journal import Journal
 from fedllm.coordinator.members import add_site
 from fedllm.coordinator.origin import members_by_origin, refuse_simulation
@@ -80,6 +80,7 @@ def test_the_stack_starts_and_deploys_nothing_where_the_file_at_hand_simulates_a
     for name in ("params.yaml", "named.yaml"):
         Path(name).write_text(text)
     assert _config_to_deploy(Path("params.yaml")) == Path("params.yaml")
+    assert not (fedllm_home() / "coordinator").exists(), "a look makes no journal"
     add_site(config, create_identity(tmp_path / "harbour", "harbour").public)
     assert _config_to_deploy(Path("params.yaml")) is None
     assert capsys.readouterr().err.startswith("nothing is deployed: played is real: harbour joined it")
