@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
+from prefect.testing.utilities import prefect_test_harness
 
 from fedllm.agent.join import init_site, read_card
 from fedllm.config import load_federation
@@ -19,7 +20,6 @@ from fedllm.privacy.ledger import Ledger
 from fedllm.secure.identity import load_identity
 from flows import privacy_audit as module
 from flows.privacy_audit import privacy_audit
-from tests.prefect_client import own_prefect
 from tests.privacy.ledger_home import DATA, tamper, trained
 from tests.test_audit import CONFIG
 
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.servers
 @pytest.fixture(scope="module", autouse=True)
 def prefect() -> Any:  # noqa: ANN401 - a generator
     """A Prefect of the tests' own, once for all of them."""
-    with own_prefect():
+    with prefect_test_harness(server_startup_timeout=480):
         yield
 
 
