@@ -63,8 +63,8 @@ def make_site(wanted: Wanted, *, replace: bool = False) -> NewSite:
     if before is not None:
         _refuse_another(wanted, before, replace=replace)
     base = wanted.base or (before.base if before else None) or _usual_base(wanted.federation)
-    named = "--base" if wanted.base or before else "model.base of the federation file:"
-    folder = _checked_base(base, named)
+    source = "--base" if wanted.base or before else "model.base of the federation file:"
+    folder = _checked_base(base, source)
     task = wanted.federation.task if wanted.federation else kept_task(wanted.home)
     found = first_look(wanted.data, task, folder, wanted.home)
     same = before is not None and (before.data, before.base) == (wanted.data.resolve(), base)
@@ -105,11 +105,11 @@ def _usual_base(federation: FederationConfig | None) -> str:
     return federation.model.base if federation else DEFAULT_BASE
 
 
-def _checked_base(base: str, named: str) -> Path | None:
+def _checked_base(base: str, source: str) -> Path | None:
     try:
         return prepared_base(base)
     except ModelError as error:
-        raise ModelError(f"{named} {base}: {str(error).removeprefix('model.base: ')}") from None
+        raise ModelError(f"{source} {base}: {str(error).removeprefix('model.base: ')}") from None
 
 
 def _refuse_faulty(data: Path, found: Inspection, most: float) -> None:

@@ -69,7 +69,7 @@ def _prepared(member: Membership, log_file: Path | None, lock: FileLock, *, chec
     memory = memory_limit(member.site.policy)
     trainer = ChildTrainer(log_file, base, memory)  # now: what it loads takes longer than all that follows
     mark = fingerprint(member.invitation.coordinator)
-    told = "as --coordinator says" if checked else "not checked: compare it by telephone, with --coordinator"
-    log.info("%s takes part; the coordinator is %s (%s)", member.site.name, mark, told)
+    check = "as --coordinator says" if checked else "not checked: compare it by telephone, with --coordinator"
+    log.info("%s takes part; the coordinator is %s (%s)", member.site.name, mark, check)
     log.info("a training may take %d MiB of memory and %.6g s", memory >> 20, member.site.policy.max_training)
     return Agent(member, trainer, lock=lock)

@@ -87,10 +87,10 @@ def _read(path: Path, remedy: str) -> dict[str, Any]:
 def _others_beside(path: Path) -> str:
     """The federation files, or the sites, that are where this file was looked for."""
     if path.name == "site.yaml":
-        found = [site.parent.name for site in path.parent.parent.glob("*/site.yaml")]
-        return f"; sites there: {', '.join(sorted(found)[:_NAMED])}" if found else ""
-    told = [file.name for file in path.parent.glob("*.yaml") if _FEDERATION.search(_beginning(file))]
-    return f"; there are {', '.join(sorted(told)[:_NAMED])} (--config FILE, `run FILE`)" if told else ""
+        sites = [site.parent.name for site in path.parent.parent.glob("*/site.yaml")]
+        return f"; sites there: {', '.join(sorted(sites)[:_NAMED])}" if sites else ""
+    files = [file.name for file in path.parent.glob("*.yaml") if _FEDERATION.search(_beginning(file))]
+    return f"; there are {', '.join(sorted(files)[:_NAMED])} (--config FILE, `run FILE`)" if files else ""
 
 
 def _beginning(path: Path) -> str:

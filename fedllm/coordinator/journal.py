@@ -46,12 +46,12 @@ def journal_url(federation: str) -> str:
     """
     refuse_half_restored()
     given = os.environ.get("FEDLLM_JOURNAL_URL")
-    return given or f"sqlite:///{_folder(federation) / 'journal.db'}"
+    return given or f"sqlite:///{_file(federation)}"
 
 
 def has_journal(federation: str) -> bool:
     """Whether a journal was named or is there already; to open one would make it."""
-    return bool(os.environ.get("FEDLLM_JOURNAL_URL")) or (_folder(federation) / "journal.db").is_file()
+    return bool(os.environ.get("FEDLLM_JOURNAL_URL")) or _file(federation).is_file()
 
 
 def coordinator_folder(federation: str) -> Path:
@@ -64,6 +64,10 @@ def coordinator_folder(federation: str) -> Path:
             f"{folder} cannot be made ({error.strerror}): make {fedllm_home()} a folder that you can write "
             "to, or set FEDLLM_HOME to another"
         ) from None
+
+
+def _file(federation: str) -> Path:
+    return _folder(federation) / "journal.db"
 
 
 def _folder(federation: str) -> Path:

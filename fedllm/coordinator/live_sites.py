@@ -14,7 +14,6 @@ from fedllm.text import one_line
 
 log = logging.getLogger(__name__)
 
-
 _LOOK = 0.3  # s between two looks
 _DAY = 86_400.0  # s
 

@@ -19,8 +19,8 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 def by_importance(metrics: Mapping[str, float]) -> list[str]:
     """Totals first, then accuracy by group, then the rest; a single group is the total."""
     groups = {name.partition("/")[2] for name in metrics} - {""}
-    told = [name for name in metrics if groups != {"all"} or "/" not in name]
-    return sorted(told, key=lambda name: ("/" in name, not name.startswith(HIGH), name))
+    kept = [name for name in metrics if groups != {"all"} or "/" not in name]
+    return sorted(kept, key=lambda name: ("/" in name, not name.startswith(HIGH), name))
 
 
 def line(cells: Iterable[str]) -> str:

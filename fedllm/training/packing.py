@@ -40,9 +40,11 @@ def stay_apart(model: CausalModel) -> bool:
 
     What a text does not see changes no bit of its logits: what is masked out is multiplied by zero.
     """
-    one, other, asked = (Example((start, start + 1), (start + 2, start + 3)) for start in (0, 4, 8))
+    first, another, second = (Example((start, start + 1), (start + 2, start + 3)) for start in (0, 4, 8))
     with torch.inference_mode():
-        beside_one, beside_other = (answer_logits(model, [first, asked])[1] for first in (one, other))
-        (alone,) = answer_logits(model, [asked])
+        beside_first, beside_another = (
+            answer_logits(model, [before, second])[1] for before in (first, another)
+        )
+        (alone,) = answer_logits(model, [second])
     near = _NEAR * float(alone.abs().max())
-    return torch.equal(beside_one, beside_other) and bool(((beside_one - alone).abs() <= near).all())
+    return torch.equal(beside_first, beside_another) and bool(((beside_first - alone).abs() <= near).all())

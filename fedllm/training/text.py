@@ -102,7 +102,7 @@ class TextLearner:
             return losses, None
         firsts = self._first_tokens()
         best = [firsts[int(logits[0, firsts].argmax())] for logits in answers]
-        return losses, [told == example.answer[0] for told, example in zip(best, examples, strict=True)]
+        return losses, [token == example.answer[0] for token, example in zip(best, examples, strict=True)]
 
     def predict(self, records: Sequence[Record | str]) -> list[str]:
         """Answer texts or records: the label for a classification, else the words that the model writes."""

@@ -157,16 +157,16 @@ def sites(config: FederationConfig, access: StoreAccess, members: Sequence[Publi
 def _away(store: ObjectStore, federation: str, keys: PublicKeys, now: float) -> str | None:
     """Why a site would not take part in a round that begins now; None for one that would."""
     try:
-        shown = shown_card(store, federation, keys)
+        seen = shown_card(store, federation, keys)
     except ObjectNotFoundError:
         return "never heard of"
     except RefusedError as error:
         return f"its card is refused: {error}"
-    if shown.is_live(now):
+    if seen.is_live(now):
         return None
-    stopped = shown.card.state == "stopped"
-    if stopped or not shown.is_fresh(now):
-        return f"{'stopped' if stopped else 'silent'} since {_ago(now - shown.at)}"
+    stopped = seen.card.state == "stopped"
+    if stopped or not seen.is_fresh(now):
+        return f"{'stopped' if stopped else 'silent'} since {_ago(now - seen.at)}"
     return PREPARING
 
 
