@@ -15,7 +15,7 @@ from fedllm.data.records import Record
 from fedllm.errors import ConfigError, LedgerError
 from fedllm.privacy.membership import MembershipReport
 from fedllm.privacy.one_run import OneRunAudit
-from fedllm.privacy.terms import NO_DP, PrivateTerms
+from fedllm.protocol.terms import NO_DP, PrivateTerms
 
 if TYPE_CHECKING:
     from fedllm.privacy.accounting import Event

@@ -11,7 +11,7 @@ import torch
 from fedllm.config import FederationConfig
 from fedllm.data.records import Record, read_records
 from fedllm.models.base import resolve_base
-from fedllm.privacy.terms import PrivateTerms
+from fedllm.protocol.terms import PrivateTerms
 from fedllm.simulation import cached_data
 from fedllm.training.batches import draw
 from fedllm.training.dp import train_privately

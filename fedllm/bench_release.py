@@ -24,13 +24,13 @@ from fedllm.coordinator.tables import ReleaseRow
 from fedllm.coordinator.training import Training, open_training
 from fedllm.data.records import write_records
 from fedllm.exchange.directory_store import DirectoryStore
-from fedllm.exchange.keys import Layout
 from fedllm.exchange.mailbox import Mailbox, seal_to_file
-from fedllm.exchange.messages import COORDINATOR, Answer, Card, Message, Plan, Update
 from fedllm.models.shared import encode_flat
 from fedllm.privacy.accounting import Event
 from fedllm.privacy.ledger import Ledger, Limits
 from fedllm.privacy.noise_audit import Trained, noise_std
+from fedllm.protocol.layout import Layout
+from fedllm.protocol.messages import COORDINATOR, Answer, Card, Message, Plan, Update
 from fedllm.secure.envelope import sign
 from fedllm.secure.identity import create_identity
 from fedllm.tracking.connection import connect

@@ -30,9 +30,9 @@ from fedllm.coordinator.rounds import JournaledSteps, play
 from fedllm.coordinator.training import open_training
 from fedllm.data.prepare import PreparedData, inputs_sha256, prepare
 from fedllm.errors import AccessDeniedError, ConfigError, FedllmError, ObjectNotFoundError
-from fedllm.exchange.messages import PublicKeys
 from fedllm.milestones import Prepared, Preparing, report
 from fedllm.models.base import resolve_base
+from fedllm.protocol.messages import PublicKeys
 from fedllm.run_id import new_run_id
 
 log = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from fedllm.coordinator.budget import accounted
 from fedllm.coordinator.outcomes import Audited, Evaluated, FailedRound, Released
 from fedllm.coordinator.privacy_plan import privacy_plan
 from fedllm.coordinator.training import Training
-from fedllm.privacy.terms import PrivacyPlan
+from fedllm.protocol.terms import PrivacyPlan
 
 ROUND_COMPLETED = "fedllm.round.completed"
 TRAINING_COMPLETED = "fedllm.training.completed"

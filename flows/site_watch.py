@@ -22,8 +22,8 @@ from fedllm.coordinator.site_watch import (
     look_at_sites,
     untold_events,
 )
-from fedllm.exchange.keys import Layout
 from fedllm.exchange.mailbox import Mailbox
+from fedllm.protocol.layout import Layout
 from flows.events import tell
 from flows.names import run_name
 from flows.output import log_errors_in_one_line, outlive_readers

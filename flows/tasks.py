@@ -21,7 +21,7 @@ from fedllm.coordinator.release import site_rows
 from fedllm.coordinator.rounds import JournaledSteps, play
 from fedllm.coordinator.training import Training
 from fedllm.errors import ExchangeError
-from fedllm.privacy.terms import told_in_words
+from fedllm.protocol.terms import told_in_words
 from flows import events
 
 

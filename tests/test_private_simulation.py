@@ -12,8 +12,8 @@ from fedllm.cli.run import _text
 from fedllm.config import load_federation
 from fedllm.coordinator.rounds import JournaledSteps
 from fedllm.coordinator.training import Training
-from fedllm.exchange.messages import Answer, Card, Update
 from fedllm.privacy.accounting import Event, epsilon
+from fedllm.protocol.messages import Answer, Card, Update
 from tests.test_simulation import federation
 
 __all__ = ["federation"]

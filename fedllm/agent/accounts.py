@@ -11,12 +11,12 @@ from fedllm.config import SiteConfig
 from fedllm.data.forget import Forgotten
 from fedllm.errors import BudgetError, DataError, IdentityError, RefusedError
 from fedllm.exchange.mailbox import Received
-from fedllm.exchange.messages import Plan
 from fedllm.privacy.accounting import Event
-from fedllm.privacy.entry import Entry, Head
 from fedllm.privacy.ledger import Ledger, Limits
 from fedllm.privacy.site_ledger import dataset_of, site_ledger
-from fedllm.privacy.terms import PrivacyPlan
+from fedllm.protocol.entry import Entry, Head
+from fedllm.protocol.messages import Plan
+from fedllm.protocol.terms import PrivacyPlan
 from fedllm.secure.identity import Identity
 from fedllm.text import one_line
 

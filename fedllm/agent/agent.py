@@ -25,9 +25,9 @@ from fedllm.disk import is_full
 from fedllm.errors import ExchangeError, FedllmError, IdentityError, RefusedError, VoidKeysError
 from fedllm.exchange.clock import StoreClock
 from fedllm.exchange.mailbox import Mailbox, Received
-from fedllm.exchange.messages import COORDINATOR, Plan
 from fedllm.logs import about, log_as_asked
 from fedllm.privacy.same_data import note_use, other_uses
+from fedllm.protocol.messages import COORDINATOR, Plan
 from fedllm.text import one_line
 
 log = logging.getLogger(__name__)

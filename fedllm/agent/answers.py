@@ -12,10 +12,10 @@ from fedllm.agent.memory import Memory, Work
 from fedllm.agent.plan_faults import fault_of
 from fedllm.agent.policy import Decision, decide, promised_bytes
 from fedllm.agent.record_check import RecordCheck
-from fedllm.exchange import messages
 from fedllm.exchange.clock import StoreClock
 from fedllm.exchange.mailbox import Mailbox, Received
-from fedllm.exchange.messages import Answer, Plan
+from fedllm.protocol import messages
+from fedllm.protocol.messages import Answer, Plan
 from fedllm.secure.envelope import open_envelope, sign
 
 log = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from fedllm.agent.join import Membership
 from fedllm.agent.memory import Memory
 from fedllm.errors import FedllmError
 from fedllm.exchange.mailbox import Mailbox
-from fedllm.exchange.messages import COORDINATOR, Card, Progress
+from fedllm.protocol.messages import COORDINATOR, Card, Progress
 from fedllm.secure.envelope import sign
 from fedllm.text import one_line
 

@@ -26,12 +26,12 @@ from fedllm.errors import (
     ObjectNotFoundError,
     RefusedError,
 )
-from fedllm.exchange import messages
 from fedllm.exchange.clock import StoreClock
 from fedllm.exchange.mailbox import Mailbox, Received, seal_to_file
-from fedllm.exchange.messages import Plan, Update
 from fedllm.logs import about, wants_json
-from fedllm.privacy.terms import private_terms
+from fedllm.protocol import messages
+from fedllm.protocol.messages import Plan, Update
+from fedllm.protocol.terms import private_terms
 from fedllm.secure.envelope import sign
 
 log = logging.getLogger(__name__)

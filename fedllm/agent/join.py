@@ -12,9 +12,9 @@ from fedllm.config import SiteConfig, fedllm_home, load_site
 from fedllm.config.frozen import NAME
 from fedllm.config.home import private_dir
 from fedllm.errors import IdentityError, RefusedError
-from fedllm.exchange.keys import Layout
-from fedllm.exchange.messages import Invitation, PublicKeys
 from fedllm.exchange.store import ObjectStore
+from fedllm.protocol.layout import Layout
+from fedllm.protocol.messages import Invitation, PublicKeys
 from fedllm.secure.envelope import open_envelope
 from fedllm.secure.identity import Identity, create_identity, fingerprint, load_identity
 from fedllm.secure.sealing import unseal

@@ -9,7 +9,7 @@ from fedllm.agent.folder import WorkFolder
 from fedllm.agent.memory import Memory
 from fedllm.errors import ExchangeError, RefusedError
 from fedllm.exchange.mailbox import Mailbox
-from fedllm.exchange.messages import Sealed
+from fedllm.protocol.messages import Sealed
 
 log = logging.getLogger(__name__)
 

@@ -9,9 +9,9 @@ from collections.abc import Container
 
 from fedllm.agent.held_base import HeldBase
 from fedllm.errors import IdentityError, ModelError
-from fedllm.exchange.keys import Layout
-from fedllm.exchange.messages import Plan
-from fedllm.privacy.terms import PrivacyPlan
+from fedllm.protocol.layout import Layout
+from fedllm.protocol.messages import Plan
+from fedllm.protocol.terms import PrivacyPlan
 from fedllm.secure.sealing import seal
 
 _MOST_STEPS = 1_000_000  # of a training: the accountant would take minutes and gigabytes for some beyond them

@@ -7,7 +7,7 @@ from typing import Literal
 
 from fedllm.agent.limits import memory_limit
 from fedllm.config import PolicyConfig
-from fedllm.exchange.messages import Plan
+from fedllm.protocol.messages import Plan
 from fedllm.text import one_line
 
 _DAY = 24 * 60  # min

@@ -9,7 +9,7 @@ from fedllm.agent.join import Membership
 from fedllm.agent.memory import Memory
 from fedllm.errors import EquivocationError, ObjectNotFoundError, RefusedError, ReplayError
 from fedllm.exchange.mailbox import Mailbox, Received
-from fedllm.exchange.messages import COORDINATOR, Head, Plan, Roster
+from fedllm.protocol.messages import COORDINATOR, Head, Plan, Roster
 from fedllm.secure.identity import fingerprint
 
 AGAIN = 2.0  # s until a refused plan is looked at again: the store may have shown what it should not

@@ -12,7 +12,7 @@ from fedllm.agent.limits import TOO_MUCH, ran_out_of_memory
 from fedllm.config import AdapterConfig, LocalConfig, TaskConfig
 from fedllm.data.records import Record
 from fedllm.errors import DataError, FedllmError, LedgerError, RefusedError, TrainingError
-from fedllm.privacy.terms import PrivateTerms
+from fedllm.protocol.terms import PrivateTerms
 from fedllm.text import one_line
 
 if TYPE_CHECKING:

@@ -222,6 +222,6 @@ def _raise_journals(home: Path, manifest: Manifest, url: str | None) -> dict[str
 
 
 def _site_names(roster: str | None) -> tuple[str, ...]:
-    from fedllm.exchange.messages import Roster
+    from fedllm.protocol.messages import Roster
 
     return tuple(site.name for site in Roster.model_validate_json(roster).sites) if roster else ()

@@ -11,9 +11,9 @@ from fedllm.backup.manifest import LedgerMark
 from fedllm.config import load_site
 from fedllm.errors import BackupError, ConfigError, IdentityError, LedgerError
 from fedllm.privacy.chain import ChainState, Reservation, state_of
-from fedllm.privacy.entry import Entry
 from fedllm.privacy.ledger import Ledger
 from fedllm.privacy.site_ledger import former_identities, ledger_path
+from fedllm.protocol.entry import Entry
 from fedllm.secure.identity import load_identity
 
 NO_ROUND = 2**31 - 1  # under which steps are charged that may have been taken in any round

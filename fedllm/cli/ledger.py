@@ -121,7 +121,7 @@ def _table(told: "DatasetSpent") -> str:
     from rich.console import Console
     from rich.table import Table
 
-    from fedllm.privacy.accounting import rounded_up
+    from fedllm.protocol.terms import rounded_up
 
     table = Table(title=told.title, caption=told.caption, title_justify="left", caption_justify="left")
     for name in ("federation", "run", "q", "sigma", "charged", "reserved", "epsilon", "delta", ""):

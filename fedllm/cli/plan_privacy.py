@@ -72,7 +72,7 @@ def _shared_size(config: "FederationConfig") -> int:
 
 
 def _text(planned: "PrivacyPlanning") -> list[str]:
-    from fedllm.privacy.accounting import rounded_up
+    from fedllm.protocol.terms import rounded_up
 
     if planned.common is None:
         return ["no DP configured: the model may remember what it is trained on"]

@@ -3,7 +3,6 @@
 from fedllm.coordinator.journal import Journal
 from fedllm.coordinator.ledgers import keep_entries, known_datasets, known_entries
 from fedllm.coordinator.outcomes import SiteOutcome
-from fedllm.exchange.messages import LedgerHead, Plan, PublicKeys, Verdict
 from fedllm.privacy.chain import ChainState, state_of
 from fedllm.privacy.ledger_audit import (
     LEDGER_CHECKS,
@@ -13,8 +12,9 @@ from fedllm.privacy.ledger_audit import (
     RoundTaken,
     audit_ledger,
 )
-from fedllm.privacy.terms import PrivacyPlan, told_in_words
 from fedllm.privacy.update_audit import LONGEST_REASON
+from fedllm.protocol.messages import LedgerHead, Plan, PublicKeys, Verdict
+from fedllm.protocol.terms import PrivacyPlan, told_in_words
 
 # With a site as the unit, what is told of a check whose own reason quotes the update's norm.
 _UNQUOTED = {

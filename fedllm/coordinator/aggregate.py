@@ -8,8 +8,8 @@ from fedllm.coordinator.outcomes import Aggregated, Audited
 from fedllm.coordinator.payloads import read_model, read_update, seal_model
 from fedllm.coordinator.training import Training
 from fedllm.exchange.mailbox import seal_to_file
-from fedllm.exchange.messages import Sealed
 from fedllm.models.shared import decode_flat, encode_flat
+from fedllm.protocol.messages import Sealed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

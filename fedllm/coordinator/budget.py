@@ -10,8 +10,8 @@ from fedllm.coordinator.ledgers import chain_up_to, known_heads
 from fedllm.coordinator.outcomes import Audited, Evaluated
 from fedllm.coordinator.privacy_plan import privacy_plan
 from fedllm.coordinator.training import Training
-from fedllm.exchange.messages import LedgerHead, Verdict
 from fedllm.privacy.chain import ChainState
+from fedllm.protocol.messages import LedgerHead, Verdict
 from fedllm.tracking.budget import budget_row, privacy_tags
 from fedllm.tracking.release import RoundRelease
 

@@ -8,10 +8,10 @@ from fedllm.coordinator.journal import Journal
 from fedllm.coordinator.lease import Lease
 from fedllm.coordinator.members import coordinator_identity, store_access
 from fedllm.errors import ExchangeError, ObjectNotFoundError
-from fedllm.exchange.keys import Layout
 from fedllm.exchange.mailbox import Mailbox
-from fedllm.exchange.messages import Head
 from fedllm.exchange.store import ObjectStore
+from fedllm.protocol.layout import Layout
+from fedllm.protocol.messages import Head
 
 SETTLE = 1.5  # s in which a deposed coordinator may still write a head that it had signed
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from fedllm.coordinator.journal import Journal
 from fedllm.coordinator.tables import CardRow
 from fedllm.errors import ReplayError
-from fedllm.exchange.keys import Layout
-from fedllm.exchange.messages import COORDINATOR, Card, PublicKeys
 from fedllm.exchange.store import ObjectStore
+from fedllm.protocol.layout import Layout
+from fedllm.protocol.messages import COORDINATOR, Card, PublicKeys
 from fedllm.secure.envelope import open_envelope
 
 FRESH = 35.0  # s: a site whose card is older (three heartbeats missed) is not live

@@ -14,7 +14,7 @@ from fedllm.coordinator.privacy_plan import privacy_plan
 from fedllm.coordinator.round_keys import round_recipient
 from fedllm.coordinator.training import Training
 from fedllm.errors import LedBeforeError, RefusedError
-from fedllm.exchange.messages import COORDINATOR, EVERYONE, Card, Plan, Report, Sealed
+from fedllm.protocol.messages import COORDINATOR, EVERYONE, Card, Plan, Report, Sealed
 
 log = logging.getLogger(__name__)
 

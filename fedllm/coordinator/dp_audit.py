@@ -14,10 +14,10 @@ from fedllm.coordinator.round_keys import round_identity
 from fedllm.coordinator.training import Training
 from fedllm.errors import EquivocationError, ObjectNotFoundError, RefusedError, RoundError
 from fedllm.exchange.mailbox import place_of
-from fedllm.exchange.messages import COORDINATOR, EVERYONE, Closed, Counted, Plan, Update, Verdict
 from fedllm.models.shared import decode_flat
 from fedllm.privacy.noise_audit import Trained
 from fedllm.privacy.update_audit import audit_update, refuse
+from fedllm.protocol.messages import COORDINATOR, EVERYONE, Closed, Counted, Plan, Update, Verdict
 
 
 def dp_audit(training: Training, number: int, outcomes: Sequence[SiteOutcome]) -> Audited:

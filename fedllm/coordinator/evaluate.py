@@ -7,10 +7,10 @@ from fedllm.coordinator.payloads import forget_updates, read_model
 from fedllm.coordinator.training import Training
 from fedllm.data.prepare import load_public
 from fedllm.errors import TrackingError, TrainingError
-from fedllm.exchange.messages import COORDINATOR, EVERYONE, Report, Sealed
 from fedllm.milestones import Evaluating
 from fedllm.milestones import report as milestone
 from fedllm.models.shared import decode_flat
+from fedllm.protocol.messages import COORDINATOR, EVERYONE, Report, Sealed
 from fedllm.tracking.public_answers import public_answers
 
 

@@ -8,7 +8,7 @@ from fedllm.config import fedllm_home
 from fedllm.coordinator.journal import Journal
 from fedllm.coordinator.origin import listed
 from fedllm.coordinator.tables import FederationRow
-from fedllm.exchange.messages import Roster
+from fedllm.protocol.messages import Roster
 
 _NAMED = 5  # federations that a hint names
 

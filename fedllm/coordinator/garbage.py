@@ -10,9 +10,9 @@ from fedllm.coordinator.outcomes import Aggregated, Evaluated
 from fedllm.coordinator.progress import score
 from fedllm.coordinator.release_queue import waiting_releases
 from fedllm.errors import FedllmError
-from fedllm.exchange.keys import Layout
-from fedllm.exchange.messages import Sealed
 from fedllm.exchange.store import ObjectInfo, ObjectStore
+from fedllm.protocol.layout import Layout
+from fedllm.protocol.messages import Sealed
 
 OVER = {"completed", "failed", "cancelled"}
 

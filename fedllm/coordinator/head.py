@@ -3,7 +3,7 @@
 from fedllm.coordinator.journal import Journal
 from fedllm.coordinator.members import roster_of
 from fedllm.exchange.mailbox import Mailbox
-from fedllm.exchange.messages import COORDINATOR, EVERYONE, Head
+from fedllm.protocol.messages import COORDINATOR, EVERYONE, Head
 from fedllm.secure.envelope import sign
 
 

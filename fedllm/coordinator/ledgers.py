@@ -12,8 +12,8 @@ from sqlalchemy import select
 from fedllm.coordinator.journal import Journal
 from fedllm.coordinator.tables import LedgerRow
 from fedllm.errors import LedgerError
-from fedllm.exchange.messages import LedgerHead
 from fedllm.privacy.chain import ChainState, Entry, state_of
+from fedllm.protocol.messages import LedgerHead
 from fedllm.text import one_line
 
 

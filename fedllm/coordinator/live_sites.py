@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from fedllm.coordinator.cards import PREPARING, note_number, shown_card
 from fedllm.coordinator.training import Training
 from fedllm.errors import ObjectNotFoundError, RefusedError, RoundError
-from fedllm.exchange.messages import Card, PublicKeys
 from fedllm.milestones import Waiting, report
+from fedllm.protocol.messages import Card, PublicKeys
 from fedllm.text import one_line
 
 log = logging.getLogger(__name__)

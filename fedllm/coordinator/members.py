@@ -15,9 +15,9 @@ from fedllm.coordinator.origin import Origin, note_origin, refuse_another_origin
 from fedllm.coordinator.tables import CardRow
 from fedllm.errors import ConfigError, IdentityError
 from fedllm.exchange.connect import connect
-from fedllm.exchange.keys import Layout
-from fedllm.exchange.messages import COORDINATOR, EVERYONE, Invitation, PublicKeys, Roster
 from fedllm.exchange.store import ObjectStore
+from fedllm.protocol.layout import Layout
+from fedllm.protocol.messages import COORDINATOR, EVERYONE, Invitation, PublicKeys, Roster
 from fedllm.secure.envelope import sign
 from fedllm.secure.identity import Identity, create_identity, fingerprint, load_identity
 from fedllm.secure.sealing import seal

@@ -14,7 +14,7 @@ from fedllm.config import FederationConfig, fedllm_home
 from fedllm.coordinator.journal import Journal, has_journal
 from fedllm.coordinator.tables import OriginRow
 from fedllm.errors import ConfigError
-from fedllm.exchange.messages import PublicKeys, Roster
+from fedllm.protocol.messages import PublicKeys, Roster
 
 Origin = Literal["real", "simulated"]
 

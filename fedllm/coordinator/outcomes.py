@@ -5,8 +5,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from fedllm.exchange.messages import Counted, Sealed, Verdict
-from fedllm.privacy.entry import Entry
+from fedllm.protocol.entry import Entry
+from fedllm.protocol.messages import Counted, Sealed, Verdict
 from fedllm.tracking.public_answers import PublicAnswers
 
 

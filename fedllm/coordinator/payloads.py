@@ -11,7 +11,7 @@ from fedllm.coordinator.training import Training
 from fedllm.disk import write_whole
 from fedllm.errors import ExchangeError, ObjectNotFoundError
 from fedllm.exchange.mailbox import seal_to_file
-from fedllm.exchange.messages import Sealed
+from fedllm.protocol.messages import Sealed
 
 log = logging.getLogger(__name__)
 

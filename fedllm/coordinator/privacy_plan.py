@@ -1,7 +1,7 @@
 """The privacy of a training: made from the configuration once, and word for word the same in every plan."""
 
 from fedllm.coordinator.training import Training
-from fedllm.privacy.terms import PrivacyPlan, SiteTerms
+from fedllm.protocol.terms import PrivacyPlan, SiteTerms
 
 
 def privacy_plan(training: Training) -> PrivacyPlan | None:

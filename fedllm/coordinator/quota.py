@@ -2,7 +2,7 @@
 
 from fedllm.coordinator.training import Training
 from fedllm.errors import QuotaError
-from fedllm.exchange.messages import Answer, Plan, Update
+from fedllm.protocol.messages import Answer, Plan, Update
 
 MOST_OBJECTS = 10_000  # of one site, over all rounds and runs; `fedllm gc` removes what is over
 

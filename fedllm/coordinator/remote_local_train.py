@@ -8,8 +8,8 @@ from fedllm.coordinator.outcomes import Dispatched, SiteOutcome
 from fedllm.coordinator.training import Training
 from fedllm.errors import ExchangeError, ObjectNotFoundError, RefusedError
 from fedllm.exchange.mailbox import Received, place_of
-from fedllm.exchange.messages import Answer, Card, Plan, PublicKeys, Update
 from fedllm.milestones import SiteStep, report
+from fedllm.protocol.messages import Answer, Card, Plan, PublicKeys, Update
 from fedllm.text import one_line
 
 POLL = 0.4  # s between looks at a site's answer or update

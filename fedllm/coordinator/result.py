@@ -19,7 +19,7 @@ from fedllm.coordinator.progress import evaluations, score
 from fedllm.coordinator.release import released
 from fedllm.coordinator.training import Training
 from fedllm.privacy.accounting import ACCOUNTANT
-from fedllm.privacy.terms import NO_DP, TRUST, told_in_words
+from fedllm.protocol.terms import NO_DP, TRUST, told_in_words
 from fedllm.tracking.intervals import wilson
 
 

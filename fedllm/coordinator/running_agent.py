@@ -7,7 +7,7 @@ from fedllm.coordinator.cards import shown_card
 from fedllm.coordinator.journal import Journal
 from fedllm.coordinator.members import coordinator_fingerprint, coordinator_identity, roster_of, store_access
 from fedllm.errors import ExchangeError, IdentityError, RefusedError
-from fedllm.exchange.messages import PublicKeys
+from fedllm.protocol.messages import PublicKeys
 
 
 def card_age(config: FederationConfig, keys: PublicKeys) -> float | None:

@@ -20,7 +20,7 @@ from fedllm.coordinator.members import roster_of
 from fedllm.coordinator.tables import OutboxRow, RunRow, SiteSeenRow, WatchEventRow
 from fedllm.errors import ObjectNotFoundError, RefusedError
 from fedllm.exchange.mailbox import Mailbox
-from fedllm.exchange.messages import Card, PublicKeys
+from fedllm.protocol.messages import Card, PublicKeys
 
 SILENT = 300.0  # s without a card: thirty heartbeats
 DAYS = 7.0  # in which announcements count together

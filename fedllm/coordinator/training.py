@@ -16,11 +16,11 @@ from fedllm.coordinator.lease import Lease
 from fedllm.coordinator.members import coordinator_identity, publish_roster, roster_of, store_access
 from fedllm.errors import CancelledError, ConfigError, FedllmError, RoundError
 from fedllm.exchange.clock import StoreClock
-from fedllm.exchange.keys import Layout
 from fedllm.exchange.mailbox import Mailbox, Received
-from fedllm.exchange.messages import Message, Roster
 from fedllm.exchange.store import ObjectStore
 from fedllm.models.base import fingerprint, resolve_base
+from fedllm.protocol.layout import Layout
+from fedllm.protocol.messages import Message, Roster
 from fedllm.secure.envelope import sign
 
 if TYPE_CHECKING:

@@ -23,9 +23,9 @@ from fedllm.coordinator.outcomes import (
 from fedllm.coordinator.release import REFUSED
 from fedllm.coordinator.tables import FlowRunRow, OutboxRow, OutcomeRow, ReleaseRow, RunRow
 from fedllm.errors import ConfigError, RefusedError
-from fedllm.exchange.keys import Layout
-from fedllm.exchange.messages import COORDINATOR, Plan, PublicKeys, Roster, Verdict
-from fedllm.privacy.terms import PrivacyPlan
+from fedllm.protocol.layout import Layout
+from fedllm.protocol.messages import COORDINATOR, Plan, PublicKeys, Roster, Verdict
+from fedllm.protocol.terms import PrivacyPlan
 from fedllm.report.facts import STEPS, WAIT, Quality, RoundFacts, SiteInRound, TrainingFacts
 from fedllm.secure.envelope import open_envelope
 from fedllm.text import one_line

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from fedllm.disk import replacing
 from fedllm.errors import AccessDeniedError, ExchangeError, ObjectNotFoundError, RefusedError
-from fedllm.exchange.key_rules import checked_key, checked_prefix
 from fedllm.exchange.store import ObjectInfo
+from fedllm.protocol.key_rules import checked_key, checked_prefix
 
 CHUNK = 1 << 20  # bytes
 

@@ -14,8 +14,8 @@ from typing import Any
 from fedllm.config.frozen import NAME
 from fedllm.errors import ConfigError
 from fedllm.exchange.administration import AbsentError, Administration
-from fedllm.exchange.keys import Layout
-from fedllm.exchange.messages import COORDINATOR, EVERYONE
+from fedllm.protocol.layout import Layout
+from fedllm.protocol.messages import COORDINATOR, EVERYONE
 
 # An object comes with its own bytes, signed in the headers: no form, no copy from elsewhere.
 BY_SIGNED_PUT = {

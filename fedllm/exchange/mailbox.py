@@ -9,9 +9,9 @@ from typing import Generic, TypedDict, TypeVar, Unpack
 
 from fedllm.disk import replacing
 from fedllm.errors import AccessDeniedError, ObjectNotFoundError, RefusedError
-from fedllm.exchange.keys import Layout
-from fedllm.exchange.messages import Message, PublicKeys, Sealed
 from fedllm.exchange.store import ObjectStore
+from fedllm.protocol.layout import Layout
+from fedllm.protocol.messages import Message, PublicKeys, Sealed
 from fedllm.secure.envelope import open_envelope
 from fedllm.secure.identity import Identity
 from fedllm.secure.sealing import seal, unseal

@@ -24,9 +24,9 @@ from fedllm.errors import (
 )
 from fedllm.exchange.directory_store import CHUNK, write_stream
 from fedllm.exchange.failures import FAILURES, may_pass, named, status_of
-from fedllm.exchange.key_rules import checked_key, checked_prefix
 from fedllm.exchange.store import ObjectInfo
 from fedllm.exchange.streamed_put import LARGEST, streamed_put
+from fedllm.protocol.key_rules import checked_key, checked_prefix
 from fedllm.secure.trust import trusting
 
 CONNECT, READ = 5.0, 30.0  # s, per try

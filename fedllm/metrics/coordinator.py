@@ -20,9 +20,9 @@ from fedllm.coordinator.journal import Journal
 from fedllm.coordinator.release_queue import waiting_releases
 from fedllm.coordinator.tables import LeaseRow, OutcomeRow
 from fedllm.coordinator.training_facts import training_facts
-from fedllm.exchange.messages import Roster
 from fedllm.metrics.sites_seen import Lookout
 from fedllm.metrics.tally import Durations, Tally, tally
+from fedllm.protocol.messages import Roster
 from fedllm.report.facts import STEPS, WAIT
 from fedllm.secure.events import KINDS
 

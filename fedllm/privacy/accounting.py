@@ -16,7 +16,6 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from decimal import ROUND_CEILING, Context
 from functools import cache, lru_cache
 from typing import Any
 
@@ -47,11 +46,6 @@ class Event:
             raise ConfigError(f"a sampling rate of {self.sampling_rate} is no probability")
         if not (0 <= self.noise_multiplier < math.inf and self.steps >= 0):
             raise ConfigError("noise multiplier and steps must be finite and not negative")
-
-
-def rounded_up(epsilon: float) -> str:
-    """An epsilon with four digits, rounded up: it is an upper bound, and what is told of it is one too."""
-    return f"{float(Context(prec=4, rounding=ROUND_CEILING).create_decimal(epsilon)):g}"
 
 
 def epsilon(events: Iterable[Event], delta: float) -> float:

@@ -23,7 +23,8 @@ from functools import cache
 from typing import Any
 
 from fedllm.errors import BudgetError
-from fedllm.privacy.accounting import Event, epsilon, rounded_up
+from fedllm.privacy.accounting import Event, epsilon
+from fedllm.protocol.terms import rounded_up
 
 # From 2 on, where the RDP of the sampled Gaussian converges; more of them gain nothing to speak of.
 ORDERS = (2, 2.5, 3, 3.5, 4, 4.5, 5, 5.5, 6, 7, 8, 9, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 64, 128)

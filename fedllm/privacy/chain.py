@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from fedllm.errors import LedgerError
 from fedllm.privacy.accounting import Event
-from fedllm.privacy.entry import NOTHING, Context, Entry, Head
+from fedllm.protocol.entry import NOTHING, Context, Entry, Head
 
 __all__ = [
     "ChainState",

@@ -18,7 +18,7 @@ from fedllm.privacy.accounting import Event
 from fedllm.privacy.budget import Limits, refuse_overspend
 from fedllm.privacy.chain import ChainState, Context, Entry, Head, Reservation
 from fedllm.privacy.ledger_chains import Chains, OpenChain
-from fedllm.privacy.terms import Unit
+from fedllm.protocol.terms import Unit
 from fedllm.secure.identity import Identity
 
 __all__ = ["Ledger", "Limits"]

@@ -11,7 +11,7 @@ from typing import Literal
 from fedllm.errors import LedgerError
 from fedllm.privacy.accounting import Event, epsilon
 from fedllm.privacy.chain import ChainState, Entry, Reservation, state_of, verify_chain
-from fedllm.privacy.terms import PrivacyPlan
+from fedllm.protocol.terms import PrivacyPlan
 
 Check = Literal["pass", "fail", "not observable"]
 LEDGER_CHECKS = ("chain", "events", "accounting")

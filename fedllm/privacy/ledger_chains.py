@@ -12,9 +12,9 @@ from sqlalchemy import Connection
 from fedllm.errors import LedgerError
 from fedllm.privacy import ledger_file
 from fedllm.privacy.chain import ChainState, Entry, Head
-from fedllm.privacy.entry import NOTHING, signed
 from fedllm.privacy.ledger_file import LedgerFile
-from fedllm.privacy.terms import Unit
+from fedllm.protocol.entry import NOTHING, signed
+from fedllm.protocol.terms import Unit
 from fedllm.secure.identity import Identity
 
 

@@ -20,7 +20,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from fedllm.disk import room
 from fedllm.errors import LedgerError
-from fedllm.privacy.entry import Entry, Head
+from fedllm.protocol.entry import Entry, Head
 
 WAIT = 60_000  # ms for another process' transaction
 

@@ -2,11 +2,11 @@
 
 from dataclasses import asdict, dataclass
 
-from fedllm.privacy.accounting import ACCOUNTANT, epsilon, rounded_up
+from fedllm.privacy.accounting import ACCOUNTANT, epsilon
 from fedllm.privacy.budget import Limits, filter_epsilon, filter_order
 from fedllm.privacy.chain import Reservation
 from fedllm.privacy.ledger import Ledger
-from fedllm.privacy.terms import ADJACENCY
+from fedllm.protocol.terms import ADJACENCY, rounded_up
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fedllm.privacy.ledger_audit import Check
-from fedllm.privacy.terms import PrivacyPlan
+from fedllm.protocol.terms import PrivacyPlan
 
 if TYPE_CHECKING:
     from fedllm.config import LocalConfig

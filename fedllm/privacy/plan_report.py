@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedllm.data.records import write_bytes
-from fedllm.privacy.terms import NO_DP
+from fedllm.protocol.terms import NO_DP
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from fedllm.config import FederationConfig
 from fedllm.errors import ConfigError
-from fedllm.privacy.accounting import ACCOUNTANT, Event, epsilon, noise_multiplier, rounded_up
-from fedllm.privacy.terms import ADJACENCY, NO_DP, TRUST
+from fedllm.privacy.accounting import ACCOUNTANT, Event, epsilon, noise_multiplier
+from fedllm.protocol.terms import ADJACENCY, NO_DP, TRUST, rounded_up
 
 MOST_POINTS = 24  # rounds whose epsilon is told; of longer trainings, evenly chosen ones
 

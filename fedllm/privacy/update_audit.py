@@ -8,10 +8,10 @@ import math
 from typing import TYPE_CHECKING
 
 from fedllm.errors import RefusedError
-from fedllm.exchange.messages import Verdict
 from fedllm.privacy.ledger_audit import LEDGER_CHECKS, Check
 from fedllm.privacy.noise_audit import Trained, noise_check, private_norm_bound
-from fedllm.privacy.terms import NO_DP
+from fedllm.protocol.messages import Verdict
+from fedllm.protocol.terms import NO_DP
 
 if TYPE_CHECKING:
     from fedllm.config import LocalConfig

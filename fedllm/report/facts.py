@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from fedllm.config import FederationConfig
-from fedllm.privacy.terms import PrivacyPlan
+from fedllm.protocol.terms import PrivacyPlan
 from fedllm.secure.events import SecurityEvent
 
 WAIT = "remote-local-train"  # the step in which sites train

@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 from platform import python_version
 
 from fedllm.privacy.accounting import ACCOUNTANT
-from fedllm.privacy.terms import TRUST
+from fedllm.protocol.terms import TRUST
 from fedllm.report import words
 from fedllm.report.facts import Quality, TrainingFacts
 from fedllm.report.intervals import interval

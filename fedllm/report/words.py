@@ -2,7 +2,7 @@
 
 import time
 
-from fedllm.privacy.accounting import rounded_up
+from fedllm.protocol.terms import rounded_up
 
 ABSENT = "\N{EN DASH}"
 

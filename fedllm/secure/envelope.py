@@ -21,7 +21,7 @@ from securesystemslib.signer import (  # type: ignore[attr-defined]  # its __ini
 )
 
 from fedllm.errors import IdentityError, RefusedError
-from fedllm.exchange.messages import EVERYONE, Message, PublicKeys
+from fedllm.protocol.messages import EVERYONE, Message, PublicKeys
 from fedllm.secure.identity import Identity
 
 PAYLOAD_TYPE = "application/vnd.fedllm+json"

@@ -23,7 +23,7 @@ from pydantic import ValidationError
 
 from fedllm.config.home import private_dir
 from fedllm.errors import IdentityError
-from fedllm.exchange.messages import EVERYONE, PublicKeys
+from fedllm.protocol.messages import EVERYONE, PublicKeys
 
 SIGN_KEY = "sign.key"  # PKCS #8 in PEM
 AGE_KEY = "age.key"  # one line, AGE-SECRET-KEY-1…

@@ -11,15 +11,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from fedllm.privacy.accounting import ACCOUNTANT, rounded_up
-from fedllm.privacy.terms import TRUST
+from fedllm.privacy.accounting import ACCOUNTANT
+from fedllm.protocol.terms import TRUST, rounded_up
 from fedllm.tracking.release import EXACT, NO_DP, NOT_OBSERVABLE, RoundRelease, as_table, safe_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from mlflow import MlflowClient
 
-    from fedllm.privacy.terms import PrivacyPlan
+    from fedllm.protocol.terms import PrivacyPlan
 
 METRIC = "dp/epsilon"
 LEDGERS = "ledgers"  # artifact folder, a file of JSON lines a site

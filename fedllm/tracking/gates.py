@@ -7,9 +7,8 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from fedllm.privacy.accounting import rounded_up
 from fedllm.privacy.ledger_audit import LEDGER_CHECKS
-from fedllm.privacy.terms import NO_DP
+from fedllm.protocol.terms import NO_DP, rounded_up
 from fedllm.tracking.gate import Gate
 from fedllm.tracking.ledger_gate import ledger
 from fedllm.tracking.quality import quality

@@ -5,10 +5,10 @@ from collections.abc import Iterable
 from pydantic import ValidationError
 
 from fedllm.errors import LedgerError
-from fedllm.privacy.accounting import Event, epsilon, rounded_up
+from fedllm.privacy.accounting import Event, epsilon
 from fedllm.privacy.chain import ChainState
-from fedllm.privacy.entry import Entry
-from fedllm.privacy.terms import NO_DP
+from fedllm.protocol.entry import Entry
+from fedllm.protocol.terms import NO_DP, rounded_up
 from fedllm.tracking.budget import ledgers_sha256
 from fedllm.tracking.gate import Gate
 from fedllm.tracking.version_facts import VersionFacts

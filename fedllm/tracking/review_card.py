@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from fedllm.privacy.terms import NO_DP
+from fedllm.protocol.terms import NO_DP
 from fedllm.tracking.decision import decision_on
 from fedllm.tracking.gates import first_failed
 from fedllm.tracking.markdown import ROWS, by_importance, cell, metric, number, plain, table

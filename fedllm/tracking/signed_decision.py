@@ -14,7 +14,7 @@ from securesystemslib.exceptions import VerificationError
 from securesystemslib.signer import CryptoSigner, SSlibKey  # type: ignore[attr-defined]  # re-exported bare
 
 from fedllm.errors import ReviewError
-from fedllm.exchange.messages import PublicKeys
+from fedllm.protocol.messages import PublicKeys
 from fedllm.secure.identity import Identity, fingerprint
 from fedllm.tracking.decision import ENVELOPE, KEY, Decision
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fedllm.config.frozen import Name
 from fedllm.errors import RefusedError, UntrustedVersionError
-from fedllm.exchange.messages import COORDINATOR, Count, PublicKeys, RunId, Sha256
+from fedllm.protocol.messages import COORDINATOR, Count, PublicKeys, RunId, Sha256
 from fedllm.secure.envelope import sign_payload, verified_payload
 from fedllm.secure.identity import Identity, fingerprint
 

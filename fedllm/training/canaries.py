@@ -13,7 +13,7 @@ from fedllm.data.records import Record
 from fedllm.errors import TrainingError
 from fedllm.privacy.noise import NoiseSource
 from fedllm.privacy.one_run import CONFIDENCE, OneRunAudit, audit_one_run
-from fedllm.privacy.terms import PrivateTerms
+from fedllm.protocol.terms import PrivateTerms
 from fedllm.training.dp import train_privately
 from fedllm.training.evaluate import judged
 from fedllm.training.gradient_canaries import GradientCanaries, own_unit

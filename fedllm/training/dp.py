@@ -18,7 +18,7 @@ from fedllm.config import LocalConfig
 from fedllm.data.records import Record
 from fedllm.privacy.grid import Grid
 from fedllm.privacy.noise import NoiseSource, SecureNoise
-from fedllm.privacy.terms import PrivateTerms
+from fedllm.protocol.terms import PrivateTerms
 from fedllm.training.learner import Learner
 from fedllm.training.local import assert_moved, make_optimizer, pull, set_rate, silent
 from fedllm.training.passes import Passes

@@ -18,7 +18,7 @@ from fedllm.config import LocalConfig
 from fedllm.data.records import Record
 from fedllm.errors import DataError, TrainingError
 from fedllm.models.shared import SharedModel, read_flat
-from fedllm.privacy.terms import PrivateTerms
+from fedllm.protocol.terms import PrivateTerms
 from fedllm.training.learner import Learner, Shape
 from fedllm.training.local import rate
 

@@ -8,7 +8,7 @@ from fedllm.config import LocalConfig
 from fedllm.data.records import Record
 from fedllm.errors import DataError
 from fedllm.privacy.membership import MembershipReport, membership
-from fedllm.privacy.terms import PrivateTerms
+from fedllm.protocol.terms import PrivateTerms
 from fedllm.training.dp import train_privately
 from fedllm.training.evaluate import judged
 from fedllm.training.gradient_canaries import readable

@@ -6,7 +6,7 @@ import torch
 
 from fedllm.privacy.grid import EXACT_IN_FP32, Grid
 from fedllm.privacy.noise import NoiseSource, SecureNoise
-from fedllm.privacy.terms import PrivateTerms
+from fedllm.protocol.terms import PrivateTerms
 
 
 def hide_site(update: torch.Tensor, terms: PrivateTerms, noise: NoiseSource | None = None) -> torch.Tensor:

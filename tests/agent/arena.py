@@ -16,7 +16,7 @@ from fedllm.agent.agent import Agent
 from fedllm.agent.worker import Finished, Job, Workbench
 from fedllm.errors import ExchangeError, RefusedError
 from fedllm.exchange.directory_store import DirectoryStore
-from fedllm.exchange.messages import COORDINATOR, EVERYONE, Answer, Head, PublicKeys, Roster, Update
+from fedllm.protocol.messages import COORDINATOR, EVERYONE, Answer, Head, PublicKeys, Roster, Update
 from fedllm.secure.sealing import seal
 from tests.agent.crashing import Wired
 from tests.agent.hostility import Mutation, Words, sign_raw

@@ -16,10 +16,10 @@ from fedllm.agent.worker import Job, Workbench
 from fedllm.config import AdapterConfig, FederationConfig, LocalConfig
 from fedllm.coordinator.members import coordinator_identity
 from fedllm.exchange.mailbox import Mailbox, seal_to_file
-from fedllm.exchange.messages import COORDINATOR, EVERYONE, Answer, Head, Message, Plan, Sealed, Update
 from fedllm.models.adapter import attach
 from fedllm.models.base import fingerprint, load_base, resolve_base
 from fedllm.models.shared import encode_flat
+from fedllm.protocol.messages import COORDINATOR, EVERYONE, Answer, Head, Message, Plan, Sealed, Update
 from fedllm.secure.envelope import sign
 from fedllm.secure.identity import Identity
 

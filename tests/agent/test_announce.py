@@ -12,7 +12,7 @@ from fedllm.agent.join import Membership
 from fedllm.agent.memory import Memory
 from fedllm.cli.main import app
 from fedllm.data.records import read_records, write_records
-from fedllm.exchange.messages import Card
+from fedllm.protocol.messages import Card
 from tests.agent.played import SITE, Coordinator, CountingTrainer
 
 

@@ -15,8 +15,8 @@ from fedllm.config import FederationConfig, TaskConfig
 from fedllm.data.forget import forget
 from fedllm.data.records import write_records
 from fedllm.errors import DataError
-from fedllm.exchange.messages import Answer, Plan, Update
-from fedllm.privacy.terms import PrivacyPlan
+from fedllm.protocol.messages import Answer, Plan, Update
+from fedllm.protocol.terms import PrivacyPlan
 from tests.agent.played import Coordinator, CountingTrainer, ticks
 
 LABELS = ("positive", "negative")

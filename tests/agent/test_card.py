@@ -11,7 +11,7 @@ from fedllm.agent.card import preparing
 from fedllm.agent.join import Membership
 from fedllm.errors import IdentityError, ModelError, ObjectNotFoundError
 from fedllm.exchange.mailbox import Mailbox
-from fedllm.exchange.messages import Card
+from fedllm.protocol.messages import Card
 from tests.agent.played import Coordinator, CountingTrainer
 
 

@@ -12,7 +12,7 @@ from fedllm.agent.join import Membership
 from fedllm.agent.worker import Workbench
 from fedllm.errors import ExchangeError, IdentityError
 from fedllm.exchange.clock import StoreClock
-from fedllm.exchange.messages import Card
+from fedllm.protocol.messages import Card
 from tests.agent.played import RUN, SITE, Coordinator, CountingTrainer, EndlessTrainer, ticks
 
 if TYPE_CHECKING:

@@ -24,8 +24,8 @@ from fedllm.agent.limits import TOO_MUCH
 from fedllm.config import FederationConfig, LocalConfig, TaskConfig
 from fedllm.coordinator.members import add_site
 from fedllm.data.records import write_records
-from fedllm.exchange.messages import Answer, Update
-from fedllm.privacy.terms import PrivacyPlan
+from fedllm.protocol.messages import Answer, Update
+from fedllm.protocol.terms import PrivacyPlan
 from tests.agent.hostility import sign_raw
 from tests.agent.played import RUN, SITE, WIDE, Coordinator, start_of
 

@@ -8,7 +8,7 @@ import pytest
 from fedllm.agent.agent import Agent
 from fedllm.agent.join import Membership
 from fedllm.errors import RefusedError
-from fedllm.exchange.messages import COORDINATOR, EVERYONE, Head, Roster
+from fedllm.protocol.messages import COORDINATOR, EVERYONE, Head, Roster
 from fedllm.secure.envelope import sign
 from fedllm.secure.identity import create_identity
 from tests.agent.played import RUN, Coordinator, CountingTrainer, ticks

@@ -13,7 +13,7 @@ from fedllm.agent.agent import Agent
 from fedllm.agent.join import Membership
 from fedllm.agent.watch import AGAIN
 from fedllm.errors import EquivocationError, ExchangeError, ObjectNotFoundError, RefusedError, ReplayError
-from fedllm.exchange.messages import COORDINATOR, EVERYONE, PublicKeys, Roster
+from fedllm.protocol.messages import COORDINATOR, EVERYONE, PublicKeys, Roster
 from fedllm.secure.events import SecurityEvent
 from tests.agent.played import ADAPTER, RUN, Coordinator, CountingTrainer, ticks
 

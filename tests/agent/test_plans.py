@@ -7,8 +7,8 @@ import pytest
 from fedllm.agent.agent import Agent
 from fedllm.config import LocalConfig
 from fedllm.errors import RefusedError
-from fedllm.exchange.messages import Card
 from fedllm.models.shared import decode_flat
+from fedllm.protocol.messages import Card
 from tests.agent.played import ADAPTER, SITE, Coordinator, CountingTrainer, ticks
 
 

@@ -9,9 +9,9 @@ from fedllm.agent.held_base import HeldBase
 from fedllm.agent.plan_faults import fault_of
 from fedllm.agent.policy import Spent, decide, hours_end, training_end
 from fedllm.config import AdapterConfig, LocalConfig, PolicyConfig, TaskConfig
-from fedllm.exchange.keys import Layout
-from fedllm.exchange.messages import Plan, Sealed
-from fedllm.privacy.terms import PrivacyPlan
+from fedllm.protocol.layout import Layout
+from fedllm.protocol.messages import Plan, Sealed
+from fedllm.protocol.terms import PrivacyPlan
 
 BASE = "b" * 64
 SEALED = Sealed(key="k", sealed_sha256="0" * 64, sealed_bytes=1, sha256="0" * 64, bytes=1)

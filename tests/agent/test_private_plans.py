@@ -19,9 +19,9 @@ from fedllm.agent.memory import Memory
 from fedllm.agent.worker import Failed
 from fedllm.config import LocalConfig
 from fedllm.data.forget import forget
-from fedllm.exchange.messages import Answer, Card, Plan, Update
 from fedllm.privacy.ledger import Ledger
-from fedllm.privacy.terms import PrivacyPlan
+from fedllm.protocol.messages import Answer, Card, Plan, Update
+from fedllm.protocol.terms import PrivacyPlan
 from fedllm.secure.identity import create_identity
 from tests.agent.played import RUN, SITE, Coordinator, CountingTrainer, EndlessTrainer, ticks
 

@@ -13,8 +13,8 @@ from fedllm.backup.databases import copy_sqlite
 from fedllm.backup.ledgers import Retired, paid_rounds, retire_ledgers
 from fedllm.backup.skip_ahead import skip_memory
 from fedllm.config import load_site
-from fedllm.exchange.messages import Update
 from fedllm.privacy.site_ledger import site_ledger
+from fedllm.protocol.messages import Update
 from fedllm.secure.identity import load_identity
 from tests.agent.played import RUN, SITE, Coordinator, CountingTrainer, EndlessTrainer, ticks
 from tests.agent.test_private_plans import asked, private

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
 from fedllm.exchange.directory_store import DirectoryStore
-from fedllm.exchange.messages import COORDINATOR, EVERYONE, Roster
+from fedllm.protocol.messages import COORDINATOR, EVERYONE, Roster
 from fedllm.secure.envelope import sign
 from tests.agent.crashing import (
     BOUNDARIES,

@@ -25,7 +25,7 @@ from fedllm.config import FederationConfig, LocalConfig
 from fedllm.data.prepare import PreparedData
 from fedllm.data.records import write_records
 from fedllm.models.base import resolve_base
-from fedllm.privacy.terms import PrivateTerms
+from fedllm.protocol.terms import PrivateTerms
 from fedllm.simulation import agent_processes
 from tests.agent.played import ADAPTER, SEED, WIDE, Global, start_of
 

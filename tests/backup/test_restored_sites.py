@@ -14,8 +14,8 @@ from fedllm.backup.skip_ahead import CARDS, ORIGIN
 from fedllm.backup.take import take_backup
 from fedllm.cli import backup as verbs
 from fedllm.errors import BackupError, BudgetError
-from fedllm.exchange.messages import Sealed
 from fedllm.privacy.ledger import Ledger
+from fedllm.protocol.messages import Sealed
 from fedllm.secure.identity import load_identity
 from tests.backup.private_site import lose, site
 

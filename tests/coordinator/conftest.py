@@ -10,8 +10,8 @@ from fedllm.coordinator.members import add_site
 from fedllm.coordinator.training import Training, open_training
 from fedllm.data.records import write_records
 from fedllm.exchange.directory_store import DirectoryStore
-from fedllm.exchange.keys import Layout
 from fedllm.exchange.mailbox import Mailbox
+from fedllm.protocol.layout import Layout
 from fedllm.secure.identity import create_identity
 from tests.coordinator.played import SITES, PlayedSite
 

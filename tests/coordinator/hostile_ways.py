@@ -16,8 +16,8 @@ from safetensors.torch import save
 from securesystemslib.dsse import Envelope
 from securesystemslib.signer import CryptoSigner  # type: ignore[attr-defined]  # re-exported without `as`
 
-from fedllm.exchange.messages import Update
 from fedllm.models.shared import encode_flat
+from fedllm.protocol.messages import Update
 from fedllm.secure.envelope import PAYLOAD_TYPE
 from fedllm.secure.identity import Identity
 from tests.coordinator.played import PlayedRound, PlayedSite

@@ -13,10 +13,10 @@ from fedllm.coordinator.outcomes import Audited, Dispatched, SiteOutcome
 from fedllm.coordinator.remote_local_train import remote_local_train
 from fedllm.coordinator.training import Training
 from fedllm.exchange.mailbox import Mailbox, seal_to_file
-from fedllm.exchange.messages import COORDINATOR, Answer, Card, Message, Plan, Sealed, Update
 from fedllm.exchange.store import ObjectStore
 from fedllm.models.base import fingerprint, resolve_base
 from fedllm.models.shared import encode_flat
+from fedllm.protocol.messages import COORDINATOR, Answer, Card, Message, Plan, Sealed, Update
 from fedllm.secure.envelope import sign
 from fedllm.secure.identity import Identity
 

@@ -13,7 +13,7 @@ from fedllm.coordinator.rounds import JournaledSteps, play
 from fedllm.coordinator.tables import RunRow
 from fedllm.coordinator.training import Training, open_training
 from fedllm.errors import CancelledError, ConfigError, LeaseError
-from fedllm.exchange.messages import Head
+from fedllm.protocol.messages import Head
 from tests.coordinator.played import PlayedSite, begin_round
 
 

@@ -19,7 +19,7 @@ from fedllm.coordinator.round_keys import destroy_stale_keys, round_identity, ro
 from fedllm.coordinator.rounds import JournaledSteps
 from fedllm.coordinator.training import Training
 from fedllm.errors import ExchangeError, ObjectNotFoundError, RefusedError
-from fedllm.exchange.messages import Answer, Update
+from fedllm.protocol.messages import Answer, Update
 from fedllm.secure.sealing import unseal
 from tests.coordinator.played import PlayedRound, PlayedSite, begin_round
 

@@ -20,10 +20,10 @@ from fedllm.coordinator.outcomes import SiteOutcome
 from fedllm.coordinator.training import open_training
 from fedllm.data.records import write_records
 from fedllm.exchange.directory_store import DirectoryStore
-from fedllm.exchange.keys import Layout
 from fedllm.exchange.mailbox import Mailbox
-from fedllm.exchange.messages import Verdict
 from fedllm.models.shared import encode_flat
+from fedllm.protocol.layout import Layout
+from fedllm.protocol.messages import Verdict
 from fedllm.secure.identity import create_identity
 from tests.coordinator.hostile_ways import HOSTILE, KINDS, Case, envelope
 from tests.coordinator.played import SITES, PlayedRound, PlayedSite, begin_round

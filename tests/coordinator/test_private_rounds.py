@@ -17,12 +17,12 @@ from fedllm.coordinator.outcomes import Audited, FailedRound, Released
 from fedllm.coordinator.payloads import read_model, read_update
 from fedllm.coordinator.training import open_training
 from fedllm.errors import RoundError
-from fedllm.exchange.messages import Plan, Verdict
 from fedllm.models.shared import decode_flat, encode_flat
 from fedllm.privacy.accounting import Event, epsilon
-from fedllm.privacy.entry import Entry
 from fedllm.privacy.ledger import Ledger, Limits
-from fedllm.privacy.terms import PrivacyPlan
+from fedllm.protocol.entry import Entry
+from fedllm.protocol.messages import Plan, Verdict
+from fedllm.protocol.terms import PrivacyPlan
 from tests.coordinator.played import PlayedRound, PlayedSite, begin_round
 
 RECORD = {

@@ -23,8 +23,8 @@ from fedllm.coordinator.revoke import revoke_site
 from fedllm.coordinator.rounds import JournaledSteps
 from fedllm.coordinator.training import Training, open_training
 from fedllm.errors import AccessDeniedError, ConfigError, IdentityError, LeaseError, RefusedError
-from fedllm.exchange.messages import Roster
 from fedllm.exchange.minio_store import MinioStore
+from fedllm.protocol.messages import Roster
 from fedllm.secure.identity import create_identity
 from fedllm.secure.sealing import unseal
 from fedllm.stack.minio import MinioServer

@@ -27,8 +27,8 @@ from fedllm.coordinator.site_watch import (
 )
 from fedllm.coordinator.tables import CardRow, SiteSeenRow
 from fedllm.exchange.directory_store import DirectoryStore
-from fedllm.exchange.keys import Layout
 from fedllm.exchange.mailbox import Mailbox
+from fedllm.protocol.layout import Layout
 from fedllm.secure.identity import create_identity
 from tests.coordinator.played import PlayedSite
 

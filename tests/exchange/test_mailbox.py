@@ -8,10 +8,10 @@ import pytest
 
 from fedllm.errors import AccessDeniedError, ExchangeError, ObjectNotFoundError, RefusedError
 from fedllm.exchange.directory_store import DirectoryStore
-from fedllm.exchange.keys import Layout
 from fedllm.exchange.mailbox import Mailbox, seal_to_file
-from fedllm.exchange.messages import Answer, Sealed
 from fedllm.exchange.store import ObjectInfo
+from fedllm.protocol.layout import Layout
+from fedllm.protocol.messages import Answer, Sealed
 from fedllm.secure.envelope import sign
 from fedllm.secure.identity import Identity, create_identity
 

@@ -15,8 +15,8 @@ from prefect.types._datetime import now
 from fedllm.coordinator.journal import Journal
 from fedllm.coordinator.outcomes import Audited, Evaluated, FailedRound, Outcome, Released
 from fedllm.errors import CancelledError, LeaseError, RoundError
-from fedllm.exchange.messages import Verdict
-from fedllm.privacy.terms import PrivacyPlan
+from fedllm.protocol.messages import Verdict
+from fedllm.protocol.terms import PrivacyPlan
 from flows import events, watch
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from sqlalchemy import Engine, create_engine
 from fedllm.privacy.accounting import Event
 from fedllm.privacy.chain import Entry
 from fedllm.privacy.ledger import Ledger, Limits
-from fedllm.privacy.terms import Unit
+from fedllm.protocol.terms import Unit
 from fedllm.secure.identity import Identity
 
 DATA = "ward-7"

@@ -15,8 +15,8 @@ from pydantic import ValidationError
 from fedllm.errors import LedgerError
 from fedllm.privacy.accounting import Event
 from fedllm.privacy.chain import Context, Entry, verify_chain
-from fedllm.privacy.entry import signed
 from fedllm.privacy.ledger import Ledger
+from fedllm.protocol.entry import signed
 from tests.privacy.ledger_home import CHEAP, ME, MINE, PLAN, charge, reserve, trained, who
 from tests.privacy.spent import committed_events, spent_events
 

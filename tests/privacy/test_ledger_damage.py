@@ -11,8 +11,8 @@ from sqlalchemy import event
 
 from fedllm.errors import DiskFullError, LedgerError
 from fedllm.privacy.chain import Head
-from fedllm.privacy.entry import signed
 from fedllm.privacy.ledger import Ledger
+from fedllm.protocol.entry import signed
 from tests.privacy.ledger_home import DATA, charge, ledger_at, reserve, tamper, trained, who
 
 ENVELOPE = b"a signed plan"

@@ -19,7 +19,7 @@ from fedllm.config import LocalConfig
 from fedllm.data.records import Record
 from fedllm.privacy.grid import EXACT_IN_FP32, Grid
 from fedllm.privacy.noise import SecureNoise
-from fedllm.privacy.terms import PrivateTerms
+from fedllm.protocol.terms import PrivateTerms
 from fedllm.training import dp, site_level
 from fedllm.training.learner import Learner
 from fedllm.training.passes import Passes

@@ -8,7 +8,7 @@ from scipy.stats import chi2
 
 from fedllm.config import LocalConfig
 from fedllm.privacy.noise_audit import Trained, noise_check, noise_std
-from fedllm.privacy.terms import PrivacyPlan, private_terms
+from fedllm.protocol.terms import PrivacyPlan, private_terms
 from fedllm.training.dp import train_privately
 from tests.tiers import by_tier
 from tests.training.linear import LinearLearner

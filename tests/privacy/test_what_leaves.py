@@ -5,9 +5,9 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from fedllm.exchange import messages
-from fedllm.exchange.messages import Answer, Card, Message, PublicKeys, Sealed, Update
-from fedllm.privacy.entry import Entry
+from fedllm.protocol import messages
+from fedllm.protocol.entry import Entry
+from fedllm.protocol.messages import Answer, Card, Message, PublicKeys, Sealed, Update
 
 PAGE = (Path(__file__).parents[2] / "docs" / "privacy.md").read_text(encoding="utf-8")
 OF_THE_COORDINATOR = {

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from fedllm.errors import RefusedError
-from fedllm.exchange import messages
-from fedllm.exchange.messages import Message
+from fedllm.protocol import messages
+from fedllm.protocol.messages import Message
 from fedllm.secure.envelope import _parsed
 from tests.protocol.independent import _loads
 from tests.protocol.independent_checks import RefusedError as AlsoRefusedError

@@ -11,8 +11,8 @@ import pytest
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from fedllm.exchange.keys import Layout
-from fedllm.exchange.messages import Message
+from fedllm.protocol.layout import Layout
+from fedllm.protocol.messages import Message
 
 ROOT = Path(__file__).parents[2]
 PROTOCOL = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")

@@ -12,7 +12,7 @@ import pytest
 
 from fedllm.errors import LedgerError
 from fedllm.privacy.chain import verify_chain
-from fedllm.privacy.entry import Entry
+from fedllm.protocol.entry import Entry
 from tests.protocol import independent_privacy as priv
 from tests.protocol.independent_checks import RefusedError
 from tests.protocol.independent_ledger import read_chain

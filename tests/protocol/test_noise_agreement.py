@@ -9,7 +9,7 @@ from scipy.stats import chi2
 from fedllm.config import LocalConfig
 from fedllm.privacy.accounting import Event, epsilon
 from fedllm.privacy.noise_audit import Trained, noise_check, noise_std, private_norm_bound
-from fedllm.privacy.terms import PrivacyPlan
+from fedllm.protocol.terms import PrivacyPlan
 from tests.protocol import independent_noise as noise
 from tests.protocol.vector_private import messages
 

@@ -7,10 +7,10 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fedllm.errors import LedgerError
-from fedllm.exchange.messages import Closed, Message, Plan, PublicKeys, Update
 from fedllm.privacy.chain import verify_chain
-from fedllm.privacy.entry import Entry, signed
-from fedllm.privacy.terms import PrivacyPlan
+from fedllm.protocol.entry import Entry, signed
+from fedllm.protocol.messages import Closed, Message, Plan, PublicKeys, Update
+from fedllm.protocol.terms import PrivacyPlan
 from fedllm.secure.envelope import open_envelope, sign
 from tests.protocol import independent as ind
 from tests.protocol import independent_privacy as priv

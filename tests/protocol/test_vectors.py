@@ -14,11 +14,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fedllm.agent.worker import site_seed
 from fedllm.coordinator.dispatch import _cohort
 from fedllm.errors import RefusedError
-from fedllm.exchange.messages import Answer, Message, PublicKeys, Update
 from fedllm.models.adapter import attach
 from fedllm.models.base import load_base, resolve_base
 from fedllm.models.expansion import expand
 from fedllm.models.shared import SharedLayout, decode_flat, encode_flat
+from fedllm.protocol.messages import Answer, Message, PublicKeys, Update
 from fedllm.secure.envelope import open_envelope, sign
 from fedllm.secure.identity import Identity, fingerprint
 from fedllm.secure.sealing import unseal

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from fedllm.config import FederationConfig
-from fedllm.privacy.terms import PrivacyPlan
+from fedllm.protocol.terms import PrivacyPlan
 from fedllm.report import render
 from fedllm.report.facts import STEPS, Quality, RoundFacts, SiteInRound, TrainingFacts
 from fedllm.secure.events import SecurityEvent

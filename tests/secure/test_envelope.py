@@ -12,7 +12,7 @@ from securesystemslib.signer import CryptoSigner  # type: ignore[attr-defined]  
 
 from fedllm.config.federation import AdapterConfig, LocalConfig, TaskConfig
 from fedllm.errors import IdentityError, RefusedError
-from fedllm.exchange.messages import Answer, Closed, Message, Plan, Sealed, Update, Verdict
+from fedllm.protocol.messages import Answer, Closed, Message, Plan, Sealed, Update, Verdict
 from fedllm.secure.envelope import PAYLOAD_TYPE, open_envelope, sign
 from fedllm.secure.identity import Identity, create_identity
 

@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_pri
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from fedllm.errors import IdentityError
-from fedllm.exchange.messages import PublicKeys
+from fedllm.protocol.messages import PublicKeys
 from fedllm.secure.identity import create_identity, fingerprint, load_identity, write_private
 
 

@@ -14,8 +14,8 @@ from prefect.events.worker import EventsWorker
 from fedllm.config import FederationConfig, load_federation
 from fedllm.coordinator.members import add_site
 from fedllm.exchange.directory_store import DirectoryStore
-from fedllm.exchange.keys import Layout
 from fedllm.exchange.mailbox import Mailbox
+from fedllm.protocol.layout import Layout
 from fedllm.secure.identity import create_identity
 from fedllm.stack import Endpoints, reactions
 from fedllm.stack.automations import ZOMBIE, forget_reactions, register_automations

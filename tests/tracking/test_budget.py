@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 
-from fedllm.privacy.accounting import rounded_up
-from fedllm.privacy.entry import Head
-from fedllm.privacy.terms import PrivacyPlan
+from fedllm.protocol.entry import Head
+from fedllm.protocol.terms import PrivacyPlan, rounded_up
 from fedllm.tracking import RoundRelease, Tracker
 from fedllm.tracking.budget import budget_row, draw, left_pct, privacy_tags
 from tests.tracking.reviewed import SIGNER

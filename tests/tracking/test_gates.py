@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from fedllm.privacy.accounting import epsilon, rounded_up
-from fedllm.privacy.entry import Entry
+from fedllm.privacy.accounting import epsilon
+from fedllm.protocol.entry import Entry
+from fedllm.protocol.terms import rounded_up
 from fedllm.tracking.budget import ledgers_sha256
 from fedllm.tracking.gate import Gate
 from fedllm.tracking.gates import Rules, audit, budget, first_failed, gates

@@ -19,7 +19,7 @@ from fedllm.privacy.accounting import noise_multiplier
 from fedllm.privacy.grid import Grid
 from fedllm.privacy.noise import NoiseSource, SecureNoise
 from fedllm.privacy.one_run import OneRunAudit
-from fedllm.privacy.terms import PrivateTerms
+from fedllm.protocol.terms import PrivateTerms
 from fedllm.training.canaries import TextCanaries, audit_training
 from fedllm.training.dp import train_privately, units_of
 from fedllm.training.examples import IGNORED, Example, collate

@@ -14,7 +14,7 @@ from fedllm.data.records import Record
 from fedllm.errors import ModelError
 from fedllm.privacy.grid import Grid
 from fedllm.privacy.noise import SecureNoise
-from fedllm.privacy.terms import PrivateTerms
+from fedllm.protocol.terms import PrivateTerms
 from fedllm.training.dp import (
     PrivateResult,
     clipped_sums,

@@ -10,7 +10,7 @@ from fedllm.config import AdapterConfig, LocalConfig, TaskConfig
 from fedllm.data.records import Record
 from fedllm.errors import DataError, ModelError
 from fedllm.models.base import resolve_base
-from fedllm.privacy.terms import PrivateTerms
+from fedllm.protocol.terms import PrivateTerms
 from fedllm.training.dp import train_privately
 from fedllm.training.evaluate import evaluate, predict
 from fedllm.training.images import ImageLearner

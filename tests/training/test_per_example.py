@@ -8,7 +8,7 @@ import torch
 
 from fedllm.config import LocalConfig
 from fedllm.errors import TrainingError
-from fedllm.privacy.terms import PrivateTerms
+from fedllm.protocol.terms import PrivateTerms
 from fedllm.training.dp import train_privately
 from fedllm.training.evaluate import evaluate
 from fedllm.training.learner import Learner

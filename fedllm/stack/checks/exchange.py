@@ -13,8 +13,8 @@ from urllib.parse import unquote, urlsplit
 from fedllm.coordinator.members import StoreAccess, store_iam
 from fedllm.errors import AccessDeniedError, ConfigError, ExchangeError, ObjectNotFoundError
 from fedllm.exchange.iam import access_key, site_policy
-from fedllm.exchange.keys import Layout
 from fedllm.exchange.store import ObjectStore
+from fedllm.protocol.layout import Layout
 from fedllm.stack.checks.finding import Finding, fail, ok, warn
 from fedllm.stack.provision import users_with
 

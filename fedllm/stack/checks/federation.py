@@ -17,9 +17,9 @@ from fedllm.coordinator.lease import is_dead
 from fedllm.coordinator.members import StoreAccess
 from fedllm.coordinator.tables import FederationRow, LeaseRow, ReleaseRow, RunRow
 from fedllm.errors import JournalError, ObjectNotFoundError, RefusedError
-from fedllm.exchange.messages import PublicKeys
 from fedllm.exchange.store import ObjectStore
 from fedllm.postgres_address import shown
+from fedllm.protocol.messages import PublicKeys
 from fedllm.stack.checks.databases import reading_engine, said, sqlite_file
 from fedllm.stack.checks.finding import Finding, ok, warn
 

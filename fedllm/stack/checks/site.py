@@ -12,11 +12,11 @@ from fedllm.agent.join import Membership, open_invitation, read_card
 from fedllm.config import SiteConfig, TaskConfig, load_site
 from fedllm.errors import AccessDeniedError, ExchangeError, IdentityError, ObjectNotFoundError
 from fedllm.exchange.mailbox import Mailbox
-from fedllm.exchange.messages import Invitation, Roster
 from fedllm.privacy.ledger import Ledger, Limits
 from fedllm.privacy.ledger_table import spent_by
 from fedllm.privacy.same_data import other_uses
 from fedllm.privacy.site_ledger import dataset_of, former_identities, ledger_path
+from fedllm.protocol.messages import Invitation, Roster
 from fedllm.secure.identity import Identity, fingerprint, load_identity
 from fedllm.stack.checks import databases, machine
 from fedllm.stack.checks.finding import Check, Finding, fail, ok, tried, warn

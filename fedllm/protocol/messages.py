@@ -12,9 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from fedllm.config.federation import AdapterConfig, LocalConfig, TaskConfig
 from fedllm.config.frozen import DatasetId, Name
-from fedllm.privacy import entry
-from fedllm.privacy.entry import Entry
-from fedllm.privacy.terms import PrivacyPlan
+from fedllm.protocol import entry
+from fedllm.protocol.entry import Entry
+from fedllm.protocol.terms import PrivacyPlan
 
 COORDINATOR = "coordinator"
 EVERYONE = "everyone"

@@ -4,12 +4,12 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import ROUND_CEILING, Context
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from fedllm.config.frozen import Name
-from fedllm.privacy.accounting import rounded_up
 
 Unit = Literal["record", "person", "site"]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -94,6 +94,11 @@ def private_terms(plan: PrivacyPlan, site: str) -> PrivateTerms:
         max_per_person=plan.max_per_person,
         min_honest=plan.min_honest,
     )
+
+
+def rounded_up(epsilon: float) -> str:
+    """Format an epsilon with four digits, rounded up, since it is an upper bound."""
+    return f"{float(Context(prec=4, rounding=ROUND_CEILING).create_decimal(epsilon)):g}"
 
 
 def told_in_words(plan: PrivacyPlan, spent: float | None) -> str:

@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from fedllm.config.frozen import DatasetId, Name
 from fedllm.errors import LedgerError
-from fedllm.privacy.terms import Unit
+from fedllm.protocol.terms import Unit
 
 Kind = Literal["open", "reserve", "charge", "settle", "rekey"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
