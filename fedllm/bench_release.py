@@ -18,13 +18,13 @@ from fedllm.bench_home import home_in
 from fedllm.config import FederationConfig
 from fedllm.coordinator.dispatch import read_plan
 from fedllm.coordinator.members import add_site
-from fedllm.coordinator.outcomes import Dispatched, Released, SiteOutcome
 from fedllm.coordinator.rounds import JournaledSteps, play
-from fedllm.coordinator.tables import ReleaseRow
 from fedllm.coordinator.training import Training, open_training
 from fedllm.data.records import write_records
 from fedllm.exchange.directory_store import DirectoryStore
 from fedllm.exchange.mailbox import Mailbox, seal_to_file
+from fedllm.journal.outcomes import Dispatched, Released, SiteOutcome
+from fedllm.journal.tables import ReleaseRow
 from fedllm.models.shared import encode_flat
 from fedllm.privacy.accounting import Event
 from fedllm.privacy.ledger import Ledger, Limits

@@ -4,11 +4,11 @@ from contextlib import closing
 
 from fedllm.config import FederationConfig
 from fedllm.coordinator.federations import other_federations
-from fedllm.coordinator.journal import Journal
 from fedllm.coordinator.members import coordinator_identity, roster_of, store_access
 from fedllm.coordinator.origin import refuse_simulation
 from fedllm.data.public_set import check_public_set
 from fedllm.errors import ConfigError
+from fedllm.journal.journal import Journal
 from fedllm.models.base import find_base
 
 

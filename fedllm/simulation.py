@@ -22,7 +22,6 @@ from fedllm.agent.trainers import InlineTrainer
 from fedllm.agent.worker import Workbench
 from fedllm.config import FederationConfig, StoreConfig, cache_dir, fedllm_home
 from fedllm.config.home import private_dir
-from fedllm.coordinator.journal import Journal, coordinator_folder
 from fedllm.coordinator.members import add_site, store_access
 from fedllm.coordinator.origin import members_by_origin
 from fedllm.coordinator.result import RunResult, result
@@ -30,6 +29,7 @@ from fedllm.coordinator.rounds import JournaledSteps, play
 from fedllm.coordinator.training import open_training
 from fedllm.data.prepare import PreparedData, inputs_sha256, prepare
 from fedllm.errors import AccessDeniedError, ConfigError, FedllmError, ObjectNotFoundError
+from fedllm.journal.journal import Journal, coordinator_folder
 from fedllm.milestones import Prepared, Preparing, report
 from fedllm.models.base import resolve_base
 from fedllm.protocol.messages import PublicKeys

@@ -11,7 +11,7 @@ from typing import Any, Self
 import psutil
 
 from fedllm.config import FederationConfig
-from fedllm.coordinator.journal import Journal, coordinator_folder
+from fedllm.journal.journal import Journal, coordinator_folder
 from fedllm.stack import Endpoints
 
 EVERY = 2.0  # s between samples

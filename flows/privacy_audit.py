@@ -81,8 +81,8 @@ def verify_ledgers(config: FederationConfig, subject: Subject | None) -> list[Ro
     """A site's own ledgers, or those that the coordinator keeps."""
     if subject is not None:
         return verify_site(subject)
-    from fedllm.coordinator.journal import Journal
-    from fedllm.coordinator.ledgers import verify_ledgers as verify_kept
+    from fedllm.journal.journal import Journal
+    from fedllm.journal.ledgers import verify_ledgers as verify_kept
 
     with closing(Journal(config.name)) as journal:
         return verify_kept(journal)

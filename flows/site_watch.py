@@ -10,7 +10,6 @@ from prefect.artifacts import create_table_artifact
 from prefect.events.worker import EventsWorker
 
 from fedllm.config import load_federation
-from fedllm.coordinator.journal import Journal
 from fedllm.coordinator.members import coordinator_identity, store_access
 from fedllm.coordinator.site_watch import (
     DAYS,
@@ -23,6 +22,7 @@ from fedllm.coordinator.site_watch import (
     untold_events,
 )
 from fedllm.exchange.mailbox import Mailbox
+from fedllm.journal.journal import Journal
 from fedllm.protocol.layout import Layout
 from flows.events import tell
 from flows.names import run_name

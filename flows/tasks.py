@@ -14,13 +14,13 @@ from prefect.states import Failed
 
 from fedllm.coordinator.budget import spent
 from fedllm.coordinator.next_round import BUDGET_SPENT
-from fedllm.coordinator.outcomes import Aggregated, Audited, Dispatched, Evaluated, Released, SiteOutcome
 from fedllm.coordinator.privacy_plan import privacy_plan
 from fedllm.coordinator.progress import evaluations
 from fedllm.coordinator.release import site_rows
 from fedllm.coordinator.rounds import JournaledSteps, play
 from fedllm.coordinator.training import Training
 from fedllm.errors import ExchangeError
+from fedllm.journal.outcomes import Aggregated, Audited, Dispatched, Evaluated, Released, SiteOutcome
 from fedllm.protocol.terms import told_in_words
 from flows import events
 

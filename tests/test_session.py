@@ -5,8 +5,8 @@ from contextlib import closing
 import pytest
 
 from fedllm.config import FederationConfig
-from fedllm.coordinator.journal import Journal
 from fedllm.errors import CancelledError
+from fedllm.journal.journal import Journal
 from fedllm.session import Request, _settle
 
 CONFIG = FederationConfig.model_validate(

@@ -20,9 +20,9 @@ from fedllm.backup.stores import missing_objects, refuse_filled, shelves_to_fill
 from fedllm.backup.unpack import Unpacking
 from fedllm.config import fedllm_home
 from fedllm.config.home import RESTORING, private_dir
-from fedllm.coordinator.journal import Journal
 from fedllm.disk import refuse_without_room, room, sync_folder
 from fedllm.errors import BackupError, ConfigError
+from fedllm.journal.journal import Journal
 from fedllm.postgres_address import is_postgres
 from fedllm.stack.databases import VARIABLES, Databases, named, remember
 from fedllm.stack.place import Place, StackState

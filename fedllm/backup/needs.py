@@ -10,8 +10,8 @@ from sqlalchemy.orm import Session
 
 from fedllm.backup.manifest import FederationMark
 from fedllm.config import FederationConfig
-from fedllm.coordinator.journal import update_file
-from fedllm.coordinator.tables import FederationRow, LeaseRow, OutcomeRow, RunRow
+from fedllm.journal.journal import update_file
+from fedllm.journal.tables import FederationRow, LeaseRow, OutcomeRow, RunRow
 
 _TRAIN = "remote-local-train "
 _OVER = {"aggregate", "failed"}  # from then on nobody needs the round's updates

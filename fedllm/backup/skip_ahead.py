@@ -16,8 +16,8 @@ from sqlalchemy import select, update
 
 from fedllm.agent.folder import WorkFolder
 from fedllm.agent.memory import Memory
-from fedllm.coordinator.journal import Journal
-from fedllm.coordinator.tables import FederationRow, LeaseRow, ReleaseRow, RunRow
+from fedllm.journal.journal import Journal
+from fedllm.journal.tables import FederationRow, LeaseRow, ReleaseRow, RunRow
 
 ORIGIN = 1_767_225_600  # s since 1970: 2026 begins
 # A second; more than can be used. Plans and states of head.json, heartbeats of a site.

@@ -52,7 +52,7 @@ def events(
         with closing(Memory(home / "memory.db")) as memory:
             found = memory.security.events(run)
     else:
-        from fedllm.coordinator.journal import Journal
+        from fedllm.journal.journal import Journal
 
         with closing(Journal(load_federation(config).name)) as journal:
             found = journal.security.events(run)
@@ -78,8 +78,8 @@ def gc(
     Signed records, every registered version, every ledger and what a run needs to go on are kept.
     """
     from fedllm.coordinator.garbage import find_garbage, remove_garbage
-    from fedllm.coordinator.journal import Journal
     from fedllm.coordinator.members import store_access
+    from fedllm.journal.journal import Journal
 
     federation = load_federation(config)
     store = store_access(federation).connect()

@@ -40,7 +40,7 @@ def metrics(
         raise ConfigError(f"--textfile {textfile}: node exporter reads files named *.prom alone")
     from prometheus_client import generate_latest
 
-    from fedllm.coordinator.journal import Journal
+    from fedllm.journal.journal import Journal
     from fedllm.metrics.coordinator import CoordinatorMetrics
     from fedllm.metrics.expose import kept_in_file, registry_of, served, write
 

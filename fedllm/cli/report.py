@@ -28,8 +28,8 @@ def report(
 
     Every training makes it by itself at its end, as the artifact `report.html` of its run in MLflow.
     """
-    from fedllm.coordinator.journal import Journal
-    from fedllm.coordinator.training_facts import training_facts
+    from fedllm.journal.journal import Journal
+    from fedllm.journal.training_facts import training_facts
     from fedllm.report import render
 
     federation = load_federation(config)

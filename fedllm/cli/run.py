@@ -220,7 +220,7 @@ def _without_simulation(config: FederationConfig) -> FederationConfig:
 
 def _written(config: FederationConfig) -> Path:
     """The configuration as a file of the coordinator's, named after its content."""
-    from fedllm.coordinator.journal import coordinator_folder
+    from fedllm.journal.journal import coordinator_folder
 
     text = yaml.safe_dump(config.public_json(), sort_keys=False)
     name = hashlib.sha256(text.encode()).hexdigest()[:16]

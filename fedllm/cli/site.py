@@ -204,8 +204,8 @@ def announce(
 def list_sites(*, config: Config = FEDERATION, as_json: AsJson = False) -> None:
     """At the coordinator: the roster."""
     from fedllm.coordinator.federations import other_federations
-    from fedllm.coordinator.journal import Journal
     from fedllm.coordinator.members import coordinator_identity, roster_of
+    from fedllm.journal.journal import Journal
     from fedllm.secure.identity import fingerprint
 
     federation = load_federation(config)

@@ -1,8 +1,8 @@
 """The part of dp-audit that is about privacy: a site's ledger is checked and kept, its cost recomputed."""
 
-from fedllm.coordinator.journal import Journal
-from fedllm.coordinator.ledgers import keep_entries, known_datasets, known_entries
-from fedllm.coordinator.outcomes import SiteOutcome
+from fedllm.journal.journal import Journal
+from fedllm.journal.ledgers import keep_entries, known_datasets, known_entries
+from fedllm.journal.outcomes import SiteOutcome
 from fedllm.privacy.chain import ChainState, state_of
 from fedllm.privacy.ledger_audit import (
     LEDGER_CHECKS,

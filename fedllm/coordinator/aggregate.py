@@ -4,10 +4,10 @@ from typing import TYPE_CHECKING
 
 from fedllm.aggregation import apply_strategy, decode_state, encode_state, weighted_mean
 from fedllm.coordinator.dispatch import previous_model, read_plan
-from fedllm.coordinator.outcomes import Aggregated, Audited
 from fedllm.coordinator.payloads import read_model, read_update, seal_model
 from fedllm.coordinator.training import Training
 from fedllm.exchange.mailbox import seal_to_file
+from fedllm.journal.outcomes import Aggregated, Audited
 from fedllm.models.shared import decode_flat, encode_flat
 from fedllm.protocol.messages import Sealed
 

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from fedllm.coordinator.journal import Journal
-from fedllm.coordinator.ledgers import chain_up_to, known_heads
-from fedllm.coordinator.outcomes import Audited, Evaluated
 from fedllm.coordinator.privacy_plan import privacy_plan
 from fedllm.coordinator.training import Training
+from fedllm.journal.journal import Journal
+from fedllm.journal.ledgers import chain_up_to, known_heads
+from fedllm.journal.outcomes import Audited, Evaluated
 from fedllm.privacy.chain import ChainState
 from fedllm.protocol.messages import LedgerHead, Verdict
 from fedllm.tracking.budget import budget_row, privacy_tags

@@ -4,12 +4,12 @@ import time
 
 from fedllm.config import FederationConfig
 from fedllm.coordinator.head import point_head
-from fedllm.coordinator.journal import Journal
-from fedllm.coordinator.lease import Lease
 from fedllm.coordinator.members import coordinator_identity, store_access
 from fedllm.errors import ExchangeError, ObjectNotFoundError
 from fedllm.exchange.mailbox import Mailbox
 from fedllm.exchange.store import ObjectStore
+from fedllm.journal.journal import Journal
+from fedllm.journal.lease import Lease
 from fedllm.protocol.layout import Layout
 from fedllm.protocol.messages import Head
 

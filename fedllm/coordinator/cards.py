@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from fedllm.coordinator.journal import Journal
-from fedllm.coordinator.tables import CardRow
 from fedllm.errors import ReplayError
 from fedllm.exchange.store import ObjectStore
+from fedllm.journal.journal import Journal
+from fedllm.journal.tables import CardRow
 from fedllm.protocol.layout import Layout
 from fedllm.protocol.messages import COORDINATOR, Card, PublicKeys
 from fedllm.secure.envelope import open_envelope

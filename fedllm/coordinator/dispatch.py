@@ -6,14 +6,14 @@ import math
 from collections.abc import Callable
 
 from fedllm.aggregation.weights import capped
-from fedllm.coordinator.ledgers import known_heads
 from fedllm.coordinator.live_sites import live_sites
-from fedllm.coordinator.outcomes import Aggregated, Dispatched, FailedRound
 from fedllm.coordinator.payloads import forget_updates, read_model, seal_model, show_model_again
 from fedllm.coordinator.privacy_plan import privacy_plan
 from fedllm.coordinator.round_keys import round_recipient
 from fedllm.coordinator.training import Training
 from fedllm.errors import LedBeforeError, RefusedError
+from fedllm.journal.ledgers import known_heads
+from fedllm.journal.outcomes import Aggregated, Dispatched, FailedRound
 from fedllm.protocol.messages import COORDINATOR, EVERYONE, Card, Plan, Report, Sealed
 
 log = logging.getLogger(__name__)

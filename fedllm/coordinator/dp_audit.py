@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from fedllm.aggregation.weights import weight
 from fedllm.coordinator.account_for import account_for
 from fedllm.coordinator.dispatch import read_plan
-from fedllm.coordinator.outcomes import Audited, Dispatched, SiteOutcome
 from fedllm.coordinator.payloads import keep_update, read_model
 from fedllm.coordinator.quota import check_quota
 from fedllm.coordinator.remote_local_train import member
@@ -14,6 +13,7 @@ from fedllm.coordinator.round_keys import round_identity
 from fedllm.coordinator.training import Training
 from fedllm.errors import EquivocationError, ObjectNotFoundError, RefusedError, RoundError
 from fedllm.exchange.mailbox import place_of
+from fedllm.journal.outcomes import Audited, Dispatched, SiteOutcome
 from fedllm.models.shared import decode_flat
 from fedllm.privacy.noise_audit import Trained
 from fedllm.privacy.update_audit import audit_update, refuse

@@ -2,16 +2,16 @@
 
 import math
 
-from fedllm.coordinator.outcomes import Aggregated, Audited, Dispatched, Evaluated
 from fedllm.coordinator.payloads import forget_updates, read_model
 from fedllm.coordinator.training import Training
 from fedllm.data.prepare import load_public
 from fedllm.errors import TrackingError, TrainingError
+from fedllm.journal.outcomes import Aggregated, Audited, Dispatched, Evaluated
 from fedllm.milestones import Evaluating
 from fedllm.milestones import report as milestone
 from fedllm.models.shared import decode_flat
 from fedllm.protocol.messages import COORDINATOR, EVERYONE, Report, Sealed
-from fedllm.tracking.public_answers import public_answers
+from fedllm.training.public_answers import public_answers
 
 
 def evaluate(training: Training, number: int) -> Evaluated:

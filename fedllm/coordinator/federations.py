@@ -5,9 +5,9 @@ from contextlib import closing
 from sqlalchemy import select
 
 from fedllm.config import fedllm_home
-from fedllm.coordinator.journal import Journal
 from fedllm.coordinator.origin import listed
-from fedllm.coordinator.tables import FederationRow
+from fedllm.journal.journal import Journal
+from fedllm.journal.tables import FederationRow
 from fedllm.protocol.messages import Roster
 
 _NAMED = 5  # federations that a hint names

@@ -5,12 +5,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedllm.coordinator.journal import Journal, coordinator_folder
-from fedllm.coordinator.outcomes import Aggregated, Evaluated
 from fedllm.coordinator.progress import score
-from fedllm.coordinator.release_queue import waiting_releases
 from fedllm.errors import FedllmError
 from fedllm.exchange.store import ObjectInfo, ObjectStore
+from fedllm.journal.journal import Journal, coordinator_folder
+from fedllm.journal.outcomes import Aggregated, Evaluated
+from fedllm.journal.release_queue import waiting_releases
 from fedllm.protocol.layout import Layout
 from fedllm.protocol.messages import Sealed
 

@@ -1,8 +1,8 @@
 """head.json: the one key that sites poll."""
 
-from fedllm.coordinator.journal import Journal
 from fedllm.coordinator.members import roster_of
 from fedllm.exchange.mailbox import Mailbox
+from fedllm.journal.journal import Journal
 from fedllm.protocol.messages import COORDINATOR, EVERYONE, Head
 from fedllm.secure.envelope import sign
 

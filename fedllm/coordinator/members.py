@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 from fedllm.config import FederationConfig, fedllm_home
 from fedllm.config.frozen import NAME
-from fedllm.coordinator.journal import Journal, coordinator_folder
-from fedllm.coordinator.lease import Lease
 from fedllm.coordinator.origin import Origin, note_origin, refuse_another_origin
-from fedllm.coordinator.tables import CardRow
 from fedllm.errors import ConfigError, IdentityError
 from fedllm.exchange.connect import connect
 from fedllm.exchange.store import ObjectStore
+from fedllm.journal.journal import Journal, coordinator_folder
+from fedllm.journal.lease import Lease
+from fedllm.journal.tables import CardRow
 from fedllm.protocol.layout import Layout
 from fedllm.protocol.messages import COORDINATOR, EVERYONE, Invitation, PublicKeys, Roster
 from fedllm.secure.envelope import sign

@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 
 from fedllm.coordinator.dispatch import read_plan
-from fedllm.coordinator.outcomes import Aggregated, Audited, Dispatched, FailedRound, Released
 from fedllm.coordinator.privacy_plan import privacy_plan
 from fedllm.coordinator.progress import evaluations, played, score
 from fedllm.coordinator.training import Training
 from fedllm.errors import RoundError
+from fedllm.journal.outcomes import Aggregated, Audited, Dispatched, FailedRound, Released
 
 BUDGET_SPENT = "privacy budget spent"
 

@@ -11,9 +11,9 @@ from typing import Literal
 from pydantic import ValidationError
 
 from fedllm.config import FederationConfig, fedllm_home
-from fedllm.coordinator.journal import Journal, has_journal
-from fedllm.coordinator.tables import OriginRow
 from fedllm.errors import ConfigError
+from fedllm.journal.journal import Journal, has_journal
+from fedllm.journal.tables import OriginRow
 from fedllm.protocol.messages import PublicKeys, Roster
 
 Origin = Literal["real", "simulated"]

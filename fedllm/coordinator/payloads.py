@@ -5,12 +5,12 @@ import hashlib
 import logging
 from collections.abc import Iterable
 
-from fedllm.coordinator.journal import update_file
 from fedllm.coordinator.round_keys import destroy_round_key, round_identity
 from fedllm.coordinator.training import Training
 from fedllm.disk import write_whole
 from fedllm.errors import ExchangeError, ObjectNotFoundError
 from fedllm.exchange.mailbox import seal_to_file
+from fedllm.journal.journal import update_file
 from fedllm.protocol.messages import Sealed
 
 log = logging.getLogger(__name__)

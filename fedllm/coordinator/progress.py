@@ -1,8 +1,8 @@
 """How far a training is and how well it does, read from its journal."""
 
-from fedllm.coordinator.journal import Journal
-from fedllm.coordinator.outcomes import Evaluated
 from fedllm.coordinator.training import Training
+from fedllm.journal.journal import Journal
+from fedllm.journal.outcomes import Evaluated
 
 
 def played(journal: Journal, run: str) -> int:

@@ -6,8 +6,6 @@ from contextlib import closing
 from sqlalchemy import delete, select
 
 from fedllm.config import FederationConfig
-from fedllm.coordinator.journal import Journal, coordinator_folder
-from fedllm.coordinator.lease import Lease
 from fedllm.coordinator.members import (
     coordinator_identity,
     invite,
@@ -16,7 +14,9 @@ from fedllm.coordinator.members import (
     save_roster,
     store_access,
 )
-from fedllm.coordinator.tables import RoundKeyRow, RunRow
+from fedllm.journal.journal import Journal, coordinator_folder
+from fedllm.journal.lease import Lease
+from fedllm.journal.tables import RoundKeyRow, RunRow
 from fedllm.secure.identity import retire_identity
 
 

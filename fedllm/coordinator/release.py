@@ -6,11 +6,19 @@ from typing import TYPE_CHECKING, Any
 
 from fedllm.coordinator.budget import budget, with_ledgers
 from fedllm.coordinator.evaluate import baseline
-from fedllm.coordinator.outcomes import Aggregated, Audited, Evaluated, RefusedRelease, Released, SiteOutcome
 from fedllm.coordinator.payloads import read_model
-from fedllm.coordinator.release_queue import mark_released, published, queue_release, waiting_releases
 from fedllm.coordinator.training import Training
 from fedllm.errors import LedgerError, ModelError, RecordRefusedError, TrackingError
+from fedllm.journal.outcomes import (
+    REFUSED,
+    Aggregated,
+    Audited,
+    Evaluated,
+    RefusedRelease,
+    Released,
+    SiteOutcome,
+)
+from fedllm.journal.release_queue import mark_released, published, queue_release, waiting_releases
 from fedllm.models.shared import decode_flat
 from fedllm.privacy.ledger_audit import NOT_OBSERVABLE
 
@@ -18,8 +26,6 @@ if TYPE_CHECKING:
     from fedllm.tracking import RoundRelease
 
 log = logging.getLogger(__name__)
-
-REFUSED = "release refused"  # the step under which a refusal is on record
 
 
 def release(training: Training, number: int) -> Released:

@@ -4,10 +4,10 @@ import time
 from collections.abc import Callable
 
 from fedllm.coordinator.dispatch import read_plan
-from fedllm.coordinator.outcomes import Dispatched, SiteOutcome
 from fedllm.coordinator.training import Training
 from fedllm.errors import ExchangeError, ObjectNotFoundError, RefusedError
 from fedllm.exchange.mailbox import Received, place_of
+from fedllm.journal.outcomes import Dispatched, SiteOutcome
 from fedllm.milestones import SiteStep, report
 from fedllm.protocol.messages import Answer, Card, Plan, PublicKeys, Update
 from fedllm.text import one_line

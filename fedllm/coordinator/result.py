@@ -6,7 +6,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from fedllm.coordinator.dispatch import read_plan
-from fedllm.coordinator.outcomes import (
+from fedllm.coordinator.privacy_plan import privacy_plan
+from fedllm.coordinator.progress import evaluations, score
+from fedllm.coordinator.release import released
+from fedllm.coordinator.training import Training
+from fedllm.journal.outcomes import (
     Aggregated,
     Audited,
     Dispatched,
@@ -14,13 +18,9 @@ from fedllm.coordinator.outcomes import (
     FailedRound,
     SiteOutcome,
 )
-from fedllm.coordinator.privacy_plan import privacy_plan
-from fedllm.coordinator.progress import evaluations, score
-from fedllm.coordinator.release import released
-from fedllm.coordinator.training import Training
 from fedllm.privacy.accounting import ACCOUNTANT
 from fedllm.protocol.terms import NO_DP, TRUST, told_in_words
-from fedllm.tracking.intervals import wilson
+from fedllm.training.intervals import wilson
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from contextlib import closing
 
 from fedllm.config import FederationConfig
 from fedllm.coordinator.federations import other_federations
-from fedllm.coordinator.journal import Journal
 from fedllm.coordinator.members import (
     coordinator_identity,
     forget_card,
@@ -16,6 +15,7 @@ from fedllm.coordinator.members import (
 )
 from fedllm.coordinator.origin import members_by_origin
 from fedllm.errors import ConfigError
+from fedllm.journal.journal import Journal
 
 REVOKED = "revoked"  # the kind of the security event
 

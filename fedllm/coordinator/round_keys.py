@@ -8,9 +8,9 @@ spare blocks may outlive the row.
 import pyrage
 from sqlalchemy import text
 
-from fedllm.coordinator.tables import RoundKeyRow
 from fedllm.coordinator.training import Training
 from fedllm.errors import RefusedError
+from fedllm.journal.tables import RoundKeyRow
 from fedllm.secure.identity import Identity
 from fedllm.secure.sealing import seal, unseal
 

@@ -11,16 +11,6 @@ from fedllm.coordinator.dispatch import dispatch, read_plan
 from fedllm.coordinator.dp_audit import dp_audit
 from fedllm.coordinator.evaluate import baseline, evaluate
 from fedllm.coordinator.next_round import is_overdue, over, remaining, stop_reason
-from fedllm.coordinator.outcomes import (
-    Aggregated,
-    Audited,
-    Dispatched,
-    Evaluated,
-    FailedRound,
-    Outcome,
-    Released,
-    SiteOutcome,
-)
 from fedllm.coordinator.payloads import forget_updates, show_model_again
 from fedllm.coordinator.progress import played
 from fedllm.coordinator.release import finish_record, publish_waiting, release
@@ -37,6 +27,16 @@ from fedllm.errors import (
     LeaseError,
     LedBeforeError,
     RoundError,
+)
+from fedllm.journal.outcomes import (
+    Aggregated,
+    Audited,
+    Dispatched,
+    Evaluated,
+    FailedRound,
+    Outcome,
+    Released,
+    SiteOutcome,
 )
 from fedllm.logs import about
 from fedllm.milestones import Ended, Measured, Opened, RoundBegun, RoundOver, SiteDone, report

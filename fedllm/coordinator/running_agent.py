@@ -4,9 +4,9 @@ from contextlib import closing
 
 from fedllm.config import FederationConfig
 from fedllm.coordinator.cards import shown_card
-from fedllm.coordinator.journal import Journal
 from fedllm.coordinator.members import coordinator_fingerprint, coordinator_identity, roster_of, store_access
 from fedllm.errors import ExchangeError, IdentityError, RefusedError
+from fedllm.journal.journal import Journal
 from fedllm.protocol.messages import PublicKeys
 
 

@@ -13,10 +13,10 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from fedllm.config import FederationConfig
-from fedllm.coordinator.journal import Journal, coordinator_folder
 from fedllm.coordinator.members import coordinator_fingerprint, coordinator_identity
-from fedllm.coordinator.release_queue import PublishedRelease, published_releases
 from fedllm.errors import IdentityError, ModelError, RecordRefusedError, RefusedError, ReviewError
+from fedllm.journal.journal import Journal, coordinator_folder
+from fedllm.journal.release_queue import PublishedRelease, published_releases
 
 if TYPE_CHECKING:
     from fedllm.tracking import RoundRelease, Tracker

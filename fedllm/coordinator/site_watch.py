@@ -15,11 +15,11 @@ from sqlalchemy.orm import Session
 
 from fedllm.config import FederationConfig
 from fedllm.coordinator.cards import refuse_older, shown_card
-from fedllm.coordinator.journal import Journal
 from fedllm.coordinator.members import roster_of
-from fedllm.coordinator.tables import OutboxRow, RunRow, SiteSeenRow, WatchEventRow
 from fedllm.errors import ObjectNotFoundError, RefusedError
 from fedllm.exchange.mailbox import Mailbox
+from fedllm.journal.journal import Journal
+from fedllm.journal.tables import OutboxRow, RunRow, SiteSeenRow, WatchEventRow
 from fedllm.protocol.messages import Card, PublicKeys
 
 SILENT = 300.0  # s without a card: thirty heartbeats

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, TypeVar
 from fedllm.config import FederationConfig
 from fedllm.config.home import private_dir
 from fedllm.coordinator.head import point_head
-from fedllm.coordinator.journal import Journal, coordinator_folder
-from fedllm.coordinator.lease import Lease
 from fedllm.coordinator.members import coordinator_identity, publish_roster, roster_of, store_access
 from fedllm.errors import CancelledError, ConfigError, FedllmError, RoundError
 from fedllm.exchange.clock import StoreClock
 from fedllm.exchange.mailbox import Mailbox, Received
 from fedllm.exchange.store import ObjectStore
+from fedllm.journal.journal import Journal, coordinator_folder
+from fedllm.journal.lease import Lease
 from fedllm.models.base import fingerprint, resolve_base
 from fedllm.protocol.layout import Layout
 from fedllm.protocol.messages import Message, Roster

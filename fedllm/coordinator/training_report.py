@@ -4,7 +4,7 @@ import logging
 from pathlib import Path
 
 from fedllm.coordinator.training import Training
-from fedllm.coordinator.training_facts import training_facts
+from fedllm.journal.training_facts import training_facts
 
 log = logging.getLogger(__name__)
 

@@ -16,14 +16,14 @@ from prometheus_client.registry import Collector
 from sqlalchemy import func, select
 
 from fedllm.config import FederationConfig, fedllm_home
-from fedllm.coordinator.journal import Journal
-from fedllm.coordinator.release_queue import waiting_releases
-from fedllm.coordinator.tables import LeaseRow, OutcomeRow
-from fedllm.coordinator.training_facts import training_facts
+from fedllm.journal.facts import STEPS, WAIT
+from fedllm.journal.journal import Journal
+from fedllm.journal.release_queue import waiting_releases
+from fedllm.journal.tables import LeaseRow, OutcomeRow
+from fedllm.journal.training_facts import training_facts
 from fedllm.metrics.sites_seen import Lookout
 from fedllm.metrics.tally import Durations, Tally, tally
 from fedllm.protocol.messages import Roster
-from fedllm.report.facts import STEPS, WAIT
 from fedllm.secure.events import KINDS
 
 RUNS = 10  # newest ones that are told by name

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from fedllm.config import FederationConfig
 from fedllm.coordinator.cards import shown_card
-from fedllm.coordinator.journal import Journal, coordinator_folder
 from fedllm.coordinator.members import store_access
 from fedllm.errors import ObjectNotFoundError, RefusedError
 from fedllm.exchange.store import ObjectStore
+from fedllm.journal.journal import Journal, coordinator_folder
 from fedllm.protocol.messages import PublicKeys, Roster
 
 WITHIN = 5.0  # s: Prometheus gives a scrape up after 10, while a store's own retries take over a minute

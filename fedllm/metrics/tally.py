@@ -4,7 +4,7 @@ from bisect import bisect_left
 from collections import Counter
 from dataclasses import dataclass, field
 
-from fedllm.report.facts import Quality, TrainingFacts
+from fedllm.journal.facts import Quality, TrainingFacts
 from fedllm.report.site_totals import site_totals
 
 BUCKETS = (0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0)  # s; the last one is without an end

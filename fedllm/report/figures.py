@@ -3,8 +3,8 @@
 import statistics
 from collections.abc import Iterator
 
+from fedllm.journal.facts import STEPS, Quality, TrainingFacts
 from fedllm.report import words
-from fedllm.report.facts import STEPS, Quality, TrainingFacts
 from fedllm.report.intervals import interval
 from fedllm.report.line_chart import LineChart, Point, line_chart
 from fedllm.report.row_chart import RowChart, Value, row_chart

@@ -1,7 +1,7 @@
 """How sure a measured accuracy is."""
 
-from fedllm.report.facts import Quality
-from fedllm.tracking.intervals import wilson
+from fedllm.journal.facts import Quality
+from fedllm.training.intervals import wilson
 
 
 def interval(quality: Quality, group: str | None = None) -> tuple[float, float] | None:

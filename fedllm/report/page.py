@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
+from fedllm.journal.facts import STEPS, WAIT, TrainingFacts
 from fedllm.report import figures, tables, words
-from fedllm.report.facts import STEPS, WAIT, TrainingFacts
 from fedllm.report.site_totals import site_totals
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass
 
-from fedllm.report.facts import SiteInRound, TrainingFacts
+from fedllm.journal.facts import SiteInRound, TrainingFacts
 from fedllm.tracking.budget import left_pct
 
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from platform import python_version
 
+from fedllm.journal.facts import Quality, TrainingFacts
 from fedllm.privacy.accounting import ACCOUNTANT
 from fedllm.protocol.terms import TRUST
 from fedllm.report import words
-from fedllm.report.facts import Quality, TrainingFacts
 from fedllm.report.intervals import interval
 from fedllm.report.site_totals import SiteTotal
 

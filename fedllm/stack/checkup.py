@@ -11,9 +11,9 @@ from pathlib import Path
 
 from fedllm.config import FederationConfig
 from fedllm.config.home import refuse_half_restored
-from fedllm.coordinator.journal import journal_url
 from fedllm.coordinator.members import StoreAccess, store_access
 from fedllm.errors import BackupError, FedllmError
+from fedllm.journal.journal import journal_url
 from fedllm.stack.addresses import Endpoints, endpoints
 from fedllm.stack.checks import databases, deployed, exchange, federation, machine, servers
 from fedllm.stack.checks.finding import Check, Finding, fail, ok, tried, warn

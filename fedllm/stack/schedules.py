@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedllm.config import FederationConfig
-from fedllm.coordinator.journal import Journal
 from fedllm.coordinator.origin import members_by_origin
+from fedllm.journal.journal import Journal
 from fedllm.stack.health import PrefectApi
 
 _WHEN = {"nightly": "every night at 02:00 UTC", "weekly": "every Sunday at 04:00 UTC"}

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from fedllm.tracking.budget import METRIC, epsilon_of, log_budget
-from fedllm.tracking.public_answers import ARTIFACT
 from fedllm.tracking.release import RoundRelease, as_table, safe_name
+from fedllm.training.public_answers import ARTIFACT
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -12,10 +12,10 @@ from fedllm.tracking.budget import LEDGERS, TABLE
 from fedllm.tracking.connection import stored
 from fedllm.tracking.files_gate import UNCHECKED
 from fedllm.tracking.gate import Gate
-from fedllm.tracking.public_answers import ARTIFACT, PublicAnswers
 from fedllm.tracking.registry import BASELINE, CHALLENGER, CHAMPION, EVAL, PREVIOUS, numbers
 from fedllm.tracking.release import EXACT, NOT_CONFIGURED
 from fedllm.tracking.runs import SITES_TABLE
+from fedllm.training.public_answers import ARTIFACT, PublicAnswers
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

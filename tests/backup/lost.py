@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from fedllm.backup.bring_back import Restored, restore
-from fedllm.coordinator.journal import Journal
-from fedllm.coordinator.outcomes import Aggregated
 from fedllm.coordinator.rounds import JournaledSteps
-from fedllm.coordinator.tables import FederationRow, LeaseRow
+from fedllm.journal.journal import Journal
+from fedllm.journal.outcomes import Aggregated
+from fedllm.journal.tables import FederationRow, LeaseRow
 from tests.coordinator.played import SITES
 
 

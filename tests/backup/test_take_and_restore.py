@@ -17,13 +17,13 @@ from fedllm.backup.skip_ahead import EPOCHS, HEADS, ORIGIN, ROSTERS, above
 from fedllm.backup.take import take_backup
 from fedllm.cli import backup as verbs
 from fedllm.config import FederationConfig
-from fedllm.coordinator.journal import Journal
 from fedllm.coordinator.members import coordinator_identity
-from fedllm.coordinator.outcomes import Aggregated
-from fedllm.coordinator.release_queue import queue_release, waiting_releases
 from fedllm.coordinator.rounds import JournaledSteps
 from fedllm.coordinator.training import open_training
 from fedllm.errors import ConfigError
+from fedllm.journal.journal import Journal
+from fedllm.journal.outcomes import Aggregated
+from fedllm.journal.release_queue import queue_release, waiting_releases
 from tests.backup.lost import bring_back, finish, lose_everything, numbers
 from tests.coordinator.played import SITES
 

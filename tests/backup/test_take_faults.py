@@ -19,10 +19,10 @@ from fedllm.backup.manifest import Manifest
 from fedllm.backup.reading import members
 from fedllm.backup.take import take_backup
 from fedllm.config import FederationConfig
-from fedllm.coordinator.journal import Journal
-from fedllm.coordinator.lease import Lease
 from fedllm.coordinator.rounds import JournaledSteps
 from fedllm.errors import BackupError, ConfigError
+from fedllm.journal.journal import Journal
+from fedllm.journal.lease import Lease
 from fedllm.stack.addresses import read_endpoints
 from fedllm.stack.minio import MinioServer, minio_credentials
 from fedllm.stack.place import Place, StackState

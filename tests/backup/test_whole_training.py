@@ -11,9 +11,9 @@ from playground import SITES, write_corpus
 
 from fedllm.backup.take import take_backup
 from fedllm.config import FederationConfig, fedllm_home
-from fedllm.coordinator.outcomes import Aggregated, Audited, Dispatched, FailedRound
 from fedllm.coordinator.rounds import JournaledSteps, play
 from fedllm.coordinator.training import Training, open_training
+from fedllm.journal.outcomes import Aggregated, Audited, Dispatched, FailedRound
 from fedllm.simulation import Workbench, _agent_thread, cached_data, join
 from tests.backup.lost import bring_back
 

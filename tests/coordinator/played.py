@@ -9,11 +9,11 @@ import torch
 
 from fedllm.coordinator.dispatch import dispatch, read_plan
 from fedllm.coordinator.dp_audit import dp_audit
-from fedllm.coordinator.outcomes import Audited, Dispatched, SiteOutcome
 from fedllm.coordinator.remote_local_train import remote_local_train
 from fedllm.coordinator.training import Training
 from fedllm.exchange.mailbox import Mailbox, seal_to_file
 from fedllm.exchange.store import ObjectStore
+from fedllm.journal.outcomes import Audited, Dispatched, SiteOutcome
 from fedllm.models.base import fingerprint, resolve_base
 from fedllm.models.shared import encode_flat
 from fedllm.protocol.messages import COORDINATOR, Answer, Card, Message, Plan, Sealed, Update

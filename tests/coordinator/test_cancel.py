@@ -8,11 +8,11 @@ import pytest
 
 from fedllm.config import FederationConfig
 from fedllm.coordinator.cancel import cancel
-from fedllm.coordinator.journal import Journal
 from fedllm.coordinator.rounds import JournaledSteps, play
-from fedllm.coordinator.tables import RunRow
 from fedllm.coordinator.training import Training, open_training
 from fedllm.errors import CancelledError, ConfigError, LeaseError
+from fedllm.journal.journal import Journal
+from fedllm.journal.tables import RunRow
 from fedllm.protocol.messages import Head
 from tests.coordinator.played import PlayedSite, begin_round
 

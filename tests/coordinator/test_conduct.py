@@ -10,15 +10,15 @@ from fedllm.coordinator import quota
 from fedllm.coordinator.aggregate import aggregate
 from fedllm.coordinator.dp_audit import dp_audit
 from fedllm.coordinator.evaluate import evaluate
-from fedllm.coordinator.journal import coordinator_folder
 from fedllm.coordinator.live_sites import live_sites
-from fedllm.coordinator.outcomes import Aggregated, Audited, FailedRound
 from fedllm.coordinator.payloads import forget_updates, keep_update
 from fedllm.coordinator.remote_local_train import GRACE
 from fedllm.coordinator.round_keys import destroy_stale_keys, round_identity, round_recipient
 from fedllm.coordinator.rounds import JournaledSteps
 from fedllm.coordinator.training import Training
 from fedllm.errors import ExchangeError, ObjectNotFoundError, RefusedError
+from fedllm.journal.journal import coordinator_folder
+from fedllm.journal.outcomes import Aggregated, Audited, FailedRound
 from fedllm.protocol.messages import Answer, Update
 from fedllm.secure.sealing import unseal
 from tests.coordinator.played import PlayedRound, PlayedSite, begin_round

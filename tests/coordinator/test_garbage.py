@@ -9,12 +9,12 @@ import pytest
 from fedllm.config import FederationConfig
 from fedllm.coordinator.evaluate import baseline
 from fedllm.coordinator.garbage import find_garbage, remove_garbage
-from fedllm.coordinator.journal import Journal
-from fedllm.coordinator.release_queue import mark_released, queue_release
 from fedllm.coordinator.rounds import JournaledSteps, close
 from fedllm.coordinator.training import Training, open_training
 from fedllm.exchange.directory_store import DirectoryStore
 from fedllm.exchange.store import ObjectStore
+from fedllm.journal.journal import Journal
+from fedllm.journal.release_queue import mark_released, queue_release
 from tests.coordinator.played import PlayedSite, begin_round
 
 ROUNDS = 3

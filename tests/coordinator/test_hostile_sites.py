@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from fedllm.config import FederationConfig
 from fedllm.coordinator.dp_audit import _as_planned, _verdict
 from fedllm.coordinator.members import add_site
-from fedllm.coordinator.outcomes import SiteOutcome
 from fedllm.coordinator.training import open_training
 from fedllm.data.records import write_records
 from fedllm.exchange.directory_store import DirectoryStore
 from fedllm.exchange.mailbox import Mailbox
+from fedllm.journal.outcomes import SiteOutcome
 from fedllm.models.shared import encode_flat
 from fedllm.protocol.layout import Layout
 from fedllm.protocol.messages import Verdict

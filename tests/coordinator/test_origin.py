@@ -10,12 +10,12 @@ from sqlalchemy import delete
 from fedllm.agent.join import init_site, read_card
 from fedllm.cli.stack import _config_to_deploy
 from fedllm.config import FederationConfig, fedllm_home
-from fedllm.coordinator.journal import Journal
 from fedllm.coordinator.members import add_site
 from fedllm.coordinator.origin import members_by_origin, refuse_simulation
 from fedllm.coordinator.revoke import revoke_simulated, revoke_site
-from fedllm.coordinator.tables import OriginRow
 from fedllm.errors import ConfigError
+from fedllm.journal.journal import Journal
+from fedllm.journal.tables import OriginRow
 from fedllm.secure.identity import create_identity
 from fedllm.session import Request, session
 from fedllm.simulation import cached_data, join

@@ -12,14 +12,14 @@ from sqlalchemy import Engine, event
 
 from fedllm.config import FederationConfig
 from fedllm.coordinator.budget import with_ledgers
-from fedllm.coordinator.ledgers import known_entries
-from fedllm.coordinator.outcomes import Audited
 from fedllm.coordinator.release import publish_waiting, released
-from fedllm.coordinator.release_queue import waiting_releases
 from fedllm.coordinator.rounds import JournaledSteps
-from fedllm.coordinator.tables import LedgerRow
 from fedllm.coordinator.training import Training, open_training
 from fedllm.errors import LedgerError
+from fedllm.journal.ledgers import known_entries
+from fedllm.journal.outcomes import Audited
+from fedllm.journal.release_queue import waiting_releases
+from fedllm.journal.tables import LedgerRow
 from fedllm.tracking import RoundRelease
 from fedllm.tracking.ledger_gate import ledger
 from fedllm.tracking.registry import version_tags

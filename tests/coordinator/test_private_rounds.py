@@ -11,12 +11,12 @@ import torch
 
 from fedllm.config import FederationConfig
 from fedllm.coordinator.aggregate import aggregate
-from fedllm.coordinator.ledgers import known_heads, verify_ledgers
 from fedllm.coordinator.next_round import over
-from fedllm.coordinator.outcomes import Audited, FailedRound, Released
 from fedllm.coordinator.payloads import read_model, read_update
 from fedllm.coordinator.training import open_training
 from fedllm.errors import RoundError
+from fedllm.journal.ledgers import known_heads, verify_ledgers
+from fedllm.journal.outcomes import Audited, FailedRound, Released
 from fedllm.models.shared import decode_flat, encode_flat
 from fedllm.privacy.accounting import Event, epsilon
 from fedllm.privacy.ledger import Ledger, Limits

@@ -3,7 +3,7 @@
 from fedllm.coordinator.evaluate import baseline
 from fedllm.coordinator.training import Training
 from fedllm.data.records import read_records
-from fedllm.tracking.public_answers import public_sha256
+from fedllm.training.public_answers import public_sha256
 
 
 def test_an_evaluation_keeps_the_answers_and_names_the_set(training: Training) -> None:

@@ -11,12 +11,12 @@ import yaml
 from fedllm.agent.join import accept_invitation, init_site, read_card
 from fedllm.agent.worker import Workbench
 from fedllm.config import FederationConfig, fedllm_home, load_federation
-from fedllm.coordinator.journal import Journal
 from fedllm.coordinator.members import add_site, coordinator_identity, roster_of
 from fedllm.coordinator.result import result
 from fedllm.coordinator.rounds import JournaledSteps, play
 from fedllm.data.records import write_records
 from fedllm.errors import ConfigError
+from fedllm.journal.journal import Journal
 from fedllm.session import Request, session
 from fedllm.simulation import _agent_thread
 from flows.federated_round import federated_round

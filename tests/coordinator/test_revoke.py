@@ -10,7 +10,6 @@ import pytest
 
 from fedllm.config import FederationConfig
 from fedllm.coordinator.evaluate import baseline
-from fedllm.coordinator.journal import Journal
 from fedllm.coordinator.members import (
     StoreAccess,
     add_site,
@@ -24,6 +23,7 @@ from fedllm.coordinator.rounds import JournaledSteps
 from fedllm.coordinator.training import Training, open_training
 from fedllm.errors import AccessDeniedError, ConfigError, IdentityError, LeaseError, RefusedError
 from fedllm.exchange.minio_store import MinioStore
+from fedllm.journal.journal import Journal
 from fedllm.protocol.messages import Roster
 from fedllm.secure.identity import create_identity
 from fedllm.secure.sealing import unseal

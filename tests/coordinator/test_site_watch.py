@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from fedllm.config import FederationConfig
-from fedllm.coordinator.journal import Journal
 from fedllm.coordinator.members import add_site, coordinator_identity
 from fedllm.coordinator.revoke import revoke_site
 from fedllm.coordinator.site_watch import (
@@ -25,9 +24,10 @@ from fedllm.coordinator.site_watch import (
     look_at_sites,
     untold_events,
 )
-from fedllm.coordinator.tables import CardRow, SiteSeenRow
 from fedllm.exchange.directory_store import DirectoryStore
 from fedllm.exchange.mailbox import Mailbox
+from fedllm.journal.journal import Journal
+from fedllm.journal.tables import CardRow, SiteSeenRow
 from fedllm.protocol.layout import Layout
 from fedllm.secure.identity import create_identity
 from tests.coordinator.played import PlayedSite

@@ -12,9 +12,9 @@ import pytest
 from prefect.events.schemas.events import Event, Resource
 from prefect.types._datetime import now
 
-from fedllm.coordinator.journal import Journal
-from fedllm.coordinator.outcomes import Audited, Evaluated, FailedRound, Outcome, Released
 from fedllm.errors import CancelledError, LeaseError, RoundError
+from fedllm.journal.journal import Journal
+from fedllm.journal.outcomes import Audited, Evaluated, FailedRound, Outcome, Released
 from fedllm.protocol.messages import Verdict
 from fedllm.protocol.terms import PrivacyPlan
 from flows import events, watch

@@ -14,8 +14,8 @@ from prefect.client.schemas import TaskRun
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.runtime import flow_run
 
-from fedllm.coordinator.journal import Journal
-from fedllm.coordinator.outcomes import SiteOutcome
+from fedllm.journal.journal import Journal
+from fedllm.journal.outcomes import SiteOutcome
 from flows.tasks import PrefectSteps
 from tests.prefect_client import own_prefect
 

@@ -11,11 +11,11 @@ from prefect.testing.utilities import prefect_test_harness
 
 from fedllm.agent.join import init_site, read_card
 from fedllm.config import load_federation
-from fedllm.coordinator.journal import Journal
-from fedllm.coordinator.ledgers import keep_entries
 from fedllm.coordinator.members import add_site
 from fedllm.data.records import write_records
 from fedllm.errors import FedllmError
+from fedllm.journal.journal import Journal
+from fedllm.journal.ledgers import keep_entries
 from fedllm.privacy.ledger import Ledger
 from fedllm.secure.identity import load_identity
 from flows import privacy_audit as module

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from fedllm.coordinator.journal import Journal
+from fedllm.journal.journal import Journal
 from flows import events, tasks
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fedllm.cli.main import main
-from fedllm.coordinator.journal import Journal
+from fedllm.journal.journal import Journal
 
 number, step, archive = int(sys.argv[1]), sys.argv[2], sys.argv[3]
 sys.argv = ["fedllm", *sys.argv[4:]]

@@ -13,7 +13,7 @@ from typing import Any
 from mlflow import MlflowClient
 from playground import STEP, fedllm
 
-from fedllm.coordinator.journal import coordinator_folder
+from fedllm.journal.journal import coordinator_folder
 from fedllm.stack import endpoints
 from fedllm.stack.health import answers, health_urls
 from fedllm.stack.place import Place

@@ -17,7 +17,7 @@ import disturbed
 import small_disk
 
 from fedllm.cli.main import main
-from fedllm.coordinator.journal import Journal
+from fedllm.journal.journal import Journal
 
 once = Journal.once
 due: list[list[Any]] = json.loads(sys.argv[1])

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fedllm.cli.main import main
-from fedllm.coordinator.journal import Journal
+from fedllm.journal.journal import Journal
 
 when, number, step = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 sys.argv = ["fedllm", *sys.argv[4:]]

@@ -17,7 +17,7 @@ from mlflow import MlflowClient
 from playground import SITES, STEP, TRAINING, fedllm, said
 
 from fedllm.config import fedllm_home, load_federation
-from fedllm.coordinator.journal import coordinator_folder
+from fedllm.journal.journal import coordinator_folder
 from fedllm.simulation import agent_processes, cached_data
 from fedllm.stack import Endpoints
 

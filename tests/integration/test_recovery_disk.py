@@ -13,7 +13,7 @@ from playground import PATIENCE, SITES, STEP, TRAINING, end, said
 from small_disk import make_space, small_disk
 
 from fedllm.config import fedllm_home, load_federation
-from fedllm.coordinator.journal import coordinator_folder
+from fedllm.journal.journal import coordinator_folder
 from fedllm.simulation import cached_data, join
 
 CHECK = (

@@ -33,20 +33,20 @@ from fedllm.agent.worker import Workbench
 from fedllm.cli.agent import _measured
 from fedllm.config import FederationConfig, PrivacyConfig
 from fedllm.config.load import load_site
-from fedllm.coordinator.journal import Journal
-from fedllm.coordinator.lease import Lease
 from fedllm.coordinator.members import coordinator_identity, roster_of, save_roster
-from fedllm.coordinator.outcomes import FailedRound, SiteOutcome
-from fedllm.coordinator.release_queue import queue_release
-from fedllm.coordinator.tables import RunRow
 from fedllm.errors import ConfigError, LedgerError
+from fedllm.journal.facts import STEPS, WAIT, TrainingFacts
+from fedllm.journal.journal import Journal
+from fedllm.journal.lease import Lease
+from fedllm.journal.outcomes import FailedRound, SiteOutcome
+from fedllm.journal.release_queue import queue_release
+from fedllm.journal.tables import RunRow
 from fedllm.metrics import sites_seen
 from fedllm.metrics.coordinator import RUNS, CoordinatorMetrics
 from fedllm.metrics.expose import kept_in_file, registry_of, served
 from fedllm.metrics.site import SiteMetrics
 from fedllm.metrics.tally import BUCKETS, Durations
 from fedllm.privacy.accounting import Event, epsilon
-from fedllm.report.facts import STEPS, WAIT, TrainingFacts
 from fedllm.secure.events import KINDS
 from fedllm.secure.identity import load_identity
 from tests.report.trained import PRIVATE, SITES, configuration, trained

@@ -9,7 +9,6 @@ from pathlib import Path
 from fedllm.agent.join import Membership
 from fedllm.agent.worker import Workbench
 from fedllm.config import FederationConfig
-from fedllm.coordinator.outcomes import Audited, SiteOutcome
 from fedllm.coordinator.round_keys import round_identity
 from fedllm.coordinator.rounds import JournaledSteps, play
 from fedllm.coordinator.training import open_training
@@ -17,6 +16,7 @@ from fedllm.data.records import write_records
 from fedllm.errors import ObjectNotFoundError
 from fedllm.exchange.directory_store import DirectoryStore
 from fedllm.exchange.store import ObjectInfo
+from fedllm.journal.outcomes import Audited, SiteOutcome
 from fedllm.simulation import _agent_thread, join
 
 SITES = ("east", "north", "west")

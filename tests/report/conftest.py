@@ -9,7 +9,7 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, Request
 
 from fedllm.coordinator.rounds import JournaledSteps, play
 from fedllm.errors import CancelledError
-from fedllm.report.facts import TrainingFacts
+from fedllm.journal.facts import TrainingFacts
 from tests.browser import SLOW
 from tests.report.trained import PRIVATE, configuration, opened, trained
 

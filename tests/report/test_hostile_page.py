@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from fedllm.config import FederationConfig
+from fedllm.journal.facts import STEPS, Quality, RoundFacts, SiteInRound, TrainingFacts
 from fedllm.protocol.terms import PrivacyPlan
 from fedllm.report import render
-from fedllm.report.facts import STEPS, Quality, RoundFacts, SiteInRound, TrainingFacts
 from fedllm.secure.events import SecurityEvent
 from tests.report.conftest import Shown
 from tests.report.test_page import Text

@@ -15,16 +15,15 @@ import pytest
 import yaml
 from sqlalchemy import delete
 
-from fedllm.coordinator.journal import Journal
-from fedllm.coordinator.outcomes import Audited, Evaluated, RefusedRelease, SiteOutcome
-from fedllm.coordinator.release import REFUSED
 from fedllm.coordinator.rounds import JournaledSteps, close, play
-from fedllm.coordinator.tables import OutcomeRow
-from fedllm.coordinator.training_facts import training_facts
 from fedllm.errors import ConfigError, RoundError
+from fedllm.journal.facts import TrainingFacts
+from fedllm.journal.journal import Journal
+from fedllm.journal.outcomes import REFUSED, Audited, Evaluated, RefusedRelease, SiteOutcome
+from fedllm.journal.tables import OutcomeRow
+from fedllm.journal.training_facts import training_facts
 from fedllm.privacy.accounting import Event, epsilon
 from fedllm.report import render
-from fedllm.report.facts import TrainingFacts
 from fedllm.report.figures import epsilon_by_round
 from tests.report.conftest import Shown
 from tests.report.trained import configuration, opened

@@ -16,12 +16,12 @@ import yaml
 
 from fedllm.agent.worker import Workbench
 from fedllm.config import FederationConfig
-from fedllm.coordinator.journal import Journal
 from fedllm.coordinator.rounds import JournaledSteps, play
 from fedllm.coordinator.training import Training, open_training
-from fedllm.coordinator.training_facts import training_facts
 from fedllm.data.prepare import prepare
-from fedllm.report.facts import TrainingFacts
+from fedllm.journal.facts import TrainingFacts
+from fedllm.journal.journal import Journal
+from fedllm.journal.training_facts import training_facts
 from fedllm.simulation import _agent_thread, join
 
 SITES = ["east", "north", "west"]

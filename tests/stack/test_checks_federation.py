@@ -16,12 +16,12 @@ import pytest
 from fedllm.agent.join import init_site
 from fedllm.config import FederationConfig, load_site
 from fedllm.config.home import RESTORING
-from fedllm.coordinator.journal import Journal
 from fedllm.coordinator.members import StoreAccess, coordinator_identity, store_access
-from fedllm.coordinator.release_queue import queue_release
-from fedllm.coordinator.tables import FederationRow, LeaseRow, RunRow
 from fedllm.data.records import write_records
 from fedllm.exchange.store import ObjectStore
+from fedllm.journal.journal import Journal
+from fedllm.journal.release_queue import queue_release
+from fedllm.journal.tables import FederationRow, LeaseRow, RunRow
 from fedllm.privacy.site_ledger import site_ledger
 from fedllm.secure.identity import load_identity
 from fedllm.stack import checkup as checkup_module

@@ -13,9 +13,9 @@ from sqlalchemy import text
 from sqlalchemy.exc import InternalError
 
 from fedllm.config import FederationConfig
-from fedllm.coordinator.journal import Journal
-from fedllm.coordinator.tables import LeaseRow
 from fedllm.errors import JournalError
+from fedllm.journal.journal import Journal
+from fedllm.journal.tables import LeaseRow
 from fedllm.stack import checkup as checkup_module
 from fedllm.stack.addresses import read_endpoints
 from fedllm.stack.checks import databases, federation

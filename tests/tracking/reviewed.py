@@ -13,8 +13,8 @@ from fedllm.secure.identity import Identity, fingerprint
 from fedllm.tracking import RoundRelease, Tracker
 from fedllm.tracking.decision import said
 from fedllm.tracking.gates import Rules
-from fedllm.tracking.public_answers import public_answers
 from fedllm.tracking.register import Register, ReviewEvent
+from fedllm.training.public_answers import public_answers
 
 RECORDS = 40
 YES = said(approve=True, reviewer="Ann Example", reason="reads well")

@@ -13,9 +13,9 @@ from fedllm.tracking.budget import ledgers_sha256
 from fedllm.tracking.gate import Gate
 from fedllm.tracking.gates import Rules, audit, budget, first_failed, gates
 from fedllm.tracking.ledger_gate import ledger
-from fedllm.tracking.public_answers import PublicAnswers, public_answers
 from fedllm.tracking.quality import quality
 from fedllm.tracking.version_facts import VersionFacts
+from fedllm.training.public_answers import PublicAnswers, public_answers
 from tests.privacy.ledger_home import charge, ledger_at, reserve, trained
 from tests.privacy.spent import spent_events
 

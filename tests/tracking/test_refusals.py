@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from fedllm.coordinator.journal import Journal
 from fedllm.coordinator.release import publish_waiting, released
-from fedllm.coordinator.release_queue import queue_release, waiting_releases
 from fedllm.errors import RecordRefusedError, TrackingError
+from fedllm.journal.journal import Journal
+from fedllm.journal.release_queue import queue_release, waiting_releases
 from fedllm.tracking import RoundRelease, Tracker
 from tests.tracking.reviewed import SIGNER
 

@@ -13,11 +13,11 @@ import torch
 
 import fedllm
 from fedllm.config import FederationConfig
-from fedllm.coordinator.journal import Journal, coordinator_folder
 from fedllm.coordinator.members import coordinator_identity
-from fedllm.coordinator.release_queue import mark_released, queue_release
 from fedllm.coordinator.sign_again import sign_versions
 from fedllm.errors import IdentityError, ReviewError, UntrustedVersionError
+from fedllm.journal.journal import Journal, coordinator_folder
+from fedllm.journal.release_queue import mark_released, queue_release
 from fedllm.models.base import fingerprint, resolve_base
 from fedllm.models.shared import encode_flat
 from fedllm.secure.identity import retire_identity

@@ -12,12 +12,12 @@ from sqlalchemy.orm import Session
 
 from fedllm.config import FederationConfig
 from fedllm.coordinator.cards import PREPARING, shown_card
-from fedllm.coordinator.journal import database_clock, journal_url
-from fedllm.coordinator.lease import is_dead
 from fedllm.coordinator.members import StoreAccess
-from fedllm.coordinator.tables import FederationRow, LeaseRow, ReleaseRow, RunRow
 from fedllm.errors import JournalError, ObjectNotFoundError, RefusedError
 from fedllm.exchange.store import ObjectStore
+from fedllm.journal.journal import database_clock, journal_url
+from fedllm.journal.lease import is_dead
+from fedllm.journal.tables import FederationRow, LeaseRow, ReleaseRow, RunRow
 from fedllm.postgres_address import shown
 from fedllm.protocol.messages import PublicKeys
 from fedllm.stack.checks.databases import reading_engine, said, sqlite_file

@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from fedllm.coordinator import lease as lease_module
-from fedllm.coordinator.journal import Journal
-from fedllm.coordinator.lease import Lease
-from fedllm.coordinator.outcomes import FailedRound
-from fedllm.coordinator.tables import LeaseRow
 from fedllm.errors import LeaseError, RoundError
+from fedllm.journal import lease as lease_module
+from fedllm.journal.journal import Journal
+from fedllm.journal.lease import Lease
+from fedllm.journal.outcomes import FailedRound
+from fedllm.journal.tables import LeaseRow
 
 KILLED = (
-    "import sys, os, signal; from fedllm.coordinator.journal import Journal;"
-    "from fedllm.coordinator.lease import Lease;"
+    "import sys, os, signal; from fedllm.journal.journal import Journal;"
+    "from fedllm.journal.lease import Lease;"
     "Lease(Journal('fed', sys.argv[1]), sys.argv[2]).__enter__(); os.kill(os.getpid(), signal.SIGKILL)"
 )
 

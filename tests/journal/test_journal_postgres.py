@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from fedllm.coordinator.journal import Journal
-from fedllm.coordinator.lease import Lease
-from fedllm.coordinator.outcomes import FailedRound
-from fedllm.coordinator.release_queue import mark_released, published, queue_release, waiting_releases
-from fedllm.coordinator.tables import LeaseRow
 from fedllm.errors import ConfigError, JournalError, LeaseError
-from tests.coordinator.test_journal_and_lease import (  # noqa: F401 - run here on the url below
+from fedllm.journal.journal import Journal
+from fedllm.journal.lease import Lease
+from fedllm.journal.outcomes import FailedRound
+from fedllm.journal.release_queue import mark_released, published, queue_release, waiting_releases
+from fedllm.journal.tables import LeaseRow
+from tests.journal.test_journal_and_lease import (  # noqa: F401 - run here on the url below
     journal,
     test_a_coordinator_that_was_replaced_can_write_nothing_and_is_told,
     test_a_killed_coordinators_lease_is_taken_over_at_once,
@@ -32,8 +32,8 @@ from tests.postgres_server import PostgresServer
 RACER = """
 import sys, time
 from pathlib import Path
-from fedllm.coordinator.journal import Journal
-from fedllm.coordinator.lease import Lease
+from fedllm.journal.journal import Journal
+from fedllm.journal.lease import Lease
 from fedllm.errors import LeaseError
 url, folder, name = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
 (folder / name).touch()

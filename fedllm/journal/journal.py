@@ -21,8 +21,10 @@ from sqlalchemy.orm import Session
 
 from fedllm.config import fedllm_home
 from fedllm.config.home import private_dir, refuse_half_restored
-from fedllm.coordinator.journal_database import alone, open_database
-from fedllm.coordinator.tables import (
+from fedllm.disk import room
+from fedllm.errors import CancelledError, ConfigError, FedllmError, JournalError, LeaseError, RoundError
+from fedllm.journal.database import alone, open_database
+from fedllm.journal.tables import (
     FederationRow,
     FlowRunRow,
     LeaseRow,
@@ -31,8 +33,6 @@ from fedllm.coordinator.tables import (
     RunRow,
     Table,
 )
-from fedllm.disk import room
-from fedllm.errors import CancelledError, ConfigError, FedllmError, JournalError, LeaseError, RoundError
 from fedllm.secure.events import SecurityLog
 
 Outcome = TypeVar("Outcome", bound=BaseModel)

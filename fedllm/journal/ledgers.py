@@ -9,9 +9,9 @@ from collections.abc import Iterable, Sequence
 from pydantic import ValidationError
 from sqlalchemy import select
 
-from fedllm.coordinator.journal import Journal
-from fedllm.coordinator.tables import LedgerRow
 from fedllm.errors import LedgerError
+from fedllm.journal.journal import Journal
+from fedllm.journal.tables import LedgerRow
 from fedllm.privacy.chain import ChainState, Entry, state_of
 from fedllm.protocol.messages import LedgerHead
 from fedllm.text import one_line

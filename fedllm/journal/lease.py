@@ -11,9 +11,9 @@ import psutil
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from fedllm.coordinator.journal import Journal
-from fedllm.coordinator.tables import LeaseRow, RunRow
 from fedllm.errors import CancelledError, ConfigError, DiskFullError, FedllmError, JournalError, LeaseError
+from fedllm.journal.journal import Journal
+from fedllm.journal.tables import LeaseRow, RunRow
 
 TTL = 30.0  # s until the lease of a coordinator that fell silent runs out
 RENEW = 5.0  # s between renewals

@@ -7,7 +7,9 @@ from pydantic import BaseModel, ConfigDict
 
 from fedllm.protocol.entry import Entry
 from fedllm.protocol.messages import Counted, Sealed, Verdict
-from fedllm.tracking.public_answers import PublicAnswers
+from fedllm.training.public_answers import PublicAnswers
+
+REFUSED = "release refused"  # the step under which a refusal is on record
 
 
 class Outcome(BaseModel):

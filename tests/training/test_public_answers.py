@@ -2,7 +2,7 @@
 
 import pytest
 
-from fedllm.tracking.public_answers import PublicAnswers, public_answers, public_sha256
+from fedllm.training.public_answers import PublicAnswers, public_answers, public_sha256
 
 RECORDS = [{"text": f"text {n}", "label": "positive"} for n in range(11)]
 

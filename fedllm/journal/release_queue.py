@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from sqlalchemy import Select, select
 
-from fedllm.coordinator.journal import Journal
-from fedllm.coordinator.tables import ReleaseRow, RunRow
+from fedllm.journal.journal import Journal
+from fedllm.journal.tables import ReleaseRow, RunRow
 
 
 def queue_release(journal: Journal, run: str, number: int, body: str) -> None:

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from fedllm.tracking.intervals import Pairs, count_pairs, mcnemar, paired, paired_mean, unpaired
+from fedllm.training.intervals import Pairs, count_pairs, mcnemar, paired, paired_mean, unpaired
 
 # Newcombe 1998, Statistics in Medicine 17:873-890, table II, method 10.
 PUBLISHED = [

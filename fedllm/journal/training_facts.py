@@ -8,8 +8,11 @@ from typing import TypeVar
 from sqlalchemy import select
 
 from fedllm.config import FederationConfig
-from fedllm.coordinator.journal import Journal
-from fedllm.coordinator.outcomes import (
+from fedllm.errors import ConfigError, RefusedError
+from fedllm.journal.facts import STEPS, WAIT, Quality, RoundFacts, SiteInRound, TrainingFacts
+from fedllm.journal.journal import Journal
+from fedllm.journal.outcomes import (
+    REFUSED,
     Aggregated,
     Audited,
     Dispatched,
@@ -20,13 +23,10 @@ from fedllm.coordinator.outcomes import (
     Released,
     SiteOutcome,
 )
-from fedllm.coordinator.release import REFUSED
-from fedllm.coordinator.tables import FlowRunRow, OutboxRow, OutcomeRow, ReleaseRow, RunRow
-from fedllm.errors import ConfigError, RefusedError
+from fedllm.journal.tables import FlowRunRow, OutboxRow, OutcomeRow, ReleaseRow, RunRow
 from fedllm.protocol.layout import Layout
 from fedllm.protocol.messages import COORDINATOR, Plan, PublicKeys, Roster, Verdict
 from fedllm.protocol.terms import PrivacyPlan
-from fedllm.report.facts import STEPS, WAIT, Quality, RoundFacts, SiteInRound, TrainingFacts
 from fedllm.secure.envelope import open_envelope
 from fedllm.text import one_line
 
