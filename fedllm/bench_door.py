@@ -16,12 +16,13 @@ from fedllm.bench_home import home_in
 from fedllm.config import FederationConfig, StoreConfig
 from fedllm.coordinator.rounds import JournaledSteps, play
 from fedllm.coordinator.training import Training, open_training
+from fedllm.data.prepare import cached_data
 from fedllm.errors import StackError
 from fedllm.exchange.iam import MinioIam
 from fedllm.exchange.minio_store import MinioStore
 from fedllm.journal.outcomes import Released
 from fedllm.run_id import new_run_id
-from fedllm.simulation import agent_processes, cached_data
+from fedllm.simulation import agent_processes
 from fedllm.stack.door import Door, door_command
 from fedllm.stack.minio import MinioServer, ensure_bucket, free_port
 

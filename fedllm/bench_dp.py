@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from fedllm.config import FederationConfig
+from fedllm.data.prepare import cached_data
 from fedllm.data.records import Record, read_records
 from fedllm.models.base import resolve_base
 from fedllm.protocol.terms import PrivateTerms
-from fedllm.simulation import cached_data
 from fedllm.training.batches import draw
 from fedllm.training.dp import train_privately
 from fedllm.training.learner import Learner, load_learner

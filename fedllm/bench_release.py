@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from sqlalchemy import Engine, event, func, select
 
+from fedllm.auditing.noise import Trained, noise_std
 from fedllm.bench_home import home_in
 from fedllm.config import FederationConfig
 from fedllm.coordinator.dispatch import read_plan
@@ -28,7 +29,6 @@ from fedllm.journal.tables import ReleaseRow
 from fedllm.models.shared import encode_flat
 from fedllm.privacy.accounting import Event
 from fedllm.privacy.ledger import Ledger, Limits
-from fedllm.privacy.noise_audit import Trained, noise_std
 from fedllm.protocol.layout import Layout
 from fedllm.protocol.messages import COORDINATOR, Answer, Card, Message, Plan, Update
 from fedllm.secure.envelope import sign

@@ -20,14 +20,14 @@ from fedllm.agent.host import Seat
 from fedllm.agent.join import Membership, accept_invitation, init_site, read_card
 from fedllm.agent.trainers import InlineTrainer
 from fedllm.agent.worker import Workbench
-from fedllm.config import FederationConfig, StoreConfig, cache_dir, fedllm_home
+from fedllm.config import FederationConfig, StoreConfig, fedllm_home
 from fedllm.config.home import private_dir
 from fedllm.coordinator.members import add_site, store_access
 from fedllm.coordinator.origin import members_by_origin
 from fedllm.coordinator.result import RunResult, result
 from fedllm.coordinator.rounds import JournaledSteps, play
 from fedllm.coordinator.training import open_training
-from fedllm.data.prepare import PreparedData, inputs_sha256, prepare
+from fedllm.data.prepare import PreparedData, cached_data
 from fedllm.errors import AccessDeniedError, ConfigError, FedllmError, ObjectNotFoundError
 from fedllm.journal.journal import Journal, coordinator_folder
 from fedllm.milestones import Prepared, Preparing, report
@@ -36,11 +36,6 @@ from fedllm.protocol.messages import PublicKeys
 from fedllm.run_id import new_run_id
 
 log = logging.getLogger(__name__)
-
-
-def cached_data(config: FederationConfig) -> PreparedData:
-    """The simulated sites' data in the cache, made when they are not there."""
-    return prepare(config, cache_dir() / "data" / inputs_sha256(config)[:16])
 
 
 def join(config: FederationConfig, name: str, data: Path, home: Path, **settings: object) -> Membership:

@@ -14,13 +14,13 @@ from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
-from fedllm.audit import CANARIES, STAYS, Findings, Row, Subject, simulated_site, site_at, verify_site
-from fedllm.audit import membership_report as report_membership
-from fedllm.audit import one_run as audit_one_run
+from fedllm.auditing.membership import MembershipReport
+from fedllm.auditing.one_run import OneRunAudit
+from fedllm.auditing.site import CANARIES, STAYS, Findings, Row, Subject, simulated_site, site_at, verify_site
+from fedllm.auditing.site import membership_report as report_membership
+from fedllm.auditing.site import one_run as audit_one_run
 from fedllm.config import FederationConfig, load_federation
 from fedllm.errors import FedllmError
-from fedllm.privacy.membership import MembershipReport
-from fedllm.privacy.one_run import OneRunAudit
 from flows.names import run_name
 from flows.output import log_errors_in_one_line, outlive_readers
 from flows.tasks import unless_away
@@ -48,7 +48,7 @@ def privacy_audit(
         claim: the epsilon to hold the training against; what the accounting comes to if it is not given.
 
     Returns:
-        The `fedllm.audit/1` object; None stands for what cannot be looked at from here.
+        The `fedllm.auditing.site/1` object; None stands for what cannot be looked at from here.
 
     Raises:
         FedllmError: a broken ledger, or a violation; the flow run ends as Failed.

@@ -11,7 +11,7 @@ from fedllm.cli.options import FEDERATION, AsJson, Overrides
 from fedllm.cli.output import console, emit
 
 if TYPE_CHECKING:
-    from fedllm.audit import Findings, Subject
+    from fedllm.auditing.site import Findings, Subject
     from fedllm.config import FederationConfig
 
 
@@ -41,7 +41,7 @@ def audit(
     and no budget is charged; what it prints is about private data and stays there. A lower bound on epsilon
     can refute a claim and never confirms one. Exit code 1: a violation, or a broken ledger.
     """
-    from fedllm.audit import Findings, membership_report, one_run, verify_site
+    from fedllm.auditing.site import Findings, membership_report, one_run, verify_site
     from fedllm.config import load_federation
 
     config = load_federation(file, sets or ())
@@ -59,7 +59,7 @@ def audit(
 
 def _subject(config: "FederationConfig", home: Path | None, site: str | None) -> "Subject":
     """The site of a home, else a simulated one, else the only one of this machine."""
-    from fedllm.audit import simulated_site, site_at
+    from fedllm.auditing.site import simulated_site, site_at
     from fedllm.errors import ConfigError
 
     if home is not None and site is not None:
@@ -90,7 +90,7 @@ def _text(findings: "Findings", site: str) -> str:
     from rich.markup import escape
     from rich.table import Table
 
-    from fedllm.audit import STAYS
+    from fedllm.auditing.site import STAYS
 
     table = Table("check", "finding", title=f"privacy audit of {site}")
     for row in findings.rows:

@@ -110,8 +110,7 @@ def chat(
 
 def public_records(config: FederationConfig) -> "list[Record]":
     """The records that the configuration evaluates on, fetched when they are a known corpus' part."""
-    from fedllm.data.prepare import load_public
-    from fedllm.simulation import cached_data
+    from fedllm.data.prepare import cached_data, load_public
 
     if config.evaluation.public != "auto":
         return load_public(config, Path(config.evaluation.public))

@@ -209,7 +209,7 @@ def _check_resumable(config: FederationConfig, run_id: str) -> None:
 
 def _without_simulation(config: FederationConfig) -> FederationConfig:
     """The same federation with its sites elsewhere; its public set stays the corpus' held-out part."""
-    from fedllm.simulation import cached_data
+    from fedllm.data.prepare import cached_data
 
     public = config.evaluation.public
     if public == "auto":

@@ -1,10 +1,6 @@
 """The part of dp-audit that is about privacy: a site's ledger is checked and kept, its cost recomputed."""
 
-from fedllm.journal.journal import Journal
-from fedllm.journal.ledgers import keep_entries, known_datasets, known_entries
-from fedllm.journal.outcomes import SiteOutcome
-from fedllm.privacy.chain import ChainState, state_of
-from fedllm.privacy.ledger_audit import (
+from fedllm.auditing.ledgers import (
     LEDGER_CHECKS,
     NOT_OBSERVABLE,
     Check,
@@ -12,7 +8,11 @@ from fedllm.privacy.ledger_audit import (
     RoundTaken,
     audit_ledger,
 )
-from fedllm.privacy.update_audit import LONGEST_REASON
+from fedllm.auditing.updates import LONGEST_REASON
+from fedllm.journal.journal import Journal
+from fedllm.journal.ledgers import keep_entries, known_datasets, known_entries
+from fedllm.journal.outcomes import SiteOutcome
+from fedllm.privacy.chain import ChainState, state_of
 from fedllm.protocol.messages import LedgerHead, Plan, PublicKeys, Verdict
 from fedllm.protocol.terms import PrivacyPlan, told_in_words
 

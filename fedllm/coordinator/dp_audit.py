@@ -4,6 +4,8 @@ import hashlib
 from collections.abc import Sequence
 
 from fedllm.aggregation.weights import weight
+from fedllm.auditing.noise import Trained
+from fedllm.auditing.updates import audit_update, refuse
 from fedllm.coordinator.account_for import account_for
 from fedllm.coordinator.dispatch import read_plan
 from fedllm.coordinator.payloads import keep_update, read_model
@@ -15,8 +17,6 @@ from fedllm.errors import EquivocationError, ObjectNotFoundError, RefusedError, 
 from fedllm.exchange.mailbox import place_of
 from fedllm.journal.outcomes import Audited, Dispatched, SiteOutcome
 from fedllm.models.shared import decode_flat
-from fedllm.privacy.noise_audit import Trained
-from fedllm.privacy.update_audit import audit_update, refuse
 from fedllm.protocol.messages import COORDINATOR, EVERYONE, Closed, Counted, Plan, Update, Verdict
 
 

@@ -4,6 +4,7 @@ import json
 import logging
 from typing import TYPE_CHECKING, Any
 
+from fedllm.auditing.ledgers import NOT_OBSERVABLE
 from fedllm.coordinator.budget import budget, with_ledgers
 from fedllm.coordinator.evaluate import baseline
 from fedllm.coordinator.payloads import read_model
@@ -20,7 +21,6 @@ from fedllm.journal.outcomes import (
 )
 from fedllm.journal.release_queue import mark_released, published, queue_release, waiting_releases
 from fedllm.models.shared import decode_flat
-from fedllm.privacy.ledger_audit import NOT_OBSERVABLE
 
 if TYPE_CHECKING:
     from fedllm.tracking import RoundRelease

@@ -8,7 +8,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedllm.config import FederationConfig, SimulationConfig
+from fedllm.config import FederationConfig, SimulationConfig, cache_dir
 from fedllm.data.partition import hold_out, partition
 from fedllm.data.records import (
     Record,
@@ -54,6 +54,11 @@ def prepare(config: FederationConfig, folder: Path) -> PreparedData:
     text = json.dumps({"inputs": wanted, "files": hashes}, indent=1, sort_keys=True)
     write_bytes(manifest, text.encode())
     return prepared
+
+
+def cached_data(config: FederationConfig) -> PreparedData:
+    """Return the simulated sites' data in the cache, preparing them first if they are absent."""
+    return prepare(config, cache_dir() / "data" / inputs_sha256(config)[:16])
 
 
 def layout(config: FederationConfig, folder: Path) -> PreparedData:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from fedllm.privacy.ledger_audit import LEDGER_CHECKS
+from fedllm.auditing.ledgers import LEDGER_CHECKS
 from fedllm.protocol.terms import NO_DP, rounded_up
 from fedllm.tracking.gate import Gate
 from fedllm.tracking.ledger_gate import ledger

@@ -13,8 +13,9 @@ from fedllm.backup.take import take_backup
 from fedllm.config import FederationConfig, fedllm_home
 from fedllm.coordinator.rounds import JournaledSteps, play
 from fedllm.coordinator.training import Training, open_training
+from fedllm.data.prepare import cached_data
 from fedllm.journal.outcomes import Aggregated, Audited, Dispatched, FailedRound
-from fedllm.simulation import Workbench, _agent_thread, cached_data, join
+from fedllm.simulation import Workbench, _agent_thread, join
 from tests.backup.lost import bring_back
 
 RUN = "run-1"

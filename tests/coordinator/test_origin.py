@@ -13,12 +13,13 @@ from fedllm.config import FederationConfig, fedllm_home
 from fedllm.coordinator.members import add_site
 from fedllm.coordinator.origin import members_by_origin, refuse_simulation
 from fedllm.coordinator.revoke import revoke_simulated, revoke_site
+from fedllm.data.prepare import cached_data
 from fedllm.errors import ConfigError
 from fedllm.journal.journal import Journal
 from fedllm.journal.tables import OriginRow
 from fedllm.secure.identity import create_identity
 from fedllm.session import Request, session
-from fedllm.simulation import cached_data, join
+from fedllm.simulation import join
 
 
 @pytest.fixture

@@ -13,8 +13,9 @@ from playground import PATIENCE, SITES, STEP, TRAINING, end, said
 from small_disk import make_space, small_disk
 
 from fedllm.config import fedllm_home, load_federation
+from fedllm.data.prepare import cached_data
 from fedllm.journal.journal import coordinator_folder
-from fedllm.simulation import cached_data, join
+from fedllm.simulation import join
 
 CHECK = (
     "import sqlite3, sys; print(sqlite3.connect(sys.argv[1]).execute('pragma integrity_check').fetchall())"

@@ -13,7 +13,8 @@ from disturbed import DRIVER, STEPS, journal, resumed, same, start, versions
 from playground import PATIENCE
 
 from fedllm.config import load_federation
-from fedllm.simulation import agent_processes, cached_data
+from fedllm.data.prepare import cached_data
+from fedllm.simulation import agent_processes
 
 Disturbance = tuple[str, int, str, str, str]
 

@@ -15,7 +15,8 @@ from disturbed import AGENT, same, versions
 from playground import SITES, fedllm
 
 from fedllm.config import fedllm_home, load_federation
-from fedllm.simulation import cached_data, join
+from fedllm.data.prepare import cached_data
+from fedllm.simulation import join
 
 # In which rounds, and where in its work, each site's agent dies.
 DEATHS = {

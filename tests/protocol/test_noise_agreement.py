@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from scipy.stats import chi2
 
+from fedllm.auditing.noise import Trained, noise_check, noise_std, private_norm_bound
 from fedllm.config import LocalConfig
 from fedllm.privacy.accounting import Event, epsilon
-from fedllm.privacy.noise_audit import Trained, noise_check, noise_std, private_norm_bound
 from fedllm.protocol.terms import PrivacyPlan
 from tests.protocol import independent_noise as noise
 from tests.protocol.vector_private import messages

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from fedllm.privacy.membership import exact_interval, membership
+from fedllm.auditing.membership import exact_interval, membership
 
 
 def test_members_that_stand_out_are_found() -> None:

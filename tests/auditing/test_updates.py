@@ -3,10 +3,10 @@ import math
 import pytest
 import torch
 
+from fedllm.auditing.noise import Trained
+from fedllm.auditing.updates import audit_update, norm_bound
 from fedllm.config import LocalConfig
 from fedllm.models.shared import encode_flat
-from fedllm.privacy.noise_audit import Trained
-from fedllm.privacy.update_audit import audit_update, norm_bound
 
 
 def audited(update: torch.Tensor, *, size: int = 100, local: LocalConfig | None = None):  # type: ignore[no-untyped-def]  # noqa: ANN201

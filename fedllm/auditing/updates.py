@@ -7,9 +7,9 @@ configured" and nothing greener.
 import math
 from typing import TYPE_CHECKING
 
+from fedllm.auditing.ledgers import LEDGER_CHECKS, Check
+from fedllm.auditing.noise import Trained, noise_check, private_norm_bound
 from fedllm.errors import RefusedError
-from fedllm.privacy.ledger_audit import LEDGER_CHECKS, Check
-from fedllm.privacy.noise_audit import Trained, noise_check, private_norm_bound
 from fedllm.protocol.messages import Verdict
 from fedllm.protocol.terms import NO_DP
 

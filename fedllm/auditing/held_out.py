@@ -4,14 +4,14 @@ import random
 import secrets
 from collections.abc import Callable, Sequence
 
+from fedllm.auditing.gradient_canaries import readable
+from fedllm.auditing.membership import MembershipReport, membership
 from fedllm.config import LocalConfig
 from fedllm.data.records import Record
 from fedllm.errors import DataError
-from fedllm.privacy.membership import MembershipReport, membership
 from fedllm.protocol.terms import PrivateTerms
 from fedllm.training.dp import train_privately
 from fedllm.training.evaluate import judged
-from fedllm.training.gradient_canaries import readable
 from fedllm.training.learner import Learner
 from fedllm.training.local import train
 

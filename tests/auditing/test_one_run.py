@@ -7,8 +7,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from fedllm.privacy import one_run
-from fedllm.privacy.one_run import audit_one_run, canaries_needed, chance_of, guess, lower_bound
+from fedllm.auditing import one_run
+from fedllm.auditing.one_run import audit_one_run, canaries_needed, chance_of, guess, lower_bound
 
 
 def test_the_examples_in_its_prose_hold() -> None:

@@ -6,8 +6,8 @@ import pytest
 import torch
 from scipy.stats import chi2
 
+from fedllm.auditing.noise import Trained, noise_check, noise_std
 from fedllm.config import LocalConfig
-from fedllm.privacy.noise_audit import Trained, noise_check, noise_std
 from fedllm.protocol.terms import PrivacyPlan, private_terms
 from fedllm.training.dp import train_privately
 from tests.tiers import by_tier

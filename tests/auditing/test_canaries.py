@@ -11,6 +11,10 @@ import torch
 
 import fedllm
 import flows
+from fedllm.auditing.canaries import TextCanaries, audit_training
+from fedllm.auditing.gradient_canaries import GradientCanaries
+from fedllm.auditing.held_out import attack_membership
+from fedllm.auditing.one_run import OneRunAudit
 from fedllm.config import AdapterConfig, LocalConfig, TaskConfig
 from fedllm.errors import TrainingError
 from fedllm.models.adapter import attach
@@ -18,13 +22,9 @@ from fedllm.models.base import load_base, resolve_base
 from fedllm.privacy.accounting import noise_multiplier
 from fedllm.privacy.grid import Grid
 from fedllm.privacy.noise import NoiseSource, SecureNoise
-from fedllm.privacy.one_run import OneRunAudit
 from fedllm.protocol.terms import PrivateTerms
-from fedllm.training.canaries import TextCanaries, audit_training
 from fedllm.training.dp import train_privately, units_of
 from fedllm.training.examples import IGNORED, Example, collate
-from fedllm.training.gradient_canaries import GradientCanaries
-from fedllm.training.held_out import attack_membership
 from fedllm.training.learner import Learner
 from fedllm.training.text import TextLearner
 from tests.training.linear import RECORDS, LinearLearner
@@ -284,7 +284,7 @@ def test_members_of_a_training_without_noise_stand_out_and_with_it_they_do_not()
 
 
 def test_people_are_whole_on_one_side() -> None:
-    from fedllm.training.held_out import _halves
+    from fedllm.auditing.held_out import _halves
 
     records = [{"who": f"person {n % 7}", "n": str(n)} for n in range(50)]
     inside, outside = _halves(records, "who")
@@ -293,7 +293,7 @@ def test_people_are_whole_on_one_side() -> None:
 
 
 def test_nothing_that_takes_part_in_a_round_knows_of_canaries() -> None:
-    knows = {"fedllm.training.canaries", "fedllm.training.gradient_canaries", "fedllm.training.held_out"}
+    knows = {"fedllm.auditing.canaries", "fedllm.auditing.gradient_canaries", "fedllm.auditing.held_out"}
     found = set()
     for package in (fedllm, flows):
         root = Path(package.__path__[0])
@@ -302,5 +302,5 @@ def test_nothing_that_takes_part_in_a_round_knows_of_canaries() -> None:
                 names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
                 names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
                 found |= {str(path.relative_to(root.parent)) for name in names if name in knows}
-    own = {"fedllm/audit.py", "fedllm/training/canaries.py", "fedllm/training/held_out.py"}
+    own = {"fedllm/auditing/site.py", "fedllm/auditing/canaries.py", "fedllm/auditing/held_out.py"}
     assert found == own

@@ -10,16 +10,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedllm.auditing.membership import MembershipReport
+from fedllm.auditing.one_run import OneRunAudit
 from fedllm.config import FederationConfig, fedllm_home, load_site
 from fedllm.data.records import Record
 from fedllm.errors import ConfigError, LedgerError
-from fedllm.privacy.membership import MembershipReport
-from fedllm.privacy.one_run import OneRunAudit
 from fedllm.protocol.terms import NO_DP, PrivateTerms
 
 if TYPE_CHECKING:
+    from fedllm.auditing.canaries import Kind
     from fedllm.privacy.accounting import Event
-    from fedllm.training.canaries import Kind
     from fedllm.training.learner import Learner
 
 CANARIES = 256  # half of them are guessed; all right, that proves epsilon 3.7
@@ -49,7 +49,7 @@ def site_at(home: Path) -> Subject:
 
 def simulated_site(config: FederationConfig, name: str | None = None) -> Subject:
     """One of the sites that this machine plays, the first if none is named; its data are made if need be."""
-    from fedllm.simulation import cached_data
+    from fedllm.data.prepare import cached_data
 
     if config.simulation is None:
         raise ConfigError("the configuration has no `simulation`: give the --home of a site")
@@ -108,8 +108,8 @@ def one_run(  # noqa: PLR0913 - what an audit rests on, each named by the caller
     Returns:
         None where the site's own training claims nothing: without DP, or where whole sites are the unit.
     """
+    from fedllm.auditing.canaries import audit_training
     from fedllm.privacy.accounting import epsilon
-    from fedllm.training.canaries import audit_training
 
     whole = _whole(config, subject)
     if whole is None:
@@ -145,7 +145,7 @@ def membership_report(
 
     Where whole sites are the unit, it is the model before the site's clipping and noise.
     """
-    from fedllm.training.held_out import attack_membership
+    from fedllm.auditing.held_out import attack_membership
 
     whole = _whole(config, subject)
     return attack_membership(
@@ -230,12 +230,12 @@ class Findings:
         return told
 
     def public_json(self) -> dict[str, Any]:
-        """As `fedllm.audit/1` says it."""
+        """As `fedllm.auditing.site/1` says it."""
         broken = any(row["verdict"] != WHOLE for row in self.ledgers)
         verdict = ("broken" if broken else WHOLE) if self.ledgers else "none"
         run = asdict(self.one_run) if self.one_run else {"verdict": self._none}
         return {
-            "schema": "fedllm.audit/1",
+            "schema": "fedllm.auditing.site/1",
             "ledgers": {"verdict": verdict, "chains": list(self.ledgers)},
             "one_run": run,
             "membership": self.membership.public_json() if self.membership else None,

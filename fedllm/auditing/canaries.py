@@ -8,15 +8,15 @@ import secrets
 from collections.abc import Callable, Sequence
 from typing import Literal, Protocol
 
+from fedllm.auditing.gradient_canaries import GradientCanaries, own_unit
+from fedllm.auditing.one_run import CONFIDENCE, OneRunAudit, audit_one_run
 from fedllm.config import LocalConfig
 from fedllm.data.records import Record
 from fedllm.errors import TrainingError
 from fedllm.privacy.noise import NoiseSource
-from fedllm.privacy.one_run import CONFIDENCE, OneRunAudit, audit_one_run
 from fedllm.protocol.terms import PrivateTerms
 from fedllm.training.dp import train_privately
 from fedllm.training.evaluate import judged
-from fedllm.training.gradient_canaries import GradientCanaries, own_unit
 from fedllm.training.learner import Learner
 from fedllm.training.text import TextLearner
 

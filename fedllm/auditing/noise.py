@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fedllm.privacy.ledger_audit import Check
+from fedllm.auditing.ledgers import Check
 from fedllm.protocol.terms import PrivacyPlan
 
 if TYPE_CHECKING:
