@@ -48,7 +48,7 @@ def privacy_audit(
         claim: the epsilon to hold the training against; what the accounting comes to if it is not given.
 
     Returns:
-        The `fedllm.auditing.site/1` object; None stands for what cannot be looked at from here.
+        The `fedllm.audit/1` object; None stands for what cannot be looked at from here.
 
     Raises:
         FedllmError: a broken ledger, or a violation; the flow run ends as Failed.

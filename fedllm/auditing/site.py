@@ -230,12 +230,12 @@ class Findings:
         return told
 
     def public_json(self) -> dict[str, Any]:
-        """As `fedllm.auditing.site/1` says it."""
+        """As `fedllm.audit/1` says it."""
         broken = any(row["verdict"] != WHOLE for row in self.ledgers)
         verdict = ("broken" if broken else WHOLE) if self.ledgers else "none"
         run = asdict(self.one_run) if self.one_run else {"verdict": self._none}
         return {
-            "schema": "fedllm.auditing.site/1",
+            "schema": "fedllm.audit/1",
             "ledgers": {"verdict": verdict, "chains": list(self.ledgers)},
             "one_run": run,
             "membership": self.membership.public_json() if self.membership else None,

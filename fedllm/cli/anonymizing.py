@@ -44,7 +44,7 @@ def anonymized(
 
 def measured(finder: Finder) -> Answer:
     """Measure with planted values; the answer as JSON and in words."""
-    from fedllm.data.planted import RULE, Score, corpus, measure
+    from fedllm.bench.planted import RULE, Score, corpus, measure
 
     name, texts = corpus()
     scores = measure(finder, texts)

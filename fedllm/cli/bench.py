@@ -26,9 +26,9 @@ def yardsticks(
     as_json: AsJson = False,
 ) -> None:
     """Compare the federation with central training on the same samples, and with each site alone."""
+    from fedllm.bench.yardsticks import yardsticks as measure
     from fedllm.config import cache_dir, load_federation
     from fedllm.data.records import write_bytes
-    from fedllm.yardsticks import yardsticks as measure
 
     settings = load_federation(config, sets or ())
 
@@ -48,10 +48,10 @@ def soak(
     as_json: AsJson = False,
 ) -> None:
     """Play many rounds with a tiny model on the real stack: do memory, threads and open files stay flat?"""
+    from fedllm.bench.soak import soak as measure
     from fedllm.cli.run import run
     from fedllm.config import load_federation
     from fedllm.data.records import write_bytes
-    from fedllm.soak import soak as measure
     from fedllm.stack import up
 
     short = ["name=soak", "model.base=tiny", "local.steps=2", "evaluation.limit=8", f"rounds.max={rounds}"]
@@ -81,7 +81,7 @@ def dp(
     as_json: AsJson = False,
 ) -> None:
     """Compare a site's speed with DP-SGD and without, in turns on the same batches."""
-    from fedllm.bench_dp import bench_dp
+    from fedllm.bench.dp import bench_dp
     from fedllm.config import load_federation
 
     found = bench_dp(load_federation(config, sets or ()), pairs, _say)
@@ -97,7 +97,7 @@ def release(
     as_json: AsJson = False,
 ) -> None:
     """Time the release of early and late rounds under differential privacy, into an MLflow of its own."""
-    from fedllm.bench_release import bench_release
+    from fedllm.bench.release import bench_release
 
     found = bench_release(rounds, sites, _say)
     lines = [
@@ -121,7 +121,7 @@ def door(
     as_json: AsJson = False,
 ) -> None:
     """Time objects and rounds through the sites' door and without it, in turns."""
-    from fedllm.bench_door import bench_door
+    from fedllm.bench.door import bench_door
     from fedllm.config import load_federation
 
     found = bench_door(load_federation(config, sets or ()), pairs, megabytes, _say)

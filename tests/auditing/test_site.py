@@ -74,7 +74,7 @@ def test_an_audit_tells_of_ledgers_one_run_and_membership(place: Path) -> None:
     code, told, out = run(place)
     assert code == 0
     assert len(out.splitlines()) == 1
-    assert (told["schema"], told["site"]) == ("fedllm.auditing.site/1", "amazon")
+    assert (told["schema"], told["site"]) == ("fedllm.audit/1", "amazon")
     assert told["ledgers"]["verdict"] == "whole"
     assert [(row["dataset"], row["entries"]) for row in told["ledgers"]["chains"]] == [(DATA, 5)]
     ran = told["one_run"]

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from fedllm.bench.planted import Score, measure
+from fedllm.bench.planted_values import KINDS
 from fedllm.cli.anonymizing import anonymized, measured
 from fedllm.data.anonymize import anonymize, anonymize_file, pseudonym, read_names
 from fedllm.data.personal import Finder
-from fedllm.data.planted import Score, measure
-from fedllm.data.planted_values import KINDS
 from fedllm.data.records import read_records, write_records
 from fedllm.data.site_key import read_key, site_key
 from fedllm.errors import ConfigError, DataError, IdentityError
@@ -227,7 +227,7 @@ def away(*_arguments, **_more):
 socket.socket.connect = socket.socket.connect_ex = socket.socket.sendto = away
 socket.getaddrinfo = socket.gethostbyname = away
 from fedllm.data.personal import Finder
-from fedllm.data.planted_values import KINDS
+from fedllm.bench.planted_values import KINDS
 import random
 draw = random.Random(1)
 finder = Finder(names=["Anna"])

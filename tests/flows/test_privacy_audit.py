@@ -58,7 +58,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_site_runs_it_on_its_own_prefect(site: Path, shown: SimpleNamespace) -> None:
     told = privacy_audit(str(site.parent / "fed.yaml"), home=str(site), canaries=64)
-    assert told["schema"] == "fedllm.auditing.site/1"
+    assert told["schema"] == "fedllm.audit/1"
     assert [row["dataset"] for row in told["ledgers"]["chains"]] == [DATA]
     assert told["one_run"]["verdict"] == "no violation found"
     (table,), (words,) = shown.tables, shown.markdown

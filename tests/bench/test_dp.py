@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-import fedllm.bench_dp
-from fedllm.bench_dp import bench_dp
+import fedllm.bench.dp
+from fedllm.bench.dp import bench_dp
 from fedllm.config import FederationConfig, load_federation
 from fedllm.data.records import write_records
 from fedllm.training.learner import Learner
@@ -46,7 +46,7 @@ def test_both_ways_are_timed_on_the_same_records_in_turns(
         learner.losses = watch  # type: ignore[method-assign]
         return learner
 
-    monkeypatch.setattr(fedllm.bench_dp, "load_learner", watched)
+    monkeypatch.setattr(fedllm.bench.dp, "load_learner", watched)
     found = bench_dp(config, 2, lambda _: None)
     assert found["schema"] == "fedllm.bench.dp/1"
     assert found["pairs"] == 2

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from fedllm.bench_release import SCHEMA, bench_release
+from fedllm.bench.release import SCHEMA, bench_release
 
 
 def test_each_round_is_released_into_an_mlflow_of_its_own_and_reads_as_much_as_the_one_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fedllm.bench_release.MARKS", (2, 3, 4))
-    monkeypatch.setattr("fedllm.bench_release.AROUND", 0)
+    monkeypatch.setattr("fedllm.bench.release.MARKS", (2, 3, 4))
+    monkeypatch.setattr("fedllm.bench.release.AROUND", 0)
     monkeypatch.setenv("FEDLLM_HOME", str(tmp_path))
     found = bench_release(4, 2, lambda _text: None)
     assert (found["schema"], found["rounds"], found["sites"]) == (SCHEMA, 4, 2)

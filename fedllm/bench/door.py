@@ -12,7 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from fedllm.bench_home import home_in
+from fedllm.bench.home import home_in
 from fedllm.config import FederationConfig, StoreConfig
 from fedllm.coordinator.rounds import JournaledSteps, play
 from fedllm.coordinator.training import Training, open_training

@@ -15,7 +15,7 @@ import torch
 from sqlalchemy import Engine, event, func, select
 
 from fedllm.auditing.noise import Trained, noise_std
-from fedllm.bench_home import home_in
+from fedllm.bench.home import home_in
 from fedllm.config import FederationConfig
 from fedllm.coordinator.dispatch import read_plan
 from fedllm.coordinator.members import add_site

@@ -8,8 +8,8 @@ import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+from fedllm.bench.planted_values import KINDS
 from fedllm.data.personal import Finder, Span
-from fedllm.data.planted_values import KINDS
 from fedllm.errors import DataError
 
 RULE = (

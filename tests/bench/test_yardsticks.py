@@ -2,10 +2,10 @@ from pathlib import Path
 
 import pytest
 
+from fedllm.bench.yardsticks import yardsticks
 from fedllm.config import FederationConfig, load_federation
 from fedllm.data.records import write_records
 from fedllm.errors import ConfigError
-from fedllm.yardsticks import yardsticks
 
 
 @pytest.fixture
