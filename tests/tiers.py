@@ -36,6 +36,7 @@ LONG = {
     "tests/tracking/": "MLflow is imported, and a crash comes at every call to it",
     "tests/data/test_anonymize.py": "spaCy and presidio are loaded",
     "tests/integration/": "whole trainings on a real stack, and what disturbs them",
+    "tests/doctor/": "databases, sites and stores that are looked at as they run",
     "tests/stack/": "servers that start, stop and are waited for",
     "tests/infra/": "servers as compose.yaml starts them",
     "tests/backup/": "whole homes, archived and brought back",

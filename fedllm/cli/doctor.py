@@ -12,7 +12,7 @@ from fedllm.cli.output import console, emit
 from fedllm.errors import ConfigError
 
 if TYPE_CHECKING:
-    from fedllm.stack.checks.finding import Finding
+    from fedllm.doctor.finding import Finding
 
 _COLOUR = {"ok": "green", "warn": "yellow", "fail": "red"}
 
@@ -60,7 +60,7 @@ def doctor(
 
 def _findings(config: Path | None, site: Path | None, invitation: Path | None) -> "Iterator[Finding]":
     from fedllm.config import load_federation
-    from fedllm.stack.checkup import checkup, site_checkup
+    from fedllm.doctor.checkup import checkup, site_checkup
 
     if site is not None:
         return site_checkup(site.resolve(), invitation, load_federation(config) if config else None)

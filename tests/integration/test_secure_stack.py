@@ -17,8 +17,8 @@ import psutil
 import pytest
 from playground import fedllm, said
 
+from fedllm.doctor.checkup import checkup
 from fedllm.stack import Endpoints, down, endpoints
-from fedllm.stack.checkup import checkup
 from fedllm.stack.place import Place
 from fedllm.stack.programs import root_credentials
 from fedllm.stack.store_users import store_secrets
@@ -212,7 +212,7 @@ def test_a_shell_that_reads_the_clients_file_reaches_prefect(secure: Endpoints) 
 def test_doctor_finds_it_sound_and_tells_how_long_the_certificates_last(
     secure: Endpoints, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fedllm.stack.checkup._PATIENCE", 60.0)
+    monkeypatch.setattr("fedllm.doctor.checkup._PATIENCE", 60.0)
     found = {finding.name: finding for finding in checkup()}
     for name in ("minio", "door", "prefect", "mlflow", "worker", "private CA", "certificate", "clock"):
         assert found[name].status == "ok", found[name]

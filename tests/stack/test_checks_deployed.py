@@ -5,8 +5,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from fedllm.doctor import deployed
 from fedllm.stack import Endpoints
-from fedllm.stack.checks import deployed
 from fedllm.stack.health import PrefectApi
 
 

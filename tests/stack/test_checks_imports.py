@@ -10,7 +10,7 @@ LOOK = """
 import json, sys, threading
 from pathlib import Path
 from fedllm.config import load_federation
-from fedllm.stack.checkup import checkup
+from fedllm.doctor.checkup import checkup
 
 late, main = set(), threading.current_thread()
 

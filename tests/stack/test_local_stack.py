@@ -20,9 +20,9 @@ from websockets.sync.client import connect
 from websockets.typing import Origin, Subprotocol
 
 from fedllm.config import load_federation
+from fedllm.doctor.checkup import checkup
 from fedllm.stack import Endpoints, down, endpoints, up
 from fedllm.stack.access import access_to
-from fedllm.stack.checkup import checkup
 from fedllm.stack.deploy import register_deployments
 from fedllm.stack.health import PrefectApi, answers, health_urls, http
 from fedllm.stack.place import Place, StackState
@@ -102,7 +102,7 @@ def test_every_server_answers_and_another_port_was_found_for_the_occupied_one(
 
 @pytest.mark.usefixtures("stack")
 def test_the_doctor_finds_the_stack_sound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fedllm.stack.checkup._PATIENCE", 60.0)
+    monkeypatch.setattr("fedllm.doctor.checkup._PATIENCE", 60.0)
     servers = ("minio", "door", "prefect", "mlflow", "worker", "clock", "juicefs")
     found = {finding.name: finding.status for finding in checkup()}
     assert [found[name] for name in servers] == ["ok"] * len(servers)

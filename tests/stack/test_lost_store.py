@@ -2,8 +2,8 @@
 
 import pytest
 
+from fedllm.doctor.servers import store_folder
 from fedllm.stack import local
-from fedllm.stack.checks.servers import store_folder
 from fedllm.stack.place import Place, StackState
 from tests.stack.conftest import PORTS, Running
 

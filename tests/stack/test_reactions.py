@@ -13,13 +13,13 @@ from prefect.events.worker import EventsWorker
 
 from fedllm.config import FederationConfig, load_federation
 from fedllm.coordinator.members import add_site
+from fedllm.doctor import deployed, servers
 from fedllm.exchange.directory_store import DirectoryStore
 from fedllm.exchange.mailbox import Mailbox
 from fedllm.protocol.layout import Layout
 from fedllm.secure.identity import create_identity
 from fedllm.stack import Endpoints, reactions
 from fedllm.stack.automations import ZOMBIE, forget_reactions, register_automations
-from fedllm.stack.checks import deployed, servers
 from fedllm.stack.health import PrefectApi
 from fedllm.stack.programs import POOL, WORKER
 from flows.events import tell

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from fedllm.doctor.servers import certificates
 from fedllm.errors import ConfigError, StackError
 from fedllm.secure import ca as authority
 from fedllm.secure.ca import server_certificate
 from fedllm.stack import local
 from fedllm.stack.access import access_to
 from fedllm.stack.addresses import Endpoints, read_endpoints
-from fedllm.stack.checks.servers import certificates
 from fedllm.stack.place import Place, StackState
 from fedllm.stack.programs import base_environment, programs
 from fedllm.stack.security import passwords

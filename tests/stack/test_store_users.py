@@ -9,10 +9,10 @@ from minio import MinioAdmin
 from minio.credentials.providers import StaticProvider
 
 from fedllm.coordinator.members import StoreAccess
+from fedllm.doctor.exchange import site_users
 from fedllm.errors import AccessDeniedError, StackError
 from fedllm.exchange.iam import MinioIam
 from fedllm.exchange.minio_store import MinioStore
-from fedllm.stack.checks.exchange import site_users
 from fedllm.stack.minio import MinioServer
 from fedllm.stack.place import Place
 from fedllm.stack.provision import BUCKET, MLFLOW_BUCKET, Provisioner

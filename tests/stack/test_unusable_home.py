@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from fedllm.stack.checks import machine
-from fedllm.stack.checks.finding import Finding
-from fedllm.stack.checkup import checkup
+from fedllm.doctor import machine
+from fedllm.doctor.checkup import checkup
+from fedllm.doctor.finding import Finding
 from tests.other_account import as_other
 
 pytestmark = pytest.mark.servers

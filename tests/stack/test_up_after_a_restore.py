@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from fedllm.doctor import servers
 from fedllm.stack import Endpoints, up
-from fedllm.stack.checks import servers
 from fedllm.stack.health import PrefectApi
 from fedllm.stack.place import Place
 from fedllm.stack.programs import POOL

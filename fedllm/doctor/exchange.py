@@ -11,11 +11,11 @@ from typing import Any, TypeAlias
 from urllib.parse import unquote, urlsplit
 
 from fedllm.coordinator.members import StoreAccess, store_iam
+from fedllm.doctor.finding import Finding, fail, ok, warn
 from fedllm.errors import AccessDeniedError, ConfigError, ExchangeError, ObjectNotFoundError
 from fedllm.exchange.iam import access_key, site_policy
 from fedllm.exchange.store import ObjectStore
 from fedllm.protocol.layout import Layout
-from fedllm.stack.checks.finding import Finding, fail, ok, warn
 from fedllm.stack.provision import users_with
 
 _LEAST = 1000  # bytes of the probe

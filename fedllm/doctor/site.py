@@ -10,6 +10,9 @@ from pathlib import Path
 from fedllm.agent.first_look import first_look, kept_task
 from fedllm.agent.join import Membership, open_invitation, read_card
 from fedllm.config import SiteConfig, TaskConfig, load_site
+from fedllm.doctor import databases, machine
+from fedllm.doctor.finding import Check, Finding, fail, ok, tried, warn
+from fedllm.doctor.modes import open_to_others
 from fedllm.errors import AccessDeniedError, ExchangeError, IdentityError, ObjectNotFoundError
 from fedllm.exchange.mailbox import Mailbox
 from fedllm.privacy.ledger import Ledger, Limits
@@ -18,9 +21,6 @@ from fedllm.privacy.same_data import other_uses
 from fedllm.privacy.site_ledger import dataset_of, former_identities, ledger_path
 from fedllm.protocol.messages import Invitation, Roster
 from fedllm.secure.identity import Identity, fingerprint, load_identity
-from fedllm.stack.checks import databases, machine
-from fedllm.stack.checks.finding import Check, Finding, fail, ok, tried, warn
-from fedllm.stack.checks.modes import open_to_others
 
 _LOW = 0.1  # of the total budget: less left than this is low
 _AGAIN = "ask the coordinator for a new invitation (`fedllm site add CARD --replace`)"

@@ -11,10 +11,10 @@ from time import time
 
 import pytest
 
+from fedllm.doctor import machine
+from fedllm.doctor.finding import Finding, tried
+from fedllm.doctor.servers import mlflow_version, prefect_version
 from fedllm.models.base import fingerprint, resolve_base
-from fedllm.stack.checks import machine
-from fedllm.stack.checks.finding import Finding, tried
-from fedllm.stack.checks.servers import mlflow_version, prefect_version
 from fedllm.stack.health import PrefectApi
 
 Serve = Callable[[str, float], str]

@@ -13,6 +13,8 @@ from sqlalchemy.orm import Session
 from fedllm.config import FederationConfig
 from fedllm.coordinator.cards import PREPARING, shown_card
 from fedllm.coordinator.members import StoreAccess
+from fedllm.doctor.databases import reading_engine, said, sqlite_file
+from fedllm.doctor.finding import Finding, ok, warn
 from fedllm.errors import JournalError, ObjectNotFoundError, RefusedError
 from fedllm.exchange.store import ObjectStore
 from fedllm.journal.journal import database_clock, journal_url
@@ -20,8 +22,6 @@ from fedllm.journal.lease import is_dead
 from fedllm.journal.tables import FederationRow, LeaseRow, ReleaseRow, RunRow
 from fedllm.postgres_address import shown
 from fedllm.protocol.messages import PublicKeys
-from fedllm.stack.checks.databases import reading_engine, said, sqlite_file
-from fedllm.stack.checks.finding import Finding, ok, warn
 
 _DAY = 86400.0  # s
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from fedllm.stack.checks import databases
-from fedllm.stack.checks.databases import database
-from fedllm.stack.checks.finding import Finding
+from fedllm.doctor import databases
+from fedllm.doctor.databases import database
+from fedllm.doctor.finding import Finding
 
 pytestmark = pytest.mark.servers
 

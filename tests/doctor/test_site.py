@@ -17,15 +17,15 @@ from fedllm.config import FederationConfig
 from fedllm.coordinator.members import add_site
 from fedllm.coordinator.revoke import revoke_site
 from fedllm.data.records import write_records
+from fedllm.doctor import databases
+from fedllm.doctor.checkup import site_checkup
+from fedllm.doctor.finding import Finding
 from fedllm.exchange.iam import MinioIam
 from fedllm.privacy.ledger import Ledger
 from fedllm.secure.identity import load_identity
-from fedllm.stack.checks import databases
-from fedllm.stack.checks.finding import Finding
-from fedllm.stack.checkup import site_checkup
 from fedllm.stack.minio import MinioServer
+from tests.doctor.test_federation import contents
 from tests.privacy.ledger_home import tamper, trained
-from tests.stack.test_checks_federation import contents
 
 Looked = Callable[[], dict[str, Finding]]
 

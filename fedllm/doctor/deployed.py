@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from fedllm.doctor.finding import Finding, ok, warn
 from fedllm.stack.automations import FLOWS, HEARTBEAT, SILENCE, TAG, definitions
-from fedllm.stack.checks.finding import Finding, ok, warn
 from fedllm.stack.deploy import deployment_file, deployment_names
 from fedllm.stack.health import PrefectApi
 from fedllm.stack.reactions import OFF_AT_FIRST, REACTIONS, reaction_name

@@ -17,10 +17,10 @@ from huggingface_hub import try_to_load_from_cache
 from packaging.requirements import Requirement
 
 from fedllm.config.home import cache_dir, fedllm_home
+from fedllm.doctor.finding import Finding, fail, ok, warn
 from fedllm.errors import FedllmError
 from fedllm.extras import installed_extras, is_there
 from fedllm.models.base import is_intact
-from fedllm.stack.checks.finding import Finding, fail, ok, warn
 from fedllm.stack.health import response_date
 from fedllm.stack.minio import juicefs
 

@@ -12,13 +12,13 @@ from pathlib import Path
 from fedllm.config import FederationConfig
 from fedllm.config.home import refuse_half_restored
 from fedllm.coordinator.members import StoreAccess, store_access
+from fedllm.doctor import databases, deployed, exchange, federation, machine, servers
+from fedllm.doctor.finding import Check, Finding, fail, ok, tried, warn
+from fedllm.doctor.modes import modes
+from fedllm.doctor.site import visit
 from fedllm.errors import BackupError, FedllmError
 from fedllm.journal.journal import journal_url
 from fedllm.stack.addresses import Endpoints, endpoints
-from fedllm.stack.checks import databases, deployed, exchange, federation, machine, servers
-from fedllm.stack.checks.finding import Check, Finding, fail, ok, tried, warn
-from fedllm.stack.checks.modes import modes
-from fedllm.stack.checks.site import visit
 from fedllm.stack.databases import databases as named_databases
 from fedllm.stack.health import PrefectApi
 from fedllm.stack.minio import has_volume

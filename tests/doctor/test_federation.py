@@ -18,19 +18,19 @@ from fedllm.config import FederationConfig, load_site
 from fedllm.config.home import RESTORING
 from fedllm.coordinator.members import StoreAccess, coordinator_identity, store_access
 from fedllm.data.records import write_records
+from fedllm.doctor import checkup as checkup_module
+from fedllm.doctor import federation
+from fedllm.doctor.checkup import checkup
+from fedllm.doctor.finding import Finding, tried
+from fedllm.doctor.modes import modes
 from fedllm.exchange.store import ObjectStore
 from fedllm.journal.journal import Journal
 from fedllm.journal.release_queue import queue_release
 from fedllm.journal.tables import FederationRow, LeaseRow, RunRow
 from fedllm.privacy.site_ledger import site_ledger
 from fedllm.secure.identity import load_identity
-from fedllm.stack import checkup as checkup_module
 from fedllm.stack import down
 from fedllm.stack.addresses import read_endpoints
-from fedllm.stack.checks import federation
-from fedllm.stack.checks.finding import Finding, tried
-from fedllm.stack.checks.modes import modes
-from fedllm.stack.checkup import checkup
 from fedllm.stack.place import Place, StackState
 from tests.coordinator.conftest import config, sites
 from tests.coordinator.played import PlayedSite

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from fedllm.config import load_site
 from fedllm.config.home import fedllm_home
+from fedllm.doctor.finding import Finding, fail, ok
 from fedllm.errors import ConfigError
 from fedllm.privacy.site_ledger import ledger_path
-from fedllm.stack.checks.finding import Finding, fail, ok
 
 
 def modes(federation: str | None) -> Iterator[Finding]:

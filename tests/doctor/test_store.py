@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from fedllm.coordinator.members import StoreAccess
+from fedllm.doctor.exchange import site_users, store
+from fedllm.doctor.finding import Finding, tried
 from fedllm.exchange.iam import MinioIam, site_policy
 from fedllm.exchange.minio_store import MinioStore
-from fedllm.stack.checks.exchange import site_users, store
-from fedllm.stack.checks.finding import Finding, tried
 from fedllm.stack.minio import MinioServer
 
 FED = "looked-at"

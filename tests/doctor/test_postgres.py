@@ -13,15 +13,15 @@ from sqlalchemy import text
 from sqlalchemy.exc import InternalError
 
 from fedllm.config import FederationConfig
+from fedllm.doctor import checkup as checkup_module
+from fedllm.doctor import databases, federation
+from fedllm.doctor.checkup import checkup
+from fedllm.doctor.databases import database, reading_engine
+from fedllm.doctor.finding import Finding, tried
 from fedllm.errors import JournalError
 from fedllm.journal.journal import Journal
 from fedllm.journal.tables import LeaseRow
-from fedllm.stack import checkup as checkup_module
 from fedllm.stack.addresses import read_endpoints
-from fedllm.stack.checks import databases, federation
-from fedllm.stack.checks.databases import database, reading_engine
-from fedllm.stack.checks.finding import Finding, tried
-from fedllm.stack.checkup import checkup
 from fedllm.stack.place import Place, StackState
 from tests.coordinator.conftest import config, sites
 from tests.coordinator.played import PlayedSite

@@ -1,1 +1,0 @@
-"""What `fedllm doctor` looks at: a module a subject, a function a question."""
