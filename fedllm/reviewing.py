@@ -2,9 +2,9 @@
 
 from fedllm.config import FederationConfig
 from fedllm.errors import ReviewError
+from fedllm.review.gates import Rules
+from fedllm.review.register import Register
 from fedllm.session import tracking_uri
-from fedllm.tracking.gates import Rules
-from fedllm.tracking.register import Register
 from fedllm.versions import trusted_pin
 
 

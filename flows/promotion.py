@@ -19,11 +19,11 @@ from pydantic import Field
 
 from fedllm.config import load_federation
 from fedllm.errors import FedllmError, ReviewError
+from fedllm.review.card import Links, render_review
+from fedllm.review.decision import said
+from fedllm.review.register import ReviewEvent
+from fedllm.review.review import Review, changed, decide, look
 from fedllm.reviewing import open_register
-from fedllm.tracking.decision import said
-from fedllm.tracking.register import ReviewEvent
-from fedllm.tracking.review import Review, changed, decide, look
-from fedllm.tracking.review_card import Links, render_review
 from flows.names import review_name
 from flows.output import log_errors_in_one_line, outlive_readers
 

@@ -6,8 +6,8 @@ from typing import Any
 from prefect import flow
 
 from fedllm.config import load_federation
+from fedllm.review.tags import act_on_tags
 from fedllm.reviewing import open_register
-from fedllm.tracking.review_tags import act_on_tags
 from flows.names import run_name
 from flows.output import log_errors_in_one_line, outlive_readers
 from flows.promotion import told

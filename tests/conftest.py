@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-pytest_plugins = ["tests.tiers", "tests.long_tests", "tests.browser"]
+pytest_plugins = ["tests.tiers", "tests.long_tests", "tests.browser", "tests.mlflow_record"]
 
 # Before any import of fedllm or of a library that reads its environment once. The cache stays where it was:
 # a converted base model is worth keeping over sessions.

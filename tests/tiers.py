@@ -33,6 +33,7 @@ LONG = {
     "tests/agent/test_hostile_": "every kind of hostile message",
     "tests/coordinator/test_hostile_sites.py": "every kind of hostile message",
     "tests/privacy/test_ledger_schedules.py": "random lives of a ledger",
+    "tests/review/": "MLflow is imported, and a crash comes at every call to it",
     "tests/tracking/": "MLflow is imported, and a crash comes at every call to it",
     "tests/data/test_anonymize.py": "spaCy and presidio are loaded",
     "tests/integration/": "whole trainings on a real stack, and what disturbs them",

@@ -15,9 +15,9 @@ from fedllm.errors import ReviewError
 
 if TYPE_CHECKING:
     from fedllm.config import FederationConfig
+    from fedllm.review.register import Register, ReviewEvent
+    from fedllm.review.review import Review
     from fedllm.secure.identity import Identity
-    from fedllm.tracking.register import Register, ReviewEvent
-    from fedllm.tracking.review import Review
 
 
 def register(app: typer.Typer) -> None:
@@ -56,9 +56,9 @@ def promote(
     from fedllm.stack.require_store import require_store
 
     require_store(federation.tracking.uri)
+    from fedllm.review.decision import said
+    from fedllm.review.review import decide, look
     from fedllm.reviewing import open_register
-    from fedllm.tracking.decision import said
-    from fedllm.tracking.review import decide, look
 
     opened, rules = open_register(federation, pin)
     if check:
@@ -100,9 +100,9 @@ def rollback(
     as_json: AsJson = False,
 ) -> None:
     """Make the previous champion the champion again."""
+    from fedllm.review.decision import said
+    from fedllm.review.rollback import roll_back
     from fedllm.reviewing import open_register
-    from fedllm.tracking.decision import said
-    from fedllm.tracking.rollback import roll_back
 
     opened, _ = open_register(load_federation(config))
     words = said(approve=True, reviewer=reviewer or getpass.getuser(), reason=reason)
@@ -124,7 +124,7 @@ def rollback(
 
 def _expected(over: str | None) -> str | None:
     """The champion that a reviewer was shown, as `decide` takes it."""
-    from fedllm.tracking.review import WHOEVER
+    from fedllm.review.review import WHOEVER
 
     if over is None:
         return WHOEVER
@@ -172,9 +172,9 @@ def _tell(event: "ReviewEvent") -> None:
 def _show(opened: "Register", review: "Review", config: Path, *, as_json: bool) -> None:
     from rich.markdown import Markdown
 
-    from fedllm.tracking.decision import decision_on
-    from fedllm.tracking.review_card import Links, render_review
-    from fedllm.tracking.signed_decision import vouched
+    from fedllm.review.card import Links, render_review
+    from fedllm.review.decision import decision_on
+    from fedllm.review.signed_decision import vouched
 
     former = decision_on(review.version.name, review.version.version, review.version.tags)
     payload: dict[str, object] = {

@@ -9,7 +9,7 @@ from fedllm.stack.addresses import endpoints
 from fedllm.stack.health import PrefectApi
 
 if TYPE_CHECKING:
-    from fedllm.tracking.register import ReviewEvent
+    from fedllm.review.register import ReviewEvent
 
 
 _PATIENCE = 10.0  # s; a person waits, and a Prefect that is away costs the event alone

@@ -13,8 +13,8 @@ from fedllm.secure.identity import Identity
 from fedllm.tracking import registry, runs
 from fedllm.tracking.connection import answering, connect
 from fedllm.tracking.package import check_adapter
+from fedllm.tracking.registry import registered
 from fedllm.tracking.release import PublishedVersion, RoundRelease
-from fedllm.tracking.version_facts import registered
 
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedllm.errors import UntrustedVersionError
+from fedllm.errors import ReviewError, UntrustedVersionError
 from fedllm.secure.identity import Identity, fingerprint
 from fedllm.tracking.card import render
 from fedllm.tracking.package import save_package
@@ -69,6 +69,22 @@ def versions(client: "MlflowClient", name: str, wanted: str = "") -> "Iterator[M
         token = page.token
         if not token:
             return
+
+
+def registered(client: "MlflowClient", name: str, version: str) -> "ModelVersion":
+    """A version of the registry.
+
+    Raises:
+        ReviewError: there is no such version.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_model_version(name, version)
+    except MlflowException as error:
+        if error.error_code in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
+            raise ReviewError(f"{name} has no version {version} in MLflow") from None
+        raise
 
 
 def find_version(client: "MlflowClient", release: RoundRelease, run_id: str) -> "ModelVersion | None":

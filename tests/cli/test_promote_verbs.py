@@ -14,21 +14,20 @@ from typer.testing import CliRunner
 
 from fedllm.cli.main import app
 from fedllm.errors import FedllmError, IdentityError
+from fedllm.review.register import Register
 from fedllm.secure.identity import create_identity, fingerprint
 from fedllm.stack import tell
 from fedllm.tracking import RoundRelease
-from fedllm.tracking.register import Register
-from tests.tracking.conftest import bare_adapter, local_mlflow, make_release  # noqa: F401 - fixtures
-from tests.tracking.reviewed import PIN, publish, reset
+from tests.review.reviewed import PIN, publish, reset
 
 WHO = ("--reviewer", "Ann Example", "--reason", "reads well")
 
 
 @pytest.fixture(scope="module")
 def shared(
-    local_mlflow: str,  # noqa: F811 - the fixture
+    local_mlflow: str,
     tmp_path_factory: pytest.TempPathFactory,
-    make_release: Callable[..., RoundRelease],  # noqa: F811 - the fixture
+    make_release: Callable[..., RoundRelease],
 ) -> Register:
     """Three versions: 30, 31 and 12 of 40 right."""
     return publish(

@@ -20,10 +20,10 @@ from fedllm.journal.ledgers import known_entries
 from fedllm.journal.outcomes import Audited
 from fedllm.journal.release_queue import waiting_releases
 from fedllm.journal.tables import LedgerRow
+from fedllm.review.ledger_gate import ledger
+from fedllm.review.version_facts import VersionFacts
 from fedllm.tracking import RoundRelease
-from fedllm.tracking.ledger_gate import ledger
 from fedllm.tracking.registry import version_tags
-from fedllm.tracking.version_facts import VersionFacts
 from tests.coordinator.played import PlayedSite, begin_round
 from tests.coordinator.test_private_rounds import LOCAL, RECORD, Book, send
 

@@ -13,7 +13,7 @@ from fedllm.protocol.entry import Head
 from fedllm.protocol.terms import PrivacyPlan, rounded_up
 from fedllm.tracking import RoundRelease, Tracker
 from fedllm.tracking.budget import budget_row, draw, left_pct, privacy_tags
-from tests.tracking.reviewed import SIGNER
+from tests.review.reviewed import SIGNER
 
 Make = Callable[..., RoundRelease]
 

@@ -12,7 +12,7 @@ from fedllm.errors import ModelError, TrackingError
 from fedllm.tracking import RoundRelease, Tracker
 from fedllm.tracking.card import render
 from fedllm.tracking.connection import PROBE_SECONDS
-from tests.tracking.reviewed import SIGNER
+from tests.review.reviewed import SIGNER
 
 Make = Callable[..., RoundRelease]
 

@@ -13,7 +13,7 @@ from fedllm.errors import RecordRefusedError, TrackingError
 from fedllm.journal.journal import Journal
 from fedllm.journal.release_queue import queue_release, waiting_releases
 from fedllm.tracking import RoundRelease, Tracker
-from tests.tracking.reviewed import SIGNER
+from tests.review.reviewed import SIGNER
 
 Make = Callable[..., RoundRelease]
 TOO_LONG = {"data_lock": "x" * 600_000}  # MLflow's model version tags end long before

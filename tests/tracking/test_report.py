@@ -8,7 +8,7 @@ import pytest
 
 from fedllm.errors import TrackingError
 from fedllm.tracking import RoundRelease, Tracker
-from tests.tracking.reviewed import SIGNER
+from tests.review.reviewed import SIGNER
 
 Make = Callable[..., RoundRelease]
 PAGE = "<!DOCTYPE html><title>what it came to</title>"

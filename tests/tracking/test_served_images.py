@@ -18,7 +18,7 @@ from fedllm.tracking.answer import answer
 from fedllm.tracking.fetch import Trust, open_model
 from fedllm.tracking.package import check_adapter
 from fedllm.training.evaluate import predict
-from tests.tracking.reviewed import PIN, SIGNER
+from tests.review.reviewed import PIN, SIGNER
 
 TASK = {
     "kind": "image",

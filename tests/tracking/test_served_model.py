@@ -23,7 +23,7 @@ from fedllm.tracking.fetch import Trust, fetch_version, open_model
 from fedllm.tracking.loading import as_records
 from fedllm.training.evaluate import predict
 from fedllm.training.text import TextLearner
-from tests.tracking.reviewed import PIN, SIGNER
+from tests.review.reviewed import PIN, SIGNER
 
 TEXTS = [
     "a wonderful evening",

@@ -24,7 +24,7 @@ from fedllm.secure.identity import retire_identity
 from fedllm.tracking import RoundRelease, Tracker
 from fedllm.tracking.version_record import RECORD
 from fedllm.training.learner import load_learner
-from tests.tracking.conftest import TASK
+from tests.mlflow_record import TASK
 
 NAME = "signed"
 CONFIG = FederationConfig.model_validate({"name": NAME, "model": {"base": "tiny"}, "task": TASK})

@@ -28,7 +28,7 @@ from fedllm.secure.identity import Identity, create_identity, fingerprint
 from fedllm.tracking import RoundRelease, Tracker
 from fedllm.tracking.version_record import RECORD, SignedRecord, open_record, sign_record
 from tests.cli.in_process import fedllm as command_line
-from tests.tracking.conftest import TASK
+from tests.mlflow_record import TASK
 
 NAME = "taken"
 WHO = ("--reviewer", "Ann Example", "--reason", "reads well")

@@ -15,8 +15,8 @@ from securesystemslib.signer import CryptoSigner, SSlibKey  # type: ignore[attr-
 
 from fedllm.errors import ReviewError
 from fedllm.protocol.messages import PublicKeys
+from fedllm.review.decision import ENVELOPE, KEY, Decision
 from fedllm.secure.identity import Identity, fingerprint
-from fedllm.tracking.decision import ENVELOPE, KEY, Decision
 
 PAYLOAD_TYPE = "application/vnd.fedllm.decision+json"
 

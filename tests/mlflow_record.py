@@ -14,8 +14,6 @@ from typing import Any
 import pytest
 
 from fedllm.tracking import RoundRelease
-from fedllm.tracking.register import Register
-from tests.tracking.reviewed import Heard, publish, reset
 
 TASK: dict[str, Any] = {
     "kind": "classification",
@@ -116,25 +114,3 @@ def make_release(bare_adapter: Path) -> Callable[..., RoundRelease]:
 def local_mlflow(tmp_path_factory: pytest.TempPathFactory) -> str:
     """MLflow without a server: its SQLite store, in this process."""
     return f"sqlite:///{tmp_path_factory.mktemp('local-mlflow') / 'mlflow.db'}"
-
-
-@pytest.fixture(scope="session")
-def four_versions(
-    local_mlflow: str, tmp_path_factory: pytest.TempPathFactory, make_release: Callable[..., RoundRelease]
-) -> Register:
-    """Four versions: 30, 31, 32 and 12 of 40 right."""
-    folder = tmp_path_factory.mktemp("artifacts")
-    return publish(local_mlflow, make_release, "reviewed", 30, 31, 32, 12, folder=folder)
-
-
-@pytest.fixture
-def register(four_versions: Register) -> Register:
-    """The four versions, none of them decided about."""
-    reset(four_versions)
-    return four_versions
-
-
-@pytest.fixture
-def heard() -> Heard:
-    """What is told of decisions."""
-    return Heard()

@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 
 from fedllm.protocol.terms import NO_DP
-from fedllm.tracking.decision import decision_on
-from fedllm.tracking.gates import first_failed
+from fedllm.review.decision import decision_on
+from fedllm.review.gates import first_failed
+from fedllm.review.review import Review
+from fedllm.review.signed_decision import vouched
 from fedllm.tracking.markdown import ROWS, by_importance, cell, metric, number, plain, table
 from fedllm.tracking.release import OTHER_ROUTE
-from fedllm.tracking.review import Review
-from fedllm.tracking.signed_decision import vouched
 
 _NO_FLOW = "none"  # the tag of a version that no flow made
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Self
 
 from fedllm.errors import ReviewError
-from fedllm.tracking.decision import ASSERTED, OUTCOME, STATUS, decision_on, event_id, new_id, now
-from fedllm.tracking.register import Register, ReviewEvent
+from fedllm.review.decision import ASSERTED, OUTCOME, STATUS, decision_on, event_id, new_id, now
+from fedllm.review.register import Register, ReviewEvent
 
 RECORD = "rollback.record"  # JSON, a tag of the registered model: the rollback under way
 KIND = "fedllm.review.rolled-back"

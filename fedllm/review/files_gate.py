@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedllm.errors import ModelError
-from fedllm.tracking.gate import Gate
+from fedllm.review.gate import Gate
 from fedllm.tracking.version_files import StoredFiles
 from fedllm.tracking.version_record import open_record
 

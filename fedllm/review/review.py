@@ -6,17 +6,18 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from fedllm.errors import ReviewError
+from fedllm.review import decision as tagged
+from fedllm.review.decision import Decision, Said, decision_on, open_decision_on
+from fedllm.review.files_gate import check_files
+from fedllm.review.gate import Gate
+from fedllm.review.gates import VOID, Rules, first_failed, gates
+from fedllm.review.register import Register, ReviewEvent
+from fedllm.review.rollback import RECORD as ROLLBACK
+from fedllm.review.signed_decision import sign_decision, vouched
+from fedllm.review.version_facts import Aliases, VersionFacts, read_version
 from fedllm.secure.identity import Identity, fingerprint
-from fedllm.tracking import decision as tagged
 from fedllm.tracking.connection import answering
-from fedllm.tracking.decision import Decision, Said, decision_on, open_decision_on
-from fedllm.tracking.files_gate import check_files
-from fedllm.tracking.gate import Gate
-from fedllm.tracking.gates import VOID, Rules, first_failed, gates
-from fedllm.tracking.register import Register, ReviewEvent
-from fedllm.tracking.rollback import RECORD as ROLLBACK
-from fedllm.tracking.signed_decision import sign_decision, vouched
-from fedllm.tracking.version_facts import Aliases, VersionFacts, read_version, registered
+from fedllm.tracking.registry import registered
 
 Tell = Callable[[ReviewEvent], None]
 

@@ -8,18 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedllm.errors import ReviewError
+from fedllm.review.files_gate import UNCHECKED
+from fedllm.review.gate import Gate
 from fedllm.tracking.budget import LEDGERS, TABLE
 from fedllm.tracking.connection import stored
-from fedllm.tracking.files_gate import UNCHECKED
-from fedllm.tracking.gate import Gate
-from fedllm.tracking.registry import BASELINE, CHALLENGER, CHAMPION, EVAL, PREVIOUS, numbers
+from fedllm.tracking.registry import BASELINE, CHALLENGER, CHAMPION, EVAL, PREVIOUS, numbers, registered
 from fedllm.tracking.release import EXACT, NOT_CONFIGURED
 from fedllm.tracking.runs import SITES_TABLE
 from fedllm.training.public_answers import ARTIFACT, PublicAnswers
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities.model_registry import ModelVersion
 
 PRIVACY_UNIT = "privacy.unit"  # parameter of a training's run
 
@@ -135,22 +134,6 @@ def read_version(client: "MlflowClient", name: str, version: str) -> VersionFact
             ledgers=_ledgers(folder / LEDGERS),
             asked=asked,
         )
-
-
-def registered(client: "MlflowClient", name: str, version: str) -> "ModelVersion":
-    """A version of the registry.
-
-    Raises:
-        ReviewError: there is no such version.
-    """
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return client.get_model_version(name, version)
-    except MlflowException as error:
-        if error.error_code in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
-            raise ReviewError(f"{name} has no version {version} in MLflow") from None
-        raise
 
 
 def _json(path: Path) -> Any:  # noqa: ANN401 - whatever the file holds

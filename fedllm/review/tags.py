@@ -4,8 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from fedllm.errors import RecordRefusedError, ReviewError
-from fedllm.tracking.connection import answering
-from fedllm.tracking.decision import (
+from fedllm.review.decision import (
     APPLIED,
     OUTCOME,
     REASON,
@@ -15,10 +14,11 @@ from fedllm.tracking.decision import (
     open_decision_on,
     said,
 )
-from fedllm.tracking.gates import Rules
-from fedllm.tracking.register import Register, ReviewEvent
+from fedllm.review.gates import Rules
+from fedllm.review.register import Register, ReviewEvent
+from fedllm.review.review import WHOEVER, decide
+from fedllm.tracking.connection import answering
 from fedllm.tracking.registry import versions
-from fedllm.tracking.review import WHOEVER, decide
 
 WANTED = ("approved", "rejected")
 

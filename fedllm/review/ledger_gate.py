@@ -9,9 +9,9 @@ from fedllm.privacy.accounting import Event, epsilon
 from fedllm.privacy.chain import ChainState
 from fedllm.protocol.entry import Entry
 from fedllm.protocol.terms import NO_DP, rounded_up
+from fedllm.review.gate import Gate
+from fedllm.review.version_facts import VersionFacts
 from fedllm.tracking.budget import ledgers_sha256
-from fedllm.tracking.gate import Gate
-from fedllm.tracking.version_facts import VersionFacts
 
 NAME = "ledger"
 

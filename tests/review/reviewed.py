@@ -9,11 +9,11 @@ import pyrage
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from fedllm.review.decision import said
+from fedllm.review.gates import Rules
+from fedllm.review.register import Register, ReviewEvent
 from fedllm.secure.identity import Identity, fingerprint
 from fedllm.tracking import RoundRelease, Tracker
-from fedllm.tracking.decision import said
-from fedllm.tracking.gates import Rules
-from fedllm.tracking.register import Register, ReviewEvent
 from fedllm.training.public_answers import public_answers
 
 RECORDS = 40

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from fedllm.tracking.gate import Gate
-from fedllm.tracking.version_facts import VersionFacts
+from fedllm.review.gate import Gate
+from fedllm.review.version_facts import VersionFacts
 from fedllm.training.intervals import Difference, count_pairs, mcnemar, paired, paired_mean, unpaired
 from fedllm.training.public_answers import PublicAnswers
 

@@ -9,12 +9,12 @@ import pytest
 from fedllm.privacy.accounting import epsilon
 from fedllm.protocol.entry import Entry
 from fedllm.protocol.terms import rounded_up
+from fedllm.review.gate import Gate
+from fedllm.review.gates import Rules, audit, budget, first_failed, gates
+from fedllm.review.ledger_gate import ledger
+from fedllm.review.quality import quality
+from fedllm.review.version_facts import VersionFacts
 from fedllm.tracking.budget import ledgers_sha256
-from fedllm.tracking.gate import Gate
-from fedllm.tracking.gates import Rules, audit, budget, first_failed, gates
-from fedllm.tracking.ledger_gate import ledger
-from fedllm.tracking.quality import quality
-from fedllm.tracking.version_facts import VersionFacts
 from fedllm.training.public_answers import PublicAnswers, public_answers
 from tests.privacy.ledger_home import charge, ledger_at, reserve, trained
 from tests.privacy.spent import spent_events

@@ -2,12 +2,12 @@
 
 import pytest
 
-from fedllm.tracking.gates import Rules
-from fedllm.tracking.register import Register
-from fedllm.tracking.review import decide
-from fedllm.tracking.review_tags import act_on_tags
-from fedllm.tracking.rollback import roll_back
-from tests.tracking.reviewed import NO, PIN, RULES, YES, Heard, Killed, by_hand, dying, named, reset
+from fedllm.review.gates import Rules
+from fedllm.review.register import Register
+from fedllm.review.review import decide
+from fedllm.review.rollback import roll_back
+from fedllm.review.tags import act_on_tags
+from tests.review.reviewed import NO, PIN, RULES, YES, Heard, Killed, by_hand, dying, named, reset
 
 
 def test_a_tag_approves_once(register: Register, heard: Heard) -> None:

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from fedllm.errors import ReviewError
+from fedllm.review.card import Links, render_review
+from fedllm.review.decision import decision_on, said
+from fedllm.review.register import Register
+from fedllm.review.review import WHOEVER, decide, look
+from fedllm.review.rollback import roll_back
 from fedllm.secure.identity import create_identity
 from fedllm.tracking import Tracker
-from fedllm.tracking.decision import decision_on, said
-from fedllm.tracking.register import Register
-from fedllm.tracking.review import WHOEVER, decide, look
-from fedllm.tracking.review_card import Links, render_review
-from fedllm.tracking.rollback import roll_back
-from tests.tracking.reviewed import NO, RULES, YES, Heard, Killed, Mortal, by_hand, dying, named, reset, state
+from tests.review.reviewed import NO, RULES, YES, Heard, Killed, Mortal, by_hand, dying, named, reset, state
 
 
 def test_an_approval_moves_the_aliases_and_is_on_record(register: Register, heard: Heard) -> None:

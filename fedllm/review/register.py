@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fedllm.config.home import fedllm_home, private_dir
+from fedllm.review.version_facts import Aliases, read_aliases
 from fedllm.tracking.connection import answering, connect
-from fedllm.tracking.registry import CHAMPION, PREVIOUS
-from fedllm.tracking.version_facts import Aliases, read_aliases, registered
+from fedllm.tracking.registry import CHAMPION, PREVIOUS, registered
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

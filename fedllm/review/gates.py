@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 from fedllm.auditing.ledgers import LEDGER_CHECKS
 from fedllm.protocol.terms import NO_DP, rounded_up
-from fedllm.tracking.gate import Gate
-from fedllm.tracking.ledger_gate import ledger
-from fedllm.tracking.quality import quality
+from fedllm.review.gate import Gate
+from fedllm.review.ledger_gate import ledger
+from fedllm.review.quality import quality
+from fedllm.review.version_facts import VersionFacts
 from fedllm.tracking.release import NOT_CONFIGURED
-from fedllm.tracking.version_facts import VersionFacts
 
 ACCEPTED = "accepted"  # dp-audit's verdict on a site whose update counts
 VOID = "it was trained before 0.2, and no claim of its privacy holds: train it again (docs/privacy.md)"

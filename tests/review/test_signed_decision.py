@@ -9,13 +9,13 @@ from securesystemslib.dsse import Envelope
 from securesystemslib.signer import CryptoSigner  # type: ignore[attr-defined]  # re-exported bare
 
 from fedllm.errors import ReviewError
+from fedllm.review.card import Links, render_review
+from fedllm.review.decision import decision_on
+from fedllm.review.register import Register
+from fedllm.review.review import decide, look
+from fedllm.review.signed_decision import PAYLOAD_TYPE, verify_decision, vouched
 from fedllm.secure.identity import create_identity, fingerprint
-from fedllm.tracking.decision import decision_on
-from fedllm.tracking.register import Register
-from fedllm.tracking.review import decide, look
-from fedllm.tracking.review_card import Links, render_review
-from fedllm.tracking.signed_decision import PAYLOAD_TYPE, verify_decision, vouched
-from tests.tracking.reviewed import NO, RULES, YES, Heard, by_hand, reset
+from tests.review.reviewed import NO, RULES, YES, Heard, by_hand, reset
 
 
 def test_a_signature_can_be_checked_again_and_an_edited_record_is_found_out(

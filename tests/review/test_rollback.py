@@ -6,11 +6,11 @@ from dataclasses import asdict
 import pytest
 
 from fedllm.errors import ReviewError
-from fedllm.tracking.gates import Rules
-from fedllm.tracking.register import Register
-from fedllm.tracking.review import decide
-from fedllm.tracking.rollback import roll_back
-from tests.tracking.reviewed import PIN, RULES, YES, Heard, Killed, dying, named, reset, state
+from fedllm.review.gates import Rules
+from fedllm.review.register import Register
+from fedllm.review.review import decide
+from fedllm.review.rollback import roll_back
+from tests.review.reviewed import PIN, RULES, YES, Heard, Killed, dying, named, reset, state
 
 
 def test_whenever_a_rollback_is_killed_the_next_call_ends_it(register: Register) -> None:
