@@ -12,13 +12,13 @@ from fedllm.coordinator.progress import played
 from fedllm.coordinator.training import Training, open_training, stored_config
 from fedllm.data.lock import ManagedData, check_lock, managed_data
 from fedllm.data.prepare import PreparedData, cached_data, layout, prepare
+from fedllm.endpoints import endpoints
 from fedllm.errors import CancelledError, ConfigError, DataError
 from fedllm.journal.journal import Journal
 from fedllm.milestones import Prepared, Preparing, report
 from fedllm.preflight import preflight
 from fedllm.run_id import new_run_id
 from fedllm.simulation import agent_processes
-from fedllm.stack import endpoints
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from fedllm.config.site import read_fingerprint
 from fedllm.coordinator.members import coordinator_fingerprint
+from fedllm.endpoints import endpoints
 from fedllm.errors import ConfigError, TrackingError
-from fedllm.stack import endpoints
 
 if TYPE_CHECKING:
     from fedllm.tracking.fetch import FetchedVersion, OpenedModel, Trust

@@ -15,7 +15,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from fedllm.config import cache_dir
-from fedllm.stack.place import Place
+from fedllm.endpoints.place import Place
 
 
 def put_blank_databases(home: Path) -> None:

@@ -8,7 +8,7 @@ from prefect.events.worker import EventsWorker
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 from prefect.testing.utilities import prefect_test_harness
 
-from fedllm.stack import Endpoints
+from fedllm.endpoints import Endpoints
 
 
 def speaking_with(stack: Endpoints) -> AbstractContextManager[Any]:

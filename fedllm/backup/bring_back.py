@@ -21,11 +21,12 @@ from fedllm.backup.unpack import Unpacking
 from fedllm.config import fedllm_home
 from fedllm.config.home import RESTORING, private_dir
 from fedllm.disk import refuse_without_room, room, sync_folder
+from fedllm.endpoints.place import Place
+from fedllm.endpoints.state import StackState
 from fedllm.errors import BackupError, ConfigError
 from fedllm.journal.journal import Journal
 from fedllm.postgres_address import is_postgres
 from fedllm.stack.databases import VARIABLES, Databases, named, remember
-from fedllm.stack.place import Place, StackState
 
 if TYPE_CHECKING:
     from fedllm.backup.objects import Shelf

@@ -9,13 +9,13 @@ from urllib.parse import unquote, urlsplit
 from fedllm.backup.manifest import Bucket, Manifest
 from fedllm.backup.objects import Shelf, enter, enter_folder
 from fedllm.config import FederationConfig
+from fedllm.endpoints import endpoints
+from fedllm.endpoints.place import Place
+from fedllm.endpoints.store_users import BUCKET, MLFLOW_BUCKET
 from fedllm.errors import BackupError, ConfigError, ExchangeError
 from fedllm.secure.trust import read_ca
-from fedllm.stack import endpoints
 from fedllm.stack.minio import MinioServer
-from fedllm.stack.place import Place
 from fedllm.stack.programs import root_credentials
-from fedllm.stack.provision import BUCKET, MLFLOW_BUCKET
 
 _OWN = (BUCKET, MLFLOW_BUCKET)  # of the local stack
 

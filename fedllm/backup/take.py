@@ -21,9 +21,10 @@ from fedllm.backup.stores import local_shelves, own_buckets
 from fedllm.config import FederationConfig
 from fedllm.config.home import refuse_half_restored
 from fedllm.disk import room
+from fedllm.endpoints.place import Place
+from fedllm.endpoints.state import StackState
 from fedllm.errors import ConfigError
 from fedllm.stack.databases import databases
-from fedllm.stack.place import Place, StackState
 
 Progress = Callable[[str], None]
 

@@ -11,8 +11,8 @@ from typing import Any, Self
 import psutil
 
 from fedllm.config import FederationConfig
+from fedllm.endpoints import Endpoints
 from fedllm.journal.journal import Journal, coordinator_folder
-from fedllm.stack import Endpoints
 
 EVERY = 2.0  # s between samples
 MEASURES = ("megabytes", "threads", "files")

@@ -40,7 +40,7 @@ def deploy(
     """
     from fedllm.config import load_federation
     from fedllm.coordinator.origin import refuse_simulation
-    from fedllm.stack import endpoints
+    from fedllm.endpoints import endpoints
     from fedllm.stack.deploy import register_deployments
     from fedllm.stack.health import PrefectApi
     from fedllm.stack.schedules import resume_fitting

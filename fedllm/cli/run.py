@@ -76,7 +76,7 @@ def demo(
     with _resumable(federation, config) as run_id:
         told = run(federation, source=config if not overrides else None, run_id=run_id)
     emit(as_json, told, _text(told))
-    from fedllm.stack import endpoints
+    from fedllm.endpoints import endpoints
 
     here = endpoints()
     if here is not None and not as_json:
@@ -181,7 +181,8 @@ def _preflight(config: FederationConfig, *, external: bool) -> None:
 
 def _servers(config: FederationConfig) -> None:
     """Start the local stack when the configuration leans on it, and use its servers from here."""
-    from fedllm.stack import endpoints, up
+    from fedllm.endpoints import endpoints
+    from fedllm.stack import up
 
     leans = config.store.url == "auto" or config.tracking.uri == "auto"
     here = endpoints()

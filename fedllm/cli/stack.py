@@ -14,7 +14,7 @@ from fedllm.cli.output import console, emit
 from fedllm.errors import ConfigError
 
 if TYPE_CHECKING:
-    from fedllm.stack import Endpoints
+    from fedllm.endpoints import Endpoints
 
 Port = Annotated[int | None, typer.Option(min=1, max=65535, help="Default: the usual port, or a free one.")]
 
@@ -59,9 +59,9 @@ def up(
 
     Prefect and MLflow ask for passwords, which a terminal is shown and a file of yours alone keeps.
     """
-    from fedllm.stack import endpoints
+    from fedllm.endpoints import endpoints
+    from fedllm.endpoints.place import Place
     from fedllm.stack import up as start
-    from fedllm.stack.place import Place
 
     begun = time.monotonic()
     asked = {"door": door_port, "minio": minio_port, "prefect": prefect_port, "mlflow": mlflow_port}
@@ -112,8 +112,8 @@ def _pages(found: "Endpoints") -> list[str]:
 
     Passwords are for a terminal: what goes into a file or a journal names the file that has them.
     """
-    from fedllm.stack.place import Place
-    from fedllm.stack.security import USER
+    from fedllm.endpoints.passwords import USER
+    from fedllm.endpoints.place import Place
 
     if found.passwords is None:
         prefect = mlflow = "open to every account of this machine"
@@ -138,7 +138,7 @@ def client(found: "Endpoints") -> str:
 
 def _entered(found: "Endpoints") -> str:
     """The command by which a shell knows addresses and passwords."""
-    from fedllm.stack.place import Place
+    from fedllm.endpoints.place import Place
 
     return f". {shlex.quote(str(Place(found.home).client_env))}"
 
@@ -152,9 +152,9 @@ def ca(
     as_json: AsJson = False,
 ) -> None:
     """Make the private CA and the certificate of this machine's servers; what is there already is kept."""
+    from fedllm.endpoints import endpoints
+    from fedllm.endpoints.place import Place
     from fedllm.secure.ca import ca_fingerprint, server_certificate, validity
-    from fedllm.stack import endpoints
-    from fedllm.stack.place import Place
 
     place = Place.here()
     with place.usable():

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from fedllm.config import FederationConfig, fedllm_home
 from fedllm.config.frozen import NAME
 from fedllm.coordinator.origin import Origin, note_origin, refuse_another_origin
+from fedllm.endpoints import endpoints
 from fedllm.errors import ConfigError, IdentityError
 from fedllm.exchange.connect import connect
 from fedllm.exchange.store import ObjectStore
@@ -22,7 +23,6 @@ from fedllm.secure.envelope import sign
 from fedllm.secure.identity import Identity, create_identity, fingerprint, load_identity
 from fedllm.secure.sealing import seal
 from fedllm.secure.trust import read_ca
-from fedllm.stack import endpoints
 
 if TYPE_CHECKING:
     from fedllm.exchange.iam import MinioIam

@@ -16,13 +16,13 @@ from fedllm.doctor import databases, deployed, exchange, federation, machine, se
 from fedllm.doctor.finding import Check, Finding, fail, ok, tried, warn
 from fedllm.doctor.modes import modes
 from fedllm.doctor.site import visit
+from fedllm.endpoints.addresses import Endpoints, endpoints
+from fedllm.endpoints.place import Place
 from fedllm.errors import BackupError, FedllmError
 from fedllm.journal.journal import journal_url
-from fedllm.stack.addresses import Endpoints, endpoints
 from fedllm.stack.databases import databases as named_databases
 from fedllm.stack.health import PrefectApi
 from fedllm.stack.minio import has_volume
-from fedllm.stack.place import Place
 
 _AT_ONCE = 12  # checks; most of them wait for a server
 _DEFAULT_BASE = "smollm2-135m"

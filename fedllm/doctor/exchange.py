@@ -12,11 +12,11 @@ from urllib.parse import unquote, urlsplit
 
 from fedllm.coordinator.members import StoreAccess, store_iam
 from fedllm.doctor.finding import Finding, fail, ok, warn
+from fedllm.endpoints.store_users import users_with
 from fedllm.errors import AccessDeniedError, ConfigError, ExchangeError, ObjectNotFoundError
 from fedllm.exchange.iam import access_key, site_policy
 from fedllm.exchange.store import ObjectStore
 from fedllm.protocol.layout import Layout
-from fedllm.stack.provision import users_with
 
 _LEAST = 1000  # bytes of the probe
 

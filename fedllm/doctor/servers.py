@@ -9,12 +9,12 @@ from pathlib import Path
 import httpx
 
 from fedllm.doctor.finding import Finding, fail, ok, warn
+from fedllm.endpoints.addresses import Endpoints
+from fedllm.endpoints.place import Place
 from fedllm.errors import FedllmError
 from fedllm.secure.ca import LOOPBACK, RENEWAL, validity
-from fedllm.stack.addresses import Endpoints
 from fedllm.stack.health import PrefectApi, answers, health_urls, http
 from fedllm.stack.minio import has_volume
-from fedllm.stack.place import Place
 from fedllm.stack.programs import POOL
 from fedllm.stack.supervise import Control
 

@@ -9,9 +9,10 @@ from urllib.parse import urlsplit
 import httpcore  # noqa: F401 - httpx imports it at its first request, and that may be a thread's
 import httpx
 
+from fedllm.endpoints.passwords import USER, passwords
+from fedllm.endpoints.place import Place
+from fedllm.endpoints.state import StackState
 from fedllm.secure.trust import read_ca, refuse_unchecked, trusting
-from fedllm.stack.place import Place, StackState
-from fedllm.stack.security import USER, passwords
 
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 

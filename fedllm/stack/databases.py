@@ -5,9 +5,9 @@ import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from fedllm.endpoints.place import Place
 from fedllm.errors import ConfigError, StackError
 from fedllm.secure.identity import read_private
-from fedllm.stack.place import Place
 
 VARIABLES = {"prefect": "FEDLLM_PREFECT_DATABASE_URL", "mlflow": "FEDLLM_MLFLOW_DATABASE_URL"}
 _SCHEMES = {"prefect": "postgresql+asyncpg://", "mlflow": "postgresql+psycopg://"}

@@ -15,7 +15,7 @@ from fedllm.secure.trust import why_untrusted
 from fedllm.stack.access import access_to
 
 if TYPE_CHECKING:
-    from fedllm.stack.addresses import Endpoints
+    from fedllm.endpoints.addresses import Endpoints
 
 _INTERVAL = 0.1  # s between looks
 _PATIENCE = 60.0  # s; Prefect's own client waits as long (PREFECT_API_REQUEST_TIMEOUT)

@@ -8,21 +8,22 @@ from dataclasses import replace
 from pathlib import Path
 
 from fedllm.config.home import refuse_half_restored
+from fedllm.endpoints.addresses import Endpoints, read_endpoints
+from fedllm.endpoints.place import Place
+from fedllm.endpoints.state import StackState
+from fedllm.endpoints.store_users import store_secrets
 from fedllm.errors import StackError
 from fedllm.extras import require
 from fedllm.secure.ca import renewal_due
 from fedllm.secure.trust import refuse_unchecked
-from fedllm.stack.addresses import Endpoints, read_endpoints
 from fedllm.stack.automations import register_automations
 from fedllm.stack.deploy import deploy_stamp, register_deployments
 from fedllm.stack.health import PrefectApi, answers, choose_port, health_urls
 from fedllm.stack.minio import format_volume, has_volume
-from fedllm.stack.place import Place, StackState
 from fedllm.stack.programs import POOL, WORKER, base_environment, programs, root_credentials
 from fedllm.stack.provision import Provisioner
 from fedllm.stack.security import chosen, refuse_another_choice, write_client_env
 from fedllm.stack.startup import Startup
-from fedllm.stack.store_users import store_secrets
 from fedllm.stack.supervise import Control, start_daemon, sweep, write_conf
 
 # Sites come in where the store itself was before it had a door: their invitations name that address.

@@ -4,33 +4,19 @@ import os
 import sys
 from dataclasses import dataclass, field
 
+from fedllm.endpoints.addresses import QUIET
+from fedllm.endpoints.passwords import Passwords, mlflow_client, passwords, prefect_client
+from fedllm.endpoints.place import Place
+from fedllm.endpoints.state import StackState
+from fedllm.endpoints.store_users import BUCKET, MLFLOW_BUCKET, store_secrets
 from fedllm.secure.ca import ServerCertificate
 from fedllm.stack.databases import VARIABLES, databases
 from fedllm.stack.door import Door, door_command
 from fedllm.stack.minio import minio_commands, minio_credentials, minio_environment
-from fedllm.stack.place import Place, StackState
-from fedllm.stack.provision import BUCKET, MLFLOW_BUCKET
-from fedllm.stack.security import (
-    Passwords,
-    certificates,
-    mlflow_auth_environment,
-    mlflow_client,
-    passwords,
-    prefect_client,
-    uvicorn_environment,
-)
-from fedllm.stack.store_users import store_secrets
+from fedllm.stack.security import certificates, mlflow_auth_environment, uvicorn_environment
 
 POOL = "fedllm"  # Prefect's work pool
 WORKER = "fedllm-worker"
-
-# No server of the stack calls home, looks for updates, or sends loopback traffic through a proxy.
-QUIET = {
-    "DO_NOT_TRACK": "1",
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-}
 
 # What a reverse proxy in front of a secure stack needs to be said: by which names browsers come.
 BEHIND_A_PROXY = ("PREFECT_SERVER_UI_API_URL", "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS")

@@ -14,81 +14,17 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
+from fedllm.endpoints.store_users import User, users_with
 from fedllm.errors import AccessDeniedError, ConfigError, FedllmError
 from fedllm.exchange.administration import AbsentError, Administration
 from fedllm.exchange.minio_store import minio_client
 from fedllm.secure.trust import read_ca
 from fedllm.stack.minio import ensure_bucket
 
-BUCKET = "fedllm"
-MLFLOW_BUCKET = "mlflow"  # apart: whoever writes there can have a served model run code of theirs
 REGION = "us-east-1"
 SHORTEST = 20  # characters of a secret; MinIO itself takes 8
-
-# What `fedllm site add`, `revoke` and `doctor` do. Whoever may make policies and users
-# can give himself every right: that is why the coordinator's worker is not this user.
-REGISTER = [
-    "admin:AttachUserOrGroupPolicy",
-    "admin:CreatePolicy",
-    "admin:CreateUser",
-    "admin:DeletePolicy",
-    "admin:DeleteUser",
-    "admin:GetPolicy",
-    "admin:ListUserPolicies",
-    "admin:ListUsers",
-]
-
-
-@dataclass(frozen=True)
-class User:
-    """A user of the store: the bucket that it has to itself, and whether it may make sites' users."""
-
-    name: str
-    bucket: str
-    secret: str = field(repr=False)
-    registers: bool = False
-
-    @property
-    def policy(self) -> dict[str, Any]:
-        """All of one bucket, and nothing of any other."""
-        objects, bucket = f"arn:aws:s3:::{self.bucket}/*", f"arn:aws:s3:::{self.bucket}"
-        statements: list[dict[str, Any]] = [
-            {
-                "Effect": "Allow",
-                "Action": [
-                    "s3:AbortMultipartUpload",
-                    "s3:DeleteObject",
-                    "s3:GetObject",
-                    "s3:ListMultipartUploadParts",
-                    "s3:PutObject",
-                ],
-                "Resource": [objects],
-            },
-            {
-                "Effect": "Allow",
-                "Action": ["s3:GetBucketLocation", "s3:ListBucket", "s3:ListBucketMultipartUploads"],
-                "Resource": [bucket],
-            },
-        ]
-        # Who is not told otherwise may give himself any right: MinIO lets every user administrate itself.
-        statements.append(
-            {"Effect": "Allow", "Action": REGISTER}
-            if self.registers
-            else {"Effect": "Deny", "Action": ["admin:*"]}
-        )
-        return {"Version": "2012-10-17", "Statement": statements}
-
-
-def users_with(coordinator: str, registrar: str, mlflow: str) -> list[User]:
-    """The store's users with these secrets, in this order."""
-    return [
-        User("fedllm-coordinator", BUCKET, coordinator),
-        User("fedllm-registrar", BUCKET, registrar, registers=True),
-        User("fedllm-mlflow", MLFLOW_BUCKET, mlflow),
-    ]
 
 
 def users(environment: Mapping[str, str]) -> list[User]:

@@ -1,7 +1,7 @@
 """Whether the local stack's store answers, before anything is asked of MLflow that needs it."""
 
+from fedllm.endpoints.addresses import endpoints
 from fedllm.errors import TrackingError
-from fedllm.stack.addresses import endpoints
 from fedllm.stack.health import answers, health_urls
 
 PATIENCE = 5.0  # s

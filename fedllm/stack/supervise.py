@@ -14,9 +14,9 @@ from typing import Any
 
 import psutil
 
+from fedllm.endpoints.place import Place
 from fedllm.errors import StackError
 from fedllm.stack.last_words import last_words
-from fedllm.stack.place import Place
 from fedllm.stack.programs import Program
 
 _STACK = "FEDLLM_STACK"  # in the environment of every process of a stack: its tag

@@ -4,8 +4,8 @@ import os
 import time
 from typing import TYPE_CHECKING, Any
 
+from fedllm.endpoints.addresses import endpoints
 from fedllm.errors import FedllmError
-from fedllm.stack.addresses import endpoints
 from fedllm.stack.health import PrefectApi
 
 if TYPE_CHECKING:

@@ -62,7 +62,7 @@ def _introduce(uri: str) -> None:
 
     MLflow takes them from the environment whatever server it calls.
     """
-    from fedllm.stack.addresses import endpoints
+    from fedllm.endpoints import endpoints
 
     here = endpoints()
     for name, value in (here.mlflow_credentials() if here else {}).items():

@@ -15,8 +15,8 @@ from fedllm.backup.bring_back import restore
 from fedllm.backup.manifest import Bucket, Manifest, StoredObject
 from fedllm.backup.take import take_backup
 from fedllm.config.home import refuse_half_restored
+from fedllm.endpoints.place import Place
 from fedllm.errors import BackupError, ConfigError
-from fedllm.stack.place import Place
 from tests.backup.lost import bring_back, lose_everything
 from tests.backup.private_site import lose, site
 

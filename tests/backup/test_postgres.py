@@ -12,10 +12,10 @@ from fedllm.backup.skip_ahead import HEADS, ORIGIN
 from fedllm.backup.take import take_backup
 from fedllm.config import FederationConfig
 from fedllm.coordinator.members import add_site
+from fedllm.endpoints.place import Place
 from fedllm.errors import BackupError, ConfigError
 from fedllm.secure.identity import create_identity
 from fedllm.stack.databases import VARIABLES, databases
-from fedllm.stack.place import Place
 from tests.postgres_server import PostgresServer
 
 SECRET = "pg-secret-7f3a"

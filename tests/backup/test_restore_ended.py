@@ -15,10 +15,10 @@ from fedllm.backup.manifest import StoredObject
 from fedllm.backup.objects import FolderShelf
 from fedllm.backup.reading import verify
 from fedllm.backup.take import take_backup
+from fedllm.endpoints.place import Place
 from fedllm.errors import BackupError, ConfigError, ExchangeError
 from fedllm.journal.journal import Journal
 from fedllm.stack import up
-from fedllm.stack.place import Place
 from tests.backup.lost import bring_back, lose_everything, stored
 
 # Restores, and says once it has begun to put objects into the store; then it goes on slowly.

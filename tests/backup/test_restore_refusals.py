@@ -7,9 +7,9 @@ import pytest
 
 from fedllm.backup.bring_back import restore
 from fedllm.backup.take import take_backup
+from fedllm.endpoints.place import Place
 from fedllm.errors import BackupError, ConfigError
 from fedllm.stack.databases import VARIABLES, databases
-from fedllm.stack.place import Place
 from tests.backup.lost import bring_back, lose_everything
 
 PROD = "postgresql+psycopg://fedllm:prod-secret@db.example/mlflow"

@@ -20,12 +20,13 @@ from fedllm.backup.reading import members
 from fedllm.backup.take import take_backup
 from fedllm.config import FederationConfig
 from fedllm.coordinator.rounds import JournaledSteps
+from fedllm.endpoints.addresses import read_endpoints
+from fedllm.endpoints.place import Place
+from fedllm.endpoints.state import StackState
 from fedllm.errors import BackupError, ConfigError
 from fedllm.journal.journal import Journal
 from fedllm.journal.lease import Lease
-from fedllm.stack.addresses import read_endpoints
 from fedllm.stack.minio import MinioServer, minio_credentials
-from fedllm.stack.place import Place, StackState
 from tests.coordinator.played import PlayedSite
 
 # Backs up, and says once the home's files are read; then it goes on slowly.

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from fedllm.cli.stack import _pages, client
-from fedllm.stack.addresses import Endpoints, read_endpoints
-from fedllm.stack.place import Place, StackState
+from fedllm.endpoints.addresses import Endpoints, read_endpoints
+from fedllm.endpoints.place import Place
+from fedllm.endpoints.state import StackState
 
 PORTS = {"door": 9000, "minio": 9010, "prefect": 4200, "mlflow": 5000}
 

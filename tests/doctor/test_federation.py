@@ -23,6 +23,9 @@ from fedllm.doctor import federation
 from fedllm.doctor.checkup import checkup
 from fedllm.doctor.finding import Finding, tried
 from fedllm.doctor.modes import modes
+from fedllm.endpoints.addresses import read_endpoints
+from fedllm.endpoints.place import Place
+from fedllm.endpoints.state import StackState
 from fedllm.exchange.store import ObjectStore
 from fedllm.journal.journal import Journal
 from fedllm.journal.release_queue import queue_release
@@ -30,8 +33,6 @@ from fedllm.journal.tables import FederationRow, LeaseRow, RunRow
 from fedllm.privacy.site_ledger import site_ledger
 from fedllm.secure.identity import load_identity
 from fedllm.stack import down
-from fedllm.stack.addresses import read_endpoints
-from fedllm.stack.place import Place, StackState
 from tests.coordinator.conftest import config, sites
 from tests.coordinator.played import PlayedSite
 

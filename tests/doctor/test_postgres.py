@@ -18,11 +18,12 @@ from fedllm.doctor import databases, federation
 from fedllm.doctor.checkup import checkup
 from fedllm.doctor.databases import database, reading_engine
 from fedllm.doctor.finding import Finding, tried
+from fedllm.endpoints.addresses import read_endpoints
+from fedllm.endpoints.place import Place
+from fedllm.endpoints.state import StackState
 from fedllm.errors import JournalError
 from fedllm.journal.journal import Journal
 from fedllm.journal.tables import LeaseRow
-from fedllm.stack.addresses import read_endpoints
-from fedllm.stack.place import Place, StackState
 from tests.coordinator.conftest import config, sites
 from tests.coordinator.played import PlayedSite
 from tests.postgres_server import PostgresServer

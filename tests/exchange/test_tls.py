@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from fedllm.endpoints.place import Place
+from fedllm.endpoints.state import StackState
 from fedllm.errors import ConfigError, ExchangeError, FedllmError
 from fedllm.exchange.connect import connect
 from fedllm.exchange.iam import MinioIam
@@ -18,7 +20,6 @@ from fedllm.secure import ca as authority
 from fedllm.secure.ca import ServerCertificate, server_certificate
 from fedllm.stack.health import answers, response_date
 from fedllm.stack.minio import MinioServer, ensure_bucket
-from fedllm.stack.place import Place, StackState
 from fedllm.tracking.connection import probe
 
 

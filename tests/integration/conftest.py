@@ -10,7 +10,8 @@ import pytest
 import yaml
 from playground import SITES, fedllm, write_corpus
 
-from fedllm.stack import Endpoints, down, up
+from fedllm.endpoints import Endpoints
+from fedllm.stack import down, up
 from tests.blank_databases import put_blank_databases
 from tests.own_ports import own_ports
 from tests.prefect_client import speaking_with

@@ -13,10 +13,10 @@ from typing import Any
 from mlflow import MlflowClient
 from playground import STEP, fedllm
 
+from fedllm.endpoints import endpoints
+from fedllm.endpoints.place import Place
 from fedllm.journal.journal import coordinator_folder
-from fedllm.stack import endpoints
 from fedllm.stack.health import answers, health_urls
-from fedllm.stack.place import Place
 from fedllm.stack.supervise import Control
 
 STEPS = ["dispatch", "remote-local-train", "dp-audit", "aggregate", "evaluate", "release"]

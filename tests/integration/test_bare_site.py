@@ -19,7 +19,7 @@ import yaml
 from packaging.utils import canonicalize_name
 from playground import PATIENCE, SITES, end, fedllm, write_corpus
 
-from fedllm.stack import Endpoints
+from fedllm.endpoints import Endpoints
 from tests.distributions import modules_beside, needed_by
 
 Done = subprocess.CompletedProcess[str]

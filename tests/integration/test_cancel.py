@@ -19,8 +19,8 @@ from filelock import FileLock, Timeout
 from playground import SITES, SOON, TRAINING, fedllm, said
 
 from fedllm.config import fedllm_home
+from fedllm.endpoints import Endpoints
 from fedllm.journal.journal import Journal, coordinator_folder
-from fedllm.stack import Endpoints
 from fedllm.stack.automations import (
     HEARTBEAT,
     PAUSE,

@@ -18,9 +18,9 @@ from playground import SITES, STEP, TRAINING, fedllm, said
 
 from fedllm.config import fedllm_home, load_federation
 from fedllm.data.prepare import cached_data
+from fedllm.endpoints import Endpoints
 from fedllm.journal.journal import coordinator_folder
 from fedllm.simulation import agent_processes
-from fedllm.stack import Endpoints
 
 DRIVER = Path(__file__).with_name("killed_coordinator.py")
 STEPS = ["dispatch", "remote-local-train mill", "dp-audit", "aggregate", "evaluate", "release"]

@@ -18,12 +18,12 @@ from playground import end, fedllm
 from fedllm.agent.join import accept_invitation, init_site, read_card
 from fedllm.config import load_federation
 from fedllm.coordinator.members import add_site
+from fedllm.endpoints import Endpoints
+from fedllm.endpoints.place import Place
 from fedllm.exchange.minio_store import MinioStore
 from fedllm.models.base import load_base, resolve_base
 from fedllm.secure.identity import load_identity
 from fedllm.secure.sealing import unseal
-from fedllm.stack import Endpoints
-from fedllm.stack.place import Place
 from fedllm.stack.programs import root_credentials
 
 SITES = ("heron", "otter", "stoat")

@@ -12,7 +12,8 @@ import psutil
 import pytest
 from playground import PATIENCE, SITES, fedllm
 
-from fedllm.stack import Endpoints, down, up
+from fedllm.endpoints import Endpoints
+from fedllm.stack import down, up
 from tests.own_ports import own_ports
 from tests.postgres_server import PostgresServer
 

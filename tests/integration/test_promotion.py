@@ -16,7 +16,7 @@ from prefect.client.orchestration import get_client
 from prefect.deployments import run_deployment
 from prefect.flow_runs import resume_flow_run
 
-from fedllm.stack import Endpoints
+from fedllm.endpoints import Endpoints
 from fedllm.stack.health import PrefectApi
 
 pytestmark = pytest.mark.usefixtures("prefect")

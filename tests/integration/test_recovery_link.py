@@ -10,7 +10,7 @@ from disturbed import same, versions
 from playground import fedllm
 from slow_link import slow_link
 
-from fedllm.stack import Endpoints
+from fedllm.endpoints import Endpoints
 
 RATE = 96 * 1024  # bytes/s: a DSL line's way up
 DELAY = 0.06  # s each way

@@ -14,8 +14,8 @@ from playground import STEP, TRAINING, fedllm
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 
-from fedllm.stack import Endpoints
-from fedllm.stack.place import Place
+from fedllm.endpoints import Endpoints
+from fedllm.endpoints.place import Place
 from fedllm.stack.supervise import Control
 
 pytestmark = pytest.mark.usefixtures("prefect")

@@ -15,7 +15,8 @@ import yaml
 from disturbed import journal, resumed, same, versions
 from playground import PATIENCE, SITES, fedllm, write_corpus
 
-from fedllm.stack import Endpoints, down, up
+from fedllm.endpoints import Endpoints
+from fedllm.stack import down, up
 from fedllm.stack.health import PrefectApi
 from tests.own_ports import own_ports
 

@@ -18,10 +18,11 @@ import pytest
 from playground import fedllm, said
 
 from fedllm.doctor.checkup import checkup
-from fedllm.stack import Endpoints, down, endpoints
-from fedllm.stack.place import Place
+from fedllm.endpoints import Endpoints, endpoints
+from fedllm.endpoints.place import Place
+from fedllm.endpoints.store_users import store_secrets
+from fedllm.stack import down
 from fedllm.stack.programs import root_credentials
-from fedllm.stack.store_users import store_secrets
 from fedllm.stack.supervise import leftovers
 from tests.own_ports import own_ports
 

@@ -17,7 +17,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import DeploymentScheduleUpdate, DeploymentUpdate
 from prefect.client.schemas.schedules import IntervalSchedule
 
-from fedllm.stack import Endpoints
+from fedllm.endpoints import Endpoints
 from fedllm.stack.health import PrefectApi
 
 pytestmark = pytest.mark.usefixtures("prefect")

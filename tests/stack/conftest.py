@@ -13,11 +13,13 @@ from typing import Any
 import psutil
 import pytest
 
-from fedllm.stack import Endpoints, down, up
+from fedllm.endpoints import Endpoints
+from fedllm.endpoints.passwords import passwords
+from fedllm.endpoints.place import Place
+from fedllm.endpoints.state import StackState
+from fedllm.stack import down, up
 from fedllm.stack.health import answers, wait_until
-from fedllm.stack.place import Place, StackState
 from fedllm.stack.programs import base_environment, programs
-from fedllm.stack.security import passwords
 from fedllm.stack.supervise import leftovers
 from tests.own_ports import own_ports
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from fedllm.doctor import deployed
-from fedllm.stack import Endpoints
+from fedllm.endpoints import Endpoints
 from fedllm.stack.health import PrefectApi
 
 

@@ -3,7 +3,7 @@
 import json
 import sys
 
-from fedllm.stack import Endpoints
+from fedllm.endpoints import Endpoints
 from tests.stack.conftest import python
 
 LOOK = """

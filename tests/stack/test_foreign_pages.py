@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from fedllm.stack import Endpoints
+from fedllm.endpoints import Endpoints
 from fedllm.stack.access import access_to
 from fedllm.stack.health import PrefectApi, answers, http, wait_until
 from tests.blank_databases import put_blank_databases

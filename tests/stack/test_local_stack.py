@@ -21,15 +21,17 @@ from websockets.typing import Origin, Subprotocol
 
 from fedllm.config import load_federation
 from fedllm.doctor.checkup import checkup
-from fedllm.stack import Endpoints, down, endpoints, up
+from fedllm.endpoints import Endpoints, endpoints
+from fedllm.endpoints.passwords import passwords
+from fedllm.endpoints.place import Place
+from fedllm.endpoints.state import StackState
+from fedllm.endpoints.store_users import store_secrets
+from fedllm.stack import down, up
 from fedllm.stack.access import access_to
 from fedllm.stack.deploy import register_deployments
 from fedllm.stack.health import PrefectApi, answers, health_urls, http
-from fedllm.stack.place import Place, StackState
 from fedllm.stack.programs import POOL, root_credentials
 from fedllm.stack.schedules import resume_fitting
-from fedllm.stack.security import passwords
-from fedllm.stack.store_users import store_secrets
 from fedllm.stack.supervise import Control, leftovers
 from tests.own_ports import own_ports
 

@@ -3,8 +3,9 @@
 import pytest
 
 from fedllm.doctor.servers import store_folder
+from fedllm.endpoints.place import Place
+from fedllm.endpoints.state import StackState
 from fedllm.stack import local
-from fedllm.stack.place import Place, StackState
 from tests.stack.conftest import PORTS, Running
 
 

@@ -14,11 +14,12 @@ from prefect.events.worker import EventsWorker
 from fedllm.config import FederationConfig, load_federation
 from fedllm.coordinator.members import add_site
 from fedllm.doctor import deployed, servers
+from fedllm.endpoints import Endpoints
 from fedllm.exchange.directory_store import DirectoryStore
 from fedllm.exchange.mailbox import Mailbox
 from fedllm.protocol.layout import Layout
 from fedllm.secure.identity import create_identity
-from fedllm.stack import Endpoints, reactions
+from fedllm.stack import reactions
 from fedllm.stack.automations import ZOMBIE, forget_reactions, register_automations
 from fedllm.stack.health import PrefectApi
 from fedllm.stack.programs import POOL, WORKER

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from fedllm.endpoints.place import Place
+from fedllm.endpoints.state import StackState
 from fedllm.stack.health import PrefectApi, wait_until
-from fedllm.stack.place import Place, StackState
 from fedllm.stack.programs import POOL, WORKER, base_environment, programs
 from tests.other_account import as_other, give, why_not
 

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 import yaml
 
+from fedllm.endpoints import endpoints
+from fedllm.endpoints.place import Place
+from fedllm.endpoints.state import StackState
 from fedllm.errors import ConfigError, StackError
-from fedllm.stack import endpoints
 from fedllm.stack.deploy import deploy_stamp, deployment_file, register_deployments
 from fedllm.stack.health import choose_port
 from fedllm.stack.local import _external_prefect
-from fedllm.stack.place import Place, StackState
 from fedllm.stack.programs import base_environment
 
 

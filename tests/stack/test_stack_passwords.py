@@ -9,13 +9,15 @@ import pytest
 
 from fedllm.cli.run import _servers
 from fedllm.config import load_federation
+from fedllm.endpoints.addresses import read_endpoints
+from fedllm.endpoints.passwords import passwords
+from fedllm.endpoints.place import Place
+from fedllm.endpoints.state import StackState
 from fedllm.errors import ConfigError, StackError
 from fedllm.stack import local
 from fedllm.stack.access import access_to
-from fedllm.stack.addresses import read_endpoints
-from fedllm.stack.place import Place, StackState
 from fedllm.stack.programs import programs
-from fedllm.stack.security import chosen, passwords
+from fedllm.stack.security import chosen
 from tests.stack.conftest import PORTS, ROOT, Running
 
 
@@ -132,7 +134,7 @@ def test_a_run_tells_the_stacks_password_to_the_stacks_prefect_alone(
     place: Place, monkeypatch: pytest.MonkeyPatch, named: str | None, *, is_told: bool
 ) -> None:
     here = read_endpoints(place, StackState(ports=PORTS))
-    monkeypatch.setattr("fedllm.stack.endpoints", lambda: here)
+    monkeypatch.setattr("fedllm.endpoints.endpoints", lambda: here)
     monkeypatch.setattr("os.environ", dict(os.environ) | ({"PREFECT_API_URL": named} if named else {}))
     _servers(load_federation(ROOT / "params.yaml"))
     assert ("PREFECT_API_AUTH_STRING" in os.environ) is is_told

@@ -8,15 +8,16 @@ from pathlib import Path
 import pytest
 
 from fedllm.doctor.servers import certificates
+from fedllm.endpoints.addresses import Endpoints, read_endpoints
+from fedllm.endpoints.passwords import passwords
+from fedllm.endpoints.place import Place
+from fedllm.endpoints.state import StackState
 from fedllm.errors import ConfigError, StackError
 from fedllm.secure import ca as authority
 from fedllm.secure.ca import server_certificate
 from fedllm.stack import local
 from fedllm.stack.access import access_to
-from fedllm.stack.addresses import Endpoints, read_endpoints
-from fedllm.stack.place import Place, StackState
 from fedllm.stack.programs import base_environment, programs
-from fedllm.stack.security import passwords
 from fedllm.tracking import connection
 from tests.stack.conftest import PORTS, Running
 
@@ -94,7 +95,7 @@ def test_the_users_own_prefect_is_told_none_of_the_stacks_secrets(
 def test_mlflows_password_goes_to_the_stacks_mlflow_and_to_no_other(
     secure: Endpoints, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fedllm.stack.addresses.endpoints", lambda: secure)
+    monkeypatch.setattr("fedllm.endpoints.endpoints", lambda: secure)
     for name in secure.mlflow_credentials():
         monkeypatch.setenv(name, "before")  # so that the test's end restores what was there
         monkeypatch.delenv(name)

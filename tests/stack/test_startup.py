@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from fedllm.endpoints.place import Place
 from fedllm.errors import StackError
 from fedllm.stack import down, startup, up
-from fedllm.stack.place import Place
 from fedllm.stack.programs import Program, base_environment
 from fedllm.stack.startup import Startup
 from fedllm.stack.supervise import Control, start_daemon, write_conf

@@ -9,9 +9,9 @@ import yaml
 
 from fedllm.config import load_federation
 from fedllm.coordinator.members import add_site
+from fedllm.endpoints import Endpoints
 from fedllm.errors import ConfigError
 from fedllm.secure.identity import create_identity
-from fedllm.stack import Endpoints
 from fedllm.stack.automations import forget_reactions
 from fedllm.stack.deploy import register_deployments
 from fedllm.stack.health import PrefectApi

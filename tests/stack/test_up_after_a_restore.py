@@ -6,9 +6,10 @@ from collections.abc import Iterator
 import pytest
 
 from fedllm.doctor import servers
-from fedllm.stack import Endpoints, up
+from fedllm.endpoints import Endpoints
+from fedllm.endpoints.place import Place
+from fedllm.stack import up
 from fedllm.stack.health import PrefectApi
-from fedllm.stack.place import Place
 from fedllm.stack.programs import POOL
 from fedllm.stack.supervise import Control
 from tests.stack.conftest import fedllm

@@ -10,13 +10,13 @@ from minio.credentials.providers import StaticProvider
 
 from fedllm.coordinator.members import StoreAccess
 from fedllm.doctor.exchange import site_users
+from fedllm.endpoints.place import Place
+from fedllm.endpoints.store_users import BUCKET, MLFLOW_BUCKET, StoreSecrets, store_secrets
 from fedllm.errors import AccessDeniedError, StackError
 from fedllm.exchange.iam import MinioIam
 from fedllm.exchange.minio_store import MinioStore
 from fedllm.stack.minio import MinioServer
-from fedllm.stack.place import Place
-from fedllm.stack.provision import BUCKET, MLFLOW_BUCKET, Provisioner
-from fedllm.stack.store_users import StoreSecrets, store_secrets
+from fedllm.stack.provision import Provisioner
 
 
 @pytest.fixture

@@ -1,16 +1,23 @@
-"""Where the servers of the running stack answer."""
+"""Where the servers of the running stack answer. Knows nothing of how they are supervised."""
 
+import socket
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from fedllm.endpoints.passwords import Passwords, mlflow_client, passwords, prefect_client
+from fedllm.endpoints.place import Place
+from fedllm.endpoints.state import StackState
+from fedllm.endpoints.store_users import BUCKET, store_secrets
 from fedllm.secure.trust import read_ca, refuse_unchecked
-from fedllm.stack.place import Place, StackState
-from fedllm.stack.programs import QUIET
-from fedllm.stack.provision import BUCKET
-from fedllm.stack.security import Passwords, mlflow_client, passwords, prefect_client
-from fedllm.stack.store_users import store_secrets
-from fedllm.stack.supervise import Control
+
+# No server of the stack calls home, looks for updates, or sends loopback traffic through a proxy.
+QUIET = {
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
 
 
 @dataclass(frozen=True)
@@ -91,6 +98,16 @@ def endpoints() -> Endpoints | None:
     place = Place.here()
     with place.usable():
         state = StackState.load(place)
-        if {"minio", "door", "mlflow"} - state.ports.keys() or not Control(place).alive():
+        if {"minio", "door", "mlflow"} - state.ports.keys() or not _supervised(place):
             return None
         return read_endpoints(place, state)
+
+
+def _supervised(place: Place) -> bool:
+    """Whether a supervisor listens on the stack's socket."""
+    with socket.socket(socket.AF_UNIX) as caller:
+        try:
+            caller.connect(str(place.socket()))
+        except OSError:
+            return False
+    return True

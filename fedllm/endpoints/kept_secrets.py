@@ -5,9 +5,9 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, TypeVar
 
+from fedllm.endpoints.place import Place
 from fedllm.errors import StackError
 from fedllm.secure.identity import read_private
-from fedllm.stack.place import Place
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

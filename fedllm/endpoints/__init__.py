@@ -1,0 +1,3 @@
+from fedllm.endpoints.addresses import Endpoints, endpoints
+
+__all__ = ["Endpoints", "endpoints"]

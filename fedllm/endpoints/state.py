@@ -1,0 +1,49 @@
+"""What the local stack remembers over restarts."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Self
+
+from fedllm.endpoints.place import Place
+from fedllm.errors import StackError
+
+
+@dataclass(frozen=True)
+class StackState:
+    """What a stack remembers: the same ports again, whose Prefect, what was deployed."""
+
+    ports: dict[str, int] = field(default_factory=dict)  # minio, prefect, mlflow
+    external_prefect: str | None = None  # the user's own PREFECT_API_URL, if that one is used
+    deployed: str = ""  # hash of what `up` registered last
+    secure: bool = False  # TLS, and passwords in any case; stays so until `fedllm up --no-secure`
+    # No passwords; stays so until `fedllm up --no-open`. None: an older fedllm started it, which had none.
+    open: bool | None = False
+
+    @property
+    def has_passwords(self) -> bool:
+        """Whether this stack's Prefect and MLflow ask who they speak with."""
+        return self.secure or self.open is False
+
+    def url(self, server: str) -> str:
+        """Where a server of this stack answers: minio, prefect or mlflow."""
+        return f"{'https' if self.secure else 'http'}://127.0.0.1:{self.ports.get(server, 0)}"
+
+    @property
+    def own_prefect_url(self) -> str:
+        """The API of this stack's own Prefect server."""
+        return f"{self.url('prefect')}/api"
+
+    @classmethod
+    def load(cls, place: Place) -> Self:
+        """Read the state; a stack that was never up has an empty one."""
+        try:
+            with place.usable():
+                return cls(**{"open": None, **json.loads(place.state.read_text(encoding="utf-8"))})
+        except FileNotFoundError:
+            return cls()
+        except (ValueError, TypeError):
+            raise StackError(f"{place.state} is damaged: `fedllm down`, delete it, `fedllm up`") from None
+
+    def save(self, place: Place) -> None:
+        """Write the state."""
+        place.write_private(place.state, json.dumps(asdict(self), indent=1))
