@@ -12,13 +12,13 @@ from fedllm.coordinator.progress import played
 from fedllm.coordinator.training import Training, open_training, stored_config
 from fedllm.data.lock import ManagedData, check_lock, managed_data
 from fedllm.data.prepare import PreparedData, cached_data, layout, prepare
-from fedllm.endpoints import endpoints
 from fedllm.errors import CancelledError, ConfigError, DataError
 from fedllm.journal.journal import Journal
 from fedllm.milestones import Prepared, Preparing, report
 from fedllm.preflight import preflight
 from fedllm.run_id import new_run_id
 from fedllm.simulation import agent_processes
+from fedllm.versions import tracking_uri
 
 
 @dataclass(frozen=True)
@@ -64,23 +64,6 @@ def session(config: FederationConfig, request: Request) -> Iterator[Training]:
                 dvc_lock_sha256=managed.sha256 if managed else None,
             )
         )
-
-
-def tracking_uri(config: FederationConfig) -> str | None:
-    """MLflow's address; None when `auto` finds no stack, and then nothing is published.
-
-    Raises:
-        ConfigError: it is none; MLflow takes folders no longer.
-    """
-    given = config.tracking.uri
-    if given != "auto":
-        if "://" not in given:
-            raise ConfigError(
-                f"tracking.uri: {given!r} is no address: use auto, or http://HOST:PORT of MLflow"
-            )
-        return given
-    here = endpoints()
-    return here.mlflow_url if here else None
 
 
 def _settle(config: FederationConfig, request: Request) -> tuple[str, FederationConfig]:

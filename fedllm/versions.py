@@ -1,15 +1,18 @@
-"""Registered versions as their users load them: each is held against its coordinator's signature first."""
+"""MLflow's registry as users meet it: where it is, whose signature counts, how a version is loaded."""
 
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fedllm.config import FederationConfig
 from fedllm.config.site import read_fingerprint
 from fedllm.coordinator.members import coordinator_fingerprint
 from fedllm.endpoints import endpoints
-from fedllm.errors import ConfigError, TrackingError
+from fedllm.errors import ConfigError, ReviewError, TrackingError
 
 if TYPE_CHECKING:
+    from fedllm.review.gates import Rules
+    from fedllm.review.register import Register
     from fedllm.tracking.fetch import FetchedVersion, OpenedModel, Trust
 
 PIN = "FEDLLM_PIN"  # environment: the coordinator's fingerprint, where none is given
@@ -100,3 +103,41 @@ def tracking_address(given: str | None) -> str:
     if found is None:
         raise TrackingError("no MLflow is known: start it with fedllm up, or set MLFLOW_TRACKING_URI")
     return found
+
+
+def tracking_uri(config: FederationConfig) -> str | None:
+    """MLflow's address; None when `auto` finds no stack, and then nothing is published.
+
+    Raises:
+        ConfigError: it is none; MLflow takes folders no longer.
+    """
+    given = config.tracking.uri
+    if given != "auto":
+        if "://" not in given:
+            raise ConfigError(
+                f"tracking.uri: {given!r} is no address: use auto, or http://HOST:PORT of MLflow"
+            )
+        return given
+    here = endpoints()
+    return here.mlflow_url if here else None
+
+
+def open_register(config: FederationConfig, pin: str | None = None) -> "tuple[Register, Rules]":
+    """The registry of a federation, and what it asks of a champion.
+
+    Args:
+        config: of the federation.
+        pin: the coordinator's fingerprint, as `trusted_pin` takes it.
+
+    Raises:
+        ReviewError: no MLflow is known.
+        ConfigError: the pin is no fingerprint.
+    """
+    from fedllm.review.gates import Rules
+    from fedllm.review.register import Register
+
+    uri = tracking_uri(config)
+    if uri is None:
+        raise ReviewError("no MLflow is known: start it with fedllm up, or set tracking.uri")
+    rules = Rules(config.review.allowed_loss, config.privacy.on, trusted_pin(config.name, pin))
+    return Register.at(uri, config.name), rules

@@ -23,7 +23,7 @@ from fedllm.review.card import Links, render_review
 from fedllm.review.decision import said
 from fedllm.review.register import ReviewEvent
 from fedllm.review.review import Review, changed, decide, look
-from fedllm.reviewing import open_register
+from fedllm.versions import open_register
 from flows.names import review_name
 from flows.output import log_errors_in_one_line, outlive_readers
 

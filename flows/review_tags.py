@@ -7,7 +7,7 @@ from prefect import flow
 
 from fedllm.config import load_federation
 from fedllm.review.tags import act_on_tags
-from fedllm.reviewing import open_register
+from fedllm.versions import open_register
 from flows.names import run_name
 from flows.output import log_errors_in_one_line, outlive_readers
 from flows.promotion import told

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from fedllm.disk import room
 from fedllm.errors import BackupError
+from fedllm.journal.database import copy_connection
 from fedllm.postgres_address import is_postgres, libpq, shown, with_driver
-from fedllm.sqlite_copy import copy_connection
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection

@@ -123,9 +123,9 @@ def tracking_uri(config: FederationConfig) -> str:
     Raises:
         FedllmError: the configuration says `auto` and no stack is up.
     """
-    from fedllm import session
+    from fedllm import versions
 
-    found = session.tracking_uri(config)
+    found = versions.tracking_uri(config)
     if found is None:
         raise FedllmError("the local stack is not up, and the model is in its MLflow: run fedllm up")
     return found

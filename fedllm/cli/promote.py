@@ -58,7 +58,7 @@ def promote(
     require_store(federation.tracking.uri)
     from fedllm.review.decision import said
     from fedllm.review.review import decide, look
-    from fedllm.reviewing import open_register
+    from fedllm.versions import open_register
 
     opened, rules = open_register(federation, pin)
     if check:
@@ -102,7 +102,7 @@ def rollback(
     """Make the previous champion the champion again."""
     from fedllm.review.decision import said
     from fedllm.review.rollback import roll_back
-    from fedllm.reviewing import open_register
+    from fedllm.versions import open_register
 
     opened, _ = open_register(load_federation(config))
     words = said(approve=True, reviewer=reviewer or getpass.getuser(), reason=reason)

@@ -12,8 +12,8 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from fedllm.doctor.finding import Finding, fail, ok, warn
+from fedllm.journal.database import copy_connection
 from fedllm.postgres_address import is_postgres, shown, with_driver
-from fedllm.sqlite_copy import copy_connection
 from fedllm.text import one_line
 
 _PATIENCE = 2.0  # s for the check of one file; who writes to one without a write-ahead log waits that long

@@ -1,5 +1,6 @@
 """The journal's database: SQLite as it has to be opened, or a Postgres that may restart in the middle."""
 
+import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from fedllm.postgres_address import is_postgres, with_driver
 
 PATIENCE = 20.0  # s that a Postgres which restarts is waited for; less than the lease's TTL
 
+_LOCKED = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 _TABLES = 0x6665646C  # of the advisory lock under which tables are made
 # What libpq says of a server that may be back in a moment; a wrong password is not among it.
 _PASSING = ("refused", "starting up", "shutting down", "recovery", "closed the connection", "timeout expired")
@@ -111,3 +113,21 @@ def _begin(connection: Connection) -> None:
     # refuses the write when another one came between.
     writes = connection.get_execution_options().get("writes")
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def copy_connection(source: sqlite3.Connection, target: sqlite3.Connection, seconds: float) -> None:
+    """Copy a SQLite database that may be in use, by SQLite's online backup.
+
+    Raises:
+        sqlite3.Error: it cannot be copied, or stays locked for so long (SQLITE_BUSY): by itself, sqlite3
+            begins again without an end.
+    """
+    deadline = time.monotonic() + seconds
+
+    def heard(status: int, _remaining: int, _total: int) -> None:
+        if status in _LOCKED and time.monotonic() > deadline:
+            error = sqlite3.OperationalError("database is locked")
+            error.sqlite_errorname = "SQLITE_BUSY"
+            raise error
+
+    source.backup(target, progress=heard)
