@@ -51,7 +51,7 @@ def _cut(rows: list[Row], task: TaskConfig | None, base: Path | None) -> Cut | N
     if not long:
         return None
     from fedllm.models.base import load_tokenizer
-    from fedllm.training.examples import cut_check
+    from fedllm.tasks.examples import cut_check
 
     is_cut = cut_check(load_tokenizer(base), task)
     return lambda row: row.line in long and is_cut(row.record)

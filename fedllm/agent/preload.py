@@ -19,10 +19,10 @@ import transformers.models.llama.modeling_llama  # noqa: F401 - as opacus
 import fedllm.agent.agent
 import fedllm.models.adapter
 import fedllm.models.base
+import fedllm.tasks.text
 import fedllm.training.dp
 import fedllm.training.local
 import fedllm.training.site_level
-import fedllm.training.text
 from fedllm.agent.warm import WARM_BASE
 
 # opacus sets the whole process' logging up when it is imported; a server that has just started had none.

@@ -106,7 +106,7 @@ class Workbench:
         return told
 
     def _warm(self, job: Job) -> "Learner":
-        from fedllm.training.learner import load_learner
+        from fedllm.tasks.load import load_learner
 
         key = (job.base, job.adapter, job.adapter_seed, job.task.model_dump_json())
         if self._key != key or self._learner is None:

@@ -15,10 +15,10 @@ from fedllm.data.records import Record
 from fedllm.errors import TrainingError
 from fedllm.privacy.noise import NoiseSource
 from fedllm.protocol.terms import PrivateTerms
+from fedllm.tasks.text import TextLearner
 from fedllm.training.dp import train_privately
 from fedllm.training.evaluate import judged
 from fedllm.training.learner import Learner
-from fedllm.training.text import TextLearner
 
 Kind = Literal["gradient", "text"]
 

@@ -185,7 +185,7 @@ def _learner(config: FederationConfig, subject: Subject) -> "Learner":
     import torch
 
     from fedllm.models.base import resolve_base
-    from fedllm.training.learner import load_learner
+    from fedllm.tasks.load import load_learner
 
     if subject.threads is not None:
         torch.set_num_threads(subject.threads)

@@ -13,9 +13,10 @@ from fedllm.data.prepare import cached_data
 from fedllm.data.records import Record, read_records
 from fedllm.models.base import resolve_base
 from fedllm.protocol.terms import PrivateTerms
+from fedllm.tasks.load import load_learner
 from fedllm.training.batches import draw
 from fedllm.training.dp import train_privately
-from fedllm.training.learner import Learner, load_learner
+from fedllm.training.learner import Learner
 from fedllm.training.local import train
 
 SCHEMA = "fedllm.bench.dp/1"

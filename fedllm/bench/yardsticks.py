@@ -22,9 +22,9 @@ from fedllm.data.records import Record, read_records
 from fedllm.errors import ConfigError
 from fedllm.models.adapter import attach
 from fedllm.models.base import CausalModel, Tokenizer, load_base, resolve_base
+from fedllm.tasks.text import TextLearner
 from fedllm.training.evaluate import Evaluation, evaluate
 from fedllm.training.local import train
-from fedllm.training.text import TextLearner
 
 Say = Callable[[str], None]
 

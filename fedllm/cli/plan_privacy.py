@@ -65,7 +65,7 @@ def _shared_size(config: "FederationConfig") -> int:
     if (size := held_base(model.base).adapter_size(model.adapter)) is not None:
         return size
     from fedllm.models.base import resolve_base
-    from fedllm.training.learner import load_learner
+    from fedllm.tasks.load import load_learner
 
     learner = load_learner(resolve_base(model.base), model.adapter, config.seed, config.task)
     return learner.shared.layout.size

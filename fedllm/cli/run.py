@@ -163,7 +163,7 @@ def _import_meanwhile() -> None:
     def load() -> None:
         with suppress(ImportError):  # whoever needs it will say so
             import_module("peft")
-            import_module("fedllm.training.text")
+            import_module("fedllm.tasks.text")
 
     Thread(target=load, name="import", daemon=True).start()
 

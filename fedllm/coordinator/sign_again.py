@@ -88,7 +88,7 @@ def _rebuild(journal: Journal, release: "RoundRelease", model: Path, out: Path) 
     """Write a round's adapter from the flat model that the journal names by its hash."""
     from fedllm.models.base import fingerprint, resolve_base
     from fedllm.models.shared import decode_flat
-    from fedllm.training.learner import load_learner
+    from fedllm.tasks.load import load_learner
 
     started = journal.run(release.run)
     if started is None or not model.is_file():

@@ -79,7 +79,7 @@ class Training:
     def learner(self) -> "Learner":
         """The base model with the federation's adapter and task, loaded on first use and kept."""
         if self._learner is None:
-            from fedllm.training.learner import load_learner
+            from fedllm.tasks.load import load_learner
 
             config = self.config
             self._learner = load_learner(self.base[0], config.model.adapter, config.seed, config.task)

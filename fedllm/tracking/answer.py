@@ -32,8 +32,8 @@ def answer(learner: Any, text: str) -> Answer:  # noqa: ANN401 - of any task
     """
     import torch
 
+    from fedllm.tasks.examples import encode_prompts, label_tokens
     from fedllm.training.evaluate import predict
-    from fedllm.training.examples import encode_prompts, label_tokens
 
     task = learner.task
     records = as_records([text], task)

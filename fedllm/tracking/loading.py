@@ -27,13 +27,13 @@ def _learner(folder: Path, adapter: Path | None, task: TaskConfig) -> "Learner":
     """A base model with what was trained on it, or bare."""
     if task.kind == "image":
         from fedllm.models.vision import load_vision
-        from fedllm.training.images import ImageLearner
+        from fedllm.tasks.images import ImageLearner
 
         return ImageLearner(load_vision(folder), task)
     from peft import PeftModel
 
     from fedllm.models.base import load_base
-    from fedllm.training.text import TextLearner
+    from fedllm.tasks.text import TextLearner
 
     model, tokenizer = load_base(folder)
     if adapter is not None:

@@ -1,14 +1,11 @@
 """What is trained: a shared model, and how records become examples, losses and judgements."""
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import torch
 
-from fedllm.config import AdapterConfig, TaskConfig
 from fedllm.data.records import Record
-from fedllm.errors import ModelError
 from fedllm.models.shared import SharedModel
 
 
@@ -57,32 +54,3 @@ class Learner(Protocol):
 
     def predict(self, records: Sequence[Record | str]) -> list[str]:
         """Answer records, or texts where the task needs one field alone."""
-
-
-def load_learner(folder: Path, adapter: AdapterConfig, seed: int, task: TaskConfig) -> Learner:
-    """Load a base model with a fresh adapter and what its task needs.
-
-    Args:
-        folder: of the base model, from `resolve_base`.
-        adapter: what is trained.
-        seed: of the federation; it fixes the adapter's start.
-        task: how records become examples.
-
-    Raises:
-        ModelError: the base is not of the task's kind, or the adapter does not fit it.
-    """
-    from fedllm.models.base import load_base
-    from fedllm.models.kind import is_vision
-
-    if is_vision(folder) != (task.kind == "image"):
-        raise ModelError(f"{folder.name} and task.kind {task.kind} do not go together")
-    if task.kind == "image":
-        from fedllm.models.vision import load_vision
-        from fedllm.training.images import ImageLearner
-
-        return ImageLearner(load_vision(folder), task)
-    from fedllm.models.adapter import attach
-    from fedllm.training.text import TextLearner
-
-    model, tokenizer = load_base(folder)
-    return TextLearner(attach(model, adapter, seed), tokenizer, task)

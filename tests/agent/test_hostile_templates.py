@@ -5,7 +5,7 @@ from pydantic import ValidationError
 
 from fedllm.agent.agent import Agent
 from fedllm.config import TaskConfig
-from fedllm.training.examples import _fill
+from fedllm.tasks.examples import _fill
 from tests.agent.played import Coordinator, ticks
 
 LABELS = {"positive": " positive", "negative": " negative"}

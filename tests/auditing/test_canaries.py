@@ -23,10 +23,10 @@ from fedllm.privacy.accounting import noise_multiplier
 from fedllm.privacy.grid import Grid
 from fedllm.privacy.noise import NoiseSource, SecureNoise
 from fedllm.protocol.terms import PrivateTerms
+from fedllm.tasks.examples import IGNORED, Example, collate
+from fedllm.tasks.text import TextLearner
 from fedllm.training.dp import train_privately, units_of
-from fedllm.training.examples import IGNORED, Example, collate
 from fedllm.training.learner import Learner
-from fedllm.training.text import TextLearner
 from tests.training.linear import RECORDS, LinearLearner
 
 DELTA, CLIP, STEPS = 1e-5, 0.5, 4

@@ -11,8 +11,8 @@ import fedllm.bench.dp
 from fedllm.bench.dp import bench_dp
 from fedllm.config import FederationConfig, load_federation
 from fedllm.data.records import write_records
+from fedllm.tasks.load import load_learner as load
 from fedllm.training.learner import Learner
-from fedllm.training.learner import load_learner as load
 
 ROOT = Path(__file__).parents[2]
 

@@ -9,7 +9,7 @@ import yaml
 from fedllm.config import TaskConfig, load_federation
 from fedllm.config.new_file import KINDS, TaskKind, example_record, federation_text
 from fedllm.models.base import load_base, resolve_base
-from fedllm.training.examples import encode
+from fedllm.tasks.examples import encode
 from tests.cli.in_process import fedllm
 
 

@@ -9,8 +9,8 @@ from fedllm.data.minimise import needed_fields, only
 from fedllm.data.records import Record
 from fedllm.errors import DataError
 from fedllm.models.base import resolve_base
-from fedllm.training.learner import load_learner
-from fedllm.training.text import TextLearner
+from fedllm.tasks.load import load_learner
+from fedllm.tasks.text import TextLearner
 
 LABELS = {"good": " positive", "bad": " negative"}
 

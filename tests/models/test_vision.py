@@ -8,7 +8,7 @@ from fedllm.errors import ModelError
 from fedllm.models.base import fingerprint, load_base, resolve_base
 from fedllm.models.kind import is_vision
 from fedllm.models.vision import load_vision, make_vision
-from fedllm.training.learner import load_learner
+from fedllm.tasks.load import load_learner
 
 DIGITS = TaskConfig(
     kind="image",

@@ -17,12 +17,12 @@ from fedllm.config import AdapterConfig, TaskConfig, load_federation
 from fedllm.errors import ModelError, TrackingError
 from fedllm.models.adapter import attach
 from fedllm.models.base import fingerprint, load_base, resolve_base
+from fedllm.tasks.text import TextLearner
 from fedllm.tracking import RoundRelease, Tracker
 from fedllm.tracking.answer import answer
 from fedllm.tracking.fetch import Trust, fetch_version, open_model
 from fedllm.tracking.loading import as_records
 from fedllm.training.evaluate import predict
-from fedllm.training.text import TextLearner
 from tests.review.reviewed import PIN, SIGNER
 
 TEXTS = [

@@ -21,9 +21,9 @@ from fedllm.journal.release_queue import mark_released, queue_release
 from fedllm.models.base import fingerprint, resolve_base
 from fedllm.models.shared import encode_flat
 from fedllm.secure.identity import retire_identity
+from fedllm.tasks.load import load_learner
 from fedllm.tracking import RoundRelease, Tracker
 from fedllm.tracking.version_record import RECORD
-from fedllm.training.learner import load_learner
 from tests.mlflow_record import TASK
 
 NAME = "signed"

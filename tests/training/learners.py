@@ -12,8 +12,8 @@ from fedllm.errors import DataError
 from fedllm.models.adapter import attach
 from fedllm.models.base import load_base, resolve_base
 from fedllm.models.shared import SharedLayout, read_flat, write_flat
+from fedllm.tasks.text import TextLearner
 from fedllm.training.learner import Learner, Shape
-from fedllm.training.text import TextLearner
 
 TASK = TaskConfig(
     labels={"positive": " positive", "negative": " negative"},

@@ -12,8 +12,8 @@ import pytest
 from fedllm.config import TaskConfig
 from fedllm.errors import DataError, ModelError
 from fedllm.models.base import Tokenizer, load_base, resolve_base
+from fedllm.tasks.examples import _fill, encode
 from fedllm.training.batches import by_length, draw, filled
-from fedllm.training.examples import _fill, encode
 from fedllm.training.local import _drawn
 
 TASK = TaskConfig(

@@ -10,9 +10,9 @@ from fedllm.config import AdapterConfig, TaskConfig
 from fedllm.errors import CancelledError
 from fedllm.models.adapter import attach
 from fedllm.models.base import load_base, resolve_base
-from fedllm.training import text
+from fedllm.tasks import text
+from fedllm.tasks.text import TextLearner
 from fedllm.training.evaluate import evaluate
-from fedllm.training.text import TextLearner
 
 TASK = TaskConfig(
     labels={"positive": " positive", "negative": " negative"}, template="Text: {text}\nSentiment:"

@@ -8,12 +8,12 @@ from fedllm.config import AdapterConfig, LocalConfig, TaskConfig
 from fedllm.errors import DataError, ModelError, TrainingError
 from fedllm.models.adapter import AdaptedModel, attach
 from fedllm.models.base import Tokenizer, load_base, resolve_base
+from fedllm.tasks.examples import IGNORED, Example, collate, encode
+from fedllm.tasks.text import TextLearner
 from fedllm.training.batches import draw
 from fedllm.training.evaluate import evaluate, predict
-from fedllm.training.examples import IGNORED, Example, collate, encode
 from fedllm.training.local import TrainingResult, rate, train
 from fedllm.training.precision import accelerator
-from fedllm.training.text import TextLearner
 
 TASK = TaskConfig(
     labels={"positive": " positive", "negative": " negative"},

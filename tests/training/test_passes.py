@@ -13,12 +13,12 @@ from fedllm.errors import TrainingError
 from fedllm.models.adapter import attach
 from fedllm.models.base import load_base, resolve_base
 from fedllm.privacy.grid import Grid
+from fedllm.tasks.text import TextLearner
 from fedllm.training.dp import clipped_sums
 from fedllm.training.learner import Learner, Shape
 from fedllm.training.passes import Passes
 from fedllm.training.per_example import per_example_gradients
 from fedllm.training.precision import accelerator
-from fedllm.training.text import TextLearner
 from tests.tiers import by_tier
 from tests.training.learners import TASK, Pictures, learner_and_records
 

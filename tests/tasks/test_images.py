@@ -11,10 +11,10 @@ from fedllm.data.records import Record
 from fedllm.errors import DataError, ModelError
 from fedllm.models.base import resolve_base
 from fedllm.protocol.terms import PrivateTerms
+from fedllm.tasks.images import ImageLearner
+from fedllm.tasks.load import load_learner
 from fedllm.training.dp import train_privately
 from fedllm.training.evaluate import evaluate, predict
-from fedllm.training.images import ImageLearner
-from fedllm.training.learner import load_learner
 from fedllm.training.local import train
 from fedllm.training.passes import Passes
 from fedllm.training.per_example import per_example_gradients

@@ -11,8 +11,7 @@ from fedllm.config import TaskConfig
 from fedllm.data.records import Record
 from fedllm.models.adapter import AdaptedModel
 from fedllm.models.base import CausalModel, Tokenizer
-from fedllm.training.batches import by_length, filled
-from fedllm.training.examples import (
+from fedllm.tasks.examples import (
     IGNORED,
     Example,
     Padded,
@@ -21,8 +20,9 @@ from fedllm.training.examples import (
     encode_prompts,
     label_tokens,
 )
+from fedllm.tasks.packing import answer_logits, stay_apart
+from fedllm.training.batches import by_length, filled
 from fedllm.training.learner import Shape
-from fedllm.training.packing import answer_logits, stay_apart
 
 _ROW = 448  # tokens of texts in a row on a processor: more of them, and attention costs more than a pass
 _MOST = 2048  # tokens of any other batch, padding counted: memory goes with them

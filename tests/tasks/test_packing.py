@@ -9,9 +9,9 @@ import transformers
 from fedllm.config import AdapterConfig, TaskConfig
 from fedllm.models.adapter import AdaptedModel, attach
 from fedllm.models.base import Tokenizer, load_base, resolve_base
-from fedllm.training.examples import Example
-from fedllm.training.packing import answer_logits, stay_apart
-from fedllm.training.text import TextLearner
+from fedllm.tasks.examples import Example
+from fedllm.tasks.packing import answer_logits, stay_apart
+from fedllm.tasks.text import TextLearner
 
 TASK = TaskConfig(labels={"positive": " positive", "negative": " negative"}, max_length=64)
 SMALL: dict[str, Any] = {

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 
 from fedllm.models.base import CausalModel
-from fedllm.training.examples import Example
+from fedllm.tasks.examples import Example
 
 _NEAR = 0.05  # of the largest logit: numbers of 16 bits differ by less, other positions by more
 
