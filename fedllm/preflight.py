@@ -2,6 +2,7 @@
 
 from contextlib import closing
 
+from fedllm.confidentiality.modes import check_mode
 from fedllm.config import FederationConfig
 from fedllm.coordinator.federations import other_federations
 from fedllm.coordinator.members import coordinator_identity, roster_of, store_access
@@ -23,13 +24,15 @@ def preflight(
         external: the sites' agents run elsewhere although the configuration has a `simulation`.
 
     Raises:
-        ConfigError: simulated sites would join real ones, the roster is empty or smaller than
+        ConfigError: simulated sites would join real ones, the mode of confidentiality does not go together
+            with other settings, the roster is empty or smaller than
             `rounds.min_sites`, a site to ask is not in it, or there is no public set.
         DataError: the public set cannot be read, is empty, or does not fit the task.
         ModelError: the base model cannot be found.
     """
     if not external:
         refuse_simulation(config)
+    check_mode(config)
     check_public_set(config, external=external)
     find_base(config.model.base)
     _check_sites(config.model_copy(update={"simulation": None}) if external else config, sites)

@@ -25,7 +25,8 @@ from fedllm.config.home import private_dir
 from fedllm.coordinator.members import add_site, store_access
 from fedllm.coordinator.origin import members_by_origin
 from fedllm.coordinator.result import RunResult, result
-from fedllm.coordinator.rounds import JournaledSteps, play
+from fedllm.coordinator.rounds import play
+from fedllm.coordinator.steps import JournaledRunner
 from fedllm.coordinator.training import open_training
 from fedllm.data.prepare import PreparedData, cached_data
 from fedllm.errors import AccessDeniedError, ConfigError, FedllmError, ObjectNotFoundError
@@ -159,7 +160,7 @@ def simulate(config: FederationConfig) -> RunResult:
                     member = join(alone, name, records, folder / name, **quick)
                     stack.enter_context(_agent_thread(member, bench, lock))
                 with open_training(alone, run, data.public) as training:
-                    play(training, JournaledSteps(training))
+                    play(training, JournaledRunner(training))
                     return result(training)
         finally:
             shutil.rmtree(coordinator_folder(alone.name))

@@ -52,7 +52,7 @@ def federated_round(
     try:
         with session(config, request) as training, reported(training), watched(training):
             name_after(training)
-            play_as_tasks(training, insist=True)
+            play_as_tasks(training, force=True)
             return result(training).public()
     except CancelledError as error:
         return cancelled(error)

@@ -10,10 +10,11 @@ import pytest
 import fedllm
 from fedllm.cli.run import _text
 from fedllm.config import load_federation
-from fedllm.coordinator.rounds import JournaledSteps
+from fedllm.coordinator.steps import RELEASE
 from fedllm.coordinator.training import Training
 from fedllm.privacy.accounting import Event, epsilon
 from fedllm.protocol.messages import Answer, Card, Update
+from tests.around_steps import around
 from tests.test_simulation import federation
 
 __all__ = ["federation"]
@@ -33,14 +34,12 @@ def simulated(path: Path, *overrides: str) -> Any:  # noqa: ANN401
 def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Training]]:
     """The trainings of a test, to look into their journals and their store before both are gone."""
     trainings: list[Training] = []
-    plain = JournaledSteps.release
 
-    def watched(self: JournaledSteps, number: int) -> Any:  # noqa: ANN401 - the step's own
-        trainings.append(self.training)
-        messages.update(_messages(self.training, number))
-        return plain(self, number)
+    def watched(training: Training, number: int) -> None:
+        trainings.append(training)
+        messages.update(_messages(training, number))
 
-    monkeypatch.setattr(JournaledSteps, "release", watched)
+    around(monkeypatch, RELEASE, watched)
     yield trainings
     messages.clear()
 

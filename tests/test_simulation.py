@@ -10,9 +10,12 @@ import yaml
 
 import fedllm
 from fedllm.config import FederationConfig, load_federation
-from fedllm.coordinator.rounds import JournaledSteps
+from fedllm.coordinator.steps import DP_AUDIT
+from fedllm.coordinator.training import Training
 from fedllm.errors import RoundError
+from fedllm.journal.outcomes import Audited
 from fedllm.milestones import Ended, Measured, Milestone, RoundBegun, RoundOver, SiteDone, watched_by
+from tests.around_steps import around
 
 SITES = ["east", "north", "west"]
 
@@ -146,13 +149,10 @@ def test_an_update_that_is_written_over_after_the_audit_counts_as_it_was_audited
     federation: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     undisturbed = simulated(federation, "rounds.max=1")
-    audit = JournaledSteps.dp_audit
 
-    def overwritten(self: JournaledSteps, number: int, outcomes: Any) -> Any:  # noqa: ANN401
-        audited = audit(self, number, outcomes)
+    def overwrite(training: Training, audited: Audited) -> None:
         for counted in audited.counted:
-            self.training.mailbox.store.put(counted.payload.key, b"something else")
-        return audited
+            training.mailbox.store.put(counted.payload.key, b"something else")
 
-    monkeypatch.setattr(JournaledSteps, "dp_audit", overwritten)
+    around(monkeypatch, DP_AUDIT, after=overwrite)
     assert simulated(federation, "rounds.max=1").model == undisturbed.model

@@ -17,6 +17,7 @@ from fedllm.agent.held_base import held_base
 from fedllm.agent.join import Membership
 from fedllm.agent.memory import Memory
 from fedllm.agent.outbox import Outbox
+from fedllm.agent.replies import Replies
 from fedllm.agent.trainers import Trainer
 from fedllm.agent.watch import Watch
 from fedllm.data.forget import Forgotten
@@ -27,7 +28,8 @@ from fedllm.exchange.clock import StoreClock
 from fedllm.exchange.mailbox import Mailbox, Received
 from fedllm.logs import about, log_as_asked
 from fedllm.privacy.same_data import note_use, other_uses
-from fedllm.protocol.messages import COORDINATOR, Plan
+from fedllm.protocol.messages import COORDINATOR, Plan, Query
+from fedllm.schedule.schedules import SCHEDULES
 from fedllm.text import one_line
 
 log = logging.getLogger(__name__)
@@ -63,7 +65,10 @@ class Agent:
                 log.warning("%s", told)
         self.duty = Duty(member, self.mailbox, self.memory, accounts, trainer, self._base, clock, folder)
         self.outbox = Outbox(self.mailbox, self.memory, accounts, folder, member.site.poll_near)
+        self._replies = Replies(member, self.mailbox, self.memory)
         self._plan: Received[Plan] | None = None  # to be taken up
+        self._newest: Received[Plan] | None = None  # that the head named
+        self._query: Received[Query] | None = None  # to be replied to
         self._card_due = self._head_due = 0.0  # by our monotonic clock
         self._said = ""  # the refusal that the log told last
         self.void_patience = VOID  # s
@@ -155,23 +160,40 @@ class Agent:
         """See what the coordinator asks now, and take it up."""
         head = self.watch.look()
         if head is not None:
-            self._plan = None  # what an earlier head asked is asked again by this one, or over
+            self._plan = self._query = None  # what an earlier head asked is asked again by this one, or over
             under_way = self.duty.current.message if self.duty.current else None
-            here = (head.run, head.round)
-            if under_way and (head.state == "idle" or here != (under_way.run, under_way.round)):
+            if under_way and SCHEDULES[under_way.schedule].is_over(under_way, head):
                 log.warning("round %d of %s is over: training stopped", under_way.round, under_way.run)
                 self.duty.stop()
-        self._plan = self.watch.plan() or self._plan
+        if (plan := self.watch.plan()) is not None:
+            self._plan = self._newest = plan
         if self._plan is not None:
             asked = self._plan.message
             try:
-                self.duty.consider(self._plan, self.watch.roster)
+                taken = self.duty.consider(self._plan, self.watch.roster)
             except RefusedError as error:
                 self.memory.security.refused(error, COORDINATOR, asked.run, asked.round)
                 self._plan = None
                 raise
-            self._plan = None  # kept while the store is away, to be taken up again
+            if taken:
+                self._plan = None  # else kept: the store is away, or another plan is under way
             self._card_due = 0.0
+        self._reply()
+
+    def _reply(self) -> None:
+        """Reply to what the coordinator asks in a phase after the training."""
+        self._query = self.watch.query() or self._query
+        if self._query is None or self._newest is None:
+            return
+        asked = self._newest.message
+        try:
+            done = self._replies.answer(self._newest, self._query)
+        except RefusedError as error:
+            self.memory.security.refused(error, COORDINATOR, asked.run, asked.round)
+            self._query = None
+            raise
+        if done:
+            self._query = None
 
     def _show(self, state: Literal["idle", "training", "stopped"]) -> None:
         """Publish the card: that the site lives, what it can do, how far it is."""

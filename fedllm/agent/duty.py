@@ -17,6 +17,7 @@ from fedllm.agent.record_check import RecordCheck
 from fedllm.agent.trainers import Trainer
 from fedllm.agent.watch import STORE
 from fedllm.agent.worker import Failed, Finished, Job, Progress, failure, is_explained, site_seed
+from fedllm.confidentiality.modes import MODES
 from fedllm.disk import is_full
 from fedllm.errors import (
     EquivocationError,
@@ -27,7 +28,7 @@ from fedllm.errors import (
     RefusedError,
 )
 from fedllm.exchange.clock import StoreClock
-from fedllm.exchange.mailbox import Mailbox, Received, seal_to_file
+from fedllm.exchange.mailbox import Mailbox, Received
 from fedllm.logs import about, wants_json
 from fedllm.protocol import messages
 from fedllm.protocol.messages import Plan, Update
@@ -69,21 +70,24 @@ class Duty:
     def _name(self) -> str:
         return self.member.site.name
 
-    def consider(self, plan: Received[Plan], roster: Mapping[str, str]) -> None:
+    def consider(self, plan: Received[Plan], roster: Mapping[str, str]) -> bool:
         """Take up a plan that head.json points at: answer it once, go on where a crash left it.
 
         Args:
             plan: with its signature checked.
             roster: fingerprints of the members, by name.
 
+        Returns:
+            False while another plan is under way here: call again once that has ended.
+
         Raises:
             EquivocationError: this round had another plan.
             ExchangeError: the store is away; call again.
         """
         with about(run=plan.message.run, round=plan.message.round):
-            self._take_up(plan, roster)
+            return self._take_up(plan, roster)
 
-    def _take_up(self, plan: Received[Plan], roster: Mapping[str, str]) -> None:
+    def _take_up(self, plan: Received[Plan], roster: Mapping[str, str]) -> bool:
         asked = plan.message
         run = asked.run or ""
         known = self.memory.work(run, asked.round)
@@ -92,12 +96,16 @@ class Duty:
             raise EquivocationError(f"a second plan for round {asked.round} of {run}: the first one holds")
         if work.state != "released":
             self.mailbox.store.put(self.mailbox.layout.answer(self._name, run, asked.round), work.answer)
-        if work.state == "reserved" and self.current is None and self.clock.now() < asked.deadline:
-            if known and self._answers.was_made(asked):
-                self.memory.give_up(run, asked.round)
-                return
-            self.attempt = 0
-            self._start(plan, self._answers.promised(work.answer))
+        if work.state != "reserved" or self.clock.now() >= asked.deadline:
+            return True
+        if self.current is not None:
+            return self.current.sha256 == plan.sha256
+        if known and self._answers.was_made(asked):
+            self.memory.give_up(run, asked.round)
+            return True
+        self.attempt = 0
+        self._start(plan, self._answers.promised(work.answer))
+        return True
 
     def _start(self, plan: Received[Plan], steps: int) -> None:
         asked = plan.message
@@ -221,9 +229,9 @@ class Duty:
             said["failed"] = event.reason[:2000]
         else:
             said["steps"] = event.steps
-            said["payload"] = seal_to_file(
+            said["payload"] = MODES[asked.confidentiality].site.conceal(
+                asked,
                 self.folder.update(run, asked.round).read_bytes(),
-                [asked.recipient],
                 self.mailbox.layout.payload(self._name, run, asked.round),
                 self.folder.sealed(run, asked.round),
             )

@@ -63,6 +63,17 @@ class _Work(_Table):
     at: Mapped[float]  # s since 1970
 
 
+class _Reply(_Table):
+    """A reply in a phase after the training, committed before it is shown."""
+
+    __tablename__ = "reply"
+    run: Mapped[str] = mapped_column(String(63), primary_key=True)
+    round: Mapped[int] = mapped_column(primary_key=True)
+    phase: Mapped[str] = mapped_column(String(63), primary_key=True)
+    query_sha256: Mapped[str] = mapped_column(String(64))
+    envelope: Mapped[bytes] = mapped_column(LargeBinary)
+
+
 @dataclass(frozen=True)
 class Work:
     """A round's work as the site remembers it."""
@@ -213,6 +224,24 @@ class Memory:
             if row.state != "reserved":
                 raise RefusedError(f"round {number} of {run} is {row.state}: its update is made already")
             row.state, row.update, row.payload = "committed", update, payload
+
+    def reply(self, run: str, number: int, phase: str, query_sha256: str) -> bytes | None:
+        """Return the committed reply to a phase's query; None before there is one.
+
+        Raises:
+            EquivocationError: another query was replied to in this phase.
+        """
+        with Session(self._engine) as session:
+            row = session.get(_Reply, (run, number, phase))
+        if row is not None and row.query_sha256 != query_sha256:
+            raise EquivocationError(f"a second query in phase {phase} of round {number} of {run}")
+        return row.envelope if row else None
+
+    def commit_reply(self, run: str, number: int, phase: str, query_sha256: str, envelope: bytes) -> None:
+        """Note a reply before anybody sees it: it is never made twice."""
+        row = _Reply(run=run, round=number, phase=phase, query_sha256=query_sha256, envelope=envelope)
+        with Session(self._engine) as session, session.begin():
+            session.add(row)
 
     def release(self, run: str, number: int) -> None:
         """Note that the store has the update."""

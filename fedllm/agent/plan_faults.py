@@ -12,6 +12,7 @@ from fedllm.errors import IdentityError, ModelError
 from fedllm.protocol.layout import Layout
 from fedllm.protocol.messages import Plan
 from fedllm.protocol.terms import PrivacyPlan
+from fedllm.schedule.schedules import SCHEDULES
 from fedllm.secure.sealing import seal
 
 _MOST_STEPS = 1_000_000  # of a training: the accountant would take minutes and gigabytes for some beyond them
@@ -45,6 +46,8 @@ def fault_of(plan: Plan, layout: Layout, base: HeldBase, roster: Container[str])
 def _in_the_round(plan: Plan) -> str | None:
     if not 1 <= plan.round <= plan.rounds:
         return f"round {plan.round} is not among rounds 1 to {plan.rounds}"
+    if plan.schedule not in SCHEDULES:
+        return f"the schedule {plan.schedule} is not known here"
     return None
 
 

@@ -9,7 +9,7 @@ from fedllm.agent.join import Membership
 from fedllm.agent.memory import Memory
 from fedllm.errors import EquivocationError, ObjectNotFoundError, RefusedError, ReplayError
 from fedllm.exchange.mailbox import Mailbox, Received
-from fedllm.protocol.messages import COORDINATOR, Head, Plan, Roster
+from fedllm.protocol.messages import COORDINATOR, Head, Plan, Query, Roster
 from fedllm.secure.identity import fingerprint
 
 AGAIN = 2.0  # s until a refused plan is looked at again: the store may have shown what it should not
@@ -27,6 +27,7 @@ class Watch:
     roster: Mapping[str, str] = field(default_factory=dict)  # fingerprints by name
     _etag: str | None = None
     _wanted: Head | None = None  # its plan is not fetched yet
+    _asked: Head | None = None  # its phase's query is not fetched yet
     _due: float = 0.0  # by our monotonic clock: not before, a refused plan
 
     def look(self) -> Head | None:
@@ -51,6 +52,7 @@ class Watch:
             self.head = head = self._opened(envelope)
         training = head.state == "training"
         self._wanted, self._due = head if training else None, 0.0
+        self._asked = head if training and head.phase is not None else None
         return head
 
     def _opened(self, envelope: bytes) -> Head:
@@ -81,6 +83,33 @@ class Watch:
             raise
         self._wanted = None
         return plan
+
+    def query(self) -> Received[Query] | None:
+        """The query of the phase that the head names, once; None when there is nothing new.
+
+        Raises:
+            RefusedError: it is not what it should be; it is not looked at again.
+            ExchangeError: the store does not answer, or lost it; looked at again at once.
+        """
+        head = self._asked
+        if head is None or head.phase is None:
+            return None
+        try:
+            with self._on_record(head.run, head.round):
+                found = self._queried(head, head.phase)
+        except RefusedError:
+            self._asked = None
+            raise
+        self._asked = None
+        return found
+
+    def _queried(self, head: Head, phase: str) -> Received[Query]:
+        run, keys = head.run or "", self.member.invitation.coordinator
+        key = self.member.layout.query(self.member.site.name, run, head.round, phase)
+        found = self.mailbox.read(key, Query, keys, run=run, number=head.round)
+        if (found.message.phase, found.message.plan_sha256) != (phase, head.plan_sha256):
+            raise RefusedError(f"the query of phase {phase} is of another phase or plan")
+        return found
 
     def _fetched(self, head: Head) -> Received[Plan]:
         run, layout, keys = head.run or "", self.member.layout, self.member.invitation.coordinator

@@ -14,13 +14,13 @@ from typing import Any
 
 from fedllm.bench.home import home_in
 from fedllm.config import FederationConfig, StoreConfig
-from fedllm.coordinator.rounds import JournaledSteps, play
+from fedllm.coordinator.rounds import play
+from fedllm.coordinator.steps import RELEASE, JournaledRunner, Say, Step, T
 from fedllm.coordinator.training import Training, open_training
 from fedllm.data.prepare import cached_data
 from fedllm.errors import StackError
 from fedllm.exchange.iam import MinioIam
 from fedllm.exchange.minio_store import MinioStore
-from fedllm.journal.outcomes import Released
 from fedllm.run_id import new_run_id
 from fedllm.simulation import agent_processes
 from fedllm.stack.door import Door, door_command
@@ -124,17 +124,22 @@ def _rounds(
     return found
 
 
-class _Clocked(JournaledSteps):
-    """The steps of a training, and when each of its rounds was released."""
+def _quiet(_text: str) -> None:
+    pass
+
+
+class _Clocked(JournaledRunner):
+    """Runs the steps of a training, and notes when each of its rounds was released."""
 
     def __init__(self, training: Training) -> None:
         super().__init__(training)
         self.ends: list[float] = []
 
-    def release(self, number: int) -> Released:
-        released = super().release(number)
-        self.ends.append(time.monotonic())
-        return released
+    def run(self, step: Step[T], number: int, say: Say = _quiet) -> T:
+        done = super().run(step, number, say)
+        if step.name == RELEASE.name:
+            self.ends.append(time.monotonic())
+        return done
 
 
 def _turns(ways: dict[str, Any], pair: int) -> list[tuple[str, Any]]:

@@ -19,12 +19,13 @@ from fedllm.bench.home import home_in
 from fedllm.config import FederationConfig
 from fedllm.coordinator.dispatch import read_plan
 from fedllm.coordinator.members import add_site
-from fedllm.coordinator.rounds import JournaledSteps, play
+from fedllm.coordinator.rounds import play
+from fedllm.coordinator.steps import DISPATCH, RELEASE, JournaledRunner, Say, Step, T
 from fedllm.coordinator.training import Training, open_training
 from fedllm.data.records import write_records
 from fedllm.exchange.directory_store import DirectoryStore
 from fedllm.exchange.mailbox import Mailbox, seal_to_file
-from fedllm.journal.outcomes import Dispatched, Released, SiteOutcome
+from fedllm.journal.outcomes import Dispatched
 from fedllm.journal.tables import ReleaseRow
 from fedllm.models.shared import encode_flat
 from fedllm.privacy.accounting import Event
@@ -84,8 +85,8 @@ def bench_release(rounds: int, sites: int, say: Callable[[str], None]) -> dict[s
             add_site(config, party.me.public)
         uri = _mlflow(folder)
         with open_training(config, _RUN, folder / "public.jsonl", store=store, tracking_uri=uri) as training:
-            steps = _Steps(training, parties, say)
-            play(training, steps, insist=True)
+            steps = _Timed(training, parties, say)
+            play(training, steps, force=True)
             by_round = _by_round(steps.releases, rounds)
             sizes = _body_bytes(training, by_round)
     first, last = by_round[min(by_round)], by_round[max(by_round)]
@@ -174,8 +175,8 @@ class _Site:
         self._mailbox.store.put(key, sign(message, self.me))
 
 
-class _Steps(JournaledSteps):
-    """The product's six steps with played sites, each release timed."""
+class _Timed(JournaledRunner):
+    """Runs the product's steps with played sites, each release timed."""
 
     def __init__(self, training: Training, sites: Sequence[_Site], say: Callable[[str], None]) -> None:
         super().__init__(training)
@@ -183,33 +184,32 @@ class _Steps(JournaledSteps):
         self._say = say
         self.releases: dict[int, _Release] = {}
 
-    def dispatch(self, number: int, say: Callable[[str], None] | None = None) -> Dispatched:
-        """Choose sites that have all just shown their cards."""
-        for site in self._sites.values():
-            site.show_card(self.training, number)
-        return super().dispatch(number, say or self._say)
+    def run(self, step: Step[T], number: int, say: Say | None = None) -> T:
+        """Show all cards before a dispatch, and put a watch on clock and databases at a release."""
+        if step.name == DISPATCH.name:
+            for site in self._sites.values():
+                site.show_card(self.training, number)
+        if step.name != RELEASE.name:
+            return super().run(step, number, say or self._say)
+        with _statements() as counted:
+            begun, begun_cpu = time.perf_counter(), time.process_time()
+            done = super().run(step, number, say or self._say)
+            took, cpu = time.perf_counter() - begun, time.process_time() - begun_cpu
+        self.releases[number] = _Release(took, cpu, counted["journal"], counted["mlflow"])
+        if number % 10 == 0:
+            self._say(f"round {number}: {took:.2f} s, {counted['journal']} journal reads")
+        return done
 
-    def remote_local_train(
-        self, number: int, sites: Sequence[str], meanwhile: Callable[[], None] = lambda: None
-    ) -> list[SiteOutcome]:
+    def each(
+        self, step: Step[T], number: int, sites: Sequence[str], meanwhile: Callable[[], None] = lambda: None
+    ) -> Iterator[T]:
         """Let every site take part, then read what it sent."""
         plan = read_plan(self.training, number)
         sha256 = self.training.journal.require(_RUN, number, "dispatch", Dispatched).plan_sha256
         size = self.training.learner().shared.layout.size
         for name in sites:
             self._sites[name].take_part(plan, sha256, size)
-        return super().remote_local_train(number, sites, meanwhile)
-
-    def release(self, number: int) -> Released:
-        """Release a round, with a watch on clock and databases."""
-        with _statements() as counted:
-            begun, begun_cpu = time.perf_counter(), time.process_time()
-            done = super().release(number)
-            took, cpu = time.perf_counter() - begun, time.process_time() - begun_cpu
-        self.releases[number] = _Release(took, cpu, counted["journal"], counted["mlflow"])
-        if number % 10 == 0:
-            self._say(f"round {number}: {took:.2f} s, {counted['journal']} journal reads")
-        return done
+        return super().each(step, number, sites, meanwhile)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from fedllm.config.frozen import Frozen, Name, Seconds
 from fedllm.config.privacy import PrivacyConfig
@@ -210,6 +210,18 @@ class SimulationConfig(Frozen):
         return self.sites
 
 
+MODES = ["plain"]  # of confidentiality, as fedllm/confidentiality has them
+
+
+def _mode(name: str) -> str:
+    if name not in MODES:
+        raise ValueError(f"{name!r} is no mode of confidentiality: use {' or '.join(MODES)}")
+    return name
+
+
+Mode = Annotated[str, Field(max_length=40), AfterValidator(_mode)]
+
+
 class FederationConfig(Frozen):
     """One training of one federation. These keys are public: others rely on them."""
 
@@ -222,7 +234,7 @@ class FederationConfig(Frozen):
     local: LocalConfig = LocalConfig()
     aggregation: AggregationConfig = AggregationConfig()
     privacy: PrivacyConfig = PrivacyConfig()
-    confidentiality: Literal["plain"] = "plain"
+    confidentiality: Mode = "plain"
     store: StoreConfig = StoreConfig()
     tracking: TrackingConfig = TrackingConfig()
     review: ReviewConfig = ReviewConfig()

@@ -1,10 +1,12 @@
 """Step 4, aggregate: stream the counted updates into the next global adapter."""
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from fedllm.aggregation import apply_strategy, decode_state, encode_state, weighted_mean
-from fedllm.coordinator.dispatch import previous_model, read_plan
-from fedllm.coordinator.payloads import read_model, read_update, seal_model
+from fedllm.coordinator.dispatch import read_plan
+from fedllm.coordinator.payloads import read_model, seal_model
+from fedllm.coordinator.round_view import TrainingRound
 from fedllm.coordinator.training import Training
 from fedllm.exchange.mailbox import seal_to_file
 from fedllm.journal.outcomes import Aggregated, Audited
@@ -12,8 +14,6 @@ from fedllm.models.shared import decode_flat, encode_flat
 from fedllm.protocol.messages import Sealed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import torch
 
 
@@ -24,15 +24,11 @@ def aggregate(training: Training, number: int) -> Aggregated:
     size = training.learner().shared.layout.size
     before = decode_flat(read_model(training, plan.model), size)  # (n,)
 
-    def updates() -> "Iterator[tuple[int, torch.Tensor]]":
-        for counted in audited.counted:
-            payload = read_update(training, counted.payload, number, plan.most_bytes)
-            yield counted.weight, decode_flat(payload, size)
-
     # Where whole sites are hidden, one that stays away must not make the others count for more.
     fixed = len(plan.sites) if plan.privacy is not None and plan.privacy.unit == "site" else None
-    mean = weighted_mean(updates(), fixed)
-    earlier = previous_model(training, number)
+    view = TrainingRound(training, plan, size)
+    mean = training.mode.coordinator.total(view, audited.counted, partial(weighted_mean, denominator=fixed))
+    earlier = training.schedule.start(training.journal, training.run, number)
     state = _optimizer(training, earlier, size)
     after, state = apply_strategy(training.config.aggregation, before, mean, state)
     members = tuple(site.recipient for site in training.roster.sites)

@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import math
 from collections.abc import Callable
 
 from fedllm.aggregation.weights import capped
@@ -13,7 +12,7 @@ from fedllm.coordinator.round_keys import round_recipient
 from fedllm.coordinator.training import Training
 from fedllm.errors import LedBeforeError, RefusedError
 from fedllm.journal.ledgers import known_heads
-from fedllm.journal.outcomes import Aggregated, Dispatched, FailedRound
+from fedllm.journal.outcomes import Audited, Dispatched, FailedRound
 from fedllm.protocol.messages import COORDINATOR, EVERYONE, Card, Plan, Report, Sealed
 
 log = logging.getLogger(__name__)
@@ -65,19 +64,18 @@ def read_plan(training: Training, number: int) -> Plan:
     return training.own(training.layout.plan(training.run, number), Plan, number).message
 
 
-def previous_model(training: Training, number: int) -> Aggregated | None:
-    """The newest aggregate before a round; None before the first one."""
-    for earlier in range(number - 1, 0, -1):
-        done = training.journal.outcome(training.run, earlier, "aggregate", Aggregated)
-        if done is not None:
-            return done
-    return None
+def show_plan_again(training: Training, number: int, known: Dispatched) -> None:
+    """Show the plan of a round that a crash cut short, its model and the head; a closed round needs none."""
+    if training.journal.outcome(training.run, number, "dp-audit", Audited) is None:
+        show_model_again(training, read_plan(training, number).model)
+        training.show_again(training.layout.plan(training.run, number))
+        training.point_head(number, known.plan_sha256)
 
 
 def _plan(training: Training, number: int, say: Callable[[str], None]) -> Plan:
     config = training.config
     cards = live_sites(training, number, say)
-    chosen = _cohort(training, sorted(cards), number)
+    chosen = training.schedule.cohort(config, sorted(cards), number)
     shared = training.learner().shared
     weighting = config.aggregation.weighting
     follows = previous_report(training, number)
@@ -106,6 +104,7 @@ def _plan(training: Training, number: int, say: Callable[[str], None]) -> Plan:
         most_bytes=_most_bytes(shared.layout.size * 4),
         recipient=round_recipient(training, number),
         confidentiality=config.confidentiality,
+        schedule=training.schedule.name,
         privacy=privacy_plan(training),
         ledgers=known_heads(training.journal, chosen),
     )
@@ -128,22 +127,11 @@ def _weights(training: Training, cards: list[Card]) -> dict[str, int]:
     return capped({card.sender: card.examples or 0 for card in cards}, aggregation.weight_cap)
 
 
-def _cohort(training: Training, live: list[str], number: int) -> tuple[str, ...]:
-    """The round's share of the live sites, drawn by seed and round, in the order of their names."""
-    rounds = training.config.rounds
-    size = min(len(live), max(rounds.min_sites, math.ceil(rounds.cohort * len(live))))
-
-    def draw(site: str) -> bytes:
-        return hashlib.sha256(f"{training.config.seed}/{number}/{site}".encode()).digest()
-
-    return tuple(sorted(sorted(live, key=draw)[:size]))
-
-
 def _model_for(training: Training, number: int, chosen: tuple[str, ...]) -> Sealed:
     """The global adapter that the round starts from, sealed for every chosen site."""
     from fedllm.models.shared import encode_flat
 
-    before = previous_model(training, number)
+    before = training.schedule.start(training.journal, training.run, number)
     wanted = tuple(site.recipient for site in training.roster.sites if site.name in chosen)
     known = before is not None and set(wanted) <= set(before.sealed_for)
     if before is not None and known and show_model_again(training, before.model):

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 
 from fedllm.aggregation.weights import weight
 from fedllm.auditing.noise import Trained
-from fedllm.auditing.updates import audit_update, refuse
+from fedllm.auditing.updates import refuse
 from fedllm.coordinator.account_for import account_for
 from fedllm.coordinator.dispatch import read_plan
-from fedllm.coordinator.payloads import keep_update, read_model
+from fedllm.coordinator.payloads import read_model
 from fedllm.coordinator.quota import check_quota
-from fedllm.coordinator.remote_local_train import member
-from fedllm.coordinator.round_keys import round_identity
+from fedllm.coordinator.round_view import TrainingRound
 from fedllm.coordinator.training import Training
+from fedllm.coordinator.wait import member
 from fedllm.errors import EquivocationError, ObjectNotFoundError, RefusedError, RoundError
 from fedllm.exchange.mailbox import place_of
 from fedllm.journal.outcomes import Audited, Dispatched, SiteOutcome
@@ -141,12 +141,8 @@ def _checked(training: Training, plan: Plan, outcome: SiteOutcome, trained: Trai
     if outcome.payload.sealed_bytes > plan.most_bytes:
         reason = f"{outcome.payload.sealed_bytes} bytes, the plan allows {plan.most_bytes}"
         return refuse(site, reason, {"signature": "pass"}, "size")
+    view = TrainingRound(training, plan, trained.size)
     try:
-        opener = round_identity(training, plan.round)
-        payload = training.mailbox.fetch_payload(outcome.payload, limit=plan.most_bytes, opener=opener)
+        return training.mode.coordinator.inspect(view, outcome.payload, trained)
     except (RefusedError, ObjectNotFoundError) as error:
         return refuse(site, str(error), {"signature": "pass", "size": "pass"}, "hash")
-    verdict = audit_update(payload, trained)
-    if verdict.accepted:
-        keep_update(training, outcome.payload, plan.round, payload)
-    return verdict

@@ -60,6 +60,8 @@ def find_garbage(journal: Journal, store: ObjectStore, *, older_than: float) -> 
         for there in store.list(f"{layout.federation}/sites/")
         if _is_sites_garbage(there, over, known, before)
     ]
+    queries = store.list(f"{layout.federation}/inbox/")
+    objects += [there for there in queries if there.key.split("/")[3] in over]
     for run in sorted(over):
         models = store.list(layout.model(run, ""))
         keys = {model.key for model in kept[run]}

@@ -7,8 +7,24 @@ from fedllm.protocol.messages import COORDINATOR, EVERYONE, Head
 from fedllm.secure.envelope import sign
 
 
-def point_head(journal: Journal, mailbox: Mailbox, run: str, number: int, plan_sha256: str | None) -> bytes:
-    """Tell the sites where to look: at a round's plan, or (None) nowhere. Returns the envelope.
+def point_head(  # noqa: PLR0913 - what a head names
+    journal: Journal,
+    mailbox: Mailbox,
+    run: str,
+    number: int,
+    plan_sha256: str | None,
+    *,
+    phase: str | None = None,
+) -> bytes:
+    """Tell the sites where to look, and return the envelope.
+
+    Args:
+        journal: the federation's, under this coordinator's lease.
+        mailbox: the coordinator's.
+        run: the training.
+        number: of the plan.
+        plan_sha256: of the plan's envelope; None: nowhere, nothing is asked.
+        phase: after the training, in which the sites of this plan have requests in their inboxes.
 
     Raises:
         LeaseError, CancelledError: this coordinator leads no more.
@@ -26,6 +42,7 @@ def point_head(journal: Journal, mailbox: Mailbox, run: str, number: int, plan_s
         epoch=journal.epoch,
         state="training" if plan_sha256 else "idle",
         plan_sha256=plan_sha256,
+        phase=phase,
     )
     envelope = sign(head, mailbox.me)
     mailbox.store.put(mailbox.layout.head, envelope)

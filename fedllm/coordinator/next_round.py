@@ -7,7 +7,7 @@ from fedllm.coordinator.privacy_plan import privacy_plan
 from fedllm.coordinator.progress import evaluations, played, score
 from fedllm.coordinator.training import Training
 from fedllm.errors import RoundError
-from fedllm.journal.outcomes import Aggregated, Audited, Dispatched, FailedRound, Released
+from fedllm.journal.outcomes import Aggregated, Audited, Dispatched
 
 BUDGET_SPENT = "privacy budget spent"
 
@@ -15,12 +15,7 @@ BUDGET_SPENT = "privacy budget spent"
 def remaining(training: Training) -> Iterator[int]:
     """Numbers of the rounds still to play: failed ones are passed over and made up for."""
     journal, run = training.journal, training.run
-    number = 0
-    while True:
-        number += 1
-        failed = journal.outcome(run, number, "failed", FailedRound) is not None
-        if failed or journal.outcome(run, number, "release", Released) is not None:
-            continue
+    for number in training.schedule.numbers(journal, run):
         if played(journal, run) >= training.config.rounds.max:
             return
         yield number
@@ -51,7 +46,7 @@ def stop_reason(training: Training) -> str | None:
     return None
 
 
-def over(training: Training, number: int, *, insist: bool) -> str | None:
+def over(training: Training, number: int, *, force: bool) -> str | None:
     """Why a round should not be begun any more, or None.
 
     Raises:
@@ -63,7 +58,7 @@ def over(training: Training, number: int, *, insist: bool) -> str | None:
             raise RoundError(f"no round was completed before: {BUDGET_SPENT}; begin a new training")
         return BUDGET_SPENT  # failed rounds were charged as well, and nothing insists on more
     begun = training.journal.outcome(training.run, number, "dispatch", Dispatched) is not None
-    return None if insist or begun else stop_reason(training)
+    return None if force or begun else stop_reason(training)
 
 
 def is_overdue(training: Training, number: int) -> bool:

@@ -2,7 +2,7 @@
 
 from fedllm.coordinator.training import Training
 from fedllm.errors import QuotaError
-from fedllm.protocol.messages import Answer, Plan, Update
+from fedllm.protocol.messages import Plan
 
 MOST_OBJECTS = 10_000  # of one site, over all rounds and runs; `fedllm gc` removes what is over
 
@@ -15,17 +15,16 @@ def check_quota(training: Training, plan: Plan, site: str) -> None:
     """
     store, layout = training.mailbox.store, training.layout
     run, number = training.run, plan.round
-    expected = {
-        layout.answer(site, run, number),
-        layout.update(site, run, number),
-        layout.payload(site, run, number),
-    }
-    found = list(store.list(layout.round_prefix(site, run, number), most=len(expected) + 1))
+    prefix = layout.round_prefix(site, run, number)
+    objects = training.mode.objects
+    expected = {f"{prefix}{one.name}" for one in objects}
+    found = list(store.list(prefix, most=len(expected) + 1))
     if strange := [there.key for there in found if there.key not in expected]:
         name = strange[0].rpartition("/")[2][:60]
-        raise QuotaError(f"it keeps {name!r} under this round: answer, update and payload alone belong there")
+        belong = ", ".join(one.name for one in objects)
+        raise QuotaError(f"it keeps {name!r} under this round: {belong} alone belong there")
     size = sum(there.size for there in found)
-    most = plan.most_bytes + Answer.largest + Update.largest
+    most = sum(one.most_bytes(plan) for one in objects)
     if size > most:
         raise QuotaError(f"it keeps {size} bytes for this round, its quota is {most}")
     if sum(1 for _ in store.list(layout.site_prefix(site), most=MOST_OBJECTS + 1)) > MOST_OBJECTS:

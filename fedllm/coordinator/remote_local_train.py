@@ -5,64 +5,28 @@ from collections.abc import Callable
 
 from fedllm.coordinator.dispatch import read_plan
 from fedllm.coordinator.training import Training
-from fedllm.errors import ExchangeError, ObjectNotFoundError, RefusedError
+from fedllm.coordinator.wait import GRACE, wait_for_site
+from fedllm.errors import ObjectNotFoundError, RefusedError
 from fedllm.exchange.mailbox import Received, place_of
 from fedllm.journal.outcomes import Dispatched, SiteOutcome
 from fedllm.milestones import SiteStep, report
 from fedllm.protocol.messages import Answer, Card, Plan, PublicKeys, Update
 from fedllm.text import one_line
 
-POLL = 0.4  # s between looks at a site's answer or update
-PROGRESS = 2.0  # s between looks at its card
-ROSTER = 2.0  # s between looks at whether it was revoked
-GRACE = 2.0  # s after the deadline in which an upload that began in time may end
+PROGRESS = 2.0  # s between looks at a site's card
 
 
 def remote_local_train(training: Training, number: int, site: str, say: Callable[[str], None]) -> SiteOutcome:
-    """Wait for one site. A site that stays silent costs the round its deadline and no more.
+    """Wait for one site's answer and update.
 
     Args:
         training: the training.
-        number: the round, from 1.
+        number: of the plan, from 1.
         site: whom to wait for.
-        say: shows progress to whoever watches this task.
+        say: shows progress to whoever watches this step.
     """
     plan = read_plan(training, number)
-    if (keys := member(training, site)) is None:
-        return _left(site)
-    watch = _Watch(training, plan, keys, number, say)
-    roster_due = time.monotonic() + ROSTER
-    while True:
-        training.check()
-        if time.monotonic() >= roster_due:
-            if member(training, site) != keys:
-                return _left(site)
-            roster_due = time.monotonic() + ROSTER
-        try:
-            done = watch.look()
-        except RefusedError as error:
-            training.journal.security.refused(error, site, training.run, number)
-            return SiteOutcome(site=site, status="refused", reason=one_line(str(error)))
-        except ExchangeError as error:
-            if training.now() > plan.deadline + GRACE and not isinstance(error, ObjectNotFoundError):
-                raise  # whether an update came in time cannot be said now
-            say(f"the store does not answer: {error}")
-            done = None
-        if done is not None:
-            say(f"{site}: {done.status} {done.reason}".rstrip())
-            return done
-        if training.now() > plan.deadline + GRACE:
-            return SiteOutcome(site=site, status="silent", reason="nothing came before the deadline")
-        training.stopping.wait(POLL)
-
-
-def member(training: Training, site: str) -> PublicKeys | None:
-    """A site's keys as the newest roster has them; None when it was revoked or never was in it."""
-    return next((entry for entry in training.roster.sites if entry.name == site), None)
-
-
-def _left(site: str) -> SiteOutcome:
-    return SiteOutcome(site=site, status="refused", reason="it is not in the roster with these keys any more")
+    return wait_for_site(training, plan, site, lambda keys: _Watch(training, plan, keys, number, say), say)
 
 
 class _Watch:

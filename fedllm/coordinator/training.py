@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from fedllm.confidentiality.mode import Mode
+from fedllm.confidentiality.modes import MODES
 from fedllm.config import FederationConfig
 from fedllm.config.home import private_dir
 from fedllm.coordinator.head import point_head
@@ -21,6 +23,8 @@ from fedllm.journal.lease import Lease
 from fedllm.models.base import fingerprint, resolve_base
 from fedllm.protocol.layout import Layout
 from fedllm.protocol.messages import Message, Roster
+from fedllm.schedule.schedule import Schedule
+from fedllm.schedule.schedules import SCHEDULES
 from fedllm.secure.envelope import sign
 
 if TYPE_CHECKING:
@@ -52,6 +56,16 @@ class Training:
     _initial: "torch.Tensor | None" = None
     _clock: StoreClock | None = None
     _base: tuple[Path, str] | None = None
+
+    @property
+    def mode(self) -> Mode:
+        """The federation's mode of confidentiality."""
+        return MODES[self.config.confidentiality]
+
+    @property
+    def schedule(self) -> Schedule:
+        """Who is asked when, and when a version is due."""
+        return SCHEDULES[self.config.rounds.mode]
 
     @property
     def layout(self) -> Layout:
@@ -131,9 +145,9 @@ class Training:
         self.mailbox.store.put(key, envelope)
         return envelope
 
-    def point_head(self, number: int, plan_sha256: str | None) -> None:
-        """Tell the sites where to look: at a round's plan, or (None) nowhere."""
-        point_head(self.journal, self.mailbox, self.run, number, plan_sha256)
+    def point_head(self, number: int, plan_sha256: str | None, phase: str | None = None) -> None:
+        """Tell the sites where to look: at a plan, a phase of it, or (None) nowhere."""
+        point_head(self.journal, self.mailbox, self.run, number, plan_sha256, phase=phase)
 
 
 def _never() -> Message:

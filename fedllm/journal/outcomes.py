@@ -39,6 +39,7 @@ class SiteOutcome(Outcome):
     loss: float | None = None
     seconds: float | None = None
     ledger: tuple[Entry, ...] = ()  # what the site says it has spent since the plan
+    reply: str | None = None  # of a phase after the training, as the mode of confidentiality has it
 
 
 class Audited(Outcome):

@@ -55,6 +55,14 @@ class Layout:
         """A site's sealed update."""
         return f"{self.federation}/sites/{site}/{run}/{number}/update.bin"
 
+    def query(self, site: str, run: str, number: int, phase: str) -> str:
+        """What the coordinator asks one site in a phase after the training."""
+        return f"{self.federation}/inbox/{site}/{run}/{number}/{phase}.json"
+
+    def reply(self, site: str, run: str, number: int, phase: str) -> str:
+        """A site's reply in such a phase."""
+        return f"{self.federation}/sites/{site}/{run}/{number}/{phase}.json"
+
     def round_prefix(self, site: str, run: str, number: int) -> str:
         """All that a site has to say about one round."""
         return f"{self.federation}/sites/{site}/{run}/{number}/"

@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from fedllm.config.federation import AdapterConfig, LocalConfig, TaskConfig
+from fedllm.config.federation import AdapterConfig, LocalConfig, Mode, TaskConfig
 from fedllm.config.frozen import DatasetId, Name
 from fedllm.protocol import entry
 from fedllm.protocol.entry import Entry
@@ -25,6 +25,14 @@ Text = Annotated[str, Field(max_length=2000)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0, lt=2**53)]
 MEMBERS = 10_000  # sites that a message names, at most
+
+
+def _is_none(value: object) -> bool:
+    return value is None
+
+
+def _is_sync(value: object) -> bool:
+    return value == "sync"
 
 
 class Message(BaseModel):
@@ -83,6 +91,8 @@ class Head(Message):
     epoch: Count  # the lease's fencing epoch
     state: Literal["idle", "training"]
     plan_sha256: Sha256 | None = None  # of the plan's envelope
+    # A phase after the training, in which the sites are asked something; absent in the JSON otherwise.
+    phase: Name | None = Field(default=None, exclude_if=_is_none)
 
 
 class LedgerHead(entry.Head):
@@ -115,7 +125,8 @@ class Plan(Message):
     local: LocalConfig
     most_bytes: Count  # of a sealed update
     recipient: Recipient  # updates are sealed for this key of the round's own; it is destroyed after it
-    confidentiality: Literal["plain"]
+    confidentiality: Mode
+    schedule: Name = Field(default="sync", exclude_if=_is_sync)  # absent in the JSON where it is `sync`
     privacy: PrivacyPlan | None = None  # None: no DP is configured
     ledgers: Annotated[
         Mapping[
@@ -175,6 +186,24 @@ class Update(Message):
     ledger: Annotated[
         tuple[Entry, ...], Field(max_length=10_000, strict=False, fail_fast=True)
     ] = ()  # since the plan's head
+
+
+class Query(Message):
+    """What one site is asked in a phase after the training, relayed through its inbox."""
+
+    schema_: Literal["fedllm.query/1"] = Field(default="fedllm.query/1", alias="schema")
+    plan_sha256: Sha256
+    phase: Name
+    body: Annotated[str, Field(max_length=150_000)]  # as the plan's mode of confidentiality has it
+
+
+class Reply(Message):
+    """What a site answers in such a phase."""
+
+    schema_: Literal["fedllm.reply/1"] = Field(default="fedllm.reply/1", alias="schema")
+    plan_sha256: Sha256
+    phase: Name
+    body: Annotated[str, Field(max_length=150_000)]
 
 
 class Verdict(BaseModel):

@@ -74,7 +74,7 @@ def sign_payload(payload: bytes, payload_type: str, identity: Identity) -> bytes
     return _encoded(envelope)
 
 
-def open_envelope(  # noqa: PLR0913 - every field of the head that a reader may insist on
+def open_envelope(  # noqa: PLR0913 - every field of the head that a reader may force on
     data: bytes,
     kind: type[M],
     keys: PublicKeys,

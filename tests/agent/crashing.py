@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Engine, create_engine
 
-import fedllm.agent.duty
+import fedllm.confidentiality.plain
 from fedllm.agent.agent import Agent
 from fedllm.agent.join import Membership
 from fedllm.agent.worker import Failed, Finished, Job
@@ -183,8 +183,8 @@ class Site:
     def tick(self) -> None:
         """One tick, as `Agent.run` does it; a crash leaves no agent."""
         agent = self.start()
-        sealing = fedllm.agent.duty.seal_to_file
-        fedllm.agent.duty.seal_to_file = self.fuse.around("seal", sealing)
+        sealing = fedllm.confidentiality.plain.seal_to_file
+        fedllm.confidentiality.plain.seal_to_file = self.fuse.around("seal", sealing)
         try:
             agent.tick()
         except (RefusedError, ExchangeError):
@@ -192,7 +192,7 @@ class Site:
         except Crash:
             self.kill()
         finally:
-            fedllm.agent.duty.seal_to_file = sealing
+            fedllm.confidentiality.plain.seal_to_file = sealing
 
     def kill(self) -> None:
         """What the system does for a process that is gone: files and locks are let go, nothing is said."""

@@ -19,7 +19,18 @@ from fedllm.exchange.mailbox import Mailbox, seal_to_file
 from fedllm.models.adapter import attach
 from fedllm.models.base import fingerprint, load_base, resolve_base
 from fedllm.models.shared import encode_flat
-from fedllm.protocol.messages import COORDINATOR, EVERYONE, Answer, Head, Message, Plan, Sealed, Update
+from fedllm.protocol.messages import (
+    COORDINATOR,
+    EVERYONE,
+    Answer,
+    Head,
+    Message,
+    Plan,
+    Query,
+    Reply,
+    Sealed,
+    Update,
+)
 from fedllm.secure.envelope import sign
 from fedllm.secure.identity import Identity
 
@@ -149,8 +160,36 @@ class Coordinator:
         """Publish a plan; returns its hash."""
         return self.show(self.mailbox.layout.plan(RUN, plan.round), plan, signer)
 
-    def point(
-        self, counter: int, plan_sha256: str | None, *, number: int = 1, epoch: int = 1, run: str = RUN
+    def ask(self, phase: str, plan_sha256: str, body: str) -> None:
+        """Put a query of a phase after the training into the site's inbox."""
+        query = Query(
+            federation=self.config.name,
+            sender=COORDINATOR,
+            receiver=SITE,
+            run=RUN,
+            round=1,
+            roster_version=1,
+            plan_sha256=plan_sha256,
+            phase=phase,
+            body=body,
+        )
+        self.show(self.mailbox.layout.query(SITE, RUN, 1, phase), query)
+
+    def reply(self, phase: str) -> bytes | None:
+        """What the site replied, as its envelope."""
+        key, site = self.mailbox.layout.reply(SITE, RUN, 1, phase), self.member.identity.public
+        found = self.mailbox.find(key, Reply, site, run=RUN, number=1)
+        return found.envelope if found else None
+
+    def point(  # noqa: PLR0913 - what a head names
+        self,
+        counter: int,
+        plan_sha256: str | None,
+        *,
+        number: int = 1,
+        epoch: int = 1,
+        run: str = RUN,
+        phase: str | None = None,
     ) -> None:
         """Publish head.json."""
         head = Head(
@@ -164,6 +203,7 @@ class Coordinator:
             epoch=epoch,
             state="training" if plan_sha256 else "idle",
             plan_sha256=plan_sha256,
+            phase=phase,
         )
         self.show(self.mailbox.layout.head, head)
 

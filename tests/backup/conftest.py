@@ -6,7 +6,7 @@ import pytest
 
 from fedllm.backup.take import take_backup
 from fedllm.config import FederationConfig
-from fedllm.coordinator.rounds import JournaledSteps
+from fedllm.coordinator.steps import LOCAL_TRAIN, JournaledRunner
 from fedllm.coordinator.training import Training
 from fedllm.exchange.directory_store import DirectoryStore
 from tests.coordinator.conftest import config, sites, training
@@ -16,12 +16,12 @@ __all__ = ["config", "sites", "steps", "training"]  # fixtures
 
 
 @pytest.fixture
-def steps(training: Training, sites: dict[str, PlayedSite]) -> JournaledSteps:
+def steps(training: Training, sites: dict[str, PlayedSite]) -> JournaledRunner:
     """Round 1 with every update in the store and on record, none of them opened yet."""
     played = begin_round(training, sites)
     played.take_part()
-    steps = JournaledSteps(training)
-    steps.remote_local_train(1, SITES)
+    steps = JournaledRunner(training)
+    list(steps.each(LOCAL_TRAIN, 1, SITES))
     return steps
 
 

@@ -6,18 +6,19 @@ from pathlib import Path
 import pytest
 
 from fedllm.backup.bring_back import Restored, restore
-from fedllm.coordinator.rounds import JournaledSteps
+from fedllm.coordinator.steps import AGGREGATE, DP_AUDIT, EVALUATE, LOCAL_TRAIN, JournaledRunner
 from fedllm.journal.journal import Journal
 from fedllm.journal.outcomes import Aggregated
 from fedllm.journal.tables import FederationRow, LeaseRow
 from tests.coordinator.played import SITES
 
 
-def finish(steps: JournaledSteps) -> Aggregated:
+def finish(steps: JournaledRunner) -> Aggregated:
     """Close and aggregate round 1; its updates are destroyed then."""
-    steps.dp_audit(1, steps.remote_local_train(1, SITES))
-    made = steps.aggregate(1)
-    steps.evaluate(1)
+    list(steps.each(LOCAL_TRAIN, 1, SITES))
+    steps.run(DP_AUDIT, 1)
+    made = steps.run(AGGREGATE, 1)
+    steps.run(EVALUATE, 1)
     return made
 
 

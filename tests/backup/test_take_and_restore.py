@@ -18,7 +18,7 @@ from fedllm.backup.take import take_backup
 from fedllm.cli import backup as verbs
 from fedllm.config import FederationConfig
 from fedllm.coordinator.members import coordinator_identity
-from fedllm.coordinator.rounds import JournaledSteps
+from fedllm.coordinator.steps import DP_AUDIT, LOCAL_TRAIN, JournaledRunner
 from fedllm.coordinator.training import open_training
 from fedllm.errors import ConfigError
 from fedllm.journal.journal import Journal
@@ -30,7 +30,7 @@ from tests.coordinator.played import SITES
 
 def test_a_round_that_stopped_with_its_updates_in_the_store_is_finished_to_the_same_model_after_a_restore(
     config: FederationConfig,
-    steps: JournaledSteps,
+    steps: JournaledRunner,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -50,12 +50,12 @@ def test_a_round_that_stopped_with_its_updates_in_the_store_is_finished_to_the_s
         assert all(number > old for number, old in zip(after, before, strict=True))
         assert after[0] >= HEADS * seconds
         assert min(after[1] / EPOCHS, after[2] / ROSTERS) >= seconds
-        assert finish(JournaledSteps(again)).model.sha256 == expected.model.sha256
+        assert finish(JournaledRunner(again)).model.sha256 == expected.model.sha256
         assert again.roster.roster_version == after[2]
 
 
 def test_archives_restored_in_any_order_go_on_above_whatever_earlier_restores_used(
-    steps: JournaledSteps, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    steps: JournaledRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert steps
     old, newer = tmp_path / "old.tar", tmp_path / "newer.tar"
@@ -82,7 +82,7 @@ def test_a_machine_whose_clock_is_behind_goes_by_the_time_of_the_backup() -> Non
 
 
 def test_a_round_that_ends_while_it_is_backed_up_is_read_again_a_round_further_on(
-    steps: JournaledSteps, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    steps: JournaledRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read, looks = journals.read_journal, []
 
@@ -103,12 +103,13 @@ def test_a_round_that_ends_while_it_is_backed_up_is_read_again_a_round_further_o
 
 
 def test_an_update_that_was_opened_already_needs_no_copy_in_the_store(
-    steps: JournaledSteps,
+    steps: JournaledRunner,
     config: FederationConfig,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    steps.dp_audit(1, steps.remote_local_train(1, SITES))
+    list(steps.each(LOCAL_TRAIN, 1, SITES))
+    steps.run(DP_AUDIT, 1)
     for site in SITES:
         steps.training.mailbox.store.delete(steps.training.layout.payload(site, "run-1", 1))
     take_backup(tmp_path / "b.tar")
@@ -116,11 +117,11 @@ def test_an_update_that_was_opened_already_needs_no_copy_in_the_store(
     lose_everything(tmp_path, monkeypatch)
     bring_back(tmp_path)
     with open_training(config, "run-1", Path(config.evaluation.public)) as again:
-        assert finish(JournaledSteps(again)).model.sha256 == expected.model.sha256
+        assert finish(JournaledRunner(again)).model.sha256 == expected.model.sha256
 
 
 def test_an_update_that_is_nowhere_is_told_of_and_keeps_nothing_else_from_the_backup(
-    steps: JournaledSteps, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    steps: JournaledRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lost = steps.training.layout.payload(SITES[0], "run-1", 1)
     steps.training.mailbox.store.delete(lost)
@@ -133,7 +134,7 @@ def test_an_update_that_is_nowhere_is_told_of_and_keeps_nothing_else_from_the_ba
 
 
 def test_a_release_that_waits_finds_its_adapter_in_the_new_home_and_a_running_training_is_marked(
-    steps: JournaledSteps, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    steps: JournaledRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = steps.training.folder / "round-1"
     folder.mkdir()
@@ -153,7 +154,7 @@ def test_a_release_that_waits_finds_its_adapter_in_the_new_home_and_a_running_tr
 
 
 def test_without_keys_no_private_key_is_in_the_archive(
-    steps: JournaledSteps,
+    steps: JournaledRunner,
     config: FederationConfig,
     tmp_path: Path,
 ) -> None:
@@ -167,7 +168,10 @@ def test_without_keys_no_private_key_is_in_the_archive(
 
 
 def test_the_verbs_say_what_is_in_an_archive_as_one_json_object(
-    steps: JournaledSteps, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    steps: JournaledRunner,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert steps
     out = tmp_path / "b.tar"

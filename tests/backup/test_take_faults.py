@@ -19,7 +19,7 @@ from fedllm.backup.manifest import Manifest
 from fedllm.backup.reading import members
 from fedllm.backup.take import take_backup
 from fedllm.config import FederationConfig
-from fedllm.coordinator.rounds import JournaledSteps
+from fedllm.coordinator.steps import JournaledRunner
 from fedllm.endpoints.addresses import read_endpoints
 from fedllm.endpoints.place import Place
 from fedllm.endpoints.state import StackState
@@ -87,7 +87,7 @@ def test_a_run_whose_configuration_is_older_than_this_fedllm_stops_no_backup(
 
 
 def test_an_opened_update_that_is_destroyed_between_two_looks_is_not_in_the_archive(
-    steps: JournaledSteps, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    steps: JournaledRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from fedllm.backup import journals
     from tests.backup.lost import finish

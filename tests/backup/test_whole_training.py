@@ -11,11 +11,13 @@ from playground import SITES, write_corpus
 
 from fedllm.backup.take import take_backup
 from fedllm.config import FederationConfig, fedllm_home
-from fedllm.coordinator.rounds import JournaledSteps, play
+from fedllm.coordinator.rounds import play
+from fedllm.coordinator.steps import AGGREGATE, DISPATCH, JournaledRunner
 from fedllm.coordinator.training import Training, open_training
 from fedllm.data.prepare import cached_data
 from fedllm.journal.outcomes import Aggregated, Audited, Dispatched, FailedRound
 from fedllm.simulation import Workbench, _agent_thread, join
+from tests.around_steps import around
 from tests.backup.lost import bring_back
 
 RUN = "run-1"
@@ -56,16 +58,14 @@ def test_coordinator_and_sites_go_on_from_a_backup_to_the_model_that_they_would_
     config: FederationConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench = Workbench()
-    aggregate = JournaledSteps.aggregate
 
-    def backed_up(self: JournaledSteps, number: int) -> Aggregated:
+    def backed_up(_training: Training, number: int) -> None:
         if number == 2 and not (tmp_path / "b.tar").exists():
             take_backup(tmp_path / "b.tar")  # agents and coordinator are at work
-        return aggregate(self, number)
 
-    monkeypatch.setattr(JournaledSteps, "aggregate", backed_up)
+    around(monkeypatch, AGGREGATE, backed_up)
     with trained_by_agents(config, bench) as training:
-        assert play(training, JournaledSteps(training)) == "round limit"
+        assert play(training, JournaledRunner(training)) == "round limit"
         expected = training.journal.require(RUN, 2, "aggregate", Aggregated).model.sha256
     (tmp_path / "home").rename(tmp_path / "gone")
     (tmp_path / "store").rename(tmp_path / "gone-store")
@@ -75,12 +75,12 @@ def test_coordinator_and_sites_go_on_from_a_backup_to_the_model_that_they_would_
     assert (done.outside, done.retired) == ({}, ())
     with trained_by_agents(config, bench) as again:
         assert again.journal.outcome(RUN, 2, "aggregate", Aggregated) is None
-        assert play(again, JournaledSteps(again)) == "round limit"
+        assert play(again, JournaledRunner(again)) == "round limit"
         assert again.journal.require(RUN, 2, "aggregate", Aggregated).model.sha256 == expected
         # They follow the coordinator's raised numbers: a further round is played by all of them.
         third = again.config.model_copy(update={"rounds": again.config.rounds.model_copy(update={"max": 3})})
         again.config = third
-        assert play(again, JournaledSteps(again)) == "round limit"
+        assert play(again, JournaledRunner(again)) == "round limit"
         assert again.journal.require(RUN, 3, "aggregate", Aggregated).model.sha256 != expected
         assert not [event for event in again.journal.security.events(RUN) if event.kind == "replay"]
 
@@ -91,23 +91,20 @@ def test_a_round_that_was_led_after_the_backup_is_passed_over_and_made_up_for(
 ) -> None:
     """The store outlived the coordinator: its head names round 2, and the answers to that plan are in it."""
     bench = Workbench()
-    dispatch, aggregate = JournaledSteps.dispatch, JournaledSteps.aggregate
 
-    def backed_up(self: JournaledSteps, number: int) -> Dispatched:
+    def backed_up(_training: Training, number: int) -> None:
         if number == 2:
             take_backup(tmp_path / "b.tar")
-        return dispatch(self, number)
 
-    def copied(self: JournaledSteps, number: int) -> Aggregated:
+    def copied(_training: Training, number: int) -> None:
         if number == 2:
             shutil.copytree(tmp_path / "store", tmp_path / "outlived")
-        return aggregate(self, number)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(JournaledSteps, "dispatch", backed_up)
-        patch.setattr(JournaledSteps, "aggregate", copied)
+        around(patch, DISPATCH, backed_up)
+        around(patch, AGGREGATE, copied)
         with trained_by_agents(config, bench) as training:
-            assert play(training, JournaledSteps(training)) == "round limit"
+            assert play(training, JournaledRunner(training)) == "round limit"
     (tmp_path / "home").rename(tmp_path / "gone")
     shutil.rmtree(tmp_path / "store")
     (tmp_path / "outlived").rename(tmp_path / "store")
@@ -119,7 +116,7 @@ def test_a_round_that_was_led_after_the_backup_is_passed_over_and_made_up_for(
 
     with trained_by_agents(config, bench) as again:
         assert again.journal.outcome(RUN, 2, "dispatch", Dispatched) is None
-        assert play(again, JournaledSteps(again)) == "round limit"
+        assert play(again, JournaledRunner(again)) == "round limit"
         assert "led before" in again.journal.require(RUN, 2, "failed", FailedRound).reason
         audited = again.journal.require(RUN, 3, "dp-audit", Audited)
         assert {verdict.site for verdict in audited.verdicts if verdict.accepted} == set(SITES)

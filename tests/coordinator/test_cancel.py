@@ -8,7 +8,8 @@ import pytest
 
 from fedllm.config import FederationConfig
 from fedllm.coordinator.cancel import cancel
-from fedllm.coordinator.rounds import JournaledSteps, play
+from fedllm.coordinator.rounds import play
+from fedllm.coordinator.steps import JournaledRunner
 from fedllm.coordinator.training import Training, open_training
 from fedllm.errors import CancelledError, ConfigError, LeaseError
 from fedllm.journal.journal import Journal
@@ -68,7 +69,7 @@ def test_a_training_cancelled_from_within_points_the_sites_nowhere(
     timer = threading.Timer(1.0, lambda: training.stop(CancelledError("cancelled in Prefect")))
     timer.start()
     with pytest.raises(CancelledError, match="cancelled in Prefect"):
-        play(training, JournaledSteps(training))
+        play(training, JournaledRunner(training))
     assert head_of(training).state == "idle"
     assert status(config, "run-1") == "cancelled"
 

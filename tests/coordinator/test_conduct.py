@@ -14,7 +14,7 @@ from fedllm.coordinator.live_sites import live_sites
 from fedllm.coordinator.payloads import forget_updates, keep_update
 from fedllm.coordinator.remote_local_train import GRACE
 from fedllm.coordinator.round_keys import destroy_stale_keys, round_identity, round_recipient
-from fedllm.coordinator.rounds import JournaledSteps
+from fedllm.coordinator.steps import DISPATCH, JournaledRunner
 from fedllm.coordinator.training import Training
 from fedllm.errors import ExchangeError, ObjectNotFoundError, RefusedError
 from fedllm.journal.journal import coordinator_folder
@@ -172,7 +172,7 @@ def test_a_round_goes_on_though_the_store_lost_plan_and_model(honest: PlayedRoun
     plan = store.get(key, limit=10**6)
     store.delete(key)
     store.delete(honest.plan.model.key)
-    assert JournaledSteps(training).dispatch(1).plan_sha256 == honest.plan_sha256
+    assert JournaledRunner(training).run(DISPATCH, 1).plan_sha256 == honest.plan_sha256
     assert store.get(key, limit=10**6) == plan
     assert store.stat(honest.plan.model.key).size == honest.plan.model.sealed_bytes
     assert len(honest.audit().counted) == len(honest.sites)

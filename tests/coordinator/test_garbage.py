@@ -9,7 +9,8 @@ import pytest
 from fedllm.config import FederationConfig
 from fedllm.coordinator.evaluate import baseline
 from fedllm.coordinator.garbage import find_garbage, remove_garbage
-from fedllm.coordinator.rounds import JournaledSteps, close
+from fedllm.coordinator.rounds import close
+from fedllm.coordinator.steps import AGGREGATE, DP_AUDIT, EVALUATE, LOCAL_TRAIN, RELEASE, JournaledRunner
 from fedllm.coordinator.training import Training, open_training
 from fedllm.exchange.directory_store import DirectoryStore
 from fedllm.exchange.store import ObjectStore
@@ -23,15 +24,16 @@ ROUNDS = 3
 @pytest.fixture
 def over(training: Training, sites: dict[str, PlayedSite]) -> Training:
     """Three rounds were played; what MLflow would get is not published."""
-    steps = JournaledSteps(training)
+    steps = JournaledRunner(training)
     baseline(training)
     for number in range(1, ROUNDS + 1):
         begun = begin_round(training, sites, number)
         begun.take_part()
-        steps.dp_audit(number, [steps.wait_for(number, name, lambda _text: None) for name in sites])
-        steps.aggregate(number)
-        steps.evaluate(number)
-        steps.release(number)
+        list(steps.each(LOCAL_TRAIN, number, list(sites)))
+        steps.run(DP_AUDIT, number)
+        steps.run(AGGREGATE, number)
+        steps.run(EVALUATE, number)
+        steps.run(RELEASE, number)
     return training
 
 
@@ -84,10 +86,10 @@ def test_a_run_goes_on_after_its_garbage_is_gone(
     remove_garbage(over.mailbox.store, find_garbage(journal, over.mailbox.store, older_than=0))
     begun = begin_round(over, sites, ROUNDS + 1)
     begun.take_part()
-    steps = JournaledSteps(over)
-    outcomes = [steps.wait_for(ROUNDS + 1, name, lambda _text: None) for name in sites]
-    assert len(steps.dp_audit(ROUNDS + 1, outcomes).counted) == len(sites)
-    assert steps.aggregate(ROUNDS + 1).model.sha256
+    steps = JournaledRunner(over)
+    list(steps.each(LOCAL_TRAIN, ROUNDS + 1, list(sites)))
+    assert len(steps.run(DP_AUDIT, ROUNDS + 1).counted) == len(sites)
+    assert steps.run(AGGREGATE, ROUNDS + 1).model.sha256
     assert config.name == "played"
 
 
@@ -136,11 +138,12 @@ def test_a_run_that_stopped_inside_a_round_is_kept_whole_whatever_it_ended_as(
     with open_training(config, "run-1", public) as training:
         begun = begin_round(training, sites)
         begun.take_part()
-        steps = JournaledSteps(training)
-        steps.dp_audit(1, [steps.wait_for(1, name, lambda _text: None) for name in sites])
+        steps = JournaledRunner(training)
+        list(steps.each(LOCAL_TRAIN, 1, list(sites)))
+        steps.run(DP_AUDIT, 1)
         baseline(training)
         training.journal.end_run("run-1", "cancelled", "by a test")
         found = find_garbage(training.journal, training.mailbox.store, older_than=0)
         assert (found.objects, found.files) == ((), ())
     with open_training(config, "run-1", public) as again:
-        assert JournaledSteps(again).aggregate(1).model.sha256
+        assert JournaledRunner(again).run(AGGREGATE, 1).model.sha256

@@ -13,7 +13,7 @@ from sqlalchemy import Engine, event
 from fedllm.config import FederationConfig
 from fedllm.coordinator.budget import with_ledgers
 from fedllm.coordinator.release import publish_waiting, released
-from fedllm.coordinator.rounds import JournaledSteps
+from fedllm.coordinator.steps import AGGREGATE, DP_AUDIT, EVALUATE, LOCAL_TRAIN, RELEASE, JournaledRunner
 from fedllm.coordinator.training import Training, open_training
 from fedllm.errors import LedgerError
 from fedllm.journal.ledgers import known_entries
@@ -47,15 +47,16 @@ def books(sites: dict[str, PlayedSite], tmp_path: Path) -> dict[str, Book]:
     return {name: Book(site, tmp_path) for name, site in sites.items()}
 
 
-def play_up_to_release(training: Training, books: dict[str, Book], number: int) -> JournaledSteps:
+def play_up_to_release(training: Training, books: dict[str, Book], number: int) -> JournaledRunner:
     """Play a round's steps but the last."""
     round_ = begin_round(training, {name: book.site for name, book in books.items()}, number)
     for name, book in books.items():
         send(round_, name, book.account(round_.plan))
-    steps = JournaledSteps(training)
-    steps.dp_audit(number, steps.remote_local_train(number, round_.plan.sites))
-    steps.aggregate(number)
-    steps.evaluate(number)
+    steps = JournaledRunner(training)
+    list(steps.each(LOCAL_TRAIN, number, round_.plan.sites))
+    steps.run(DP_AUDIT, number)
+    steps.run(AGGREGATE, number)
+    steps.run(EVALUATE, number)
     return steps
 
 
@@ -85,7 +86,7 @@ def test_a_later_release_reads_the_journal_no_more_often_and_queues_no_more(
     for number in (1, 2, 3, 4):
         steps = play_up_to_release(private, books, number)
         with journal_reads() as seen:
-            steps.release(number)
+            steps.run(RELEASE, number)
         reads.append(len(seen))
     assert reads[1] == reads[2] == reads[3]
     sizes = [len(body) for body in bodies(private).values()]
@@ -96,7 +97,7 @@ def test_a_release_is_completed_from_the_journal_as_it_was_when_it_was_queued(
     private: Training, books: dict[str, Book]
 ) -> None:
     for number in (1, 2):
-        play_up_to_release(private, books, number).release(number)
+        play_up_to_release(private, books, number).run(RELEASE, number)
     waiting = {number: RoundRelease.from_json(body) for number, body in bodies(private).items()}
     whole = {number: with_ledgers(private.journal, release) for number, release in waiting.items()}
     kept = {name: [e.model_dump_json() for e in known_entries(private.journal, name, name)] for name in books}
@@ -121,7 +122,7 @@ def test_a_release_whose_ledger_was_edited_in_the_journal_is_refused_and_named(
     private: Training, books: dict[str, Book], fault: str
 ) -> None:
     steps = play_up_to_release(private, books, 1)
-    steps.release(1)
+    steps.run(RELEASE, 1)
     with private.journal.write() as session:
         row = session.get_one(LedgerRow, ("played", "nyt", "nyt", 2))
         if fault == "cut off":
@@ -141,7 +142,7 @@ def test_a_release_whose_ledger_was_edited_in_the_journal_is_refused_and_named(
 def test_a_release_that_an_earlier_version_queued_with_its_ledgers_is_published_as_it_is(
     private: Training, books: dict[str, Book]
 ) -> None:
-    play_up_to_release(private, books, 1).release(1)
+    play_up_to_release(private, books, 1).run(RELEASE, 1)
     (body,) = bodies(private).values()
     whole = json.loads(with_ledgers(private.journal, RoundRelease.from_json(body)).to_json())
     del whole["ledger_heads"]

@@ -325,9 +325,9 @@ def test_no_round_is_begun_beyond_the_privacy_plan_whoever_insists(
 ) -> None:
     with private_round(config, sites) as round_:
         last = terms_of(round_.plan).rounds
-        assert over(round_.training, last, insist=True) is None
+        assert over(round_.training, last, force=True) is None
         with pytest.raises(RoundError, match="no round was completed before: privacy budget spent"):
-            over(round_.training, last + 1, insist=True)
+            over(round_.training, last + 1, force=True)
         journal, run = round_.training.journal, round_.training.run
         journal.once(run, 1, "release", Released, lambda: Released(queued=True))
-        assert over(round_.training, last + 1, insist=True) == "privacy budget spent"
+        assert over(round_.training, last + 1, force=True) == "privacy budget spent"

@@ -13,7 +13,8 @@ from fedllm.agent.worker import Workbench
 from fedllm.config import FederationConfig, fedllm_home, load_federation
 from fedllm.coordinator.members import add_site, coordinator_identity, roster_of
 from fedllm.coordinator.result import result
-from fedllm.coordinator.rounds import JournaledSteps, play
+from fedllm.coordinator.rounds import play
+from fedllm.coordinator.steps import JournaledRunner
 from fedllm.data.records import write_records
 from fedllm.errors import ConfigError
 from fedllm.journal.journal import Journal
@@ -73,7 +74,7 @@ def members(config: FederationConfig) -> tuple[str, ...]:
 def test_it_trains_its_live_sites_and_refuses_to_invent_others(file: Path, copied: Path) -> None:
     config = load_federation(file)
     with session(config, Request()) as training:
-        play(training, JournaledSteps(training))
+        play(training, JournaledRunner(training))
         told = result(training).public()
     assert set(told["sites"]) == set(REAL)
     run = told["run_id"]

@@ -19,7 +19,7 @@ from fedllm.coordinator.members import (
 )
 from fedllm.coordinator.rekey import rekey_coordinator
 from fedllm.coordinator.revoke import revoke_site
-from fedllm.coordinator.rounds import JournaledSteps
+from fedllm.coordinator.steps import AGGREGATE, DP_AUDIT, EVALUATE, LOCAL_TRAIN, RELEASE, JournaledRunner
 from fedllm.coordinator.training import Training, open_training
 from fedllm.errors import AccessDeniedError, ConfigError, IdentityError, LeaseError, RefusedError
 from fedllm.exchange.minio_store import MinioStore
@@ -50,13 +50,13 @@ def test_an_update_that_came_before_the_revocation_does_not_count(
 ) -> None:
     begun = begin_round(training, sites)
     begun.take_part()
-    steps = JournaledSteps(training)
-    outcomes = [steps.wait_for(1, name, lambda _text: None) for name in begun.plan.sites]
+    steps = JournaledRunner(training)
+    list(steps.each(LOCAL_TRAIN, 1, list(begun.plan.sites)))
     revoke_site(config, "movies")
-    audited = steps.dp_audit(1, outcomes)
+    audited = steps.run(DP_AUDIT, 1)
     assert [counted.site for counted in audited.counted] == ["amazon", "nyt"]
     assert "revoked" in next(verdict.reason for verdict in audited.verdicts if verdict.site == "movies")
-    model = steps.aggregate(1).model
+    model = steps.run(AGGREGATE, 1).model
     sealed = training.mailbox.store.get(model.key, limit=10**7)
     assert unseal(sealed, sites["nyt"].me)
     with pytest.raises(RefusedError):
@@ -155,11 +155,11 @@ def test_an_update_under_former_keys_does_not_count_though_the_name_is_back(
 ) -> None:
     begun = begin_round(training, sites)
     begun.take_part()
-    steps = JournaledSteps(training)
-    outcomes = [steps.wait_for(1, name, lambda _text: None) for name in begun.plan.sites]
+    steps = JournaledRunner(training)
+    list(steps.each(LOCAL_TRAIN, 1, list(begun.plan.sites)))
     revoke_site(config, "movies")
     add_site(config, create_identity(tmp_path / "new", "movies").public)
-    assert [counted.site for counted in steps.dp_audit(1, outcomes).counted] == ["amazon", "nyt"]
+    assert [counted.site for counted in steps.run(DP_AUDIT, 1).counted] == ["amazon", "nyt"]
 
 
 def test_a_model_is_sealed_anew_for_a_site_with_new_keys(
@@ -167,12 +167,13 @@ def test_a_model_is_sealed_anew_for_a_site_with_new_keys(
 ) -> None:
     begun = begin_round(training, sites)
     begun.take_part()
-    steps = JournaledSteps(training)
+    steps = JournaledRunner(training)
     baseline(training)
-    steps.dp_audit(1, [steps.wait_for(1, name, lambda _text: None) for name in begun.plan.sites])
-    steps.aggregate(1)
-    steps.evaluate(1)
-    steps.release(1)
+    list(steps.each(LOCAL_TRAIN, 1, list(begun.plan.sites)))
+    steps.run(DP_AUDIT, 1)
+    steps.run(AGGREGATE, 1)
+    steps.run(EVALUATE, 1)
+    steps.run(RELEASE, 1)
     revoke_site(config, "movies")
     new = create_identity(tmp_path / "new", "movies")
     add_site(config, new.public)

@@ -5,7 +5,8 @@ import time
 import pytest
 
 from fedllm.coordinator import rounds
-from fedllm.coordinator.rounds import JournaledSteps, play
+from fedllm.coordinator.rounds import play
+from fedllm.coordinator.steps import JournaledRunner
 from fedllm.coordinator.training import Training
 from fedllm.errors import DataError
 from tests.coordinator.played import PlayedSite
@@ -23,7 +24,7 @@ def test_a_public_set_that_cannot_be_evaluated_ends_the_wait_for_the_sites(
     monkeypatch.setattr(rounds, "baseline", unreadable)
     begun = time.monotonic()
     with pytest.raises(DataError, match="line 3 has no label"):
-        play(training, JournaledSteps(training))
+        play(training, JournaledRunner(training))
     assert time.monotonic() - begun < 20
     row = training.journal.run(training.run)
     assert row is not None

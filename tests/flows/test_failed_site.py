@@ -14,9 +14,10 @@ from prefect.client.schemas import TaskRun
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.runtime import flow_run
 
+from fedllm.coordinator.steps import LOCAL_TRAIN
 from fedllm.journal.journal import Journal
 from fedllm.journal.outcomes import SiteOutcome
-from flows.tasks import PrefectSteps
+from flows.tasks import PrefectRunner
 from tests.prefect_client import own_prefect
 
 if TYPE_CHECKING:
@@ -70,7 +71,8 @@ def test_a_failed_site_is_a_failed_task_with_its_reason_and_the_round_goes_on(tr
     @flow(name="one-round", persist_result=False)
     def one_round() -> str:
         told["run"] = flow_run.get_id()
-        told["outcomes"] = PrefectSteps(training).remote_local_train(1, [site.site for site in OUTCOMES])
+        arrived = PrefectRunner(training).each(LOCAL_TRAIN, 1, [site.site for site in OUTCOMES])
+        told["outcomes"] = sorted(arrived, key=lambda done: done.site)
         return "done"
 
     assert one_round() == "done"

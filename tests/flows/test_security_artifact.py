@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from fedllm.journal.journal import Journal
-from flows import events, tasks
+from flows import artifacts, events
+from flows.tasks import unless_away
 
 if TYPE_CHECKING:
     from fedllm.coordinator.training import Training
@@ -21,13 +22,13 @@ class Shown:
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.tables: list[dict[str, Any]] = []
         self.events: list[dict[str, Any]] = []
-        patch.setattr(tasks, "create_table_artifact", lambda **told: self.tables.append(told))
+        patch.setattr(artifacts, "create_table_artifact", lambda **told: self.tables.append(told))
         patch.setattr(events, "emit_event", lambda *_, payload, **_rest: self.events.append(payload))
 
 
-def steps(journal: Journal) -> tasks.PrefectSteps:
-    training = SimpleNamespace(config=SimpleNamespace(name="trial"), run="run-1", journal=journal)
-    return tasks.PrefectSteps(cast("Training", training))
+def training(journal: Journal) -> "Training":
+    found = SimpleNamespace(config=SimpleNamespace(name="trial"), run="run-1", journal=journal)
+    return cast("Training", found)
 
 
 def test_refusals_of_this_run_are_shown_and_this_rounds_are_told(
@@ -38,7 +39,7 @@ def test_refusals_of_this_run_are_shown_and_this_rounds_are_told(
         journal.security.record("refused", "mill", "a forged signature", "run-1", 1)
         journal.security.record("quota", "clinic", "too many objects", "run-1", 2)
         journal.security.record("replay", "mill", "another run's", "run-0", 2)
-        steps(journal)._show_security(2)
+        artifacts.show_security(training(journal), 2)
     (table,) = shown.tables
     assert table["key"] == "trial-security"
     assert [row["reason"] for row in table["table"]] == ["a forged signature", "too many objects"]
@@ -50,17 +51,17 @@ def test_refusals_of_this_run_are_shown_and_this_rounds_are_told(
 def test_a_run_without_refusals_shows_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shown = Shown(monkeypatch)
     with closing(Journal("trial", f"sqlite:///{tmp_path / 'journal.db'}")) as journal:
-        steps(journal)._show_security(1)
+        artifacts.show_security(training(journal), 1)
     assert shown.tables == shown.events == []
 
 
 def test_a_prefect_that_is_away_costs_the_picture_alone(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(tasks, "get_run_logger", lambda: logging.getLogger("test"))
+    monkeypatch.setattr(artifacts, "get_run_logger", lambda: logging.getLogger("test"))
 
     def away() -> None:
         raise OSError("nobody answers")
 
-    tasks.unless_away(away)
+    unless_away(away)
     assert "nobody answers" in caplog.text

@@ -26,9 +26,10 @@ from tests.protocol.independent_checks import (
 from tests.protocol.independent_privacy import ENTRIES, LEDGER_HEAD, PRIVACY
 
 KIB, MIB = 1024, 1024 * 1024
-LARGEST = {f"fedllm.{kind}/1": 256 * KIB for kind in ("head", "card", "answer", "report", "invitation")} | {
-    f"fedllm.{kind}/1": 4 * MIB for kind in ("roster", "plan", "update")
-}
+PHASE = ("query", "reply")
+LARGEST = {
+    f"fedllm.{kind}/1": 256 * KIB for kind in ("head", "card", "answer", "report", "invitation", *PHASE)
+} | {f"fedllm.{kind}/1": 4 * MIB for kind in ("roster", "plan", "update")}
 LARGEST["fedllm.closed/1"] = 16 * MIB
 
 KEYS = object_of({"name": NAME, "verify": SHA, "recipient": AGE})
@@ -137,7 +138,7 @@ MESSAGES = {
     "head": _message(
         "head",
         {"counter": COUNT, "epoch": COUNT, "state": one_of("idle", "training")},
-        {"plan_sha256": or_null(SHA)},
+        {"plan_sha256": or_null(SHA), "phase": or_null(NAME)},
     ),
     "plan": _message(
         "plan",
@@ -164,8 +165,10 @@ MESSAGES = {
             "follows": or_null(SHA),
             "privacy": or_null(PRIVACY),
             "ledgers": map_of(NAME, list_of(LEDGER_HEAD, 1000), 10_000),
+            "schedule": NAME,
         },
     ),
+    **{kind: _message(kind, {"plan_sha256": SHA, "phase": NAME, "body": text(150_000)}) for kind in PHASE},
     "card": _message(
         "card",
         {

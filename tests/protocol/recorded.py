@@ -1,22 +1,23 @@
 """A real federation on a folder, with everything that it ever showed kept for a second reader."""
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from fedllm.agent.join import Membership
 from fedllm.agent.worker import Workbench
 from fedllm.config import FederationConfig
 from fedllm.coordinator.round_keys import round_identity
-from fedllm.coordinator.rounds import JournaledSteps, play
+from fedllm.coordinator.rounds import play
+from fedllm.coordinator.steps import DP_AUDIT, JournaledRunner, Step
 from fedllm.coordinator.training import open_training
 from fedllm.data.records import write_records
 from fedllm.errors import ObjectNotFoundError
 from fedllm.exchange.directory_store import DirectoryStore
 from fedllm.exchange.store import ObjectInfo
-from fedllm.journal.outcomes import Audited, SiteOutcome
 from fedllm.simulation import _agent_thread, join
 
 SITES = ("east", "north", "west")
@@ -59,14 +60,19 @@ class _RecordingStore(DirectoryStore):
         return super().put_file(key, path)
 
 
-class _WatchedSteps(JournaledSteps):
+class _WatchedRunner(JournaledRunner):
     """Keeps what a round destroys when it is over."""
 
     def __init__(self, recorded: Recorded, *arguments: object) -> None:
         super().__init__(*arguments)  # type: ignore[arg-type]  # as its parent
         self._recorded = recorded
 
-    def dp_audit(self, number: int, outcomes: Sequence[SiteOutcome]) -> Audited:
+    def run(self, step: Step[Any], number: int, *rest: Any) -> Any:  # noqa: ANN401 - as its parent
+        if step.name == DP_AUDIT.name:
+            self._keep(number)
+        return super().run(step, number, *rest)
+
+    def _keep(self, number: int) -> None:
         training = self.training
         self._recorded.round_keys[number] = str(round_identity(training, number).opening)
         for site in SITES:
@@ -76,7 +82,6 @@ class _WatchedSteps(JournaledSteps):
                 self._recorded.cards.append((card, training.mailbox.store.get(card, limit=1 << 20)))
                 with suppress(ObjectNotFoundError):  # a site that declined has sent its answer alone
                     self._recorded.sites[key] = training.mailbox.store.get(key, limit=1 << 20)
-        return super().dp_audit(number, outcomes)
 
 
 def record(
@@ -121,5 +126,5 @@ def record(
             stack.enter_context(_agent_thread(member, bench, lock))
         store = _RecordingStore(folder / "store", recorded.written)
         with open_training(config, RUN, public, store=store) as training:
-            play(training, _WatchedSteps(recorded, training))
+            play(training, _WatchedRunner(recorded, training))
     return recorded

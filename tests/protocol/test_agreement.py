@@ -91,6 +91,10 @@ def honest(federation: Recorded) -> dict[str, Any]:
     keys = found["roster"]["coordinator"]
     found["invitation"] = head | {"schema": "fedllm.invitation/1", "coordinator": keys, "store_url": "s3://b"}
     found["invitation"] |= {"region": "r", "endpoint": None, "ca": None, "access_key": "a", "secret_key": "b"}
+    for kind in ("query", "reply"):  # plain has no phase after the training
+        place = {"sender": "coordinator", "receiver": "east", "run": RUN, "round": 1, "roster_version": 1}
+        body = {"plan_sha256": "0" * 64, "phase": "agree", "body": "{}"}
+        found[kind] = {"federation": "fed", "schema": f"fedllm.{kind}/1"} | place | body
     assert found.keys() == KINDS.keys()
     return found
 

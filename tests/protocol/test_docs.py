@@ -112,7 +112,7 @@ def test_every_key_of_the_bucket_is_in_the_table() -> None:
         layout.model(run, sealed_sha256),
         layout.card(site),
         *(make(site, run, number) for make in (layout.answer, layout.update, layout.payload)),
-        layout.inbox_prefix(site) + "…",
+        *(make(site, run, number, "{phase}") for make in (layout.query, layout.reply)),
     }
     assert set(re.findall(r"^\| `(\{federation\}\S+)` \|", PROTOCOL, flags=re.MULTILINE)) == keys
 

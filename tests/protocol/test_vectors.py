@@ -12,13 +12,13 @@ import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fedllm.agent.worker import site_seed
-from fedllm.coordinator.dispatch import _cohort
 from fedllm.errors import RefusedError
 from fedllm.models.adapter import attach
 from fedllm.models.base import load_base, resolve_base
 from fedllm.models.expansion import expand
 from fedllm.models.shared import SharedLayout, decode_flat, encode_flat
 from fedllm.protocol.messages import Answer, Message, PublicKeys, Update
+from fedllm.schedule.sync import Sync
 from fedllm.secure.envelope import open_envelope, sign
 from fedllm.secure.identity import Identity, fingerprint
 from fedllm.secure.sealing import unseal
@@ -174,5 +174,5 @@ def test_a_sites_seed_is_as_published(vector: dict[str, Any]) -> None:
 @pytest.mark.parametrize("vector", TENSORS["cohort"], ids=lambda v: v["round"])
 def test_a_cohort_is_drawn_as_published(vector: dict[str, Any]) -> None:
     rounds = SimpleNamespace(cohort=vector["size"] / len(vector["live"]), min_sites=1)
-    training = SimpleNamespace(config=SimpleNamespace(seed=vector["seed"], rounds=rounds))
-    assert list(_cohort(training, vector["live"], vector["round"])) == vector["chosen"]  # type: ignore[arg-type]
+    config: Any = SimpleNamespace(seed=vector["seed"], rounds=rounds)
+    assert list(Sync().cohort(config, vector["live"], vector["round"])) == vector["chosen"]

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request
 
-from fedllm.coordinator.rounds import JournaledSteps, play
+from fedllm.coordinator.rounds import play
+from fedllm.coordinator.steps import JournaledRunner, Step
 from fedllm.errors import CancelledError
 from fedllm.journal.facts import TrainingFacts
 from tests.browser import SLOW
@@ -66,13 +67,13 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
-class Halted(JournaledSteps):
-    """Steps that are cancelled before the second round."""
+class Halted(JournaledRunner):
+    """Runs steps until the second round, which is cancelled."""
 
-    def dispatch(self, number: int) -> Any:  # noqa: ANN401 - the step's own
+    def run(self, step: Step[Any], number: int, *rest: Any) -> Any:  # noqa: ANN401 - as its parent
         if number == 2:
             raise CancelledError("the test has seen enough")
-        return super().dispatch(number)
+        return super().run(step, number, *rest)
 
 
 @pytest.fixture(scope="module")

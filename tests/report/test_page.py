@@ -15,7 +15,8 @@ import pytest
 import yaml
 from sqlalchemy import delete
 
-from fedllm.coordinator.rounds import JournaledSteps, close, play
+from fedllm.coordinator.rounds import close, play
+from fedllm.coordinator.steps import JournaledRunner
 from fedllm.errors import ConfigError, RoundError
 from fedllm.journal.facts import TrainingFacts
 from fedllm.journal.journal import Journal
@@ -211,7 +212,7 @@ def test_a_training_without_a_finished_round_has_a_report_that_says_why(
     config = configuration(tmp_path, name="lonely", rounds={"max": 2, "join": "1s"})
     with opened(config, tmp_path, agents=False) as training:
         with pytest.raises(RoundError):
-            play(training, JournaledSteps(training))
+            play(training, JournaledRunner(training))
         page = (training.folder / "report.html").read_text()
     told = Text(page).words
     assert "failed 0 of 3 sites are live, rounds.min_sites is 2" in told

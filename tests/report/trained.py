@@ -16,7 +16,8 @@ import yaml
 
 from fedllm.agent.worker import Workbench
 from fedllm.config import FederationConfig
-from fedllm.coordinator.rounds import JournaledSteps, play
+from fedllm.coordinator.rounds import play
+from fedllm.coordinator.steps import JournaledRunner
 from fedllm.coordinator.training import Training, open_training
 from fedllm.data.prepare import prepare
 from fedllm.journal.facts import TrainingFacts
@@ -92,7 +93,7 @@ def trained(
     config: FederationConfig,
     folder: Path,
     run: str = "run-1",
-    play_it: Callable[[Training], object] = lambda training: play(training, JournaledSteps(training)),
+    play_it: Callable[[Training], object] = lambda training: play(training, JournaledRunner(training)),
     **options: Any,  # noqa: ANN401
 ) -> TrainingFacts:
     """Play a training to its end and tell what its journal holds of it."""

@@ -1,0 +1,77 @@
+"""A phase after the training: every site whose update came is asked something, and replies."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from fedllm.confidentiality.mode import Phase
+from fedllm.coordinator.dispatch import read_plan
+from fedllm.coordinator.round_view import view_of
+from fedllm.coordinator.training import Training
+from fedllm.coordinator.wait import GRACE, wait_for_site
+from fedllm.errors import RefusedError
+from fedllm.exchange.mailbox import place_of
+from fedllm.journal.outcomes import Dispatched, SiteOutcome
+from fedllm.protocol.messages import COORDINATOR, Plan, PublicKeys, Query, Reply
+
+
+def open_phase(training: Training, number: int, sites: tuple[str, ...], *, phase: Phase) -> None:
+    """Show every site its query, then point the head at the phase; after a crash the same queries.
+
+    Args:
+        training: the training.
+        number: of the plan.
+        sites: whom the phase asks.
+        phase: which it is.
+    """
+    view = view_of(training, number)
+    plan_sha256 = _plan_sha256(training, number)
+    for site in sites:
+
+        def query(site: str = site) -> Query:
+            return Query(
+                federation=view.plan.federation,
+                sender=COORDINATOR,
+                receiver=site,
+                run=view.plan.run,
+                round=number,
+                roster_version=view.plan.roster_version,
+                plan_sha256=plan_sha256,
+                phase=phase.name,
+                body=training.mode.coordinator.query(view, phase.name, site),
+            )
+
+        training.publish(training.layout.query(site, training.run, number, phase.name), query)
+    training.point_head(number, plan_sha256, phase.name)
+
+
+def exchange_phase(
+    training: Training, number: int, site: str, say: Callable[[str], None], *, phase: Phase
+) -> SiteOutcome:
+    """Wait for one site's reply, until the plan's deadline."""
+    plan = read_plan(training, number)
+    return wait_for_site(training, plan, site, lambda keys: _Watch(training, plan, keys, phase), say)
+
+
+@dataclass(frozen=True)
+class _Watch:
+    training: Training
+    plan: Plan
+    keys: PublicKeys
+    phase: Phase
+
+    def look(self) -> SiteOutcome | None:
+        mail, run, number, site = self.training.mailbox, self.training.run, self.plan.round, self.keys.name
+        key = self.training.layout.reply(site, run, number, self.phase.name)
+        found = mail.find(key, Reply, self.keys, **place_of(self.plan))
+        if found is None:
+            return None
+        reply = found.message
+        if (reply.plan_sha256, reply.phase) != (_plan_sha256(self.training, number), self.phase.name):
+            raise RefusedError("replies to another plan or phase than the one of this round")
+        if mail.store.stat(key).modified > self.plan.deadline + GRACE:
+            return SiteOutcome(site=site, status="silent", reason="the reply came after the deadline")
+        return SiteOutcome(site=site, status="updated", verify=self.keys.verify, reply=reply.body)
+
+
+def _plan_sha256(training: Training, number: int) -> str:
+    return training.journal.require(training.run, number, "dispatch", Dispatched).plan_sha256
