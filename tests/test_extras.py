@@ -37,13 +37,10 @@ SOMETIMES = {
     "chat": "stack",  # as evaluate
     "run": "stack",  # where the file says `auto`
     "doctor": "stack",  # at a coordinator it looks at the servers
-    "audit": "stack",  # a simulated site's folder is named by the module that simulates
-    **dict.fromkeys(["bench dp", "bench yardsticks"], "stack"),  # as audit: a simulation needs none of it
-    **dict.fromkeys(["report", "metrics", "gc"], "stack"),  # what reads the journal also publishes
-    "bench release": "stack",  # as run
-    **dict.fromkeys(["promote", "rollback", "model verify", "model sign"], "stack"),  # MLflow's address
-    **dict.fromkeys(["site add", "site revoke", "site list", "cancel", "rekey"], "stack"),  # the store's
-    **dict.fromkeys(["backup", "restore", "ca", "deploy"], "stack"),  # whether it is up
+    "bench yardsticks": "stack",  # it simulates, and the steps of a round lead to the one that publishes
+    **dict.fromkeys(["report", "metrics"], "stack"),  # what reads the journal also publishes
+    **dict.fromkeys(["promote", "rollback"], "stack"),  # MLflow's address
+    **dict.fromkeys(["backup", "restore", "deploy"], "stack"),  # whether it is up
 }
 AT_A_SITE = {"agent", "site init", "site rekey", "site announce", "ledger show", "data forget", "events"}
 
