@@ -14,6 +14,7 @@ from prefect.client.schemas import TaskRun
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.runtime import flow_run
 
+from fedllm.confidentiality.plain import PLAIN
 from fedllm.coordinator.steps import LOCAL_TRAIN
 from fedllm.journal.journal import Journal
 from fedllm.journal.outcomes import SiteOutcome
@@ -48,7 +49,8 @@ def training(tmp_path: Path) -> Iterator["Training"]:
         for outcome in OUTCOMES:
             step = f"remote-local-train {outcome.site}"
             journal.once("run-1", 1, step, SiteOutcome, lambda outcome=outcome: outcome)
-        made = SimpleNamespace(config=SimpleNamespace(name="trial"), run="run-1", journal=journal)
+        config = SimpleNamespace(name="trial")
+        made = SimpleNamespace(config=config, run="run-1", journal=journal, mode=PLAIN)
         yield cast("Training", made)
 
 

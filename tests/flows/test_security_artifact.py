@@ -58,7 +58,7 @@ def test_a_run_without_refusals_shows_none(tmp_path: Path, monkeypatch: pytest.M
 def test_a_prefect_that_is_away_costs_the_picture_alone(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(artifacts, "get_run_logger", lambda: logging.getLogger("test"))
+    monkeypatch.setattr("flows.tasks.get_run_logger", lambda: logging.getLogger("test"))
 
     def away() -> None:
         raise OSError("nobody answers")
