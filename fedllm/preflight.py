@@ -11,6 +11,7 @@ from fedllm.data.public_set import check_public_set
 from fedllm.errors import ConfigError
 from fedllm.journal.journal import Journal
 from fedllm.models.base import find_base
+from fedllm.models.codec import codec_named
 
 
 def preflight(
@@ -25,7 +26,7 @@ def preflight(
 
     Raises:
         ConfigError: simulated sites would join real ones, the mode of confidentiality does not go together
-            with other settings, the roster is empty or smaller than
+            with other settings, the codec is not known, the roster is empty or smaller than
             `rounds.min_sites`, a site to ask is not in it, or there is no public set.
         DataError: the public set cannot be read, is empty, or does not fit the task.
         ModelError: the base model cannot be found.
@@ -33,6 +34,7 @@ def preflight(
     if not external:
         refuse_simulation(config)
     check_mode(config)
+    codec_named(config.codec)
     check_public_set(config, external=external)
     find_base(config.model.base)
     _check_sites(config.model_copy(update={"simulation": None}) if external else config, sites)

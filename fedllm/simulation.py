@@ -33,6 +33,7 @@ from fedllm.errors import AccessDeniedError, ConfigError, FedllmError, ObjectNot
 from fedllm.journal.journal import Journal, coordinator_folder
 from fedllm.milestones import Prepared, Preparing, report
 from fedllm.models.base import resolve_base
+from fedllm.models.codec import codec_named
 from fedllm.protocol.messages import PublicKeys
 from fedllm.run_id import new_run_id
 
@@ -143,9 +144,13 @@ def simulate(config: FederationConfig) -> RunResult:
 
     The store is a folder, the agents are threads, and nothing is published to MLflow. For experiments and
     yardsticks; what it computes is what the real exchange computes.
+
+    Raises:
+        ConfigError: there is no `simulation`, or the codec is not known.
     """
     if config.simulation is None:
         raise ConfigError("the configuration has no `simulation`: say who would hold what")
+    codec_named(config.codec)
     run = new_run_id()
     data = cached_data(config)
     with tempfile.TemporaryDirectory(prefix="fedllm-") as temporary:

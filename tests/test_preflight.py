@@ -49,3 +49,9 @@ def test_sites_that_cannot_play_a_round_are_refused(
 def test_sites_elsewhere_are_looked_up_in_the_roster(config: FederationConfig) -> None:
     with pytest.raises(ConfigError, match="the roster of harbours is empty"):
         preflight(config, external=True)
+
+
+def test_a_codec_that_is_not_known_is_refused_with_those_that_are(config: FederationConfig) -> None:
+    preflight(config.model_copy(update={"codec": "fp16"}))
+    with pytest.raises(ConfigError, match="codec 'fp61' is not known: use fp32 or fp16"):
+        preflight(config.model_copy(update={"codec": "fp61"}))

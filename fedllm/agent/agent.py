@@ -18,6 +18,7 @@ from fedllm.agent.join import Membership
 from fedllm.agent.memory import Memory
 from fedllm.agent.outbox import Outbox
 from fedllm.agent.replies import Replies
+from fedllm.agent.residuals import keep_residual, sweep
 from fedllm.agent.trainers import Trainer
 from fedllm.agent.watch import Watch
 from fedllm.data.forget import Forgotten
@@ -50,7 +51,7 @@ class Agent:
         self._lock = lock or sole_agent(member.home)
         self.memory = Memory(member.home / "memory.db")
         folder = WorkFolder(member.home / "work")
-        if left := folder.sweep((work.run, work.round) for work in self.memory.committed()):
+        if left := sweep(folder, self.memory):
             log.info("removed what an interrupted training left: %s", ", ".join(left))
         self.mailbox = Mailbox(member.connect(), member.layout, member.identity)
         self._base = held_base(member.site.base)
@@ -165,6 +166,8 @@ class Agent:
             if under_way and SCHEDULES[under_way.schedule].is_over(under_way, head):
                 log.warning("round %d of %s is over: training stopped", under_way.round, under_way.run)
                 self.duty.stop()
+            if self.duty.current is None:
+                keep_residual(self.duty.folder, self.memory, head.run if head.state == "training" else None)
         if (plan := self.watch.plan()) is not None:
             self._plan = self._newest = plan
         if self._plan is not None:

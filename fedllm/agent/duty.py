@@ -12,11 +12,13 @@ from fedllm.agent.folder import WorkFolder, write_own
 from fedllm.agent.held_base import HeldBase
 from fedllm.agent.join import Membership
 from fedllm.agent.memory import Memory
+from fedllm.agent.new_job import new_job
 from fedllm.agent.policy import training_end
 from fedllm.agent.record_check import RecordCheck
+from fedllm.agent.residuals import keep_residual
 from fedllm.agent.trainers import Trainer
 from fedllm.agent.watch import STORE
-from fedllm.agent.worker import Failed, Finished, Job, Progress, failure, is_explained, site_seed
+from fedllm.agent.worker import Failed, Finished, Job, Progress, failure, is_explained
 from fedllm.confidentiality.modes import MODES
 from fedllm.disk import is_full
 from fedllm.errors import (
@@ -32,7 +34,6 @@ from fedllm.exchange.mailbox import Mailbox, Received
 from fedllm.logs import about, wants_json
 from fedllm.protocol import messages
 from fedllm.protocol.messages import Plan, Update
-from fedllm.protocol.terms import private_terms
 from fedllm.secure.envelope import sign
 
 log = logging.getLogger(__name__)
@@ -109,32 +110,12 @@ class Duty:
 
     def _start(self, plan: Received[Plan], steps: int) -> None:
         asked = plan.message
-        run, number, site = asked.run or "", asked.round, self.member.site
-        self._end = training_end(site.policy, self.clock.now(), self.memory.spent(run))
+        run, number = asked.run or "", asked.round
+        self._end = training_end(self.member.site.policy, self.clock.now(), self.memory.spent(run))
         self.current, self.progress = plan, None
-        model = self.folder.model(run, number)
-        self.job = Job(
-            base=self.base.folder,
-            data=site.data,
-            model=model,
-            output=self.folder.update(run, number),
-            adapter=asked.adapter,
-            adapter_seed=asked.seed,
-            layout_sha256=asked.layout_sha256,
-            frozen_sha256=asked.frozen_sha256,
-            task=asked.task,
-            local=asked.local,
-            steps=steps,
-            round=number,
-            rounds=asked.rounds,
-            seed=site_seed(asked.seed, self._name),
-            threads=site.threads,
-            privacy=private_terms(asked.privacy, self._name) if asked.privacy else None,
-            home=self.member.home,
-            max_left_out=site.policy.max_left_out,
-        )
+        self.job = new_job(asked, steps, self.member, self.base, self.folder, self.memory)
         try:
-            write_own(model, self._fetched(asked))
+            write_own(self.job.model, self._fetched(asked))
             if asked.privacy is not None:
                 self.accounts.charge(asked, asked.privacy, steps)
             self.attempt += 1
@@ -253,6 +234,8 @@ class Duty:
         if self.job is not None:
             self.job.model.unlink(missing_ok=True)
             self.job.output.unlink(missing_ok=True)
+        if self.current is not None:
+            keep_residual(self.folder, self.memory, self.current.message.run)
         self.current = self.job = self.progress = self._begun = self._outcome = None
 
 

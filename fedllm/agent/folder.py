@@ -8,6 +8,8 @@ from pathlib import Path
 from fedllm.config.home import private_dir
 from fedllm.disk import is_full, write_whole
 
+_RESIDUAL = ".residual"
+
 
 @dataclass(frozen=True)
 class WorkFolder:
@@ -27,10 +29,28 @@ class WorkFolder:
         """The round's sealed update, kept until the store has it."""
         return self.path / f"{run}-{number}.sealed"
 
-    def sweep(self, committed: Iterable[tuple[str, int]]) -> list[str]:
-        """Remove what a crash left, all but the sealed updates of `committed`; returns the names."""
+    def residual(self, run: str, number: int) -> Path:
+        """What the codec lost of the round's update, fp32: the run's next one takes it along."""
+        return self.path / f"{run}-{number}{_RESIDUAL}"
+
+    def residuals(self) -> list[tuple[str, int]]:
+        """Runs and rounds of which there is a residual."""
+        parts = (path.stem.rpartition("-") for path in self.path.glob(f"*{_RESIDUAL}"))
+        return [(run, int(number)) for run, _, number in parts if number.isdecimal()]
+
+    def sweep(self, committed: Iterable[tuple[str, int]], residuals: Iterable[tuple[str, int]]) -> list[str]:
+        """Remove what a crash left.
+
+        Args:
+            committed: rounds whose sealed updates stay.
+            residuals: rounds whose residuals stay.
+
+        Returns:
+            The names of the files that it removed.
+        """
         private_dir(self.path)
         kept = {self.sealed(run, number) for run, number in committed}
+        kept |= {self.residual(run, number) for run, number in residuals}
         left = [path for path in self.path.iterdir() if path not in kept]
         for path in left:
             path.unlink()

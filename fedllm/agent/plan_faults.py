@@ -9,8 +9,9 @@ from collections.abc import Container
 
 from fedllm.agent.held_base import HeldBase
 from fedllm.errors import IdentityError, ModelError
+from fedllm.models.codec import CODECS
 from fedllm.protocol.layout import Layout
-from fedllm.protocol.messages import Plan
+from fedllm.protocol.messages import FP32, Plan
 from fedllm.protocol.terms import PrivacyPlan
 from fedllm.schedule.schedules import SCHEDULES
 from fedllm.secure.sealing import seal
@@ -38,6 +39,7 @@ def fault_of(plan: Plan, layout: Layout, base: HeldBase, roster: Container[str])
         _in_the_round(plan)
         or _in_the_cohort(plan, roster)
         or _in_the_privacy(plan)
+        or _in_the_codec(plan)
         or _in_the_keys(plan, layout)
         or _in_the_sizes(plan, base)
     )
@@ -98,6 +100,12 @@ def _in_the_mechanism(asked: PrivacyPlan) -> str | None:
     return None
 
 
+def _in_the_codec(plan: Plan) -> str | None:
+    if plan.privacy is not None and plan.privacy.unit == "site" and plan.codec != FP32:
+        return f"where whole sites are hidden updates arrive as they are, not as {plan.codec}"
+    return None
+
+
 def _in_the_keys(plan: Plan, layout: Layout) -> str | None:
     if plan.model.key != layout.model(plan.run or "", plan.model.sealed_sha256):
         return "the model's key is not the one of this run and hash"
@@ -120,6 +128,8 @@ def _in_the_sizes(plan: Plan, base: HeldBase) -> str | None:
         return f"a model of {model.bytes} bytes, the adapter has {size} numbers of 4 bytes"
     if not model.bytes < model.sealed_bytes <= model.bytes + model.bytes // _TAGS + _STANZAS:
         return f"{model.bytes} bytes of a model cannot be {model.sealed_bytes} when sealed"
-    if plan.most_bytes < model.bytes:
+    codec = CODECS.get(plan.codec)  # one that is not known is declined for that reason
+    room = model.bytes // 4  # numbers: no fp32 file of that size holds more
+    if codec is not None and plan.most_bytes < codec.most_bytes(room):
         return f"an update of this adapter needs more than the plan's {plan.most_bytes} bytes"
     return None

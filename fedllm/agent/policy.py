@@ -7,6 +7,7 @@ from typing import Literal
 
 from fedllm.agent.limits import memory_limit
 from fedllm.config import PolicyConfig
+from fedllm.models.codec import CODECS
 from fedllm.protocol.messages import Plan
 from fedllm.text import one_line
 
@@ -61,6 +62,7 @@ def decide(  # noqa: PLR0913 - what a decision rests on, each named by the calle
         return Decision("decline", reason="the plan's deadline has passed")
     for reason in (
         _about_the_model(plan, policy, base_sha256),
+        _about_the_codec(plan, policy),
         _about_the_size(plan, policy),
         _about_the_privacy(plan, policy),
         _about_the_cohort(plan, policy, roster),
@@ -88,6 +90,14 @@ def _about_the_model(plan: Plan, policy: PolicyConfig, base_sha256: str) -> str 
         return f"the policy does not allow training {', '.join(foreign)}"
     if plan.task.kind not in policy.tasks:
         return f"the policy does not allow {plan.task.kind}"
+    return None
+
+
+def _about_the_codec(plan: Plan, policy: PolicyConfig) -> str | None:
+    if plan.codec not in CODECS:
+        return f"the codec {plan.codec} is not known here"
+    if policy.codecs and plan.codec not in policy.codecs:
+        return f"the policy does not allow the codec {plan.codec}"
     return None
 
 

@@ -26,7 +26,7 @@ class Job:
     base: Path  # folder of the base model
     data: Path  # JSON lines
     model: Path  # the global adapter's flat tensor
-    output: Path  # where the update's flat tensor goes
+    output: Path  # where the encoded update goes
     adapter: AdapterConfig
     adapter_seed: int
     layout_sha256: str
@@ -38,6 +38,9 @@ class Job:
     rounds: int
     seed: int  # the site's, for batches
     threads: int | None
+    next_residual: Path  # where what the codec loses goes, if it does lose something
+    codec: str = "fp32"
+    residual: Path | None = None  # what it lost of the run's last committed update
     privacy: PrivateTerms | None = None
     home: Path | None = None  # the site's, where it keeps what is to be forgotten
     max_left_out: float = 1.0  # the policy's share of the rows
@@ -84,7 +87,7 @@ class Workbench:
         """Train from the global adapter and write the difference to the job's output."""
         import torch
 
-        from fedllm.models.shared import decode_flat, encode_flat
+        from fedllm.models.codec import codec_named, decode_flat, encode_flat
 
         if job.threads is not None:
             torch.set_num_threads(job.threads)
@@ -102,7 +105,11 @@ class Workbench:
             from fedllm.training.site_level import hide_site
 
             update = hide_site(update, job.privacy)
-        write_when_room(job.output, encode_flat(update))
+        former = decode_flat(job.residual.read_bytes(), len(update)) if job.residual else None
+        data, residual = codec_named(job.codec).encode(update, former)  # after the noise
+        if residual is not None:
+            write_when_room(job.next_residual, encode_flat(residual))
+        write_when_room(job.output, data)
         return told
 
     def _warm(self, job: Job) -> "Learner":

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fedllm.auditing.ledgers import Check
+from fedllm.models.codec import codec_named
 from fedllm.protocol.terms import PrivacyPlan
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ class Trained:
     round: int = 1
     rounds: int = 1  # of the federation: schedules span it
     privacy: PrivacyPlan | None = None
+    codec: str = "fp32"
 
 
 def private_norm_bound(trained: Trained, plan: PrivacyPlan) -> float:
@@ -74,6 +76,9 @@ def noise_check(norm: float, trained: Trained, plan: PrivacyPlan) -> Check:
     step nothing can undo, for it is drawn when all else is there: given the rest, the squared norm over its
     variance is a non-central chi-square, which is never likelier to be small than the central one.
 
+    A codec that rounds moves the norm by at most the residual that it leaves now. The residual that it adds
+    was there before the step's noise was drawn, so the law above holds with it.
+
     Returns:
         `not observable` with AdamW, which divides by what it saw, and where the last step moves nothing.
     """
@@ -82,4 +87,5 @@ def noise_check(norm: float, trained: Trained, plan: PrivacyPlan) -> Check:
         return "not observable"
     from scipy.stats import chi2
 
+    norm += codec_named(trained.codec).most_residual(norm, trained.size)
     return "pass" if norm**2 >= std**2 * float(chi2.ppf(_RARE, trained.size)) else "fail"

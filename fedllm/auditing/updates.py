@@ -5,11 +5,13 @@ configured" and nothing greener.
 """
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fedllm.auditing.ledgers import LEDGER_CHECKS, Check
 from fedllm.auditing.noise import Trained, noise_check, private_norm_bound
 from fedllm.errors import RefusedError
+from fedllm.models.codec import codec_named
 from fedllm.protocol.messages import Verdict
 from fedllm.protocol.terms import NO_DP
 
@@ -47,12 +49,10 @@ def norm_bound(local: "LocalConfig", steps: int, size: int, model_norm: float) -
 
 def audit_update(payload: bytes, trained: Trained) -> Verdict:
     """Check the opened bytes of an update whose signature and hashes were right."""
-    from fedllm.models.shared import decode_flat
-
     site, plan = trained.site, trained.privacy
     checks: dict[str, Check] = {"signature": "pass", "hash": "pass", "size": "pass"}
     try:
-        update = decode_flat(payload, trained.size)
+        update = codec_named(trained.codec).decode(payload, trained.size)
     except RefusedError as error:
         return refuse(site, str(error), checks, "schema")
     checks["schema"] = "pass"
@@ -72,6 +72,16 @@ def audit_update(payload: bytes, trained: Trained) -> Verdict:
 
 
 def _bound(trained: Trained) -> float:
+    """Largest norm of an update as it is decoded: as trained, plus the residual before, less the one after.
+
+    The residual before may be that of a round with all steps of the plan, so both are bounded by such a one.
+    """
+    whole = replace(trained, steps=max(trained.steps, trained.local.steps))
+    residual = codec_named(trained.codec).most_residual(_trained_bound(whole), trained.size)
+    return _trained_bound(trained) + 2 * residual
+
+
+def _trained_bound(trained: Trained) -> float:
     if trained.privacy is not None:
         return private_norm_bound(trained, trained.privacy)
     return norm_bound(trained.local, trained.steps, trained.size, trained.model_norm)

@@ -27,7 +27,7 @@ from fedllm.exchange.directory_store import DirectoryStore
 from fedllm.exchange.mailbox import Mailbox, seal_to_file
 from fedllm.journal.outcomes import Dispatched
 from fedllm.journal.tables import ReleaseRow
-from fedllm.models.shared import encode_flat
+from fedllm.models.codec import encode_flat
 from fedllm.privacy.accounting import Event
 from fedllm.privacy.ledger import Ledger, Limits
 from fedllm.protocol.layout import Layout

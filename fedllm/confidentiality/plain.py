@@ -10,7 +10,7 @@ from fedllm.confidentiality.mode import TRAIN, Combine, Mode, Phase, RoundView, 
 from fedllm.config import FederationConfig
 from fedllm.errors import RefusedError
 from fedllm.exchange.mailbox import seal_to_file
-from fedllm.models.shared import decode_flat
+from fedllm.models.codec import codec_named
 from fedllm.protocol.messages import Answer, Counted, Plan, Sealed, Update, Verdict
 
 if TYPE_CHECKING:
@@ -38,9 +38,11 @@ class _Coordinator:
         raise NotImplementedError(f"mode plain asks {site} nothing in phase {phase} of {view.plan.run}")
 
     def total(self, view: RoundView, counted: Sequence[Counted], combine: Combine) -> "torch.Tensor":
+        codec = codec_named(view.plan.codec)
+
         def updates() -> "Iterator[tuple[int, torch.Tensor]]":
             for one in counted:
-                yield one.weight, decode_flat(view.read(one.payload), view.size)
+                yield one.weight, codec.decode(view.read(one.payload), view.size)
 
         return combine(updates())
 

@@ -232,6 +232,7 @@ class FederationConfig(Frozen):
     evaluation: EvaluationConfig = EvaluationConfig()
     rounds: RoundsConfig = RoundsConfig()
     local: LocalConfig = LocalConfig()
+    codec: Name = "fp32"  # how updates become bytes: fp32, or fp16 with half of them
     aggregation: AggregationConfig = AggregationConfig()
     privacy: PrivacyConfig = PrivacyConfig()
     confidentiality: Mode = "plain"
@@ -260,6 +261,11 @@ class FederationConfig(Frozen):
             raise ValueError("privacy.min_honest is above rounds.min_sites: too little noise could remain")
         if self.privacy.unit == "site" and self.rounds.cohort < 1:
             raise ValueError("rounds.cohort must be 1 with privacy.unit site: every site is in each round")
+        if self.privacy.unit == "site" and self.codec != "fp32":
+            raise ValueError(
+                "codec must be fp32 with privacy.unit site: the noise of all sites together hides one, so "
+                "each update must arrive as it is"
+            )
         return self
 
     def public_json(self) -> dict[str, Any]:

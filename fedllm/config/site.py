@@ -53,6 +53,7 @@ class PolicyConfig(Frozen):
     bases: tuple[str, ...] = ()  # SHA-256 fingerprints of base models that may be trained
     targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     methods: tuple[Literal["ffa-lora", "lora", "full"], ...] = ("ffa-lora", "lora", "full")
+    codecs: tuple[Name, ...] = ()  # how updates may be encoded; any that this site knows
     max_rank: int = Field(default=64, ge=1)
     max_steps: int = Field(default=1000, ge=1)  # a round; a plan that asks more is accepted with less
     max_length: int = Field(default=2048, ge=8)  # tokens a record

@@ -10,7 +10,7 @@ from fedllm.coordinator.round_view import TrainingRound
 from fedllm.coordinator.training import Training
 from fedllm.exchange.mailbox import seal_to_file
 from fedllm.journal.outcomes import Aggregated, Audited
-from fedllm.models.shared import decode_flat, encode_flat
+from fedllm.models.codec import decode_flat, encode_flat
 from fedllm.protocol.messages import Sealed
 
 if TYPE_CHECKING:

@@ -13,6 +13,7 @@ from fedllm.coordinator.training import Training
 from fedllm.errors import LedBeforeError, RefusedError
 from fedllm.journal.ledgers import known_heads
 from fedllm.journal.outcomes import Audited, Dispatched, FailedRound
+from fedllm.models.codec import codec_named, encode_flat
 from fedllm.protocol.messages import COORDINATOR, EVERYONE, Card, Plan, Report, Sealed
 
 log = logging.getLogger(__name__)
@@ -101,7 +102,8 @@ def _plan(training: Training, number: int, say: Callable[[str], None]) -> Plan:
         model=_model_for(training, number, chosen),
         task=config.task,
         local=config.local,
-        most_bytes=_most_bytes(shared.layout.size * 4),
+        codec=config.codec,
+        most_bytes=_most_bytes(codec_named(config.codec).most_bytes(shared.layout.size)),
         recipient=round_recipient(training, number),
         confidentiality=config.confidentiality,
         schedule=training.schedule.name,
@@ -110,9 +112,9 @@ def _plan(training: Training, number: int, say: Callable[[str], None]) -> Plan:
     )
 
 
-def _most_bytes(flat: int) -> int:
-    """How large a sealed update of so many bytes may be: age adds 16 bytes to every 64 KiB."""
-    return flat + flat // 4096 + _HEADERS
+def _most_bytes(numbers: int) -> int:
+    """How large a sealed update may be whose numbers take so many bytes: age adds 16 to every 64 KiB."""
+    return numbers + numbers // 4096 + _HEADERS
 
 
 def _weights(training: Training, cards: list[Card]) -> dict[str, int]:
@@ -129,8 +131,6 @@ def _weights(training: Training, cards: list[Card]) -> dict[str, int]:
 
 def _model_for(training: Training, number: int, chosen: tuple[str, ...]) -> Sealed:
     """The global adapter that the round starts from, sealed for every chosen site."""
-    from fedllm.models.shared import encode_flat
-
     before = training.schedule.start(training.journal, training.run, number)
     wanted = tuple(site.recipient for site in training.roster.sites if site.name in chosen)
     known = before is not None and set(wanted) <= set(before.sealed_for)

@@ -16,7 +16,7 @@ from fedllm.coordinator.wait import member
 from fedllm.errors import EquivocationError, ObjectNotFoundError, RefusedError, RoundError
 from fedllm.exchange.mailbox import place_of
 from fedllm.journal.outcomes import Audited, Dispatched, SiteOutcome
-from fedllm.models.shared import decode_flat
+from fedllm.models.codec import decode_flat
 from fedllm.protocol.messages import COORDINATOR, EVERYONE, Closed, Counted, Plan, Update, Verdict
 
 
@@ -82,6 +82,7 @@ def _as_planned(plan: Plan, outcome: SiteOutcome, size: int, model_norm: float) 
         round=plan.round,
         rounds=plan.rounds,
         privacy=plan.privacy,
+        codec=plan.codec,
     )
 
 

@@ -9,7 +9,7 @@ from fedllm.errors import TrackingError, TrainingError
 from fedllm.journal.outcomes import Aggregated, Audited, Dispatched, Evaluated
 from fedllm.milestones import Evaluating
 from fedllm.milestones import report as milestone
-from fedllm.models.shared import decode_flat
+from fedllm.models.codec import decode_flat
 from fedllm.protocol.messages import COORDINATOR, EVERYONE, Report, Sealed
 from fedllm.training.public_answers import public_answers
 

@@ -20,7 +20,7 @@ from fedllm.journal.outcomes import (
     SiteOutcome,
 )
 from fedllm.journal.release_queue import mark_released, published, queue_release, waiting_releases
-from fedllm.models.shared import decode_flat
+from fedllm.models.codec import decode_flat
 
 if TYPE_CHECKING:
     from fedllm.tracking import RoundRelease

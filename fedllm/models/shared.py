@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import torch
 
-from fedllm.errors import ModelError, RefusedError
+from fedllm.errors import ModelError
 
 
 @dataclass(frozen=True)
@@ -66,41 +66,3 @@ def write_flat(parameters: Sequence[torch.Tensor], flat: torch.Tensor) -> None:
     with torch.no_grad():
         for part, piece in zip(parameters, torch.split(flat, [p.numel() for p in parameters]), strict=True):
             part.copy_(piece.view_as(part))
-
-
-def encode_flat(flat: torch.Tensor) -> bytes:
-    """One flat fp32 vector as a safetensors file with the single tensor `adapter`; the same bytes always."""
-    values = flat.detach().to("cpu", torch.float32).contiguous().numpy().astype("<f4", copy=False)
-    header = _header(values.size)
-    return len(header).to_bytes(8, "little") + header + values.tobytes()
-
-
-def decode_flat(data: bytes, size: int) -> torch.Tensor:
-    """Read what `encode_flat` wrote.
-
-    Nothing is allocated on a header's word: the size is known beforehand, so that the only header that
-    can be right is compared byte for byte.
-
-    Args:
-        data: the whole file.
-        size: how many numbers it must hold.
-
-    Raises:
-        RefusedError: anything but one finite fp32 tensor `adapter` of that size.
-    """
-    header = _header(size)
-    start = 8 + len(header)
-    if len(data) != start + 4 * size:
-        raise RefusedError(f"payload: {len(data)} bytes where {start + 4 * size} are due for {size} numbers")
-    if data[:8] != len(header).to_bytes(8, "little") or data[8:start] != header:
-        raise RefusedError(f"payload: its header is not that of one fp32 tensor `adapter` of shape [{size}]")
-    flat = torch.frombuffer(bytearray(memoryview(data)[start:]), dtype=torch.float32)
-    if not bool(torch.isfinite(flat).all()):
-        raise RefusedError("payload: holds numbers that are not finite")
-    return flat
-
-
-def _header(size: int) -> bytes:
-    described = {"adapter": {"dtype": "F32", "shape": [size], "data_offsets": [0, 4 * size]}}
-    text = json.dumps(described, separators=(",", ":")).encode()
-    return text + b" " * (-len(text) % 8)

@@ -24,6 +24,7 @@ RunId = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 Text = Annotated[str, Field(max_length=2000)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0, lt=2**53)]
+FP32 = "fp32"  # the codec of a plan that names none
 MEMBERS = 10_000  # sites that a message names, at most
 
 
@@ -123,6 +124,8 @@ class Plan(Message):
     model: Sealed
     task: TaskConfig
     local: LocalConfig
+    # How updates become bytes. fp32 is left out, so that sites of earlier releases can read the plan.
+    codec: Annotated[Name, Field(exclude_if=lambda name: name == FP32)] = FP32
     most_bytes: Count  # of a sealed update
     recipient: Recipient  # updates are sealed for this key of the round's own; it is destroyed after it
     confidentiality: Mode

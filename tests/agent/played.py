@@ -18,7 +18,7 @@ from fedllm.coordinator.members import coordinator_identity
 from fedllm.exchange.mailbox import Mailbox, seal_to_file
 from fedllm.models.adapter import attach
 from fedllm.models.base import fingerprint, load_base, resolve_base
-from fedllm.models.shared import encode_flat
+from fedllm.models.codec import encode_flat
 from fedllm.protocol.messages import (
     COORDINATOR,
     EVERYONE,

@@ -73,6 +73,7 @@ def test_a_bad_row_is_never_drawn(member: Membership, bench: Workbench, coordina
             data=member.site.data,
             model=folder / "model",
             output=folder / "update",
+            next_residual=folder / "residual",
             adapter=plan.adapter,
             adapter_seed=plan.seed,
             layout_sha256=plan.layout_sha256,

@@ -7,7 +7,7 @@ import pytest
 from fedllm.agent.agent import Agent
 from fedllm.config import LocalConfig
 from fedllm.errors import RefusedError
-from fedllm.models.shared import decode_flat
+from fedllm.models.codec import decode_flat
 from fedllm.protocol.messages import Card
 from tests.agent.played import ADAPTER, SITE, Coordinator, CountingTrainer, ticks
 

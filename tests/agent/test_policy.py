@@ -61,6 +61,12 @@ def test_a_plan_within_the_policy_is_accepted_whole() -> None:
     assert (decision(plan()).kind, decision(plan()).steps) == ("accept", 20)
 
 
+def test_every_known_codec_is_allowed_unless_the_policy_names_some() -> None:
+    for codec in ("fp32", "fp16"):
+        assert decision(plan(codec=codec)).kind == "accept"
+        assert decision(plan(codec=codec), PolicyConfig(codecs=(codec,))).kind == "accept"
+
+
 def test_more_steps_than_the_policy_allows_are_accepted_with_less() -> None:
     done = decision(plan(), PolicyConfig(max_steps=5))
     assert (done.kind, done.steps) == ("less", 5)
@@ -79,6 +85,10 @@ PINNED = {"peers": {"movies": MOVIES}, "min_peers": 1}
         ({}, {}, {"base_sha256": "c" * 64}, "base model here is cccccccccccc"),
         ({}, {"bases": ("d" * 64,)}, {}, "not among those that the policy allows"),
         ({}, {"methods": ("lora",)}, {}, "does not allow ffa-lora"),
+        ({"codec": "top-k"}, {}, {}, "the codec top-k is not known here"),
+        ({"codec": "top-k"}, {"codecs": ("top-k",)}, {}, "the codec top-k is not known here"),
+        ({"codec": "fp16"}, {"codecs": ("fp32",)}, {}, "the policy does not allow the codec fp16"),
+        ({}, {"codecs": ("fp16",)}, {}, "the policy does not allow the codec fp32"),
         ({}, {"targets": ("q_proj",)}, {}, "training v_proj"),
         ({}, {"max_rank": 4}, {}, "rank 8 is above the policy's 4"),
         ({}, {"max_length": 64}, {}, "128 tokens a record are above"),

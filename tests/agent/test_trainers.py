@@ -54,6 +54,7 @@ def job(config: FederationConfig, model: Global, tmp_path: Path) -> Job:
         data=data,
         model=start,
         output=tmp_path / "update",
+        next_residual=tmp_path / "residual",
         adapter=ADAPTER,
         adapter_seed=SEED,
         layout_sha256=model.layout_sha256,

@@ -1,6 +1,8 @@
 """The noise check blames nobody who is honest, also where training undoes its own noise."""
 
+import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,6 +10,7 @@ from scipy.stats import chi2
 
 from fedllm.auditing.noise import Trained, noise_check, noise_std
 from fedllm.config import LocalConfig
+from fedllm.models.codec import codec_named
 from fedllm.protocol.terms import PrivacyPlan, private_terms
 from fedllm.training.dp import train_privately
 from tests.tiers import by_tier
@@ -74,3 +77,17 @@ def test_where_the_last_step_moves_nothing_its_noise_is_not_observable() -> None
     assert noise_check(0.0, trained, PLAN) == "fail"
     adam = Trained("site", LOCAL.model_copy(update={"optimizer": "adamw"}), 1, WIDTH, 0.0, privacy=PLAN)
     assert noise_check(0.0, adam, PLAN) == "not observable"
+
+
+def test_in_fp16_an_update_of_the_least_noise_passes_whichever_way_it_is_rounded() -> None:
+    codec, size = codec_named("fp16"), 1 << 14
+    trained = Trained("site", LOCAL, STEPS, size, 0.0, rounds=9, privacy=PLAN, codec="fp16")
+    least = noise_std(trained, PLAN) * float(chi2.ppf(1e-9, size)) ** 0.5  # the norm that a billion are above
+    number = least / size**0.5
+    down = 2.0 ** math.floor(math.log2(number)) * (1 + 2.0**-11.01)  # nearly half a place above a half
+    trained = replace(trained, local=LOCAL.model_copy(update={"lr": LOCAL.lr * down / number}))
+    payload, _ = codec.encode(torch.full((size,), down), None)
+    norm = float(codec.decode(payload, size).double().norm())
+    assert noise_check(norm, replace(trained, codec="fp32"), PLAN) == "fail"
+    assert noise_check(norm, trained, PLAN) == "pass"
+    assert noise_check(norm * (1 - 2.0**-10), trained, PLAN) == "fail"

@@ -12,18 +12,18 @@ from typing import Any
 import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import strategies as st
+from safetensors.torch import load as stock_load
 from safetensors.torch import save
 from securesystemslib.dsse import Envelope
 from securesystemslib.signer import CryptoSigner  # type: ignore[attr-defined]  # re-exported without `as`
 
-from fedllm.models.shared import encode_flat
 from fedllm.protocol.messages import Update
 from fedllm.secure.envelope import PAYLOAD_TYPE
 from fedllm.secure.identity import Identity
 from tests.coordinator.played import PlayedRound, PlayedSite
 
 HOSTILE = "movies"  # the site that is
-TENSOR = "flat"
+TENSOR = "adapter"
 
 
 def compact(outer: dict[str, Any]) -> bytes:
@@ -55,6 +55,10 @@ class Case:
     signer: Identity | None = None
     after: Callable[[], None] | None = None  # what happens once the coordinator has pinned the message
 
+    @property
+    def codec(self) -> str:
+        return self.round_.plan.codec
+
     def pick(self, *choices: Any) -> Any:  # noqa: ANN401 - whatever is chosen from
         return self.draw(st.sampled_from(choices))
 
@@ -62,21 +66,39 @@ class Case:
 # what is inside the payload
 
 
+def encoded(flat: torch.Tensor, codec: str) -> bytes:
+    """A vector in a codec's own format by stock safetensors, which refuses nothing."""
+    return save({TENSOR: flat.to({"fp32": torch.float32, "fp16": torch.float16}[codec])})
+
+
 def shape(case: Case) -> None:
     size = len(case.flat)
-    case.data = encode_flat(case.flat[: case.draw(st.integers(0, size - 1))])
+    case.data = encoded(case.flat[: case.draw(st.integers(0, size - 1))], case.codec)
 
 
 def longer(case: Case) -> None:
-    case.data = encode_flat(torch.cat([case.flat, case.flat[: case.draw(st.integers(1, 9))]]))
+    case.data = encoded(torch.cat([case.flat, case.flat[: case.draw(st.integers(1, 9))]]), case.codec)
+
+
+def padded(case: Case) -> None:
+    data = encoded(case.flat, case.codec)
+    case.data = data + case.pick(b"\x00", bytes(8), data[-2:])
+
+
+def another_codec(case: Case) -> None:
+    """Bytes of another codec than the plan's, of as many numbers or of as many bytes."""
+    other = {"fp32": "fp16", "fp16": "fp32"}[case.codec]
+    pair = torch.cat([case.flat, case.flat])
+    as_long = pair if case.codec == "fp32" else case.flat[: len(case.flat) // 2]
+    case.data = encoded(case.pick(case.flat, as_long), other)
 
 
 def folded(case: Case) -> None:
-    case.data = save({TENSOR: case.flat.reshape(2, -1).contiguous()})
+    case.data = encoded(case.flat.reshape(2, -1).contiguous(), case.codec)
 
 
 def dtype(case: Case) -> None:
-    kind = case.pick(torch.float16, torch.bfloat16, torch.float64, torch.int32, torch.int8, torch.bool)
+    kind = case.pick(torch.bfloat16, torch.float64, torch.int32, torch.int8, torch.bool)
     case.data = save({TENSOR: case.flat.to(kind)})
 
 
@@ -85,7 +107,8 @@ def named(case: Case) -> None:
 
 
 def several(case: Case) -> None:
-    case.data = save({TENSOR: case.flat, "more": torch.zeros(3)})
+    own = stock_load(encoded(case.flat, case.codec))
+    case.data = case.pick(save(own | {"more": torch.zeros(3)}), save(own, {"format": "pt"}))
 
 
 def infinite(case: Case) -> None:
@@ -104,11 +127,12 @@ def nothing(case: Case) -> None:
 
 def lying_header(case: Case) -> None:
     """A safetensors header that promises what is not there."""
-    size = 4 * len(case.flat)
+    kind, width = {"fp32": ("F32", 4), "fp16": ("F16", 2)}[case.codec]
+    size = width * len(case.flat)
     begin, end = case.pick((0, size + 4), (8, size), (size, 0), (-4, size), (0, 2**62), (0, 0))
     head: dict[str, Any] = {
         TENSOR: {
-            "dtype": "F32",
+            "dtype": kind,
             "shape": [case.pick(len(case.flat), 2**40, 0, -1)],
             "data_offsets": [begin, end],
         }
@@ -117,7 +141,7 @@ def lying_header(case: Case) -> None:
         head["other"] = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
     text = json.dumps(head).encode()
     told = case.pick(len(text), 2**63 - 1, 2**40, 0, len(text) - 1, len(text) + 9)
-    case.data = struct.pack("<Q", told) + text + case.flat.numpy().tobytes()
+    case.data = struct.pack("<Q", told) + text + encoded(case.flat, case.codec)[-size:]
     if (begin, end, told) == (0, size, len(text)):  # pragma: no cover - no pair above is the truth
         raise AssertionError
 
@@ -361,7 +385,7 @@ def two_updates(case: Case) -> None:
     case.after = again
 
 
-INSIDE = [shape, longer, folded, dtype, named, several, infinite, enormous, nothing]
+INSIDE = [shape, longer, padded, another_codec, folded, dtype, named, several, infinite, enormous, nothing]
 INSIDE += [lying_header, bomb, executable, garbled]
 SEALED = [sealed_for_others, misdescribed, elsewhere, overwritten, vanished, huge, crowd, two_updates]
 SAID = [foreign, another, unknown_field, absent_field, wrong_type, no_number, twice, deep, oversized]

@@ -15,7 +15,7 @@ from fedllm.exchange.mailbox import Mailbox, seal_to_file
 from fedllm.exchange.store import ObjectStore
 from fedllm.journal.outcomes import Audited, Dispatched, SiteOutcome
 from fedllm.models.base import fingerprint, resolve_base
-from fedllm.models.shared import encode_flat
+from fedllm.models.codec import codec_named
 from fedllm.protocol.messages import COORDINATOR, Answer, Card, Message, Plan, Sealed, Update
 from fedllm.secure.envelope import sign
 from fedllm.secure.identity import Identity
@@ -109,11 +109,15 @@ class PlayedSite:
 
     def take_part(self, plan: Plan, plan_sha256: str, scale: float = 1e-4) -> None:
         """What an honest site does."""
-        size = (plan.most_bytes - 64 * 1024) // 4
+        size = (plan.most_bytes - 64 * 1024) // codec_named(plan.codec).most_bytes(1)
         generator = torch.Generator().manual_seed(len(self.name) + plan.round)
-        flat = torch.randn(size, generator=generator) * scale
+        self.send(plan, plan_sha256, torch.randn(size, generator=generator) * scale)
+
+    def send(self, plan: Plan, plan_sha256: str, flat: torch.Tensor) -> None:
+        """Answer, and send an update as the plan's codec has it."""
         self.answer(plan, plan_sha256)
-        self.update(plan, plan_sha256, self.payload(plan, encode_flat(flat)))
+        data, _ = codec_named(plan.codec).encode(flat, None)
+        self.update(plan, plan_sha256, self.payload(plan, data))
 
 
 @dataclass(repr=False)

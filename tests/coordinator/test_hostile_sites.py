@@ -21,11 +21,11 @@ from fedllm.data.records import write_records
 from fedllm.exchange.directory_store import DirectoryStore
 from fedllm.exchange.mailbox import Mailbox
 from fedllm.journal.outcomes import SiteOutcome
-from fedllm.models.shared import encode_flat
+from fedllm.models.codec import CODECS
 from fedllm.protocol.layout import Layout
 from fedllm.protocol.messages import Verdict
 from fedllm.secure.identity import create_identity
-from tests.coordinator.hostile_ways import HOSTILE, KINDS, Case, envelope
+from tests.coordinator.hostile_ways import HOSTILE, KINDS, Case, encoded, envelope
 from tests.coordinator.played import SITES, PlayedRound, PlayedSite, begin_round
 from tests.tiers import by_tier
 
@@ -46,7 +46,8 @@ def send(case: Case) -> None:
     """Seal, describe, sign and upload what the spoilt case says."""
     plan, site = case.round_.plan, case.site
     site.answer(plan, case.round_.plan_sha256)
-    payload = site.payload(plan, encode_flat(case.flat) if case.data is None else case.data, case.recipient)
+    data = encoded(case.flat, case.codec) if case.data is None else case.data
+    payload = site.payload(plan, data, case.recipient)
     told = {
         **site.head(plan),
         "schema": "fedllm.update/1",
@@ -83,9 +84,9 @@ def clear(round_: PlayedRound) -> None:
         store.delete(there.key)
 
 
-@pytest.fixture(scope="module")
-def round_(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PlayedRound]:
-    """One round under way, its deadline far: every case is played against it."""
+@pytest.fixture(scope="module", params=list(CODECS))
+def round_(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PlayedRound]:
+    """One round of each codec under way, its deadline far: every case is played against it."""
     folder = tmp_path_factory.mktemp("hostile")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FEDLLM_HOME", str(folder / "home"))
@@ -99,6 +100,7 @@ def round_(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PlayedRound]:
                 "evaluation": {"public": str(public)},
                 "rounds": {"deadline": 3600},
                 "local": {"lr": 0.01, "steps": 3, "batch_size": 4},
+                "codec": request.param,
                 "store": {"url": f"file://{folder / 'store'}"},
             }
         )

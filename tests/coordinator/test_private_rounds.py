@@ -17,7 +17,7 @@ from fedllm.coordinator.training import open_training
 from fedllm.errors import RoundError
 from fedllm.journal.ledgers import known_heads, verify_ledgers
 from fedllm.journal.outcomes import Audited, FailedRound, Released
-from fedllm.models.shared import decode_flat, encode_flat
+from fedllm.models.codec import decode_flat, encode_flat
 from fedllm.privacy.accounting import Event, epsilon
 from fedllm.privacy.ledger import Ledger, Limits
 from fedllm.protocol.entry import Entry

@@ -13,11 +13,10 @@ import pytest
 import torch
 
 from fedllm.config import AdapterConfig
-from fedllm.errors import ModelError, RefusedError
+from fedllm.errors import ModelError
 from fedllm.models.adapter import AdaptedModel, attach
 from fedllm.models.base import fingerprint, load_base, resolve_base
 from fedllm.models.expansion import expand
-from fedllm.models.shared import decode_flat, encode_flat
 
 
 @pytest.fixture(scope="module")
@@ -281,49 +280,3 @@ def test_the_same_adapter_is_saved_as_the_same_bytes(folder: Path, tmp_path: Pat
     for file in ("adapter_config.json", "adapter_model.safetensors"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
     assert str(folder) not in (tmp_path / "a" / "adapter_config.json").read_text()
-
-
-def test_a_flat_vector_survives_the_wire_and_stock_safetensors_reads_it() -> None:
-    from safetensors.torch import load
-
-    flat = torch.randn(1000)
-    data = encode_flat(flat)
-    assert torch.equal(decode_flat(data, 1000), flat)
-    assert torch.equal(load(data)["adapter"], flat)
-    assert encode_flat(flat) == data
-
-
-def _payload(header: dict[str, object], body: bytes) -> bytes:
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return struct.pack("<Q", len(text)) + text + body
-
-
-BODY = bytes(16)
-GOOD = {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"",
-        b"\x00" * 8,
-        struct.pack("<Q", 2**62) + b"{}",
-        _payload({"adapter": GOOD}, BODY + b"x"),
-        _payload({"adapter": GOOD}, BODY[:-4]),
-        _payload({"adapter": GOOD | {"dtype": "I32"}}, BODY),
-        _payload({"adapter": GOOD | {"shape": [2, 2]}}, BODY),
-        _payload({"adapter": GOOD | {"shape": [2**60], "data_offsets": [0, 2**62]}}, BODY),
-        _payload({"updates": GOOD}, BODY),
-        _payload({"adapter": GOOD, "more": GOOD | {"shape": [0], "data_offsets": [16, 16]}}, BODY),
-        _payload({"adapter": GOOD}, struct.pack("<4f", 0, 0, 0, math.nan)),
-        _payload({"adapter": GOOD}, struct.pack("<4f", 0, 0, 0, -math.inf)),
-    ],
-)
-def test_a_payload_that_lies_is_refused(data: bytes) -> None:
-    with pytest.raises(RefusedError):
-        decode_flat(data, 4)
-
-
-def test_the_honest_twin_of_those_payloads_is_accepted() -> None:
-    assert decode_flat(_payload({"adapter": GOOD}, BODY), 4).tolist() == [0, 0, 0, 0]

@@ -163,6 +163,7 @@ MESSAGES = {
         },
         {
             "follows": or_null(SHA),
+            "codec": NAME,
             "privacy": or_null(PRIVACY),
             "ledgers": map_of(NAME, list_of(LEDGER_HEAD, 1000), 10_000),
             "schedule": NAME,

@@ -15,8 +15,9 @@ from fedllm.agent.worker import site_seed
 from fedllm.errors import RefusedError
 from fedllm.models.adapter import attach
 from fedllm.models.base import load_base, resolve_base
+from fedllm.models.codec import decode_flat, encode_flat
 from fedllm.models.expansion import expand
-from fedllm.models.shared import SharedLayout, decode_flat, encode_flat
+from fedllm.models.shared import SharedLayout
 from fedllm.protocol.messages import Answer, Message, PublicKeys, Update
 from fedllm.schedule.sync import Sync
 from fedllm.secure.envelope import open_envelope, sign
