@@ -10,7 +10,7 @@ import pytest
 import fedllm
 from fedllm.cli.run import _text
 from fedllm.config import load_federation
-from fedllm.coordinator.steps import RELEASE
+from fedllm.coordinator.steps import DP_AUDIT, RELEASE
 from fedllm.coordinator.training import Training
 from fedllm.privacy.accounting import Event, epsilon
 from fedllm.protocol.messages import Answer, Card, Update
@@ -130,6 +130,22 @@ def test_persons_are_protected_where_records_name_them(federation: Path, tmp_pat
     )
     assert told.privacy["unit"] == "person"
     assert told.privacy["epsilon"] == pytest.approx(epsilon([Event(0.2, 1.0, 3)], 1e-5))
+
+
+@pytest.mark.parametrize("setting", ["codec=fp16", "aggregation.combine=median"])
+def test_what_is_made_of_noised_updates_costs_no_privacy_and_passes_every_check(
+    federation: Path, monkeypatch: pytest.MonkeyPatch, setting: str
+) -> None:
+    noise: list[str] = []
+    around(
+        monkeypatch,
+        DP_AUDIT,
+        after=lambda _training, audited: noise.extend(v.checks["noise"] for v in audited.verdicts),
+    )
+    told = simulated(federation, setting)
+    assert told.rounds == 2
+    assert told.privacy["epsilon"] == pytest.approx(epsilon([Event(0.2, 1.0, 6)], 1e-5))
+    assert noise == ["pass"] * 6  # three sites in two rounds
 
 
 def test_whole_sites_are_hidden_by_shares_of_noise(federation: Path) -> None:

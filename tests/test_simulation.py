@@ -12,7 +12,7 @@ import fedllm
 from fedllm.config import FederationConfig, load_federation
 from fedllm.coordinator.steps import DP_AUDIT
 from fedllm.coordinator.training import Training
-from fedllm.errors import RoundError
+from fedllm.errors import ConfigError, RoundError
 from fedllm.journal.outcomes import Audited
 from fedllm.milestones import Ended, Measured, Milestone, RoundBegun, RoundOver, SiteDone, watched_by
 from tests.around_steps import around
@@ -92,6 +92,29 @@ def test_server_optimisers_carry_their_state_from_round_to_round(federation: Pat
 @pytest.mark.parametrize("weighting", ["equal", "work", "examples"])
 def test_every_weighting_completes(federation: Path, weighting: str) -> None:
     assert simulated(federation, f"aggregation.weighting={weighting}", "rounds.max=1").status == "completed"
+
+
+def test_a_training_in_fp16_takes_half_the_bytes_and_ends_near_the_one_in_fp32(federation: Path) -> None:
+    exact, half = simulated(federation), simulated(federation, "codec=fp16")
+    assert half.rounds == exact.rounds == 2
+    assert half.model["sha256"] != exact.model["sha256"]
+    assert half.eval["loss"] == pytest.approx(exact.eval["loss"], abs=1e-3)
+    assert half.model["sha256"] == simulated(federation, "codec=fp16").model["sha256"]
+    for name, site in exact.sites.items():
+        sealing = 2 * 300  # bytes of headers and keys, some at random, in each of two rounds
+        assert half.sites[name]["bytes_up"] <= site["bytes_up"] / 2 + sealing < site["bytes_up"]
+
+
+def test_a_codec_that_is_not_known_is_refused_before_anything_begins(federation: Path) -> None:
+    with pytest.raises(ConfigError, match="codec 'fp61' is not known"):
+        simulated(federation, "codec=fp61")
+
+
+def test_a_training_by_the_median_learns_and_is_the_same_to_the_bit(federation: Path) -> None:
+    first, again = (simulated(federation, "aggregation.combine=median") for _ in range(2))
+    assert first.model["sha256"] == again.model["sha256"]
+    assert first.model["sha256"] != simulated(federation).model["sha256"]
+    assert first.eval["loss"] < first.baseline["zero_shot"]["loss"]
 
 
 def test_fedprox_holds_the_sites_nearer_to_the_global_model(federation: Path) -> None:

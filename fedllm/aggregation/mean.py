@@ -1,17 +1,12 @@
 """The weighted mean of updates, streamed: one update in memory at a time."""
 
-from collections.abc import Iterable
-
 import torch
 
+from fedllm.aggregation.stream import Updates, checked
 from fedllm.errors import RefusedError
 
-LARGEST_WEIGHT = 2**53  # above it an integer may not be exact in float64
 
-
-def weighted_mean(
-    updates: Iterable[tuple[int, torch.Tensor]], denominator: int | None = None
-) -> torch.Tensor:
+def weighted_mean(updates: Updates, denominator: int | None = None) -> torch.Tensor:
     """Average updates by integer weights, as federated averaging does (McMahan et al. 2017, Algorithm 1).
 
     The sum runs in float64 in the order given and is divided once, at the end. Floating-point sums depend
@@ -34,15 +29,9 @@ def weighted_mean(
     """
     summed = 0
     accumulator: torch.Tensor | None = None
-    for number, (weight, update) in enumerate(updates):
-        _check(number, weight, update)
+    for weight, update in checked(updates):
         if accumulator is None:
             accumulator = torch.zeros(update.shape, dtype=torch.float64)  # (n,)
-        elif update.shape != accumulator.shape:
-            raise RefusedError(
-                f"update {number} has {update.numel()} values, the first one {accumulator.numel()}: "
-                "updates of one round share one layout"
-            )
         accumulator.add_(update.to(torch.float64).mul_(weight))
         summed += weight
         del update  # the generator may free it before it reads the next one
@@ -51,12 +40,3 @@ def weighted_mean(
     if summed == 0:
         raise RefusedError("the weights sum to zero: at least one counted update needs a weight above 0")
     return accumulator.div_(denominator or summed).to(torch.float32)
-
-
-def _check(number: int, weight: int, update: torch.Tensor) -> None:
-    if isinstance(weight, bool) or not isinstance(weight, int) or not 0 <= weight <= LARGEST_WEIGHT:
-        raise RefusedError(f"update {number} has the weight {weight!r}: weights are integers from 0 to 2**53")
-    if update.ndim != 1 or update.dtype != torch.float32:
-        raise RefusedError(
-            f"update {number} is {update.dtype} of shape {tuple(update.shape)}: expected flat float32"
-        )

@@ -109,9 +109,10 @@ class LocalConfig(Frozen):
 
 
 class AggregationConfig(Frozen):
-    """How the updates become the next model (Reddi et al. 2021 for the adaptive ones)."""
+    """How the updates become one, and that one the next model (Reddi et al. 2021 for the adaptive ones)."""
 
     strategy: Literal["fedavg", "fedavgm", "fedadagrad", "fedadam", "fedyogi"] = "fedavg"
+    combine: Literal["mean", "median"] = "mean"  # median: by coordinate; a minority of liars moves it little
     weighting: Literal["equal", "examples", "work"] = "equal"  # examples: of sites with `tell_count` alone
     weight_cap: float = Field(default=1.5, ge=1, le=100)  # of `examples`: in equal shares; at most half
     lr: float = Field(default=1.0, gt=0)  # the server's
@@ -265,6 +266,11 @@ class FederationConfig(Frozen):
             raise ValueError(
                 "codec must be fp32 with privacy.unit site: the noise of all sites together hides one, so "
                 "each update must arrive as it is"
+            )
+        if self.privacy.unit == "site" and self.aggregation.combine != "mean":
+            raise ValueError(
+                "aggregation.combine must be mean with privacy.unit site: the noise of all sites together "
+                f"hides one, and a {self.aggregation.combine} does not add it up"
             )
         return self
 

@@ -3,7 +3,7 @@
 from functools import partial
 from typing import TYPE_CHECKING
 
-from fedllm.aggregation import apply_strategy, decode_state, encode_state, weighted_mean
+from fedllm.aggregation import apply_strategy, combined, decode_state, encode_state
 from fedllm.coordinator.dispatch import read_plan
 from fedllm.coordinator.payloads import read_model, seal_model
 from fedllm.coordinator.round_view import TrainingRound
@@ -26,11 +26,15 @@ def aggregate(training: Training, number: int) -> Aggregated:
 
     # Where whole sites are hidden, one that stays away must not make the others count for more.
     fixed = len(plan.sites) if plan.privacy is not None and plan.privacy.unit == "site" else None
-    view = TrainingRound(training, plan, size)
-    mean = training.mode.coordinator.total(view, audited.counted, partial(weighted_mean, denominator=fixed))
+    settings = training.config.aggregation
+    view, combine = (
+        TrainingRound(training, plan, size),
+        partial(combined, settings.combine, denominator=fixed),
+    )
+    update = training.mode.coordinator.total(view, audited.counted, combine)
     earlier = training.schedule.start(training.journal, training.run, number)
     state = _optimizer(training, earlier, size)
-    after, state = apply_strategy(training.config.aggregation, before, mean, state)
+    after, state = apply_strategy(settings, before, update, state)
     members = tuple(site.recipient for site in training.roster.sites)
     return Aggregated(
         model=seal_model(training, encode_flat(after), members),

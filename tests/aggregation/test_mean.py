@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedllm.aggregation import weight, weighted_mean
+from fedllm.aggregation import weight
+from fedllm.aggregation.mean import weighted_mean
 from fedllm.errors import RefusedError
 
 Update = tuple[int, torch.Tensor]

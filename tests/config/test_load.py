@@ -31,6 +31,8 @@ def test_the_default_file_says_what_the_main_job_is() -> None:
         ("simulation.partition={shards: 4}", lambda c: c.simulation.partition.shards == 4),
         ("model.adapter.layers=[0, 1]", lambda c: c.model.adapter.layers == (0, 1)),
         ("aggregation.weighting=work", lambda c: c.aggregation.weighting == "work"),
+        ("aggregation.combine=median", lambda c: c.aggregation.combine == "median"),
+        ("codec=fp16", lambda c: c.codec == "fp16"),
     ],
 )
 def test_set_changes_one_value(override: str, read) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
@@ -53,6 +55,8 @@ def test_set_changes_one_value(override: str, read) -> None:  # type: ignore[no-
         ("task.labels={positive: p}", "at least two labels"),
         ("name=No Spaces", "name"),
         ("privacy.unit=record", "privacy.unit"),
+        ("codec=FP 16", "codec=FP 16: 'FP 16' cannot be one"),
+        ("aggregation.combine=mode", "aggregation.combine"),
         ("confidentiality=secagg", "confidentiality"),
         ("rounds", "write it as key.part=value"),
         ("name.x=1", "is a value, not a group"),
@@ -120,3 +124,24 @@ def test_an_empty_site_file_is_told_in_words(tmp_path: Path) -> None:
     (tmp_path / "site.yaml").write_text("")
     with pytest.raises(ConfigError, match="the file is empty; `fedllm site init` writes one"):
         load_site(tmp_path / "site.yaml")
+
+
+@pytest.mark.parametrize(
+    ("override", "reason"),
+    [
+        (
+            "codec=fp16",
+            "codec must be fp32 with privacy.unit site: the noise of all sites together",
+        ),
+        ("aggregation.combine=median", "aggregation.combine must be mean with privacy.unit site"),
+    ],
+)
+def test_where_the_sites_noise_adds_up_nothing_goes_that_is_no_exact_sum(override: str, reason: str) -> None:
+    site = "privacy={unit: site, epsilon: 8, clip: 0.1}"
+    record = "privacy={unit: record, epsilon: 8, clip: 0.1, sampling_rate: 0.1}"
+    equal = "aggregation.weighting=equal"
+    assert load_federation(PARAMS, [equal, site])
+    assert load_federation(PARAMS, [equal, record, override])
+    with pytest.raises(ConfigError) as refused:
+        load_federation(PARAMS, [equal, site, override])
+    assert reason in str(refused.value)
