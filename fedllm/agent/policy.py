@@ -107,7 +107,7 @@ def _about_the_size(plan: Plan, policy: PolicyConfig) -> str | None:
         return f"rank {plan.adapter.rank} is above the policy's {policy.max_rank}"
     if length > policy.max_length:
         return f"{length} tokens a record are above the policy's {policy.max_length}"
-    if plan.task.kind != "image" and tokens > policy.max_batch_tokens:  # an image has no tokens
+    if plan.task.traits.tokens and tokens > policy.max_batch_tokens:
         return f"a batch of {tokens} tokens is above the policy's {policy.max_batch_tokens}"
     if (size := plan.model.sealed_bytes) * _COPIES > memory_limit(policy):
         return f"a model of {size} bytes is too large for the memory that the policy allows"

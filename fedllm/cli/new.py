@@ -8,6 +8,7 @@ import typer
 
 from fedllm.cli.options import AsJson
 from fedllm.cli.output import emit
+from fedllm.config.kinds import KINDS
 from fedllm.config.new_file import PUBLIC, TaskKind, example_record, federation_text
 from fedllm.errors import ConfigError
 
@@ -63,7 +64,7 @@ def new(
 
 def _labels(task: TaskKind, labels: str | None) -> tuple[str, ...]:
     """The labels of a classification; other tasks have none."""
-    if task != "classification":
+    if not KINDS[task].labels:
         if labels is not None:
             raise ConfigError(f"--labels {labels}: the task {task} has none; leave it out")
         return ()

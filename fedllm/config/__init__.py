@@ -11,13 +11,13 @@ from fedllm.config.federation import (
     RoundsConfig,
     SimulationConfig,
     StoreConfig,
-    TaskConfig,
     TrackingConfig,
 )
 from fedllm.config.home import cache_dir, fedllm_home
 from fedllm.config.load import load_federation, load_site
 from fedllm.config.privacy import PrivacyConfig
 from fedllm.config.site import PolicyConfig, SiteConfig
+from fedllm.config.task import TaskConfig
 
 __all__ = [
     "AdapterConfig",

@@ -6,10 +6,10 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from fedllm.config.frozen import Frozen, Name, Seconds
+from fedllm.config.kinds import KINDS
 from fedllm.config.privacy import PrivacyConfig
+from fedllm.config.task import MANY, TaskConfig, Word
 
-MANY = 1000  # fields, labels or layers: no honest task or model comes near
-Word = Annotated[str, Field(max_length=200)]  # a module's, field's or label's name, or what stands for it
 Layer = Annotated[int, Field(ge=0, lt=MANY)]
 
 
@@ -31,35 +31,8 @@ class ModelConfig(Frozen):
     adapter: AdapterConfig = AdapterConfig()
 
 
+_WHOLE = " or ".join(name for name, kind in KINDS.items() if kind.whole)
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
-
-
-class TaskConfig(Frozen):
-    """How a record becomes a prompt and the words that should follow it."""
-
-    kind: Literal["classification", "chat", "summarization", "text", "image"] = "classification"
-    fields: dict[Word, Word] = Field(
-        default_factory=lambda: {"text": "text", "label": "label"}, max_length=MANY
-    )
-    labels: dict[Word, Word] = Field(default_factory=dict, max_length=MANY)
-    template: str = Field(default="{text}", max_length=20_000)
-    max_length: int = Field(default=128, ge=8, le=8192)  # tokens of prompt and answer
-
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        if self.kind in {"classification", "image"}:
-            if len(self.labels) < 2:  # noqa: PLR2004 - a choice needs two
-                raise ValueError("task.labels needs at least two labels for a classification")
-            if "label" not in self.fields:
-                raise ValueError("task.fields needs `label` for a classification")
-        if self.kind == "image" and "image" not in self.fields:
-            raise ValueError("task.fields needs `image`: the field that holds the pixels")
-        if self.kind in {"chat", "summarization"} and "answer" not in self.fields:
-            raise ValueError(f"task.fields needs `answer` for {self.kind}: the words to learn")
-        wanted = set(re.findall(r"\{(\w+)\}", self.template))
-        if unknown := wanted - set(self.fields):
-            raise ValueError(f"task.template names {sorted(unknown)}, which task.fields does not")
-        return self
 
 
 class EvaluationConfig(Frozen):
@@ -244,9 +217,9 @@ class FederationConfig(Frozen):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if (self.task.kind == "image") != (self.model.adapter.method == "full"):
-            raise ValueError("model.adapter.method full is for task.kind image, and the only one for it")
-        if self.task.kind != "image" and not re.search(r"\{\w+\}", self.task.template):
+        if self.task.traits.whole != (self.model.adapter.method == "full"):
+            raise ValueError(f"model.adapter.method full is for task.kind {_WHOLE}, and the only one for it")
+        if self.task.traits.template and not re.search(r"\{\w+\}", self.task.template):
             names = sorted(self.task.fields)
             raise ValueError(
                 "task.template names no field, so every text would be the same: put "

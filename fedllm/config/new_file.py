@@ -6,39 +6,56 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from fedllm.config.kinds import KINDS
 from fedllm.config.yaml_text import read_yaml
 
 TaskKind = Literal["classification", "chat", "summarization", "text"]
-KINDS: tuple[TaskKind, ...] = get_args(TaskKind)
+NEW_KINDS: tuple[TaskKind, ...] = get_args(TaskKind)
 PUBLIC = "public.jsonl"  # the coordinator's own records, beside the file
 
 
 @dataclass(frozen=True)
-class _Kind:
-    """What differs from task to task."""
+class _Start:
+    """What a new file of one kind begins with."""
 
     fields: tuple[tuple[str, str, str], ...]  # the template's name, a record's name, what is there
     template: str
+    meaning: str  # of the template
     max_length: int  # tokens
     lr: str
-    measured: str
 
 
-_KINDS: dict[TaskKind, _Kind] = {
-    "classification": _Kind(
-        (("text", "text", "…"), ("label", "label", "")), "Text: {text}\nLabel:", 128, "4.0e-3", "accuracy"
+_STARTS: dict[TaskKind, _Start] = {
+    "classification": _Start(
+        (("text", "text", "…"), ("label", "label", "")),
+        "Text: {text}\nLabel:",
+        "the prompt, which the answer follows",
+        128,
+        "4.0e-3",
     ),
-    "chat": _Kind((("text", "question", "…"), ("answer", "answer", "…")), "{text}", 512, "2.0e-3", "loss"),
-    "summarization": _Kind(
-        (("text", "text", "…"), ("answer", "summary", "…")), "{text}\n\nSummary:", 1024, "2.0e-3", "loss"
+    "chat": _Start(
+        (("text", "question", "…"), ("answer", "answer", "…")),
+        "{text}",
+        "the prompt, in the base model's own chat format where it has one",
+        512,
+        "2.0e-3",
     ),
-    "text": _Kind((("text", "text", "…"),), "{text}", 512, "2.0e-3", "loss"),
+    "summarization": _Start(
+        (("text", "text", "…"), ("answer", "summary", "…")),
+        "{text}\n\nSummary:",
+        "the prompt, which the answer follows",
+        1024,
+        "2.0e-3",
+    ),
+    "text": _Start(
+        (("text", "text", "…"),), "{text}", "what the model learns to continue, all of it", 512, "2.0e-3"
+    ),
 }
 
 
 def example_record(kind: TaskKind, labels: Sequence[str]) -> str:
     """One record of a task, as a line of a data file."""
-    held = {field: value or labels[0] for _, field, value in _KINDS[kind].fields}
+    held = {field: value or labels[0] for _, field, value in _STARTS[kind].fields}
     return json.dumps(held, ensure_ascii=False)
 
 
@@ -54,7 +71,7 @@ def federation_text(name: str, kind: TaskKind, labels: Sequence[str], base: str)
     Returns:
         YAML with comments.
     """
-    chosen = _KINDS[kind]
+    chosen = _STARTS[kind]
     return "\n".join(
         [
             "# A federation: its sites train one model together, each beside its own records.",
@@ -71,7 +88,7 @@ def federation_text(name: str, kind: TaskKind, labels: Sequence[str], base: str)
             f"evaluation: {{public: {PUBLIC}}}",
             "rounds:",
             "  max: 3  # at most",
-            f"  patience: 2  # rounds without a better {chosen.measured}, after which a training ends",
+            f"  patience: 2  # rounds without a better {KINDS[kind].metric}, after which a training ends",
             "  min_sites: 2  # with fewer live sites there is no round",
             "  deadline: 15m  # for one round; an update that comes later does not count",
             f"local: {{lr: {chosen.lr}, steps: 16, batch_size: 8}}  # what each site does in a round",
@@ -87,7 +104,7 @@ def federation_text(name: str, kind: TaskKind, labels: Sequence[str], base: str)
     )
 
 
-def _task(kind: TaskKind, chosen: _Kind, labels: Sequence[str]) -> list[str]:
+def _task(kind: TaskKind, chosen: _Start, labels: Sequence[str]) -> list[str]:
     fields = ", ".join(f"{name}: {field}" for name, field, _ in chosen.fields)
     lines = [
         "task:",
@@ -95,7 +112,7 @@ def _task(kind: TaskKind, chosen: _Kind, labels: Sequence[str]) -> list[str]:
         f"  # A record is a line of JSON such as {example_record(kind, labels)}.",
         f"  fields: {{{fields}}}  # left: as the template names it; right: as the records do",
     ]
-    if kind == "classification":
+    if KINDS[kind].labels:
         lines += [
             "  # Left: a record's label. Right: what the model answers, each beginning with another token.",
             "  labels:",
@@ -103,17 +120,9 @@ def _task(kind: TaskKind, chosen: _Kind, labels: Sequence[str]) -> list[str]:
         ]
     return [
         *lines,
-        f"  template: {_quoted(chosen.template)}  # {_TEMPLATE[kind]}",
+        f"  template: {_quoted(chosen.template)}  # {chosen.meaning}",
         f"  max_length: {chosen.max_length}  # tokens of a record; what is longer is cut",
     ]
-
-
-_TEMPLATE: dict[TaskKind, str] = {
-    "classification": "the prompt, which the answer follows",
-    "chat": "the prompt, in the base model's own chat format where it has one",
-    "summarization": "the prompt, which the answer follows",
-    "text": "what the model learns to continue, all of it",
-}
 
 
 def _quoted(text: str) -> str:

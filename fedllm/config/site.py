@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from fedllm.config.frozen import Bytes, DatasetId, Frozen, Name, Seconds
+from fedllm.config.kinds import KINDS
 
 _FINGERPRINT = re.compile(r"[a-z2-7]{4}(-[a-z2-7]{4}){7}")
 LEAST_MEMORY = 512 * 2**20  # bytes: torch, transformers and the smallest model are a little below
@@ -68,7 +69,7 @@ class PolicyConfig(Frozen):
     max_round: Seconds = 86400.0  # s
     max_bytes: int | None = Field(default=None, ge=1)  # a run, both ways
     max_seconds: Seconds | None = None  # s of training a run
-    tasks: tuple[str, ...] = ("classification", "chat", "summarization", "text", "image")
+    tasks: tuple[str, ...] = tuple(KINDS)
     units: tuple[Literal["none", "record", "person", "site"], ...] = ("none", "record", "person", "site")
     person: str | None = None  # the field that names a person here, if plans by person must go by it
     max_epsilon: float | None = Field(default=None, gt=0)  # of one training

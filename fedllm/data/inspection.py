@@ -116,7 +116,7 @@ def _unusual(rows: Sequence[Row]) -> list[Fault]:
 
 
 def _labels(rows: Sequence[Row], task: TaskConfig | None) -> dict[str, int]:
-    if task is None or task.kind not in {"classification", "image"}:
+    if task is None or not task.traits.labels:
         return {}
     counts = Counter(row.record[task.fields["label"]] for row in rows)
     return {label: counts[label] for label in task.labels}

@@ -7,14 +7,6 @@ from fedllm.data.records import Record
 
 LOCAL = "id"  # kept beside: lines in the site's own log name a record by it, and nothing is learned from it
 
-_ANSWERS = {
-    "classification": ("label",),
-    "image": ("image", "label"),
-    "chat": ("answer",),
-    "summarization": ("answer",),
-    "text": (),
-}
-
 
 def needed_fields(task: TaskConfig, unit_field: str | None) -> frozenset[str]:
     """The record's fields that a task reads: what its template names, the answer, and who a person is.
@@ -24,11 +16,9 @@ def needed_fields(task: TaskConfig, unit_field: str | None) -> frozenset[str]:
         unit_field: the field that names a person, where people are the unit of privacy.
     """
     # As the template is filled: plain replacement of whatever `{name}` task.fields knows.
-    asked = {name for name in task.fields if f"{{{name}}}" in task.template}
-    if task.kind == "image":
-        asked = set()  # an image has no words around it
-    asked.update(_ANSWERS[task.kind])
-    fields = {task.fields.get(name, name) for name in asked}
+    words = task.traits.template
+    keys = {key for key in task.fields if words and f"{{{key}}}" in task.template} | set(task.traits.needs)
+    fields = {task.fields.get(key, key) for key in keys}
     return frozenset(fields if unit_field is None else fields | {unit_field})
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from fedllm.config import FederationConfig, TaskConfig
+from fedllm.data.minimise import needed_fields
 from fedllm.data.records import Record, read_records
 from fedllm.data.sources import CORPORA
 from fedllm.errors import ConfigError, DataError
@@ -52,23 +53,13 @@ def public_set_in_words(config: FederationConfig) -> str | None:
 
 def misfit(record: Record, task: TaskConfig) -> str | None:
     """Why a record is no example of a task; None where it is one."""
-    if missing := sorted(_needed(task) - record.keys()):
+    if missing := sorted(needed_fields(task, None) - record.keys()):
         return f"no field {missing[0]!r}; it has {', '.join(sorted(record))}"
-    if task.kind in {"classification", "image"}:
+    if task.traits.labels:
         label = record[task.fields["label"]]
         if label not in task.labels:
             return f"label {label!r} is not in task.labels ({', '.join(task.labels)})"
     return None
-
-
-def _needed(task: TaskConfig) -> set[str]:
-    """The fields of a record that a task reads."""
-    if task.kind == "image":
-        named = {"image", "label"}
-    else:
-        named = {name for name in task.fields if f"{{{name}}}" in task.template}
-        named |= {"classification": {"label"}, "text": set()}.get(task.kind, {"answer"})
-    return {task.fields[name] for name in named}
 
 
 def _check_corpus(config: FederationConfig) -> None:
@@ -77,9 +68,9 @@ def _check_corpus(config: FederationConfig) -> None:
     corpus = CORPORA.get(source)
     if corpus is None:
         return
-    if missing := sorted(_needed(task) - corpus.fields):
+    if missing := sorted(needed_fields(task, None) - corpus.fields):
         why = f"has no field {missing[0]!r}"
-    elif task.kind in {"classification", "image"} and (unknown := sorted(corpus.labels - task.labels.keys())):
+    elif task.traits.labels and (unknown := sorted(corpus.labels - task.labels.keys())):
         why = f"has the label {unknown[0]!r}, which task.labels does not"
     else:
         return

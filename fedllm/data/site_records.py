@@ -121,15 +121,15 @@ class Fit:
         if missing := [field for field in self._wanted if field not in record]:
             has = ", ".join(map(repr, sorted(record))) or "none"
             return one_line(f"no field {missing[0]!r}; it has {has}")
-        if task.kind in {"classification", "image"}:
+        if task.traits.labels:
             label = record[task.fields["label"]]
             if label not in task.labels:
                 meant = self._alike.get(label.strip().casefold())
                 hint = f"; did you mean {meant!r}?" if meant else ""
                 return one_line(f"label {label[:40]!r} is not in task.labels ({self._labels}){hint}")
-        if task.kind == "image":
+        if task.traits.input == "image":
             return _image_fault(record[task.fields["image"]])
-        if task.kind == "text" and self._wanted and not any(record[name].strip() for name in self._wanted):
+        if task.traits.continues and self._wanted and not any(record[name].strip() for name in self._wanted):
             return "its text is empty"
         return None
 

@@ -10,8 +10,9 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from fedllm.config.federation import AdapterConfig, LocalConfig, Mode, TaskConfig
+from fedllm.config.federation import AdapterConfig, LocalConfig, Mode
 from fedllm.config.frozen import DatasetId, Name
+from fedllm.config.task import TaskConfig
 from fedllm.protocol import entry
 from fedllm.protocol.entry import Entry
 from fedllm.protocol.terms import PrivacyPlan

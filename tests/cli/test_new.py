@@ -7,13 +7,13 @@ import pytest
 import yaml
 
 from fedllm.config import TaskConfig, load_federation
-from fedllm.config.new_file import KINDS, TaskKind, example_record, federation_text
+from fedllm.config.new_file import NEW_KINDS, TaskKind, example_record, federation_text
 from fedllm.models.base import load_base, resolve_base
 from fedllm.tasks.examples import encode
 from tests.cli.in_process import fedllm
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", NEW_KINDS)
 def test_each_kind_of_file_loads_and_simulates_nothing(kind: TaskKind, tmp_path: Path) -> None:
     done = fedllm("new", "harbours", "--task", kind, folder=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -22,7 +22,7 @@ def test_each_kind_of_file_loads_and_simulates_nothing(kind: TaskKind, tmp_path:
     assert done.stdout.splitlines()[-1] == "next   fedllm up --config harbours.yaml"
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", NEW_KINDS)
 def test_the_record_in_its_comment_is_one_that_can_be_trained_on(kind: TaskKind, tmp_path: Path) -> None:
     labels = ("positive", "negative")
     file = tmp_path / "fed.yaml"
