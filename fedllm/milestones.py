@@ -94,10 +94,11 @@ class Evaluating(Milestone):
 
 @dataclass(frozen=True)
 class Measured(Milestone):
-    """A round's model was evaluated: `accuracy` or `loss` and the like, by name."""
+    """A round's model was evaluated: metrics by name, and the one that counts (None: the task's own)."""
 
     round: int
     metrics: Mapping[str, float] = field(default_factory=dict)
+    metric: str | None = None
 
 
 @dataclass(frozen=True)

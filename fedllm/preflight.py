@@ -12,6 +12,7 @@ from fedllm.errors import ConfigError
 from fedllm.journal.journal import Journal
 from fedllm.models.base import find_base
 from fedllm.models.codec import codec_named
+from fedllm.tasks.metrics import counting_metric
 
 
 def preflight(
@@ -27,7 +28,8 @@ def preflight(
     Raises:
         ConfigError: simulated sites would join real ones, the mode of confidentiality does not go together
             with other settings, the codec is not known, the roster is empty or smaller than
-            `rounds.min_sites`, a site to ask is not in it, or there is no public set.
+            `rounds.min_sites`, a site to ask is not in it, there is no public set, or the metric that is to
+            count cannot be computed.
         DataError: the public set cannot be read, is empty, or does not fit the task.
         ModelError: the base model cannot be found.
     """
@@ -35,6 +37,7 @@ def preflight(
         refuse_simulation(config)
     check_mode(config)
     codec_named(config.codec)
+    counting_metric(config)
     check_public_set(config, external=external)
     find_base(config.model.base)
     _check_sites(config.model_copy(update={"simulation": None}) if external else config, sites)

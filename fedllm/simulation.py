@@ -36,6 +36,7 @@ from fedllm.models.base import resolve_base
 from fedllm.models.codec import codec_named
 from fedllm.protocol.messages import PublicKeys
 from fedllm.run_id import new_run_id
+from fedllm.tasks.metrics import counting_metric
 
 log = logging.getLogger(__name__)
 
@@ -151,6 +152,7 @@ def simulate(config: FederationConfig) -> RunResult:
     if config.simulation is None:
         raise ConfigError("the configuration has no `simulation`: say who would hold what")
     codec_named(config.codec)
+    counting_metric(config)
     run = new_run_id()
     data = cached_data(config)
     with tempfile.TemporaryDirectory(prefix="fedllm-") as temporary:

@@ -46,6 +46,12 @@ def test_sites_that_cannot_play_a_round_are_refused(
     assert "\n" not in str(refused.value)
 
 
+def test_a_metric_that_the_task_cannot_compute_is_refused(config: FederationConfig) -> None:
+    evaluation = config.evaluation.model_copy(update={"metric": "macro_f1"})
+    with pytest.raises(ConfigError, match=r"macro_f1 needs labels, and task\.kind text has none"):
+        preflight(config.model_copy(update={"evaluation": evaluation}))
+
+
 def test_sites_elsewhere_are_looked_up_in_the_roster(config: FederationConfig) -> None:
     with pytest.raises(ConfigError, match="the roster of harbours is empty"):
         preflight(config, external=True)

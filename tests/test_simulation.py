@@ -143,6 +143,32 @@ def test_a_target_that_is_reached_ends_the_training(federation: Path) -> None:
     assert (told.stop_reason, told.rounds) == ("target reached", 1)
 
 
+def test_the_chosen_metric_counts_and_is_measured_beside_the_tasks_own(federation: Path) -> None:
+    seen: list[Milestone] = []
+    with watched_by(seen.append):
+        told = simulated(federation, "evaluation.metric=macro_f1", "rounds.max=1")
+    assert [m.metric for m in seen if isinstance(m, Measured)] == ["macro_f1"] * 2
+    assert list(told.by_round[1])[:3] == ["loss", "accuracy", "macro_f1"]
+    assert told.by_round[1].keys() == {
+        name + group for name in ("loss", "accuracy", "macro_f1") for group in ("", *(f"/{s}" for s in SITES))
+    }
+    assert told.public()["metric"] == "macro_f1"
+    low, high = told.eval["macro_f1_interval"]
+    assert low <= told.eval["macro_f1"] <= high
+
+
+def test_a_target_is_one_of_the_metric_that_counts(federation: Path) -> None:
+    # As an accuracy 50 is never reached; as a loss it is at once.
+    told = simulated(federation, "evaluation.metric=loss", "rounds.target=50", "rounds.max=2")
+    assert (told.stop_reason, told.rounds) == ("target reached", 1)
+    assert "metric" not in simulated(federation, "evaluation.metric=accuracy", "rounds.max=1").public()
+
+
+def test_a_metric_that_there_is_not_is_refused_before_anything_begins(federation: Path) -> None:
+    with pytest.raises(ConfigError, match=r"evaluation\.metric: there is no metric 'f1'"):
+        simulated(federation, "evaluation.metric=f1")
+
+
 def test_too_few_sites_fail_truthfully(federation: Path) -> None:
     with pytest.raises(RoundError, match=r"3 of 3 sites are live, rounds\.min_sites is 4"):
         simulated(federation, "rounds.min_sites=4", "rounds.join=5s")

@@ -40,21 +40,22 @@ def first_look(
 
 def _cut(rows: list[Row], task: TaskConfig | None, base: Path | None) -> Cut | None:
     """Whether a record is cut, by the base's own tokenizer, which is loaded where a record is long enough."""
-    if task is None or task.kind == "image":
+    if task is None or not task.traits.tokens:
         return None
     if base is None:
         return lambda row: sum(map(len, row.record.values())) > CHARACTERS * task.max_length
     wanted = needed_fields(task, None)
-    # A token is at least one byte; a chat template adds some of its own.
-    room = task.max_length - len(task.template.encode()) - (64 if task.kind == "chat" else 2)
+    # A token is at least one byte; a model's own format adds some.
+    room = task.max_length - len(task.template.encode()) - task.traits.most_added
     long = {row.line for row in rows if sum(len(row.record.get(name, "").encode()) for name in wanted) > room}
     if not long:
         return None
     from fedllm.models.base import load_tokenizer
-    from fedllm.tasks.examples import cut_check
+    from fedllm.tasks.load import wording_of
 
-    is_cut = cut_check(load_tokenizer(base), task)
-    return lambda row: row.line in long and is_cut(row.record)
+    wording = wording_of(load_tokenizer(base), task)
+    _ = wording.labels  # a task that does not fit is said whichever record comes first
+    return lambda row: row.line in long and wording.is_cut(row.record)
 
 
 def keep_task(home: Path, task: TaskConfig) -> None:

@@ -19,7 +19,7 @@ import transformers.models.llama.modeling_llama  # noqa: F401 - as opacus
 import fedllm.agent.agent
 import fedllm.models.adapter
 import fedllm.models.base
-import fedllm.tasks.text
+import fedllm.tasks.causal
 import fedllm.training.dp
 import fedllm.training.local
 import fedllm.training.site_level

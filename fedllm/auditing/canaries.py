@@ -15,9 +15,9 @@ from fedllm.data.records import Record
 from fedllm.errors import TrainingError
 from fedllm.privacy.noise import NoiseSource
 from fedllm.protocol.terms import PrivateTerms
-from fedllm.tasks.text import TextLearner
+from fedllm.tasks.causal import CausalLearner
 from fedllm.training.dp import train_privately
-from fedllm.training.evaluate import judged
+from fedllm.training.evaluate import losses
 from fedllm.training.learner import Learner
 
 Kind = Literal["gradient", "text"]
@@ -127,13 +127,13 @@ class TextCanaries:
     """Records of random tokens with random answers, scored by how far their loss fell in all."""
 
     def __init__(self, learner: Learner, terms: PrivateTerms, count: int) -> None:
-        if not isinstance(learner, TextLearner):
+        if not isinstance(learner, CausalLearner):
             raise TrainingError("text canaries need a task on texts: use gradient canaries")
         self.learner: Learner = learner
         self.records: Sequence[Record] = [
             own_unit(_random_record(learner), terms, number) for number in range(count)
         ]
-        self._before = judged(learner, learner.encode(self.records))[0]
+        self._before = losses(learner, learner.encode(self.records))
 
     def begin(self, number: int, rounds: int) -> None:
         """Nothing is looked at before the end."""
@@ -143,11 +143,11 @@ class TextCanaries:
 
     def scores(self) -> list[float]:
         """Loss before the training minus loss after it."""
-        after = judged(self.learner, self.learner.encode(self.records))[0]
+        after = losses(self.learner, self.learner.encode(self.records))
         return [old - new for old, new in zip(self._before, after, strict=True)]
 
 
-def _random_record(learner: TextLearner) -> dict[str, str]:
+def _random_record(learner: CausalLearner) -> dict[str, str]:
     """A record that nobody would write."""
     tokenizer, task = learner.tokenizer, learner.task
     special = set(tokenizer.all_special_ids)

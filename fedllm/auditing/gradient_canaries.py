@@ -19,6 +19,7 @@ from fedllm.data.records import Record
 from fedllm.errors import DataError, TrainingError
 from fedllm.models.shared import SharedModel, read_flat
 from fedllm.protocol.terms import PrivateTerms
+from fedllm.training.judged import Judged
 from fedllm.training.learner import Learner, Shape
 from fedllm.training.local import rate
 
@@ -176,7 +177,7 @@ class MarkedLearner:
             losses = losses + (outputs * chosen).sum(1)
         return losses
 
-    def judge(self, examples: Sequence[Any]) -> tuple[list[float], list[bool] | None]:
+    def judge(self, examples: Sequence[Any]) -> list[Judged]:
         """As the task does it."""
         return self._inner.judge(self._plain(examples))
 

@@ -11,7 +11,7 @@ from fedllm.data.records import Record
 from fedllm.errors import DataError
 from fedllm.protocol.terms import PrivateTerms
 from fedllm.training.dp import train_privately
-from fedllm.training.evaluate import judged
+from fedllm.training.evaluate import losses
 from fedllm.training.learner import Learner
 from fedllm.training.local import train
 
@@ -49,7 +49,7 @@ def attack_membership(  # noqa: PLR0913 - a training's terms, each named by the 
     sides = _halves(records, unit_field)
     asked = [readable(learner, _chance.sample(side, len(side)), _JUDGED) for side in sides]
     shared = learner.shared.read()
-    before = [judged(learner, side)[0] for side in asked]
+    before = [losses(learner, side) for side in asked]
     try:
         for number in range(1, rounds + 1):
             done = (number - 1) * local.steps
@@ -58,7 +58,7 @@ def attack_membership(  # noqa: PLR0913 - a training's terms, each named by the 
                 progress(done + step, rounds * steps)
 
             _round(learner, sides[0], local, terms, number, rounds, told)
-        after = [judged(learner, side)[0] for side in asked]
+        after = [losses(learner, side) for side in asked]
     finally:
         learner.shared.write(shared)
     fell = [[old - new for old, new in zip(*pair, strict=True)] for pair in zip(before, after, strict=True)]

@@ -22,8 +22,10 @@ from fedllm.data.records import Record, read_records
 from fedllm.errors import ConfigError
 from fedllm.models.adapter import attach
 from fedllm.models.base import CausalModel, Tokenizer, load_base, resolve_base
-from fedllm.tasks.text import TextLearner
-from fedllm.training.evaluate import Evaluation, evaluate
+from fedllm.tasks.load import causal_learner
+from fedllm.tasks.metrics import counting_metric
+from fedllm.training.evaluate import evaluate
+from fedllm.training.learner import Learner
 from fedllm.training.local import train
 
 Say = Callable[[str], None]
@@ -39,9 +41,9 @@ class _Bench:
     public: list[Record]
 
     def trained_on(self, records: Sequence[Record], steps: int) -> float:
-        """Accuracy after training a fresh adapter for so many steps on these records alone."""
+        """The metric that counts, after training a fresh adapter for so many steps on these records alone."""
         adapted = attach(self.model, self.config.model.adapter, self.config.seed)
-        learner = TextLearner(adapted, self.tokenizer, self.config.task)
+        learner = causal_learner(adapted, self.tokenizer, self.config.task)
         try:
             # One round as long as the whole federation, so that a schedule runs its full course.
             local = self.config.local.model_copy(update={"steps": steps})
@@ -54,9 +56,14 @@ class _Bench:
                 rounds=1,
                 seed=self.config.seed,
             )
-            return accuracy(evaluate(learner, self.public))
+            return self.measure(learner)
         finally:
             adapted.detach()
+
+    def measure(self, learner: Learner) -> float:
+        """The metric that counts, over all public records."""
+        metric = counting_metric(self.config)
+        return evaluate(learner, self.public, {metric.name: metric.compute}).metrics[metric.name]
 
 
 def yardsticks(  # noqa: PLR0913 - what is compared and how, each named by the caller
@@ -74,21 +81,23 @@ def yardsticks(  # noqa: PLR0913 - what is compared and how, each named by the c
         config: of the federation; its seed is replaced by each of `seeds`, which also deals the data
             and draws the public part anew.
         seeds: at least one.
-        federated: runs the federation and gives its accuracy.
+        federated: runs the federation and gives its metric that counts.
         folder: where each seed's data are put, `folder/seed-{seed}`.
         say: told what was measured, as it is measured; with `jobs`, other processes import it.
         jobs: seeds measured at once, each in a process of its own with one torch thread.
 
     Returns:
         `{"config", "seeds": [{"seed", "zero_shot", "central", "alone": {site: x}, "federated"}],
-        "mean": {"zero_shot", "central", "alone", "federated"}, "deviation": {…}}`, accuracies from 0
-        to 1; the deviation between seeds is None for a single one.
+        "mean": {"zero_shot", "central", "alone", "federated"}, "deviation": {…}}`, values of the
+        metric that counts; the deviation between seeds is None for a single one.
 
     Raises:
-        ConfigError: the task has no accuracy, or there are no seeds.
+        ConfigError: the task is no classification of texts, its metric cannot be computed, or there are no
+            seeds.
     """
-    if config.task.kind != "classification" or not seeds:
+    if not (config.task.traits.labels and config.task.traits.tokens) or not seeds:
         raise ConfigError("yardsticks need a classification task and at least one seed")
+    counting_metric(config)
     measure = partial(_measure, config, federated, folder, say)
     if jobs == 1:
         rows = [measure(seed) for seed in seeds]
@@ -117,24 +126,18 @@ def _measure(
     bench = _Bench(seeded, model, tokenizer, load_public(seeded, data.public))
     steps = config.rounds.max * config.local.steps
     row: dict[str, Any] = {"seed": seed}
-    row["zero_shot"] = accuracy(evaluate(TextLearner(model, tokenizer, config.task), bench.public))
-    say(f"seed {seed}: zero-shot {row['zero_shot']:.1%}")
+    shown = counting_metric(config).shown
+    row["zero_shot"] = bench.measure(causal_learner(model, tokenizer, config.task))
+    say(f"seed {seed}: zero-shot {shown(row['zero_shot'])}")
     row["federated"] = federated(seeded)
-    say(f"seed {seed}: federated {row['federated']:.1%}")
+    say(f"seed {seed}: federated {shown(row['federated'])}")
     row["central"] = bench.trained_on(pooled, steps * len(held))
-    say(f"seed {seed}: central {row['central']:.1%}")
+    say(f"seed {seed}: central {shown(row['central'])}")
     row["alone"] = {}
     for name, records in held.items():
         row["alone"][name] = bench.trained_on(records, steps)
-        say(f"seed {seed}: {name} alone {row['alone'][name]:.1%}")
+        say(f"seed {seed}: {name} alone {shown(row['alone'][name])}")
     return row
-
-
-def accuracy(found: Evaluation) -> float:
-    """The share of right labels over all public records."""
-    if found.accuracy is None:
-        raise ConfigError("this task has no accuracy to compare")
-    return found.accuracy
 
 
 def _over_seeds(rows: list[dict[str, Any]]) -> dict[str, dict[str, float | None]]:

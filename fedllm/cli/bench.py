@@ -8,6 +8,7 @@ import typer
 
 from fedllm.cli.options import FEDERATION, AsJson, Config, Overrides
 from fedllm.cli.output import console, emit
+from fedllm.tasks.metrics import counting_metric
 
 if TYPE_CHECKING:
     from fedllm.config import FederationConfig
@@ -35,7 +36,8 @@ def yardsticks(
     wanted = range(settings.seed, settings.seed + seeds)
     found = measure(settings, wanted, _federated, cache_dir() / "yardsticks", say=_say, jobs=jobs)
     write_bytes(out / "yardsticks.json", (json.dumps(found, indent=1, sort_keys=True) + "\n").encode())
-    lines = [f"{name:10} {value:.1%}" for name, value in found["mean"].items()]
+    shown = counting_metric(settings).shown
+    lines = [f"{name:10} {shown(value)}" for name, value in found["mean"].items()]
     emit(as_json, found, "\n".join([*lines, f"written: {out / 'yardsticks.json'}"]))
 
 
@@ -136,7 +138,7 @@ def door(
 def _federated(seeded: "FederationConfig") -> float:
     from fedllm.simulation import simulate
 
-    return float(simulate(seeded).eval["accuracy"])
+    return float(simulate(seeded).eval[counting_metric(seeded).name])
 
 
 def _say(text: str) -> None:

@@ -44,10 +44,12 @@ def deploy(
     from fedllm.stack.deploy import register_deployments
     from fedllm.stack.health import PrefectApi
     from fedllm.stack.schedules import resume_fitting
+    from fedllm.tasks.metrics import counting_metric
 
     if not config.is_file():
         raise ConfigError(f"{config}: no such file: name the federation file with --config")
     federation = load_federation(config)
+    counting_metric(federation)
     refuse_simulation(federation)
     found = endpoints()
     url = found.prefect_api_url if found else os.environ.get("PREFECT_API_URL", "")

@@ -139,10 +139,10 @@ class Picture:
             self._evaluating = None
         if at.round == 0:
             self._beside = (self._clock() - begun) / 2
-            self._stages["zero-shot"] = _Stage(quality(at.metrics), begun, self._clock())
+            self._stages["zero-shot"] = _Stage(quality(at), begun, self._clock())
         else:
             begun = self._round.begun if self._round else begun
-            self._stages[f"round {at.round}"] = _Stage(quality(at.metrics), begun)
+            self._stages[f"round {at.round}"] = _Stage(quality(at), begun)
 
     @__call__.register
     def _(self, at: RoundOver) -> None:

@@ -10,6 +10,8 @@ from fedllm.cli.output import console, emit
 from fedllm.config import FederationConfig, load_federation
 from fedllm.errors import ConfigError, FedllmError
 from fedllm.extras import require
+from fedllm.tasks.loss import LOSS
+from fedllm.tasks.metrics import METRICS, measured_metrics, metric_of
 
 if TYPE_CHECKING:
     from fedllm.data.records import Record
@@ -28,6 +30,9 @@ Pin = Annotated[
 Unsigned = Annotated[
     bool, typer.Option("--unsigned", help="Load a version that has no signed record; nobody vouches for it.")
 ]
+
+
+_NARROWEST = 6  # characters of a column: a loss below 10
 
 
 def register(app: typer.Typer) -> None:
@@ -51,21 +56,22 @@ def evaluate(
 ) -> None:
     """Measure a model on the public set, by group; default: the federation's challenger."""
     settings = load_federation(config, _with_limit(overrides, limit))
-    # The set first: it fails fast, and without loading a model.
+    # Metric and set first: they fail fast, and without loading a model.
+    metric_of(settings.task, settings.evaluation.metric)
     records = public_records(settings)
     opened = _open(model, settings, pin, unsigned=unsigned)
     console().print(f"Evaluating {opened.name} on {len(records)} public records …")
     from fedllm.training.evaluate import evaluate as measure
 
-    result = measure(opened.learner, records)
+    wanted = measured_metrics(opened.task, settings.evaluation.metric)
+    result = measure(opened.learner, records, {metric.name: metric.compute for metric in wanted})
     payload: dict[str, object] = {
         "schema": "fedllm.evaluate/1",
         "model": opened.name,
         "count": result.count,
-        "eval": _numbers(result.loss, result.accuracy),
+        "eval": result.metrics,
         "by_group": {
-            name: {**_numbers(group.loss, group.accuracy), "count": group.count}
-            for name, group in sorted(result.by_group.items())
+            name: {**group.metrics, "count": group.count} for name, group in sorted(result.by_group.items())
         },
     }
     emit(as_json, payload, "" if as_json else table(result))
@@ -134,14 +140,16 @@ def tracking_uri(config: FederationConfig) -> str:
 def table(result: "Evaluation") -> str:
     """A table by group, with the mean last."""
     groups = sorted(result.by_group.items()) if set(result.by_group) != {"all"} else []
-    rows = [(name, group.count, group.loss, group.accuracy) for name, group in groups]
-    rows.append(("all", result.count, result.loss, result.accuracy))
+    rows = [(name, group.count, group.metrics) for name, group in groups]
+    rows.append(("all", result.count, result.metrics))
     wide = max(len(name) for name, *_ in rows)
-    lines = [f"{'group':<{wide}}  records    loss  accuracy"]
-    for name, count, loss, accuracy in rows:
-        shown = "-" if accuracy is None else f"{100 * accuracy:.1f} %"
-        lines.append(f"{name:<{wide}}  {count:>7}  {loss:>6.4f}  {shown:>8}")
-    return "\n".join([*lines, "loss: nats a token of the answer, over the whole vocabulary"])
+    columns = {METRICS[name]: max(len(METRICS[name].words), _NARROWEST) for name in result.metrics}
+    heads = [f"{metric.words:>{width}}" for metric, width in columns.items()]
+    lines = ["  ".join([f"{'group':<{wide}}", "records", *heads])]
+    for name, count, metrics in rows:
+        cells = [f"{metric.shown(metrics[metric.name]):>{width}}" for metric, width in columns.items()]
+        lines.append("  ".join([f"{name:<{wide}}", f"{count:>7}", *cells]))
+    return "\n".join([*lines, f"{LOSS.words}: {LOSS.unit}, over the whole vocabulary"])
 
 
 def _open(wanted: str | None, config: FederationConfig, pin: str | None, *, unsigned: bool) -> "OpenedModel":
@@ -160,10 +168,6 @@ def _open(wanted: str | None, config: FederationConfig, pin: str | None, *, unsi
 
 def _with_limit(overrides: list[str] | None, limit: int | None) -> list[str]:
     return [*(overrides or []), *([] if limit is None else [f"evaluation.limit={limit}"])]
-
-
-def _numbers(loss: float, accuracy: float | None) -> dict[str, float]:
-    return {"loss": loss} if accuracy is None else {"loss": loss, "accuracy": accuracy}
 
 
 def _ask() -> str:

@@ -20,6 +20,7 @@ from fedllm.config import FederationConfig, load_federation
 from fedllm.errors import ConfigError, InterruptedRunError
 from fedllm.milestones import Prepared, Preparing, report
 from fedllm.run_id import new_run_id
+from fedllm.tasks.metrics import main_metric
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -163,7 +164,7 @@ def _import_meanwhile() -> None:
     def load() -> None:
         with suppress(ImportError):  # whoever needs it will say so
             import_module("peft")
-            import_module("fedllm.tasks.text")
+            import_module("fedllm.tasks.causal")
 
     Thread(target=load, name="import", daemon=True).start()
 
@@ -259,8 +260,8 @@ def _table(told: dict[str, Any]) -> "Table":
     from rich.table import Table
 
     by_round: dict[str, dict[str, float]] = told["by_round"]
-    metric = "accuracy" if "accuracy" in by_round["0"] else "loss"
-    title = f"{metric} on the public set"
+    metric = main_metric(by_round["0"], told.get("metric"))
+    title = f"{metric.words} on the public set"
     if len(by_round) > _COLUMNS:
         numbers = list(by_round)
         kept = [*numbers[:2], *numbers[2 - _COLUMNS :]]
@@ -270,14 +271,12 @@ def _table(told: dict[str, Any]) -> "Table":
     table.add_column("silo")
     for number in by_round:
         table.add_column("zero-shot" if number == "0" else f"round {number}", justify="right")
-    groups = [name.partition("/")[2] for name in by_round["0"] if name.startswith(f"{metric}/")]
+    groups = [name.partition("/")[2] for name in by_round["0"] if name.startswith(f"{metric.name}/")]
     groups = [] if groups == ["all"] else groups  # records without a silo are one group
     for group in groups:
-        table.add_row(group, *[_shown(metric, metrics[f"{metric}/{group}"]) for metrics in by_round.values()])
+        values = [metrics[f"{metric.name}/{group}"] for metrics in by_round.values()]
+        table.add_row(group, *[metric.shown(value, digits=3) for value in values])
     table.add_section()
-    table.add_row("all", *[_shown(metric, metrics[metric]) for metrics in by_round.values()])
+    values = [metrics[metric.name] for metrics in by_round.values()]
+    table.add_row("all", *[metric.shown(value, digits=3) for value in values])
     return table
-
-
-def _shown(metric: str, value: float) -> str:
-    return f"{100 * value:.1f} %" if metric == "accuracy" else f"{value:.3f}"

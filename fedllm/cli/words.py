@@ -1,6 +1,5 @@
 """Milestones in words: what a log or a pipe gets, a line each."""
 
-from collections.abc import Mapping
 from functools import singledispatch
 
 from fedllm.milestones import (
@@ -15,6 +14,7 @@ from fedllm.milestones import (
     SiteStep,
     Waiting,
 )
+from fedllm.tasks.metrics import main_metric
 
 _MINUTE = 60  # s
 
@@ -25,11 +25,11 @@ def duration(seconds: float) -> str:
     return f"{whole} s" if whole < _MINUTE else f"{whole // _MINUTE}:{whole % _MINUTE:02} min"
 
 
-def quality(metrics: Mapping[str, float]) -> str:
-    """The metric that is shown of a model: accuracy where there is one, else the loss."""
-    if "accuracy" in metrics:
-        return f"accuracy {100 * metrics['accuracy']:.1f} %"
-    return f"loss {metrics['loss']:.3f}" if "loss" in metrics else ""
+def quality(at: Measured) -> str:
+    """The metric that counts, of a model; empty where it was not measured."""
+    metric = main_metric(at.metrics, at.metric)
+    value = at.metrics.get(metric.name)
+    return "" if value is None else f"{metric.words} {metric.shown(value, digits=3)}"
 
 
 @singledispatch
@@ -73,7 +73,7 @@ def _(at: SiteDone) -> str:
 
 @in_words.register
 def _(at: Measured) -> str:
-    return f"{f'round {at.round}' if at.round else 'zero-shot'}: {quality(at.metrics)}"
+    return f"{f'round {at.round}' if at.round else 'zero-shot'}: {quality(at)}"
 
 
 @in_words.register

@@ -40,6 +40,7 @@ class EvaluationConfig(Frozen):
 
     public: str = "auto"
     limit: int | None = Field(default=None, ge=1)  # records a group, for quick looks
+    metric: Word = "auto"  # the one that counts, such as accuracy, loss or macro_f1; auto: the task's own
 
 
 class RoundsConfig(Frozen):
@@ -47,7 +48,7 @@ class RoundsConfig(Frozen):
 
     max: int = Field(default=3, ge=1, le=10_000)
     patience: int | None = Field(default=2, ge=1)  # rounds without improvement
-    target: float | None = None  # stop at this metric: accuracy for classification, else loss
+    target: float | None = None  # stop at this value of the metric that counts
     drift: float | None = Field(default=None, gt=0)  # stop when ||update|| / ||model|| falls below
     cohort: float = Field(default=1.0, gt=0, le=1)  # share of the live sites
     min_sites: int = Field(default=2, ge=1)
@@ -132,7 +133,7 @@ class TrackingConfig(Frozen):
 class ReviewConfig(Frozen):
     """What a version must hold to before it may become champion."""
 
-    # How much worse than the champion, on the public set: accuracy between 0 and 1, else loss.
+    # How much worse than the champion, on the public set: by the metric that counts, in its own unit.
     allowed_loss: float = Field(default=0.0, ge=0)
 
 

@@ -11,6 +11,8 @@ from fedllm.milestones import Evaluating
 from fedllm.milestones import report as milestone
 from fedllm.models.codec import decode_flat
 from fedllm.protocol.messages import COORDINATOR, EVERYONE, Report, Sealed
+from fedllm.tasks.loss import LOSS
+from fedllm.tasks.metrics import chosen_name, counting_metric, measured_metrics
 from fedllm.training.public_answers import public_answers
 
 
@@ -63,21 +65,24 @@ def _measure(training: Training, number: int, model: Sealed | None) -> Evaluated
         training.check()
         milestone(Evaluating(number, done, len(public)))
 
-    found = measure(learner, public, progress=progress)
-    if not math.isfinite(found.loss):
+    config = training.config
+    wanted = measured_metrics(config.task, config.evaluation.metric)
+    result = measure(learner, public, {one.name: one.compute for one in wanted}, progress=progress)
+    loss = result.metrics[LOSS.name]
+    if not math.isfinite(loss):
         raise TrainingError(
-            f"the model's loss on the public set is {found.loss}: training diverged; lower local.lr"
+            f"the model's loss on the public set is {loss}: training diverged; lower local.lr"
         )
-    metrics = {"loss": found.loss}
-    if found.accuracy is not None:
-        metrics["accuracy"] = found.accuracy
-    for group, part in sorted(found.by_group.items()):
-        metrics[f"loss/{group}"] = part.loss
-        if part.accuracy is not None:
-            metrics[f"accuracy/{group}"] = part.accuracy
-    groups = {group: part.count for group, part in sorted(found.by_group.items())}
-    answers = public_answers(public, found.losses, found.right)
-    return Evaluated(metrics=metrics, records=found.count, by_group=groups, answers=answers)
+    metrics = dict(result.metrics)
+    for group, part in result.by_group.items():
+        metrics |= {f"{name}/{group}": value for name, value in part.metrics.items()}
+    return Evaluated(
+        metrics=metrics,
+        records=result.count,
+        by_group={group: part.count for group, part in result.by_group.items()},
+        answers=public_answers(public, result.judged, (counting_metric(config).needs,)),
+        metric=chosen_name(config),
+    )
 
 
 def _champion(training: Training) -> dict[str, float] | None:

@@ -8,6 +8,7 @@ from fedllm.coordinator.progress import evaluations, played, score
 from fedllm.coordinator.training import Training
 from fedllm.errors import RoundError
 from fedllm.journal.outcomes import Aggregated, Audited, Dispatched
+from fedllm.tasks.metrics import main_metric
 
 BUDGET_SPENT = "privacy budget spent"
 
@@ -28,11 +29,9 @@ def stop_reason(training: Training) -> str | None:
     newest = max(measured, default=0)
     if newest == 0:
         return None
-    latest = measured[newest]
-    told = latest.metrics.get("accuracy", latest.metrics["loss"])
     if rounds.target is not None:
-        reached = told >= rounds.target if "accuracy" in latest.metrics else told <= rounds.target
-        if reached:
+        metric = main_metric(measured[newest].metrics, measured[newest].metric)
+        if score(measured[newest]) >= metric.score(rounds.target):
             return "target reached"
     if rounds.patience is not None:
         best = max(sorted(measured), key=lambda number: score(measured[number]))

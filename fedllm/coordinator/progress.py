@@ -3,6 +3,7 @@
 from fedllm.coordinator.training import Training
 from fedllm.journal.journal import Journal
 from fedllm.journal.outcomes import Evaluated
+from fedllm.tasks.metrics import main_metric
 
 
 def played(journal: Journal, run: str) -> int:
@@ -18,5 +19,6 @@ def evaluations(training: Training) -> dict[int, Evaluated]:
 
 
 def score(measured: Evaluated) -> float:
-    """One number that is better when it is higher: accuracy, else minus the loss."""
-    return measured.metrics.get("accuracy", -measured.metrics["loss"])
+    """One number that is better when it is higher: of the metric that counts."""
+    metric = main_metric(measured.metrics, measured.metric)
+    return metric.score(measured.metrics[metric.name])

@@ -126,6 +126,7 @@ def _describe(training: Training, number: int, kind: "type[RoundRelease]") -> "R
         zero_shot_answers=before.answers.model_dump(mode="json") if before.answers else None,
         prefect_flow_run=training.prefect_flow_run,
         dvc_lock_sha256=training.dvc_lock_sha256,
+        metric=evaluated.metric,
     )
 
 

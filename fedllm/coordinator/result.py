@@ -20,7 +20,7 @@ from fedllm.journal.outcomes import (
 )
 from fedllm.privacy.accounting import ACCOUNTANT
 from fedllm.protocol.terms import NO_DP, TRUST, told_in_words
-from fedllm.training.intervals import wilson
+from fedllm.tasks.metrics import METRICS
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,14 @@ class RunResult:
     seconds: dict[str, float | None]  # None under DP: sites keep their times, also within a sum
     by_round: dict[int, dict[str, float]]  # metrics of every round, 0 is zero-shot
     privacy: dict[str, Any]  # what may be claimed; `words` says it in a line
+    metric: str | None = None  # the one that counts; None: the task's own, and then absent from the JSON
 
     def public(self) -> dict[str, Any]:
         """The `fedllm.run/1` object."""
         told = asdict(self)
         told["by_round"] = {str(number): metrics for number, metrics in self.by_round.items()}
+        if self.metric is None:
+            del told["metric"]
         return {"schema": "fedllm.run/1", **told}
 
     def to_json(self) -> str:
@@ -51,7 +54,7 @@ class RunResult:
 
 
 def grouped(metrics: dict[str, float]) -> dict[str, Any]:
-    """`{"accuracy": …, "accuracy/movies": …}` as `{"accuracy": …, "by_group": {"movies": {…}}}`."""
+    """`{"loss": …, "loss/movies": …}` as `{"loss": …, "by_group": {"movies": {…}}}`."""
     told: dict[str, Any] = {name: value for name, value in metrics.items() if "/" not in name}
     by_group: dict[str, dict[str, float]] = {}
     for name, value in metrics.items():
@@ -94,16 +97,18 @@ def result(training: Training) -> RunResult:
         },
         by_round={number: dict(done.metrics) for number, done in measured.items()},
         privacy=_claim(training, sites),
+        metric=measured[best].metric,
     )
 
 
 def _precision(measured: Evaluated) -> dict[str, Any]:
-    """On how many records, and where accuracy lies with 95 % confidence (Wilson 1927)."""
-    told: dict[str, Any] = {"records": measured.records}
-    if "accuracy" in measured.metrics and measured.records:
-        right = round(measured.metrics["accuracy"] * measured.records)
-        told["accuracy_interval"] = list(wilson(right, measured.records))
-    return told
+    """On how many records, and where each metric that has an interval lies with 95 % confidence."""
+    precision: dict[str, Any] = {"records": measured.records}
+    for name, value in measured.metrics.items():
+        metric = METRICS.get(name)  # None: of a group
+        if metric and (interval := metric.interval(value, measured.records, measured.answers)):
+            precision[f"{name}_interval"] = list(interval)
+    return precision
 
 
 def _claim(training: Training, sites: dict[str, dict[str, Any]]) -> dict[str, Any]:

@@ -78,7 +78,7 @@ def _measure_zero_shot(training: Training) -> None:
     except FedllmError as error:
         training.stop(error)
         raise
-    report(Measured(0, measured.metrics))
+    report(Measured(0, measured.metrics, measured.metric))
 
 
 def play(training: Training, runner: Runner, *, force: bool = False) -> str:

@@ -78,7 +78,7 @@ EVALUATE = Step(
     "evaluate",
     Evaluated,
     lambda training, number, _say: evaluate(training, number),
-    milestone=lambda number, done: Measured(number, done.metrics),
+    milestone=lambda number, done: Measured(number, done.metrics, done.metric),
 )
 RELEASE = Step(
     "release",

@@ -23,6 +23,7 @@ from fedllm.journal.journal import journal_url
 from fedllm.stack.databases import databases as named_databases
 from fedllm.stack.health import PrefectApi
 from fedllm.stack.minio import has_volume
+from fedllm.tasks.metrics import counting_metric
 
 _AT_ONCE = 12  # checks; most of them wait for a server
 _DEFAULT_BASE = "smollm2-135m"
@@ -156,6 +157,10 @@ def _federation(config: FederationConfig, found: Endpoints | None) -> list[Named
     def users() -> Iterator[Finding]:
         yield from exchange.site_users(access(), config.name, [keys.name for keys in members()])
 
+    def metric() -> list[Finding]:
+        counting_metric(config)
+        return []  # only what is wrong with it is worth a line
+
     lost = found is not None and config.store.url == "auto" and not has_volume(Place(found.home).minio)
     of_store: list[Named] = [
         ("store", reach, lambda: exchange.store(access(), config.name)),
@@ -170,6 +175,7 @@ def _federation(config: FederationConfig, found: Endpoints | None) -> list[Named
             lambda: databases.database("journal", journal_url(config.name)),
         ),
         ("lease", "see `journal`", partial(federation.leftovers, config.name)),
+        ("metric", "mend the federation file", metric),
     ]
     if url is not None:
         checks.append(("clock", "mend store.endpoint", partial(machine.clock, url)))

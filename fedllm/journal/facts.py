@@ -10,6 +10,9 @@ from typing import Literal
 from fedllm.config import FederationConfig
 from fedllm.protocol.terms import PrivacyPlan
 from fedllm.secure.events import SecurityEvent
+from fedllm.tasks.metric import Metric
+from fedllm.tasks.metrics import main_metric
+from fedllm.training.public_answers import PublicAnswers
 
 WAIT = "remote-local-train"  # the step in which sites train
 STEPS = ("dispatch", WAIT, "dp-audit", "aggregate", "evaluate", "release")
@@ -39,24 +42,26 @@ class SiteInRound:
 class Quality:
     """What was measured on the coordinator's public set."""
 
-    metrics: Mapping[str, float]  # loss, accuracy, and both by group as `accuracy/movies`
+    metrics: Mapping[str, float]  # by name, and by group as `loss/movies`
     records: int = 0  # that were measured on
     by_group: Mapping[str, int] = field(default_factory=dict)  # how many of them, by group
+    metric: str | None = None  # the one that counts; None: the task's own
+    answers: PublicAnswers | None = None  # to each record; None: not on record
 
     @property
-    def main(self) -> str:
-        """The metric that counts: accuracy where there is one, else loss."""
-        return "accuracy" if "accuracy" in self.metrics else "loss"
+    def main(self) -> Metric:
+        """The metric that counts."""
+        return main_metric(self.metrics, self.metric)
 
     @property
     def value(self) -> float:
         """Of that metric."""
-        return self.metrics[self.main]
+        return self.metrics[self.main.name]
 
     @property
     def groups(self) -> dict[str, float]:
         """The metric that counts, by group; records without a silo are one group, which is no group."""
-        start = f"{self.main}/"
+        start = f"{self.main.name}/"
         found = {n.removeprefix(start): v for n, v in self.metrics.items() if n.startswith(start)}
         return {} if set(found) == {"all"} else found
 
@@ -111,10 +116,10 @@ class TrainingFacts:
 
     @property
     def best(self) -> RoundFacts | None:
-        """The round with the highest accuracy, else the lowest loss; of equals the first."""
+        """The best round by the metric that counts; of equals the first."""
         return max(self.measured, key=_score, default=None)
 
 
 def _score(one: RoundFacts) -> float:
     assert one.quality is not None  # noqa: S101 - of `measured`
-    return one.quality.value if one.quality.main == "accuracy" else -one.quality.value
+    return one.quality.main.score(one.quality.value)

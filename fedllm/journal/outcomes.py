@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from fedllm.protocol.entry import Entry
 from fedllm.protocol.messages import Counted, Sealed, Verdict
@@ -60,13 +60,15 @@ class Aggregated(Outcome):
 
 
 class Evaluated(Outcome):
-    """Quality on the coordinator's public set: `loss`, `accuracy`, and both by group as `accuracy/movies`."""
+    """Quality on the coordinator's public set: metrics by name, and each by group as `loss/movies`."""
 
     metrics: Mapping[str, float]
     champion: Mapping[str, float] | None = None
     records: int = 0  # that were measured on
     answers: PublicAnswers | None = None  # to each of them
     by_group: Mapping[str, int] = {}  # how many of them, by group
+    # The one that counts; None: the task's own, and then absent from the JSON.
+    metric: str | None = Field(default=None, exclude_if=lambda metric: metric is None)
 
 
 class Released(Outcome):

@@ -191,7 +191,7 @@ class _Record:
 def _quality(measured: Evaluated) -> Quality:
     metrics = {one_line(name): value for name, value in measured.metrics.items()}
     by_group = {one_line(name): count for name, count in measured.by_group.items()}
-    return Quality(metrics, measured.records, by_group)
+    return Quality(metrics, measured.records, by_group, measured.metric, measured.answers)
 
 
 def _site(site: str, did: SiteOutcome | None, verdict: Verdict | None, down: int) -> SiteInRound:

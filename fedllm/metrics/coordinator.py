@@ -25,6 +25,7 @@ from fedllm.metrics.sites_seen import Lookout
 from fedllm.metrics.tally import Durations, Tally, tally
 from fedllm.protocol.messages import Roster
 from fedllm.secure.events import KINDS
+from fedllm.tasks.metrics import METRICS
 
 RUNS = 10  # newest ones that are told by name
 GROUPS = 50  # of the public set that are told by name
@@ -58,6 +59,7 @@ class CoordinatorMetrics(Collector):
                 *self._of_runs(tallies),
                 *self._of_sites(tallies),
                 *self._of_newest(tallies[-RUNS:]),
+                *self._of_quality(tallies[-RUNS:]),
                 *self._of_journal(),
             ]
         yield from told
@@ -138,38 +140,41 @@ class CoordinatorMetrics(Collector):
         )
         begun = _gauge("fedllm_run_started_timestamp_seconds", "When a training began", "run")
         newest = _gauge("fedllm_round", "The newest finished round", "run")
-        accuracy = _gauge("fedllm_eval_accuracy", "Accuracy of the newest round on the public set", "run")
-        loss = _gauge("fedllm_eval_loss", "Loss of the newest round on the public set", "run")
-        zero = _gauge("fedllm_eval_zero_shot_accuracy", "Accuracy before the first round", "run")
         drift = _gauge("fedllm_drift_ratio", "How far the newest round moved the model", "run")
         for one in tallies:
             place = [self._name, one.run]
             for site, epsilon in sorted(one.epsilon.items()):
                 spent.add_metric([*place, site], epsilon)
-            measured = one.quality.metrics if one.quality else {}
-            before = one.zero_shot.metrics if one.zero_shot else {}
             for family, value in (
                 (begun, one.started),
                 (budget, one.budget),
                 (unpaid, one.unpaid),
                 (newest, one.newest),
-                (accuracy, measured.get("accuracy")),
-                (loss, measured.get("loss")),
-                (zero, before.get("accuracy")),
                 (drift, one.drift),
             ):
                 if value is not None:
                     family.add_metric(place, value)
-        yield from (spent, budget, unpaid, begun, newest, accuracy, loss, zero, drift, self._groups(tallies))
+        yield from (spent, budget, unpaid, begun, newest, drift)
 
-    def _groups(self, tallies: list[Tally]) -> Metric:
-        name = "fedllm_eval_group_accuracy"
-        family = _gauge(name, "The same by silo, of the newest training", "run", "group")
+    def _of_quality(self, tallies: list[Tally]) -> Iterator[Metric]:
+        """Each metric that was measured; by silo the one that counts in the newest training."""
         last = next((one for one in reversed(tallies) if one.quality), None)
-        if last is not None and last.quality is not None and last.quality.main == "accuracy":
-            for group, value in sorted(last.quality.groups.items())[:GROUPS]:
-                family.add_metric([self._name, last.run, group], value)
-        return family
+        for metric in METRICS.values():
+            title = metric.title
+            newest = _gauge(
+                f"fedllm_eval_{metric.name}", f"{title} of the newest round on the public set", "run"
+            )
+            zero = _gauge(f"fedllm_eval_zero_shot_{metric.name}", f"{title} before the first round", "run")
+            for one in tallies:
+                for family, quality in ((newest, one.quality), (zero, one.zero_shot)):
+                    if quality and metric.name in quality.metrics:
+                        family.add_metric([self._name, one.run], quality.metrics[metric.name])
+            name = f"fedllm_eval_group_{metric.name}"
+            groups = _gauge(name, "The same by silo, of the newest training", "run", "group")
+            if last and last.quality and last.quality.main is metric:
+                for group, value in sorted(last.quality.groups.items())[:GROUPS]:
+                    groups.add_metric([self._name, last.run, group], value)
+            yield from (newest, zero, groups)
 
     def _of_journal(self) -> Iterator[Metric]:
         waiting = _gauge("fedllm_releases_waiting", "Versions that MLflow does not have yet")

@@ -9,6 +9,7 @@ from fedllm.report.intervals import interval
 from fedllm.report.line_chart import LineChart, Point, line_chart
 from fedllm.report.row_chart import RowChart, Value, row_chart
 from fedllm.report.site_totals import SiteTotal
+from fedllm.tasks.loss import LOSS
 
 
 def quality_by_round(facts: TrainingFacts) -> LineChart | None:
@@ -16,39 +17,41 @@ def quality_by_round(facts: TrainingFacts) -> LineChart | None:
     measured = list(_measured(facts))
     if not measured:
         return None
-    name = measured[0][1].main
+    metric = measured[0][1].main
+    name = metric.name
     levels = {}
     if facts.zero_shot and len(measured) > 1:
         levels["zero-shot"] = ("zero-shot", facts.zero_shot.value)
     if facts.champion and name in facts.champion:
         levels["champion"] = ("champion", facts.champion[name])
     points = [Point(number, quality.value, interval(quality)) for number, quality in measured]
-    percent = name == "accuracy"
-    return line_chart("quality", f"{name.capitalize()} by round", points, levels=levels, percent=percent)
+    title = f"{metric.title} by round"
+    return line_chart("quality", title, points, levels=levels, percent=metric.share)
 
 
 def quality_by_silo(facts: TrainingFacts) -> RowChart | None:
-    """The best round's accuracy, a row a silo, beside zero-shot and champion."""
+    """The best round's metric that counts, a row a silo, beside zero-shot and champion; of shares alone."""
     best = facts.best
-    if best is None or best.quality is None or best.quality.main != "accuracy":
+    if best is None or best.quality is None or not best.quality.main.share:
         return None
+    metric = best.quality.main
     values = []
-    for silo, accuracy in sorted(best.quality.groups.items()):
+    for silo, value in sorted(best.quality.groups.items()):
         edges = interval(best.quality, silo)
-        told = words.share(accuracy) + (f" ({words.span(edges)})" if edges else "")
+        told = words.metric(metric, value) + (f" ({words.span(metric, edges)})" if edges else "")
         marks = {}
         if facts.zero_shot and silo in facts.zero_shot.groups:
             marks["zero-shot"] = facts.zero_shot.groups[silo]
-        if facts.champion and f"accuracy/{silo}" in facts.champion:
-            marks["champion"] = facts.champion[f"accuracy/{silo}"]
-        values.append(Value(silo, accuracy, told, edges, marks))
-    return row_chart("silos", f"Accuracy by silo, round {best.number}", values)
+        if facts.champion and f"{metric.name}/{silo}" in facts.champion:
+            marks["champion"] = facts.champion[f"{metric.name}/{silo}"]
+        values.append(Value(silo, value, told, edges, marks))
+    return row_chart("silos", f"{metric.title} by silo, round {best.number}", values)
 
 
 def loss_by_round(facts: TrainingFacts) -> LineChart | None:
     """Loss on the public set."""
-    points = [Point(n, q.metrics["loss"]) for n, q in _measured(facts) if "loss" in q.metrics]
-    return line_chart("loss", "Loss by round", points)
+    points = [Point(n, q.metrics[LOSS.name]) for n, q in _measured(facts) if LOSS.name in q.metrics]
+    return line_chart("loss", f"{LOSS.title} by round", points)
 
 
 def drift_by_round(facts: TrainingFacts) -> LineChart | None:

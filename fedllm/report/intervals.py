@@ -1,13 +1,13 @@
-"""How sure a measured accuracy is."""
+"""How sure a measured quality is."""
 
 from fedllm.journal.facts import Quality
-from fedllm.training.intervals import wilson
 
 
 def interval(quality: Quality, group: str | None = None) -> tuple[float, float] | None:
-    """The interval of an accuracy, over all records or of one group; None where there is none to tell."""
-    name = "accuracy" if group is None else f"accuracy/{group}"
-    records = quality.records if group is None else quality.by_group.get(group, 0)
-    if name not in quality.metrics or records == 0:
-        return None
-    return wilson(round(quality.metrics[name] * records), records)
+    """The interval of the metric that counts, over all records or of one group; None where there is none."""
+    name = quality.main.name
+    if group is None:
+        value, records, answers = quality.metrics.get(name), quality.records, quality.answers
+    else:
+        value, records, answers = quality.metrics.get(f"{name}/{group}"), quality.by_group.get(group, 0), None
+    return None if value is None else quality.main.interval(value, records, answers)

@@ -66,12 +66,11 @@ def _quality_figure(facts: TrainingFacts) -> Figure:
     quality, zero = best.quality, facts.zero_shot
     note = f"round {best.number}"
     if edges := interval(quality):
-        note += f", 95 % {words.span(edges)}"
-    if zero is not None and zero.main == quality.main:
-        change = quality.value - zero.value
-        by = f"{100 * change:+.1f} points" if quality.main == "accuracy" else f"{change:+.4f}"
-        note += f"; {by} against zero-shot"
-    return Figure(quality.main, words.metric(quality.main, quality.value), note)
+        note += f", 95 % {words.span(quality.main, edges)}"
+    if zero is not None and zero.main is quality.main:
+        points = " points" if quality.main.share else ""
+        note += f"; {quality.main.signed(quality.value - zero.value)}{points} against zero-shot"
+    return Figure(quality.main.words, words.metric(quality.main, quality.value), note)
 
 
 def _privacy_figure(facts: TrainingFacts) -> Figure:
@@ -125,7 +124,7 @@ def quality_rows(facts: TrainingFacts) -> tuple[list[str], list[tuple[str, list[
     rows = [("zero-shot", _quality_cells(facts.zero_shot, groups))] if facts.zero_shot else []
     if facts.champion:
         told = facts.champion
-        names = [first.main, *(f"{first.main}/{group}" for group in groups)]
+        names = [first.main.name, *(f"{first.main.name}/{group}" for group in groups)]
         rows.append(("champion", [Cell(words.metric(first.main, told.get(name))) for name in names]))
     rows += [(f"round {one.number}", _quality_cells(one.quality, groups)) for one in measured if one.quality]
     return ["all", *groups], rows
@@ -133,7 +132,7 @@ def quality_rows(facts: TrainingFacts) -> tuple[list[str], list[tuple[str, list[
 
 def _quality_cells(quality: Quality, groups: list[str]) -> list[Cell]:
     def cell(value: float | None, edges: tuple[float, float] | None) -> Cell:
-        return Cell(words.metric(quality.main, value), words.span(edges))
+        return Cell(words.metric(quality.main, value), words.span(quality.main, edges))
 
     told = quality.groups
     return [

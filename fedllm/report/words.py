@@ -3,25 +3,19 @@
 import time
 
 from fedllm.protocol.terms import rounded_up
+from fedllm.tasks.metric import Metric
 
 ABSENT = "\N{EN DASH}"
 
 
-def share(value: float | None) -> str:
-    """A share as a percentage."""
-    return ABSENT if value is None else f"{100 * value:.1f} %"
+def metric(of: Metric, value: float | None) -> str:
+    """A metric's value: a share as a percentage, another as a number."""
+    return ABSENT if value is None else of.shown(value)
 
 
-def span(edges: tuple[float, float] | None) -> str:
-    """An interval of shares, without the sign; empty where there is none."""
-    return f"{100 * edges[0]:.1f}\N{EN DASH}{100 * edges[1]:.1f}" if edges else ""
-
-
-def metric(name: str, value: float | None) -> str:
-    """A metric by its name: accuracy as a percentage, loss as a number."""
-    if name.startswith("accuracy"):
-        return share(value)
-    return ABSENT if value is None else f"{value:.4f}"
+def span(of: Metric, edges: tuple[float, float] | None) -> str:
+    """A metric's interval, without the sign; empty where there is none."""
+    return "\N{EN DASH}".join(of.shown(edge).removesuffix(" %") for edge in edges) if edges else ""
 
 
 def epsilon(value: float | None) -> str:

@@ -97,7 +97,7 @@ def _quality(review: Review) -> str:
     if review.champion is not None:
         columns.append(review.champion.metrics)
         head.append(f"version {review.champion.version}")
-    names = by_importance(facts.metrics)
+    names = by_importance(facts.metrics, facts.metric)
     rows = [[metric(name), *[number(name, c.get(name)) for c in columns]] for name in names[:ROWS]]
     more = [f"… and {len(names) - ROWS} more in MLflow."] if len(names) > ROWS else []
     gate = next(gate for gate in review.gates if gate.name == "quality")

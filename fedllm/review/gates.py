@@ -24,7 +24,7 @@ _LONGEST = 400  # characters of a sentence: a card and a tag hold five of them
 class Rules:
     """What the federation asks of a champion."""
 
-    allowed_loss: float = 0.0  # on the public set: accuracy (0 to 1), or loss
+    allowed_loss: float = 0.0  # on the public set, by the metric that counts, in its own unit
     asks_privacy: bool = False  # whether its configuration asks for DP now
     pin: str | None = None  # fingerprint of the coordinator whose signature counts; None: not known here
 

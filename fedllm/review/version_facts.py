@@ -12,7 +12,16 @@ from fedllm.review.files_gate import UNCHECKED
 from fedllm.review.gate import Gate
 from fedllm.tracking.budget import LEDGERS, TABLE
 from fedllm.tracking.connection import stored
-from fedllm.tracking.registry import BASELINE, CHALLENGER, CHAMPION, EVAL, PREVIOUS, numbers, registered
+from fedllm.tracking.registry import (
+    BASELINE,
+    CHALLENGER,
+    CHAMPION,
+    EVAL,
+    METRIC,
+    PREVIOUS,
+    numbers,
+    registered,
+)
 from fedllm.tracking.release import EXACT, NOT_CONFIGURED
 from fedllm.tracking.runs import SITES_TABLE
 from fedllm.training.public_answers import ARTIFACT, PublicAnswers
@@ -70,6 +79,11 @@ class VersionFacts:
     def baseline(self) -> dict[str, float]:
         """The same, zero-shot."""
         return numbers(self.tags, BASELINE)
+
+    @property
+    def metric(self) -> str | None:
+        """The metric that counts, as the version names it; None: the task's own."""
+        return self.tags.get(METRIC)
 
     @property
     def records(self) -> int | None:

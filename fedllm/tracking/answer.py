@@ -30,20 +30,10 @@ def answer(learner: Any, text: str) -> Answer:  # noqa: ANN401 - of any task
     Raises:
         ModelError: the task's template needs more than one text.
     """
-    import torch
-
-    from fedllm.tasks.examples import encode_prompts, label_tokens
     from fedllm.training.evaluate import predict
 
-    task = learner.task
-    records = as_records([text], task)
-    if task.kind != "classification":
+    records = as_records([text], learner.task)
+    probabilities = learner.probabilities(records[0])
+    if probabilities is None:
         return Answer(predict(learner, records)[0])
-    model, tokenizer = learner.model, learner.tokenizer
-    labels = {label: tokens[0] for label, tokens in label_tokens(tokenizer, task).items()}
-    prompt = torch.tensor(encode_prompts(tokenizer, records, task), device=model.device)  # (1, seq)
-    with torch.inference_mode():
-        logits = model(input_ids=prompt, logits_to_keep=1, use_cache=False).logits[0, -1]  # (vocabulary,)
-    shares = torch.softmax(logits[list(labels.values())].float(), 0).tolist()  # (labels,)
-    probabilities = dict(zip(labels, shares, strict=True))
     return Answer(max(probabilities, key=lambda label: probabilities[label]), probabilities)

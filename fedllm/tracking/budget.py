@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from fedllm.privacy.accounting import ACCOUNTANT
 from fedllm.protocol.terms import TRUST, rounded_up
+from fedllm.tasks.metrics import main_metric
 from fedllm.tracking.release import EXACT, NO_DP, NOT_OBSERVABLE, RoundRelease, as_table, safe_name
 
 if TYPE_CHECKING:
@@ -133,7 +134,9 @@ def draw(release: RoundRelease) -> "Figure":
     """Quality on the public set against the largest epsilon of the sites, a point a round."""
     from matplotlib.figure import Figure
 
-    name = "accuracy" if any("accuracy" in row for row in release.epsilon_quality) else "loss"
+    measured = {key: value for row in release.epsilon_quality for key, value in row.items()}
+    metric = main_metric(measured, release.metric)
+    name = metric.name
     rows = sorted(
         (row for row in release.epsilon_quality if _finite(row.get("epsilon")) and _finite(row.get(name))),
         key=lambda row: row["round"],
@@ -155,7 +158,7 @@ def draw(release: RoundRelease) -> "Figure":
     axes.set_xlim(left=0)
     terms = {part: release.privacy.get(f"dp.{part}", "?") for part in ("delta", "unit", "adjacency")}
     axes.set_xlabel(f"ε at δ {terms['delta']}, by {terms['unit']}, {terms['adjacency']}")
-    axes.set_ylabel(f"{name} on the public set")
+    axes.set_ylabel(f"{metric.words} on the public set")
     axes.set_title(f"{release.federation}, {release.run}: what the quality cost, by round")
     axes.grid(visible=True, color="0.9")
     # To look for the emptiest corner takes the longer the more points there are.

@@ -2,11 +2,14 @@
 
 from typing import TYPE_CHECKING, Any
 
+from fedllm.config import TaskConfig
 from fedllm.tracking.markdown import ROWS, by_importance, cell, line, number, plain
 from fedllm.tracking.release import LONGEST, NOT_CONFIGURED, OTHER_ROUTE, RoundRelease
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from fedllm.config.kinds import Kind
 
 _CELL = 60  # characters of a cell: a site's reason may be long, and stands in `sites.json`
 _CHECKED = (
@@ -60,7 +63,7 @@ def _quality(release: RoundRelease) -> str:
     if release.champion is not None:
         columns.append(release.champion)
         head.append("champion")
-    names = by_importance(release.metrics)
+    names = by_importance(release.metrics, release.metric)
     lines = [line(head), line(["---", *["---:"] * len(columns)])]
     lines += [line([cell(name), *[number(name, c.get(name)) for c in columns]]) for name in names[:ROWS]]
     if len(names) > ROWS:
@@ -128,16 +131,16 @@ def _provenance(release: RoundRelease) -> str:
 
 
 def _example(release: RoundRelease) -> str:
-    fields, name = release.task.get("fields", {}), "image" if _is_image(release) else "text"
-    return f'[{{"{fields.get(name, name)}": "…"}}]'
+    name = _traits(release).input
+    return f'[{{"{release.task.get("fields", {}).get(name, name)}": "…"}}]'
 
 
-def _is_image(release: RoundRelease) -> bool:
-    return release.task.get("kind") == "image"
+def _traits(release: RoundRelease) -> "Kind":
+    return TaskConfig.model_validate(release.task).traits
 
 
 def _files(release: RoundRelease) -> str:
-    if _is_image(release):
+    if _traits(release).whole:
         return "The folder `artifacts/adapter` holds the whole model: config.json and model.safetensors."
     return (
         "The folder `artifacts/adapter` is a plain peft adapter: "

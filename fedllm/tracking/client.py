@@ -140,7 +140,7 @@ class Tracker:
         return f"{self.uri}/#/experiments/{experiment_id}/runs/{run_id}/artifacts/{REPORT}"
 
     def best(self, federation: str, run: str) -> PublishedVersion | None:
-        """The best version of one training: highest accuracy, else lowest loss, of equals the first.
+        """The best version of one training by the metric that counts, of equals the first.
 
         Raises:
             TrackingError: MLflow does not answer.

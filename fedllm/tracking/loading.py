@@ -9,46 +9,25 @@ from fedllm.config import TaskConfig
 from fedllm.errors import ModelError
 
 if TYPE_CHECKING:
-    from fedllm.training.learner import Learner
+    from fedllm.tasks.task import TaskLearner
 
 
-def load_plain(base_name: str, task: TaskConfig) -> "Learner":
+def load_plain(base_name: str, task: TaskConfig) -> "TaskLearner":
     """Load the base model alone, in evaluation mode.
 
     Raises:
         ModelError: there is no such base.
     """
     from fedllm.models.base import resolve_base
+    from fedllm.tasks.load import load_released
 
-    return _learner(resolve_base(base_name), None, task)
-
-
-def _learner(folder: Path, adapter: Path | None, task: TaskConfig) -> "Learner":
-    """A base model with what was trained on it, or bare."""
-    if task.kind == "image":
-        from fedllm.models.vision import load_vision
-        from fedllm.tasks.images import ImageLearner
-
-        return ImageLearner(load_vision(folder), task)
-    from peft import PeftModel
-
-    from fedllm.models.base import load_base
-    from fedllm.tasks.text import TextLearner
-
-    model, tokenizer = load_base(folder)
-    if adapter is not None:
-        try:
-            model = PeftModel.from_pretrained(model, str(adapter)).eval()
-        except (OSError, ValueError, RuntimeError) as error:
-            told = " ".join(str(error).split())
-            raise ModelError(f"{adapter} is no adapter for {folder.name}: {told}") from None
-    return TextLearner(model, tokenizer, task)
+    return load_released(resolve_base(base_name), None, task)
 
 
-def load_adapter(base_name: str, base_sha256: str | None, adapter: Path, task: TaskConfig) -> "Learner":
+def load_adapter(base_name: str, base_sha256: str | None, adapter: Path, task: TaskConfig) -> "TaskLearner":
     """Load the base model and put a plain peft adapter on top.
 
-    Of an image model all weights were trained, and `adapter` holds the whole: it needs no base.
+    Where a kind's models are released whole, `adapter` holds all of it: it needs no base.
 
     Args:
         base_name: a name, folder or hub id that `resolve_base` knows.
@@ -60,22 +39,23 @@ def load_adapter(base_name: str, base_sha256: str | None, adapter: Path, task: T
         ModelError: there is no such base, its fingerprint differs, or the adapter is unreadable.
     """
     from fedllm.models.base import fingerprint, resolve_base
+    from fedllm.tasks.load import load_released
 
-    if task.kind == "image":
-        return _learner(adapter, None, task)
+    if task.traits.whole:
+        return load_released(adapter, None, task)
     folder = resolve_base(base_name)
     if base_sha256 is not None and (found := fingerprint(folder)) != base_sha256:
         raise ModelError(
             f"the base model {base_name} here has fingerprint {found[:12]}…, the adapter was trained on "
             f"{base_sha256[:12]}…: fetch the same revision of the base"
         )
-    return _learner(folder, adapter, task)
+    return load_released(folder, adapter, task)
 
 
 def input_columns(task: TaskConfig) -> dict[str, str]:
     """What a prediction needs: role in the template → column of a record (`text` → `text`)."""
-    if task.kind == "image":
-        return {"image": task.fields["image"]}
+    if not task.traits.template:
+        return {task.traits.input: task.fields[task.traits.input]}
     roles = dict.fromkeys(re.findall(r"\{(\w+)\}", task.template))
     return {role: task.fields[role] for role in roles}
 

@@ -3,7 +3,8 @@
 import re
 from collections.abc import Iterable, Mapping
 
-HIGH = "accuracy"  # higher is better; loss is lower
+from fedllm.tasks.metrics import METRICS, main_metric, metric_named, shown
+
 ROWS = 20  # groups and sites that fit a screen
 
 # What begins or ends markup within a line, and what GitHub's dialect makes a link of by itself.
@@ -16,11 +17,17 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     return "\n".join([line(names), line(["---"] * len(names)), *[line(cells) for cells in rows]])
 
 
-def by_importance(metrics: Mapping[str, float]) -> list[str]:
-    """Totals first, then accuracy by group, then the rest; a single group is the total."""
+def by_importance(metrics: Mapping[str, float], chosen: str | None = None) -> list[str]:
+    """Totals first, then the groups, in each the metric that counts first; a single group is the total.
+
+    Args:
+        metrics: by name and as name/{group}.
+        chosen: the metric that counts; None: the task's own.
+    """
+    main = main_metric(metrics, chosen)
     groups = {name.partition("/")[2] for name in metrics} - {""}
     kept = [name for name in metrics if groups != {"all"} or "/" not in name]
-    return sorted(kept, key=lambda name: ("/" in name, not name.startswith(HIGH), name))
+    return sorted(kept, key=lambda name: ("/" in name, metric_named(name) is not main, name))
 
 
 def line(cells: Iterable[str]) -> str:
@@ -45,11 +52,10 @@ def plain(value: object) -> str:
 
 def metric(name: str) -> str:
     """A metric's name in a cell, with its unit where a percentage does not say it."""
-    return f"{cell(name)} (nats a token of the answer)" if name == "loss" else cell(name)
+    found = METRICS.get(name)
+    return f"{cell(name)} ({found.unit})" if found and found.unit else cell(name)
 
 
 def number(name: str, value: float | None) -> str:
-    """A metric: accuracy as %, loss as it is."""
-    if value is None:
-        return "-"
-    return f"{100 * value:.1f} %" if name.startswith(HIGH) else f"{value:.4f}"
+    """A value by its metric's name: a share as %, another as it is."""
+    return "-" if value is None else shown(name, value)

@@ -19,8 +19,11 @@ if TYPE_CHECKING:
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")  # peft's
 VISION_FILES = ("config.json", "model.safetensors")  # of a small model that is shared whole
 REQUIRED = ("fedllm", "mlflow", "torch", "transformers", "peft", "safetensors")
-REQUIRED_BY_IMAGES = ("fedllm", "mlflow", "torch", "safetensors", "kymatio", "scipy")
-_BLANK = base64.b64encode(bytes(28 * 28)).decode()  # an image
+REQUIRED_OF_WHOLE = ("fedllm", "mlflow", "torch", "safetensors", "kymatio", "scipy")
+_INPUTS = {  # what an example holds, by the kind's input
+    "text": "An example of what to judge.",
+    "image": base64.b64encode(bytes(28 * 28)).decode(),  # blank
+}
 
 
 def check_adapter(folder: str) -> Path:
@@ -76,9 +79,7 @@ def save_package(release: RoundRelease, logged: "LoggedModel", run_id: str, fold
             "task": str(parts / "task.json"),
         },
         signature=_signature(task),
-        input_example=dict.fromkeys(
-            input_columns(task).values(), _BLANK if task.kind == "image" else "An example of what to judge."
-        ),
+        input_example=dict.fromkeys(input_columns(task).values(), _INPUTS[task.traits.input]),
         pip_requirements=_requirements(task),
         metadata={
             "base": base,
@@ -118,7 +119,7 @@ def _requirements(task: TaskConfig) -> list[str]:
     Each line can be installed on another machine: without the name of a local build, which no index has, and
     without a fedllm that was installed from a folder of this machine.
     """
-    names = REQUIRED_BY_IMAGES if task.kind == "image" else REQUIRED
+    names = REQUIRED_OF_WHOLE if task.traits.whole else REQUIRED
     return [line for name in names if (line := _installable(name))]
 
 

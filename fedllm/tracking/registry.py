@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from fedllm.errors import ReviewError, UntrustedVersionError
 from fedllm.secure.identity import Identity, fingerprint
+from fedllm.tasks.metrics import main_metric
 from fedllm.tracking.card import render
 from fedllm.tracking.package import save_package
 from fedllm.tracking.release import NO_DP, RoundRelease, safe_name
@@ -25,6 +26,7 @@ CHAMPION = "champion"
 PREVIOUS = "previous"  # the champion before it
 EVAL = "eval."
 BASELINE = "eval_baseline."
+METRIC = "public.metric"  # the one that counts; absent where it is the task's own
 
 
 def version_tags(release: RoundRelease) -> dict[str, str]:
@@ -44,6 +46,8 @@ def version_tags(release: RoundRelease) -> dict[str, str]:
     if release.answers is not None:
         tags["public.sha256"] = str(release.answers["public_sha256"])
         tags["public.records"] = str(release.answers["records"])
+    if release.metric is not None:
+        tags[METRIC] = release.metric
     return tags | (release.privacy or NO_DP)
 
 
@@ -176,10 +180,8 @@ def create_version(
 
 
 def best_version(found: "Iterable[ModelVersion]") -> "ModelVersion | None":
-    """The version of highest accuracy, else of lowest loss; of equals the first."""
-    scored = [
-        (score, version) for version in found if (score := _score(numbers(version.tags, EVAL))) is not None
-    ]
+    """The version that is best by the metric that counts; of equals the first."""
+    scored = [(score, version) for version in found if (score := _score(version.tags)) is not None]
     return max(scored, key=lambda pair: (pair[0], -int(pair[1].version)))[1] if scored else None
 
 
@@ -193,7 +195,9 @@ def numbers(tags: Mapping[str, str], prefix: str) -> dict[str, float]:
     return found
 
 
-def _score(metrics: Mapping[str, float]) -> float | None:
-    """Higher is better."""
-    loss = metrics.get("loss")
-    return metrics.get("accuracy", None if loss is None else -loss)
+def _score(tags: Mapping[str, str]) -> float | None:
+    """Higher is better; None where the metric that counts was not measured."""
+    metrics = numbers(tags, EVAL)
+    metric = main_metric(metrics, tags.get(METRIC))
+    value = metrics.get(metric.name)
+    return None if value is None else metric.score(value)

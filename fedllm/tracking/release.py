@@ -32,7 +32,7 @@ class RoundRelease:
     adapter_folder: str  # plain peft folder on this machine's disk
     task: dict[str, Any]  # TaskConfig
     config: dict[str, Any]  # FederationConfig
-    metrics: dict[str, float]  # loss, accuracy, accuracy/{silo}: on the coordinator's public set
+    metrics: dict[str, float]  # by name and as name/{silo}: on the coordinator's public set
     baseline: dict[str, float]  # the same of the base model, zero-shot
     champion: dict[str, float] | None = None  # the same of the version now in use
     site_rows: list[dict[str, Any]] = dataclasses.field(default_factory=list)  # one a site
@@ -49,6 +49,7 @@ class RoundRelease:
     zero_shot_answers: dict[str, Any] | None = None
     prefect_flow_run: str | None = None
     dvc_lock_sha256: str | None = None
+    metric: str | None = None  # the one that counts; None: the task's own
 
     @property
     def site_list(self) -> str:
@@ -58,7 +59,10 @@ class RoundRelease:
 
     def to_json(self) -> str:
         """Write it as one line of JSON, always the same for the same release."""
-        return json.dumps(dataclasses.asdict(self), sort_keys=True, separators=(",", ":"))
+        fields = dataclasses.asdict(self)
+        if self.metric is None:
+            del fields["metric"]  # a release in the queue stays one that fedllm of before can read
+        return json.dumps(fields, sort_keys=True, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str) -> Self:

@@ -1,6 +1,6 @@
 """How good a model is on records whose answers are known."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -9,6 +9,7 @@ import torch
 
 from fedllm.data.records import Record, group_of
 from fedllm.errors import DataError
+from fedllm.training.judged import Judged
 from fedllm.training.learner import Learner
 from fedllm.training.precision import accelerator
 
@@ -16,12 +17,14 @@ Given = TypeVar("Given")
 Made = TypeVar("Made")
 
 
+Compute = Callable[[Sequence[Judged]], float]  # a metric over records, at least one
+
+
 @dataclass(frozen=True)
 class GroupMetrics:
-    """One group's mean loss, share of right labels (None where there are none), and size."""
+    """One group's metrics by name, and its size."""
 
-    loss: float
-    accuracy: float | None
+    metrics: dict[str, float]
     count: int
 
 
@@ -29,22 +32,25 @@ class GroupMetrics:
 class Evaluation:
     """The same over all records, and by group."""
 
-    loss: float
-    accuracy: float | None
+    metrics: dict[str, float]
     count: int
     by_group: dict[str, GroupMetrics]
-    losses: tuple[float, ...] = ()  # record by record, in their order
-    right: tuple[bool | None, ...] = ()  # the same; None where no answer is the right one
+    judged: tuple[Judged, ...] = ()  # record by record, in their order
 
 
 def evaluate(
-    learner: Learner, records: Sequence[Record], *, progress: Callable[[int], None] = lambda _done: None
+    learner: Learner,
+    records: Sequence[Record],
+    metrics: Mapping[str, Compute],
+    *,
+    progress: Callable[[int], None] = lambda _done: None,
 ) -> Evaluation:
     """Compare a model with records' answers.
 
     Args:
         learner: the model and its task.
         records: with answers; those without the field `silo` are one group, `all`.
+        metrics: what to compute of the judged records, by name.
         progress: called before the first batch and after each one with the number of records judged so
             far; what it raises ends the evaluation.
 
@@ -53,39 +59,41 @@ def evaluate(
     """
     if not records:
         raise DataError("no records to evaluate on")
-    losses, right = judged(learner, learner.encode(records), progress)
-    names = [group_of(record) for record in records]
-    groups = {
-        name: _metrics([i for i, mine in enumerate(names) if mine == name], losses, right)
-        for name in sorted(set(names))
-    }
-    every = _metrics(list(range(len(records))), losses, right)
-    return Evaluation(every.loss, every.accuracy, every.count, groups, tuple(losses), tuple(right))
+    every = judged(learner, learner.encode(records), progress)
+    by_name: dict[str, list[Judged]] = {}
+    for record, one in zip(records, every, strict=True):
+        by_name.setdefault(group_of(record), []).append(one)
+
+    def of(rows: Sequence[Judged]) -> GroupMetrics:
+        return GroupMetrics({name: compute(rows) for name, compute in metrics.items()}, len(rows))
+
+    groups = {name: of(rows) for name, rows in sorted(by_name.items())}
+    return Evaluation(of(every).metrics, len(records), groups, tuple(every))
+
+
+def losses(learner: Learner, examples: Sequence[Any]) -> list[float]:
+    """Each example's loss."""
+    return [one.loss for one in judged(learner, examples)]
 
 
 def judged(
     learner: Learner, examples: Sequence[Any], progress: Callable[[int], None] = lambda _done: None
-) -> tuple[list[float], list[bool | None]]:
-    """Each example's loss, and whether its answer is right (None where no answer is); `progress` as above."""
+) -> list[Judged]:
+    """Each example's judgement; `progress` as above."""
     engine = accelerator("auto")
     learner.model.to(engine.device)
-    losses = [0.0] * len(examples)
-    right: list[bool | None] = [None] * len(examples)
+    by_row: dict[int, Judged] = {}
     batches = learner.split(examples)
 
-    def judge(rows: list[int]) -> tuple[list[float], list[bool] | None]:
+    def judge(rows: list[int]) -> list[Judged]:
         with torch.inference_mode(), engine.autocast():
             return learner.judge([examples[i] for i in rows])
 
-    done = 0
-    progress(done)
-    for rows, (found, correct) in zip(batches, _on_cores(judge, batches, engine.device.type), strict=True):
-        for row, i in enumerate(rows):
-            losses[i] = found[row]
-            right[i] = correct[row] if correct is not None else None
-        done += len(rows)
-        progress(done)
-    return losses, right
+    progress(len(by_row))
+    for rows, batch in zip(batches, _on_cores(judge, batches, engine.device.type), strict=True):
+        by_row.update(zip(rows, batch, strict=True))
+        progress(len(by_row))
+    return [by_row[i] for i in range(len(examples))]
 
 
 def _on_cores(do: Callable[[Given], Made], each: Sequence[Given], device: str) -> Iterator[Made]:
@@ -113,10 +121,3 @@ def predict(learner: Learner, records: Sequence[Record | str]) -> list[str]:
     learner.model.to(engine.device)
     with torch.inference_mode(), engine.autocast():
         return learner.predict(records)
-
-
-def _metrics(rows: list[int], losses: list[float], right: list[bool | None]) -> GroupMetrics:
-    loss = sum(losses[i] for i in rows) / len(rows)
-    judged = [answer for i in rows if (answer := right[i]) is not None]
-    accuracy = sum(judged) / len(judged) if judged else None
-    return GroupMetrics(loss, accuracy, len(rows))

@@ -7,6 +7,7 @@ import torch
 
 from fedllm.data.records import Record
 from fedllm.models.shared import SharedModel
+from fedllm.training.judged import Judged
 
 
 class Shape(NamedTuple):
@@ -49,8 +50,8 @@ class Learner(Protocol):
             size: of a `Shape` to pad each of them to; without it they share a pass as is cheapest.
         """
 
-    def judge(self, examples: Sequence[Any]) -> tuple[list[float], list[bool] | None]:
-        """Each example's loss, and whether the answer is right; None where no answer is the right one."""
+    def judge(self, examples: Sequence[Any]) -> list[Judged]:
+        """Each example's loss, with labels where the task has some."""
 
     def predict(self, records: Sequence[Record | str]) -> list[str]:
         """Answer records, or texts where the task needs one field alone."""

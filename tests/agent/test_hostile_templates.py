@@ -5,7 +5,7 @@ from pydantic import ValidationError
 
 from fedllm.agent.agent import Agent
 from fedllm.config import TaskConfig
-from fedllm.tasks.examples import _fill
+from fedllm.tasks.examples import fill
 from tests.agent.played import Coordinator, ticks
 
 LABELS = {"positive": " positive", "negative": " negative"}
@@ -29,7 +29,7 @@ RECORD = {"text": "a {text} of 'its' own: {{ 7*7 }} %s $(id)", "label": "positiv
 )
 def test_a_template_is_filled_by_plain_replacement_and_nothing_else(code: str) -> None:
     task = TaskConfig(labels=LABELS, template=f"<{code}|{{text}}>")
-    assert _fill(RECORD, task) == f"<{code}|{RECORD['text']}>"
+    assert fill(RECORD, task) == f"<{code}|{RECORD['text']}>"
 
 
 @pytest.mark.parametrize("template", ["{0}", "{id}", "{__class__}", "{text} {secret}"])

@@ -23,8 +23,9 @@ from fedllm.privacy.accounting import noise_multiplier
 from fedllm.privacy.grid import Grid
 from fedllm.privacy.noise import NoiseSource, SecureNoise
 from fedllm.protocol.terms import PrivateTerms
+from fedllm.tasks.causal import CausalLearner
 from fedllm.tasks.examples import IGNORED, Example, collate
-from fedllm.tasks.text import TextLearner
+from fedllm.tasks.load import causal_learner, wording_of
 from fedllm.training.dp import train_privately, units_of
 from fedllm.training.learner import Learner
 from tests.training.linear import RECORDS, LinearLearner
@@ -74,10 +75,10 @@ def audit(
     return audit_training(learner or LinearLearner(), records, local, privacy, **chosen)
 
 
-def tiny(**settings: Any) -> TextLearner:  # noqa: ANN401 - of a TaskConfig
+def tiny(**settings: Any) -> CausalLearner:  # noqa: ANN401 - of a TaskConfig
     model, tokenizer = load_base(resolve_base("tiny"))
     task = {"labels": {"positive": " positive", "negative": " negative"}, "template": "{text} :"}
-    return TextLearner(attach(model, AdapterConfig(), 7), tokenizer, TaskConfig(**(task | settings)))
+    return causal_learner(attach(model, AdapterConfig(), 7), tokenizer, TaskConfig(**(task | settings)))
 
 
 TEXTS = [{"text": f"text {n}", "label": ("positive", "negative")[n % 2]} for n in range(8)]
@@ -163,7 +164,7 @@ def test_noise_that_is_used_twice_shows_in_the_difference_of_two_steps() -> None
     assert float(repeated.abs().max()) < 1e-6 * spread
 
 
-class BatchMean(TextLearner):
+class BatchMean(CausalLearner):
     """The fault of `outputs.loss`: one mean over the tokens of the whole batch."""
 
     def split(self, examples: Sequence[Example]) -> list[list[int]]:
@@ -185,7 +186,7 @@ SHORT, LONG = [{"text": f"no {n}"} for n in range(12)], {"text": "so long a text
 
 def test_one_record_moves_a_step_by_no_more_than_the_clip() -> None:
     model, tokenizer = load_base(resolve_base("tiny"))
-    learner = TextLearner(attach(model, AdapterConfig(), 7), tokenizer, TEXT)
+    learner = causal_learner(attach(model, AdapterConfig(), 7), tokenizer, TEXT)
     start = learner.shared.read()
     moved = []
     for records in ([*SHORT, LONG], SHORT):
@@ -196,7 +197,7 @@ def test_one_record_moves_a_step_by_no_more_than_the_clip() -> None:
 
 def test_a_loss_that_is_a_mean_over_the_batch_is_not_trained() -> None:
     model, tokenizer = load_base(resolve_base("tiny"))
-    learner = BatchMean(attach(model, AdapterConfig(), 7), tokenizer, TEXT)
+    learner = BatchMean(attach(model, AdapterConfig(), 7), tokenizer, TEXT, wording_of(tokenizer, TEXT))
     with pytest.raises(TrainingError, match="depend on this machine on the records beside them"):
         updates(learner, SHORT, WIDE, NoNoise())
 

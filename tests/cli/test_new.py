@@ -9,8 +9,8 @@ import yaml
 from fedllm.config import TaskConfig, load_federation
 from fedllm.config.new_file import NEW_KINDS, TaskKind, example_record, federation_text
 from fedllm.models.base import load_base, resolve_base
-from fedllm.tasks.examples import encode
 from tests.cli.in_process import fedllm
+from tests.training.learners import encode
 
 
 @pytest.mark.parametrize("kind", NEW_KINDS)

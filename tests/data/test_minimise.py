@@ -9,8 +9,8 @@ from fedllm.data.minimise import needed_fields, only
 from fedllm.data.records import Record
 from fedllm.errors import DataError
 from fedllm.models.base import resolve_base
+from fedllm.tasks.causal import CausalLearner
 from fedllm.tasks.load import load_learner
-from fedllm.tasks.text import TextLearner
 
 LABELS = {"good": " positive", "bad": " negative"}
 
@@ -59,15 +59,15 @@ def test_records_are_copied_and_an_absent_field_stays_absent() -> None:
 
 
 @pytest.fixture(scope="module")
-def learner() -> TextLearner:
+def learner() -> CausalLearner:
     """A real one on the tiny model."""
     found = load_learner(resolve_base("tiny"), AdapterConfig(), 1, task(template="{text}"))
-    assert isinstance(found, TextLearner)
+    assert isinstance(found, CausalLearner)
     return found
 
 
 def test_every_field_that_a_task_reads_is_needed_and_a_field_beside_it_never_reaches_encode(
-    learner: TextLearner,
+    learner: CausalLearner,
 ) -> None:
     full = [{"id": "1", "text": "rather fine", "label": "good", "note": "HIV"}]
     seen: list[set[str]] = []
@@ -88,7 +88,7 @@ def test_every_field_that_a_task_reads_is_needed_and_a_field_beside_it_never_rea
     assert set().union(*seen) == needed_fields(learner.task, None)
 
 
-def test_an_error_line_names_the_record_and_cannot_name_what_was_dropped(learner: TextLearner) -> None:
+def test_an_error_line_names_the_record_and_cannot_name_what_was_dropped(learner: CausalLearner) -> None:
     bad = [{"id": "r-17", "label": "good", "diagnosis": "J45"}]
     with pytest.raises(DataError, match="record r-17") as caught:
         learner.encode(only(bad, needed_fields(learner.task, None)))

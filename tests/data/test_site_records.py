@@ -16,7 +16,7 @@ from fedllm.data.site_records import Fit, listed, site_records
 from fedllm.errors import DataError
 from fedllm.logs import fields
 from fedllm.models.base import load_tokenizer, resolve_base
-from fedllm.tasks.examples import encode
+from tests.training.learners import encode
 
 CHOICE = TaskConfig(labels={"x": "x", "y": "y"}, template="{text} :", max_length=16)
 CHAT = TaskConfig(kind="chat", fields={"text": "question", "answer": "answer"})

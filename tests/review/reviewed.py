@@ -14,6 +14,7 @@ from fedllm.review.gates import Rules
 from fedllm.review.register import Register, ReviewEvent
 from fedllm.secure.identity import Identity, fingerprint
 from fedllm.tracking import RoundRelease, Tracker
+from fedllm.training.judged import Judged
 from fedllm.training.public_answers import public_answers
 
 RECORDS = 40
@@ -72,7 +73,9 @@ def publish(
         patch.setenv("MLFLOW_TRACKING_URI", uri)  # a server knows its own
         tracker = Tracker(uri, SIGNER)
         for number, count in enumerate(right, start=1):
-            told = public_answers(records, [1.0] * RECORDS, [n < count for n in range(RECORDS)])
+            told = public_answers(
+                records, [Judged(1.0, "a", "a" if n < count else "b") for n in range(RECORDS)]
+            )
             assert told is not None
             fields: dict[str, Any] = {
                 "run": f"run-{number}",

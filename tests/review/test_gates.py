@@ -5,6 +5,7 @@ from contextlib import closing
 from typing import Any
 
 import pytest
+from sklearn.metrics import f1_score
 
 from fedllm.privacy.accounting import epsilon
 from fedllm.protocol.entry import Entry
@@ -15,6 +16,7 @@ from fedllm.review.ledger_gate import ledger
 from fedllm.review.quality import quality
 from fedllm.review.version_facts import VersionFacts
 from fedllm.tracking.budget import ledgers_sha256
+from fedllm.training.judged import Judged
 from fedllm.training.public_answers import PublicAnswers, public_answers
 from tests.privacy.ledger_home import charge, ledger_at, reserve, trained
 from tests.privacy.spent import spent_events
@@ -24,7 +26,7 @@ NO_DP = {"dp.epsilon": "not configured", "dp.epsilon_budget": "not configured"}
 
 def answers(right: list[bool], public: str = "set") -> PublicAnswers:
     records = [{"text": f"{public} {n}"} for n in range(len(right))]
-    found = public_answers(records, [1.0] * len(right), right)
+    found = public_answers(records, [Judged(1.0, "a", "a" if one else "b") for one in right])
     assert found is not None
     return found
 
@@ -123,6 +125,38 @@ def test_a_task_without_right_answers_is_compared_by_its_losses() -> None:
     assert quality(worse, old, 0.2).verdict == "pass"
     unsure = by_loss("2", [0.2, 2.9, 3.3, 3.8])
     assert quality(unsure, old, 0.0).verdict == "pass"
+
+
+def by_macro_f1(number: str, right: list[bool], **tags: str) -> VersionFacts:
+    """A version of a training whose metric that counts is macro F1; half of the records are of a label."""
+    rows = [Judged(1.0, "ab"[n % 2], "ab"[(n + (not one)) % 2]) for n, one in enumerate(right)]
+    kept = public_answers([{"text": f"set {n}"} for n in range(len(right))], rows, ("labels",))
+    value = repr(f1_score([one.expected for one in rows], [one.given for one in rows], average="macro"))
+    named = {"public.metric": "macro_f1", "eval.macro_f1": value, "eval_baseline.macro_f1": "0.5", **tags}
+    return version(number, right=right, answers=kept, tags=named)
+
+
+def test_the_metric_that_a_version_names_is_the_one_that_counts() -> None:
+    gate = quality(by_macro_f1("2", share(70, 100)), by_macro_f1("1", share(80, 100)), 0.0)
+    assert gate.verdict == "fail"
+    assert "points of macro F1 (95 %: -" in gate.says
+    assert "paired on 100 records, percentile bootstrap" in gate.says
+    assert quality(by_macro_f1("2", share(80, 100)), None, 0.0).verdict == "pass"
+
+
+def test_a_champion_that_was_not_measured_by_it_is_compared_by_the_tasks_own_metric() -> None:
+    gate = quality(by_macro_f1("2", share(81, 100)), version("1", right=share(80, 100)), 0.0)
+    assert gate.verdict == "pass"
+    assert "+1.0 points of accuracy" in gate.says
+    back = quality(version("3", right=share(81, 100)), by_macro_f1("2", share(80, 100)), 0.0)
+    assert "+1.0 points of accuracy" in back.says
+
+
+@pytest.mark.parametrize("named", ["bleu", "loss", ""])
+def test_a_metric_that_a_version_names_and_does_not_have_fails(named: str) -> None:
+    old = version("1", right=share(10, 100))
+    new = by_macro_f1("2", share(90, 100), **{"public.metric": named})
+    assert quality(new, old, 0.0).verdict == "fail"
 
 
 # Quality, where there is no champion.

@@ -10,8 +10,8 @@ from fedllm.config import AdapterConfig, TaskConfig
 from fedllm.models.adapter import AdaptedModel, attach
 from fedllm.models.base import Tokenizer, load_base, resolve_base
 from fedllm.tasks.examples import Example
+from fedllm.tasks.load import causal_learner
 from fedllm.tasks.packing import answer_logits, stay_apart
-from fedllm.tasks.text import TextLearner
 
 TASK = TaskConfig(labels={"positive": " positive", "negative": " negative"}, max_length=64)
 SMALL: dict[str, Any] = {
@@ -108,25 +108,28 @@ def test_a_model_that_lets_texts_see_each_other_or_counts_positions_on_is_found_
 def test_packed_or_padded_losses_gradients_and_judgements_are_the_same(
     adapted: tuple[AdaptedModel, Tokenizer],
 ) -> None:
-    packed, padded = (TextLearner(*adapted, TASK) for _ in range(2))
+    packed, padded = (causal_learner(*adapted, TASK) for _ in range(2))
     padded.__dict__["_packs"] = False
     assert packed._packs
+    records = [{"text": "ab" * n, "label": label} for n, label in enumerate((*TASK.labels, *TASK.labels))]
+    examples = packed.encode(records)
     seen = []
     for learner in (packed, padded):
-        losses = learner.losses(EXAMPLES)
+        losses = learner.losses(examples)
         gradients = torch.autograd.grad(losses.sum(), learner.shared.trainable)
-        seen.append((losses, torch.cat([one.flatten() for one in gradients]), learner.judge(EXAMPLES)))
+        seen.append((losses, torch.cat([one.flatten() for one in gradients]), learner.judge(examples)))
     (losses, gradient, judged), (losses_padded, gradient_padded, judged_padded) = seen
     assert torch.allclose(losses, losses_padded, rtol=1e-5)
     assert torch.allclose(gradient, gradient_padded, atol=1e-5 * float(gradient_padded.abs().max()))
-    assert judged[0] == pytest.approx(judged_padded[0], rel=1e-5)
-    assert judged[1] == judged_padded[1]
+    assert [one.loss for one in judged] == pytest.approx([one.loss for one in judged_padded], rel=1e-5)
+    assert [one[1:] for one in judged] == [one[1:] for one in judged_padded]
+    assert [one.expected for one in judged] == [record["label"] for record in records]
 
 
 def test_a_learner_that_cannot_pack_pads_texts_of_like_lengths(
     adapted: tuple[AdaptedModel, Tokenizer],
 ) -> None:
-    learner = TextLearner(*adapted, TASK)
+    learner = causal_learner(*adapted, TASK)
     assert learner.split(EXAMPLES) == [[0, 1, 2, 3]]
     learner.__dict__["_packs"] = False
     assert learner.split(EXAMPLES) == [[1, 2, 0, 3]]

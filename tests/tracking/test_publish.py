@@ -12,6 +12,8 @@ from fedllm.errors import ModelError, TrackingError
 from fedllm.tracking import RoundRelease, Tracker
 from fedllm.tracking.card import render
 from fedllm.tracking.connection import PROBE_SECONDS
+from fedllm.tracking.markdown import by_importance
+from fedllm.tracking.registry import version_tags
 from tests.review.reviewed import SIGNER
 
 Make = Callable[..., RoundRelease]
@@ -161,6 +163,29 @@ def test_challenger_is_of_the_training_that_published_last_and_no_earlier_versio
     for number, accuracy in ((4, 0.75), (5, 0.85)):
         tracker.publish(make_release("last", number, run="run-b", metrics={"accuracy": accuracy}))
     assert tracker.client.get_model_version_by_alias("last", "challenger").version == "5"
+
+
+def test_the_metric_that_counts_is_a_tag_where_it_is_not_the_tasks_own(make_release: Make) -> None:
+    plain, named = make_release("tagged"), make_release("tagged", metric="loss")
+    assert version_tags(named) == version_tags(plain) | {"public.metric": "loss"}
+    assert "metric" not in json.loads(plain.to_json())
+    assert type(named).from_json(named.to_json()) == named
+
+
+def test_the_best_version_is_so_by_the_metric_that_it_names(tracker: Tracker, make_release: Make) -> None:
+    for number, metrics in ((1, {"loss": 0.4, "accuracy": 0.7}), (2, {"loss": 0.5, "accuracy": 0.9})):
+        tracker.publish(make_release("by-loss", number, metrics=metrics, metric="loss"))
+    best = tracker.best("by-loss", "run-a")
+    assert best is not None
+    assert best.version == "1"
+    assert tracker.client.get_model_version_by_alias("by-loss", "challenger").version == "1"
+
+
+def test_a_card_shows_the_metric_that_counts_first(make_release: Make) -> None:
+    measured = {"loss": 0.4, "accuracy": 0.9, "macro_f1": 0.8, "macro_f1/x": 0.7, "accuracy/x": 0.6}
+    assert by_importance(measured, "macro_f1") == ["macro_f1", "accuracy", "loss", "macro_f1/x", "accuracy/x"]
+    card = render(make_release("first", metrics=measured, metric="macro_f1"), "models:/first/1")
+    assert card.index("| macro\\_f1 | 80.0 % |") < card.index("| accuracy | 90.0 % |")
 
 
 def test_without_accuracy_the_lowest_loss_is_best(tracker: Tracker, make_release: Make) -> None:

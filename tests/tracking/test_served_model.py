@@ -17,7 +17,7 @@ from fedllm.config import AdapterConfig, TaskConfig, load_federation
 from fedllm.errors import ModelError, TrackingError
 from fedllm.models.adapter import attach
 from fedllm.models.base import fingerprint, load_base, resolve_base
-from fedllm.tasks.text import TextLearner
+from fedllm.tasks.load import causal_learner
 from fedllm.tracking import RoundRelease, Tracker
 from fedllm.tracking.answer import answer
 from fedllm.tracking.fetch import Trust, fetch_version, open_model
@@ -68,7 +68,7 @@ def published(mlflow_uri: str, adapter: Path, make_release: Make, monkeypatch: p
 def by_peft(adapter: Path, task: TaskConfig) -> list[str]:
     model, tokenizer = load_base(resolve_base("tiny"))
     plain = PeftModel.from_pretrained(model, str(adapter)).eval()
-    return predict(TextLearner(plain, tokenizer, task), TEXTS)
+    return predict(causal_learner(plain, tokenizer, task), TEXTS)
 
 
 def test_what_it_requires_can_be_installed_on_another_machine(published: str, tmp_path: Path) -> None:

@@ -10,9 +10,13 @@ from fedllm.config import AdapterConfig, TaskConfig
 from fedllm.data.records import Record
 from fedllm.errors import DataError
 from fedllm.models.adapter import attach
-from fedllm.models.base import load_base, resolve_base
+from fedllm.models.base import Tokenizer, load_base, resolve_base
 from fedllm.models.shared import SharedLayout, read_flat, write_flat
-from fedllm.tasks.text import TextLearner
+from fedllm.tasks.causal import CausalLearner
+from fedllm.tasks.examples import Example
+from fedllm.tasks.load import causal_learner, wording_of
+from fedllm.tasks.metrics import METRICS
+from fedllm.training.judged import Judged
 from fedllm.training.learner import Learner, Shape
 
 TASK = TaskConfig(
@@ -28,10 +32,19 @@ RECORDS = [
 PICTURES = [{"id": str(i), "pixels": str(i), "label": str(i % 3), "who": f"person {i % 4}"} for i in range(6)]
 
 
-def text_learner(method: Literal["ffa-lora", "lora"] = "ffa-lora", task: TaskConfig = TASK) -> TextLearner:
+MEASURES = {name: METRICS[name].compute for name in ("loss", "accuracy")}
+
+
+def encode(tokenizer: Tokenizer, records: Iterable[Record], task: TaskConfig) -> list[Example]:
+    """Records as tokens, without a model."""
+    wording = wording_of(tokenizer, task)
+    return [wording.example(record) for record in records]
+
+
+def text_learner(method: Literal["ffa-lora", "lora"] = "ffa-lora", task: TaskConfig = TASK) -> CausalLearner:
     """The tiny LLM, its adapter somewhere away from zero: there A's gradients would be none."""
     model, tokenizer = load_base(resolve_base("tiny"))
-    learner = TextLearner(attach(model, AdapterConfig(method=method), 7), tokenizer, task)
+    learner = causal_learner(attach(model, AdapterConfig(method=method), 7), tokenizer, task)
     drawn = torch.randn(learner.shared.layout.size, generator=torch.Generator().manual_seed(7))
     learner.shared.write(learner.shared.read() + 0.3 * drawn)
     return learner
@@ -96,8 +109,8 @@ class Pictures:
         labels = torch.tensor([label for _, label in examples])
         return torch.nn.functional.cross_entropy(self.model(pictures), labels, reduction="none")
 
-    def judge(self, examples: Sequence[Any]) -> tuple[list[float], list[bool] | None]:
-        return self.losses(examples).tolist(), None
+    def judge(self, examples: Sequence[Any]) -> list[Judged]:
+        return [Judged(loss) for loss in self.losses(examples).tolist()]
 
     def predict(self, records: Sequence[Record | str]) -> list[str]:
         raise NotImplementedError

@@ -8,6 +8,7 @@ import torch
 
 from fedllm.data.records import Record
 from fedllm.models.shared import SharedLayout, read_flat, write_flat
+from fedllm.training.judged import Judged
 from fedllm.training.learner import Shape
 
 
@@ -69,8 +70,8 @@ class LinearLearner:
         found: torch.Tensor = (self.model(inputs)[:, 0] - targets) ** 2
         return found
 
-    def judge(self, examples: Sequence[Any]) -> tuple[list[float], list[bool] | None]:
-        return self.losses(examples).tolist(), None
+    def judge(self, examples: Sequence[Any]) -> list[Judged]:
+        return [Judged(loss) for loss in self.losses(examples).tolist()]
 
     def predict(self, records: Sequence[Record | str]) -> list[str]:
         del records

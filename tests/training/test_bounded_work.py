@@ -12,9 +12,11 @@ import pytest
 from fedllm.config import TaskConfig
 from fedllm.errors import DataError, ModelError
 from fedllm.models.base import Tokenizer, load_base, resolve_base
-from fedllm.tasks.examples import _fill, encode
+from fedllm.tasks.examples import fill
+from fedllm.tasks.load import wording_of
 from fedllm.training.batches import by_length, draw, filled
 from fedllm.training.local import _drawn
+from tests.training.learners import encode
 
 TASK = TaskConfig(
     fields={"text": "text", "label": "label", "answer": "text"},
@@ -99,7 +101,7 @@ def test_a_template_that_repeats_a_field_a_thousand_times_costs_no_memory() -> N
     task = TASK.model_copy(update={"template": "{text}" * 3000})
     record = {"text": "x" * 100_000}  # 300 MB, were they put together
     tracemalloc.start()
-    filled = _fill(record, task)
+    filled = fill(record, task)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert filled == "x" * 16 * task.max_length
@@ -122,10 +124,10 @@ def test_the_words_after_the_text_are_kept_whole_however_long_the_text_is(tokeni
 def test_a_field_that_is_not_there_is_missed_also_behind_what_is_cut() -> None:
     task = TASK.model_copy(update={"template": "{text}" * 30 + "{label}"})
     with pytest.raises(DataError, match="no field 'label'"):
-        _fill({"text": "x" * 100_000}, task)
+        fill({"text": "x" * 100_000}, task)
 
 
 def test_a_label_that_leaves_no_room_for_a_prompt_is_refused(tokenizer: Tokenizer) -> None:
     task = TASK.model_copy(update={"labels": {"positive": " positive", "negative": "n" * 64}})
     with pytest.raises(ModelError, match="negative leave no room for a prompt"):
-        encode(tokenizer, [], task)
+        _ = wording_of(tokenizer, task).labels

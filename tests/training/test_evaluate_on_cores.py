@@ -10,9 +10,11 @@ from fedllm.config import AdapterConfig, TaskConfig
 from fedllm.errors import CancelledError
 from fedllm.models.adapter import attach
 from fedllm.models.base import load_base, resolve_base
-from fedllm.tasks import text
-from fedllm.tasks.text import TextLearner
+from fedllm.tasks import causal
+from fedllm.tasks.causal import CausalLearner
+from fedllm.tasks.load import causal_learner
 from fedllm.training.evaluate import evaluate
+from tests.training.learners import MEASURES
 
 TASK = TaskConfig(
     labels={"positive": " positive", "negative": " negative"}, template="Text: {text}\nSentiment:"
@@ -24,10 +26,10 @@ RECORDS = [
 
 
 @pytest.fixture
-def learner(monkeypatch: pytest.MonkeyPatch) -> TextLearner:
-    monkeypatch.setattr(text, "_ROW", 128)  # so that there are many batches
+def learner(monkeypatch: pytest.MonkeyPatch) -> CausalLearner:
+    monkeypatch.setattr(causal, "_ROW", 128)  # so that there are many batches
     model, tokenizer = load_base(resolve_base("tiny"))
-    return TextLearner(attach(model, AdapterConfig(), 7), tokenizer, TASK)
+    return causal_learner(attach(model, AdapterConfig(), 7), tokenizer, TASK)
 
 
 @pytest.fixture
@@ -40,33 +42,35 @@ def cores() -> Iterator[None]:
 
 @pytest.mark.usefixtures("cores")
 def test_several_cores_answer_as_one_does_and_in_the_records_order(
-    learner: TextLearner, monkeypatch: pytest.MonkeyPatch
+    learner: CausalLearner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     where: set[int] = set()
     judge = learner.judge
     monkeypatch.setattr(learner, "judge", lambda given: where.add(threading.get_ident()) or judge(given))
     told: list[int] = []
-    together = evaluate(learner, RECORDS, progress=told.append)
+    together = evaluate(learner, RECORDS, MEASURES, progress=told.append)
     assert threading.get_ident() not in where
     assert len(where) > 1
     assert told == sorted(told)
     assert (told[0], told[-1]) == (0, len(RECORDS))
     torch.set_num_threads(1)
     where.clear()
-    alone = evaluate(learner, RECORDS)
+    alone = evaluate(learner, RECORDS, MEASURES)
     assert where == {threading.get_ident()}
-    assert together.right == alone.right
-    assert together.losses == pytest.approx(alone.losses, rel=1e-5)
+    assert [one[1:] for one in together.judged] == [one[1:] for one in alone.judged]
+    assert [one.loss for one in together.judged] == pytest.approx(
+        [one.loss for one in alone.judged], rel=1e-5
+    )
 
 
 @pytest.mark.usefixtures("cores")
-def test_one_that_is_stopped_leaves_pytorchs_threads_as_they_were(learner: TextLearner) -> None:
+def test_one_that_is_stopped_leaves_pytorchs_threads_as_they_were(learner: CausalLearner) -> None:
     def cancelled(done: int) -> None:
         if done:
             raise CancelledError("enough")
 
     with pytest.raises(CancelledError):
-        evaluate(learner, RECORDS, progress=cancelled)
+        evaluate(learner, RECORDS, MEASURES, progress=cancelled)
     assert torch.get_num_threads() == 3
-    evaluate(learner, RECORDS)
+    evaluate(learner, RECORDS, MEASURES)
     assert torch.get_num_threads() == 3

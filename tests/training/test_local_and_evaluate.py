@@ -8,12 +8,14 @@ from fedllm.config import AdapterConfig, LocalConfig, TaskConfig
 from fedllm.errors import DataError, ModelError, TrainingError
 from fedllm.models.adapter import AdaptedModel, attach
 from fedllm.models.base import Tokenizer, load_base, resolve_base
-from fedllm.tasks.examples import IGNORED, Example, collate, encode
-from fedllm.tasks.text import TextLearner
+from fedllm.tasks.examples import IGNORED, Example, collate
+from fedllm.tasks.load import causal_learner
+from fedllm.tasks.loss import LOSS
 from fedllm.training.batches import draw
 from fedllm.training.evaluate import evaluate, predict
 from fedllm.training.local import TrainingResult, rate, train
 from fedllm.training.precision import accelerator
+from tests.training.learners import MEASURES, encode
 
 TASK = TaskConfig(
     labels={"positive": " positive", "negative": " negative"},
@@ -41,15 +43,15 @@ def run(
 ) -> TrainingResult:
     terms = {"steps": local.steps, "round_number": 1, "rounds": 1, "seed": 7} | terms
     records = terms.pop("records", RECORDS)
-    return train(TextLearner(model, tokenizer, terms.pop("task", TASK)), records, local, **terms)
+    return train(causal_learner(model, tokenizer, terms.pop("task", TASK)), records, local, **terms)
 
 
 def test_training_learns(tiny: tuple[AdaptedModel, Tokenizer]) -> None:
-    before = evaluate(TextLearner(*tiny, TASK), RECORDS)
+    before = evaluate(causal_learner(*tiny, TASK), RECORDS, MEASURES)
     run(*tiny)
-    after = evaluate(TextLearner(*tiny, TASK), RECORDS)
-    assert after.loss < before.loss / 2
-    assert after.accuracy == 1.0
+    after = evaluate(causal_learner(*tiny, TASK), RECORDS, MEASURES)
+    assert after.metrics["loss"] < before.metrics["loss"] / 2
+    assert after.metrics["accuracy"] == 1.0
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
@@ -82,7 +84,7 @@ def _gradient(model: AdaptedModel, tokenizer: Tokenizer, parts: list[list[Exampl
     for parameter in model.trainable:
         parameter.grad = None
     for part in parts:
-        (TextLearner(model, tokenizer, TASK).losses(part).sum() / count).backward()  # type: ignore[no-untyped-call]
+        (causal_learner(model, tokenizer, TASK).losses(part).sum() / count).backward()  # type: ignore[no-untyped-call]
     grads = [parameter.grad.flatten() for parameter in model.trainable if parameter.grad is not None]
     return torch.cat(grads)
 
@@ -99,7 +101,7 @@ def test_logits_at_the_labels_are_those_of_the_whole_sequence(tiny: tuple[Adapte
     model, tokenizer = tiny
     model.write(torch.randn(model.layout.size))
     examples = [*encode(tokenizer, RECORDS, TASK), Example((5, 6, 7), (8, 9, 10))]
-    kept = TextLearner(model, tokenizer, TASK)._logits(collate(examples, 0))
+    kept = causal_learner(model, tokenizer, TASK)._logits(collate(examples, 0))
     for row, example in enumerate(examples):
         alone = model.model(input_ids=torch.tensor([(*example.prompt, *example.answer)])).logits[0]
         for place in range(len(example.answer)):
@@ -108,7 +110,7 @@ def test_logits_at_the_labels_are_those_of_the_whole_sequence(tiny: tuple[Adapte
 
 
 def test_a_long_example_weighs_no_more_than_a_short_one(tiny: tuple[AdaptedModel, Tokenizer]) -> None:
-    learner = TextLearner(*tiny, TASK)
+    learner = causal_learner(*tiny, TASK)
     short, long = Example((5,), (8,)), Example((5,), (8, 9, 10, 11))
     together = learner.losses([short, long])
     apart = [learner.losses([example])[0] for example in (short, long)]
@@ -202,20 +204,20 @@ def test_a_record_that_does_not_fit_is_named(
 
 def test_evaluation_is_by_silo_and_predicts_what_it_counts(tiny: tuple[AdaptedModel, Tokenizer]) -> None:
     run(*tiny, steps=3)
-    found = evaluate(TextLearner(*tiny, TASK), RECORDS)
-    said = predict(TextLearner(*tiny, TASK), [record["text"] for record in RECORDS])
+    found = evaluate(causal_learner(*tiny, TASK), RECORDS, MEASURES)
+    said = predict(causal_learner(*tiny, TASK), [record["text"] for record in RECORDS])
     right = [one == record["label"] for one, record in zip(said, RECORDS, strict=True)]
-    assert found.by_group["a"].accuracy == sum(right[:4]) / 4
-    assert found.by_group["b"].accuracy == sum(right[4:]) / 4
-    assert found.accuracy == sum(right) / 8
-    groups = [group.accuracy for group in found.by_group.values()]
-    assert found.accuracy == sum(groups) / 2  # the groups are of one size
+    assert found.by_group["a"].metrics["accuracy"] == sum(right[:4]) / 4
+    assert found.by_group["b"].metrics["accuracy"] == sum(right[4:]) / 4
+    assert found.metrics["accuracy"] == sum(right) / 8
+    groups = [group.metrics["accuracy"] for group in found.by_group.values()]
+    assert found.metrics["accuracy"] == sum(groups) / 2  # the groups are of one size
     assert (found.count, found.by_group["a"].count) == (8, 4)
 
 
 def test_records_without_a_silo_are_one_group(tiny: tuple[AdaptedModel, Tokenizer]) -> None:
     bare = [{key: value for key, value in record.items() if key != "silo"} for record in RECORDS]
-    assert list(evaluate(TextLearner(*tiny, TASK), bare).by_group) == ["all"]
+    assert list(evaluate(causal_learner(*tiny, TASK), bare, MEASURES).by_group) == ["all"]
 
 
 @pytest.mark.parametrize("kind", ["chat", "summarization", "text"])
@@ -224,12 +226,12 @@ def test_tasks_that_write_words_learn_too(tiny: tuple[AdaptedModel, Tokenizer], 
         {"kind": kind, "fields": {"text": "text", "answer": "answer"}, "template": "{text}", "max_length": 64}
     )
     records = [{"text": "ping", "answer": "pong"}]
-    before = evaluate(TextLearner(*tiny, task), records)
+    before = evaluate(causal_learner(*tiny, task), records, {"loss": LOSS.compute})
     run(*tiny, task=task, records=records)
-    after = evaluate(TextLearner(*tiny, task), records)
-    assert after.loss < before.loss
-    assert after.accuracy is None
-    assert isinstance(predict(TextLearner(*tiny, task), ["ping"])[0], str)
+    after = evaluate(causal_learner(*tiny, task), records, {"loss": LOSS.compute})
+    assert after.metrics["loss"] < before.metrics["loss"]
+    assert after.judged[0].expected is None
+    assert isinstance(predict(causal_learner(*tiny, task), ["ping"])[0], str)
 
 
 def test_one_process_can_change_its_precision(tiny: tuple[AdaptedModel, Tokenizer]) -> None:

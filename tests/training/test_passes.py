@@ -13,7 +13,8 @@ from fedllm.errors import TrainingError
 from fedllm.models.adapter import attach
 from fedllm.models.base import load_base, resolve_base
 from fedllm.privacy.grid import Grid
-from fedllm.tasks.text import TextLearner
+from fedllm.tasks.causal import CausalLearner
+from fedllm.tasks.load import wording_of
 from fedllm.training.dp import clipped_sums
 from fedllm.training.learner import Learner, Shape
 from fedllm.training.passes import Passes
@@ -31,7 +32,7 @@ CHAT = TASK.model_copy(
 WORDS = ("a", "so", "well", "no", "fun", "day", "lovely", "great", "awful", "quite", "utterly", "end")
 
 
-class Longest(TextLearner):
+class Longest(CausalLearner):
     """The fault to be caught: padded to the longest of those who are there, as it was up to 0.1."""
 
     def shape(self, example: object) -> Shape:
@@ -44,9 +45,10 @@ class Longest(TextLearner):
         return super().losses(examples, (longest, most))
 
 
-def text_learner(kind: type[TextLearner], method: Literal["ffa-lora", "lora"]) -> TextLearner:
+def text_learner(kind: type[CausalLearner], method: Literal["ffa-lora", "lora"]) -> CausalLearner:
     model, tokenizer = load_base(resolve_base("tiny"))
-    learner = kind(attach(model, AdapterConfig(method=method), 7), tokenizer, CHAT)
+    adapted = attach(model, AdapterConfig(method=method), 7)
+    learner = kind(adapted, tokenizer, CHAT, wording_of(tokenizer, CHAT))
     drawn = torch.randn(learner.shared.layout.size, generator=torch.Generator().manual_seed(7))
     learner.shared.write(learner.shared.read() + 0.3 * drawn)
     return learner
@@ -89,7 +91,7 @@ def batches(learner: Learner, seed: int) -> Iterator[list[list[Any]]]:
 def test_a_unit_changes_the_sum_by_its_own_clipped_gradient_and_by_nothing_else(
     method: Literal["ffa-lora", "lora"], precision: Precision, part: int, count: int
 ) -> None:
-    learner = text_learner(TextLearner, method)
+    learner = text_learner(CausalLearner, method)
     drawn = batches(learner, part)
     chance = np.random.default_rng(part)
     with passes_of(learner, precision) as passes:

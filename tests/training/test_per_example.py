@@ -9,6 +9,7 @@ import torch
 from fedllm.config import LocalConfig
 from fedllm.errors import TrainingError
 from fedllm.protocol.terms import PrivateTerms
+from fedllm.tasks.loss import LOSS
 from fedllm.training.dp import train_privately
 from fedllm.training.evaluate import evaluate
 from fedllm.training.learner import Learner
@@ -158,7 +159,9 @@ def test_a_warm_model_trains_and_answers_without_privacy_as_if_never_hooked() ->
             train_privately(learner, RECORDS, FP32, terms, steps=2, round_number=1, rounds=1)
             learner.shared.write(start)
         train(learner, RECORDS, FP32, steps=2, round_number=1, rounds=1, seed=7)
-        ends.append((learner.shared.read(), evaluate(learner, RECORDS).loss))
+        ends.append(
+            (learner.shared.read(), evaluate(learner, RECORDS, {"loss": LOSS.compute}).metrics["loss"])
+        )
     assert torch.equal(ends[0][0], ends[1][0])
     assert ends[0][1] == ends[1][1]
 

@@ -11,7 +11,7 @@ from fedllm.data.records import Record
 from fedllm.errors import DataError, ModelError
 from fedllm.models.base import resolve_base
 from fedllm.protocol.terms import PrivateTerms
-from fedllm.tasks.images import ImageLearner
+from fedllm.tasks.image import ImageLearner
 from fedllm.tasks.load import load_learner
 from fedllm.training.dp import train_privately
 from fedllm.training.evaluate import evaluate, predict
@@ -19,6 +19,7 @@ from fedllm.training.local import train
 from fedllm.training.passes import Passes
 from fedllm.training.per_example import per_example_gradients
 from fedllm.training.precision import accelerator
+from tests.training.learners import MEASURES
 
 DIGITS = TaskConfig(
     kind="image",
@@ -111,10 +112,10 @@ def test_a_micro_batch_holds_a_bounded_number_of_gradients(name: str) -> None:
 
 def test_images_that_were_evaluated_can_be_trained_on() -> None:
     mine = learner("mnist-scattering")
-    before = evaluate(mine, bars(20)).loss
+    before = evaluate(mine, bars(20), MEASURES).metrics["loss"]
     local = LocalConfig(optimizer="sgd", lr=0.01, steps=5, batch_size=10)
     train(mine, bars(20), local, steps=5, round_number=1, rounds=1, seed=1)
-    assert evaluate(mine, bars(20)).loss < before
+    assert evaluate(mine, bars(20), MEASURES).metrics["loss"] < before
 
 
 @pytest.mark.parametrize(("name", "lr", "steps"), [("mnist-cnn", 0.05, 40), ("mnist-scattering", 0.02, 60)])
@@ -122,12 +123,11 @@ def test_bars_are_learned_and_told_by_their_labels(name: str, lr: float, steps: 
     mine, unseen = learner(name), bars(50, seed=2)
     local = LocalConfig(optimizer="sgd", lr=lr, momentum=0.9, steps=steps, batch_size=20, max_grad_norm=5)
     train(mine, bars(200), local, steps=steps, round_number=1, rounds=1, seed=1)
-    found = evaluate(mine, unseen)
-    assert found.accuracy is not None
-    assert found.accuracy > 0.9
+    found = evaluate(mine, unseen, MEASURES)
+    assert found.metrics["accuracy"] > 0.9
     told = predict(mine, [{"image": record["image"]} for record in unseen])
     right = sum(answer == record["label"] for answer, record in zip(told, unseen, strict=True))
-    assert right / 50 == pytest.approx(found.accuracy)
+    assert right / 50 == pytest.approx(found.metrics["accuracy"])
     assert predict(mine, [unseen[3]["image"]]) == [told[3]]
 
 
@@ -136,6 +136,6 @@ def test_bars_are_learned_privately() -> None:
     local = LocalConfig(optimizer="sgd", lr=4, momentum=0.9, steps=20, batch_size=100)
     terms = PrivateTerms(unit="record", sampling_rate=0.5, noise_multiplier=0.5, clip=0.1)
     train_privately(mine, bars(200), local, terms, steps=20, round_number=1, rounds=1)
-    found = evaluate(mine, bars(50, seed=2)).accuracy
+    found = evaluate(mine, bars(50, seed=2), MEASURES).metrics["accuracy"]
     assert found is not None
     assert found > 0.9

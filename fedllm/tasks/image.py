@@ -4,16 +4,18 @@ import base64
 import binascii
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from fedllm.config import TaskConfig
+from fedllm.config import AdapterConfig, TaskConfig
 from fedllm.data.records import Record
 from fedllm.errors import DataError, ModelError
 from fedllm.models.scattering import SIDE, Scattering, as_pixels
-from fedllm.models.vision import CLASSES, VisionModel
+from fedllm.models.vision import CLASSES, VisionModel, load_vision
+from fedllm.training.judged import Judged
 from fedllm.training.learner import Shape
 
 _TOGETHER = 50  # images of a micro-batch: single gradients of more would leave the processor's cache
@@ -72,12 +74,17 @@ class ImageLearner:
         labels = torch.tensor([image.label for image in examples], device=logits.device)
         return torch.nn.functional.cross_entropy(logits, labels, reduction="none")
 
-    def judge(self, examples: Sequence[Image]) -> tuple[list[float], list[bool] | None]:
-        """Each image's loss, and whether its class is the likeliest."""
+    def judge(self, examples: Sequence[Image]) -> list[Judged]:
+        """Each image's loss, and the likeliest class."""
         logits = self._logits(examples).cpu()  # (batch, classes)
         labels = torch.tensor([image.label for image in examples])
         losses = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
-        return losses.tolist(), (logits.argmax(1) == labels).tolist()
+        return [
+            Judged(loss, self._classes[image.label], self._classes[likeliest])
+            for loss, image, likeliest in zip(
+                losses.tolist(), examples, logits.argmax(1).tolist(), strict=True
+            )
+        ]
 
     def predict(self, records: Sequence[Record | str]) -> list[str]:
         """The label of each record, or of each base64 image."""
@@ -89,6 +96,10 @@ class ImageLearner:
             logits = self._logits([images[i] for i in rows])  # (batch, classes)
             answers += [self._classes[i] for i in logits.argmax(1).tolist()]
         return answers
+
+    def probabilities(self, record: Record) -> None:
+        """None: an image's answer is its label alone."""
+        del record
 
     def _image(self, record: Record, *, labelled: bool) -> Image:
         where = f"record {record.get('id', '?')}"
@@ -116,6 +127,23 @@ class ImageLearner:
         with torch.autocast(device.type, enabled=False):
             exact: torch.Tensor = self.model(self._features(pixels).to(device))
             return exact
+
+
+class _ImageTask:
+    """A `Task` on small image models, all of whose weights are trained and released."""
+
+    def fresh(self, folder: Path, adapter: AdapterConfig, seed: int, task: TaskConfig) -> ImageLearner:
+        """The model as its folder has it: adapter and seed have no meaning here."""
+        del adapter, seed
+        return ImageLearner(load_vision(folder), task)
+
+    def released(self, folder: Path, adapter: Path | None, task: TaskConfig) -> ImageLearner:
+        """The whole model from the released folder; there is no adapter beside it."""
+        del adapter
+        return ImageLearner(load_vision(folder), task)
+
+
+TASK = _ImageTask()
 
 
 def _chunks(count: int, size: int) -> Iterator[list[int]]:
