@@ -4,11 +4,12 @@ import math
 from typing import TYPE_CHECKING
 
 from fedllm.errors import TrainingError
-from fedllm.models.codec.tensor_file import FP16, read_tensor, write_tensor
+from fedllm.models.codec.tensor_file import Format, read_tensor, write_tensor
 
 if TYPE_CHECKING:
     import torch
 
+FP16 = Format("fp16", "F16", "<f2", 2)
 LARGEST = 65504  # a number of 65520 or more would be rounded to infinity
 _RELATIVE = 2.0**-11  # half a unit in the last place of 11 bits
 _ABSOLUTE = 2.0**-25  # half the distance of two subnormal numbers, which lie below 2^-14

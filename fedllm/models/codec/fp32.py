@@ -2,10 +2,12 @@
 
 from typing import TYPE_CHECKING
 
-from fedllm.models.codec.tensor_file import FP32, read_tensor, write_tensor
+from fedllm.models.codec.tensor_file import Format, read_tensor, write_tensor
 
 if TYPE_CHECKING:
     import torch
+
+FP32 = Format("fp32", "F32", "<f4", 4)
 
 
 def encode_flat(flat: "torch.Tensor") -> bytes:

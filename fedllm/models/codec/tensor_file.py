@@ -21,10 +21,6 @@ class Format:
     width: int  # bytes
 
 
-FP32 = Format("fp32", "F32", "<f4", 4)
-FP16 = Format("fp16", "F16", "<f2", 2)
-
-
 def write_tensor(values: "np.ndarray[Any, Any]", form: Format) -> bytes:
     """Write numbers of shape (n,); the same numbers always give the same bytes."""
     header = _header(values.size, form)
