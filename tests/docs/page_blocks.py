@@ -10,17 +10,21 @@ Comments say what a reader does not see:
     <!-- at: MACHINE -->               where the blocks from here on are typed
     <!-- send: MACHINE:FILE MACHINE:FILE -->         what people send each other
     <!-- tell: MACHINE:NAME MACHINE -->              and read out over the telephone: a shell variable
+
+README holds no such comments: `readme_blocks` says the same of its blocks.
 """
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from markdown_it import MarkdownIt
+from readme_blocks import README_BLOCKS, Treatment
 
 ROOT = Path(__file__).parents[2]
+TREATMENTS = {"README.md": README_BLOCKS}
 COMMANDS = {"bash", "python"}
 PROSE = {"text", "yaml", "json", "nginx", "ini"}  # shown, and not for typing
 # A line that begins so is a command, whatever its block is said to be.
@@ -75,9 +79,10 @@ def steps(path: Path) -> list[Step]:
     """What happens on a page, in order.
 
     Raises:
-        ValueError: a comment belongs to a block, and none follows.
+        ValueError: a comment belongs to a block, and none follows; or a treatment is of no block of the page.
     """
     page, found = named(path), []
+    treatments = list(TREATMENTS.get(page, []))
     waiting: Step | None = None
     for token in _tokens(path):
         line = token.map[0] + 1 if token.map else 0
@@ -91,13 +96,15 @@ def steps(path: Path) -> list[Step]:
                     waiting = step
         elif token.type == "fence":
             language = (token.info.split() or [""])[0]
-            if language in COMMANDS or waiting is not None:
-                found.append(_block(page, line, language, token.content, waiting))
+            shown = Step(page, line, "block", token.content, language)
+            found += _treated(shown, treatments) or _remarked(shown, waiting)
             waiting = None
         elif waiting is not None and token.type in {"heading_open", "paragraph_open", "table_open"}:
             raise ValueError(f"{waiting.place}: no command block follows")
     if waiting is not None:
         raise ValueError(f"{waiting.place}: no command block follows")
+    if treatments:
+        raise ValueError(f"{page}: no block begins with {treatments[0].block!r}")
     return found
 
 
@@ -123,9 +130,23 @@ def _comments(page: str, line: int, html: str) -> Iterator[Step]:
                 yield Step(page, at, kind, text.strip(), reason=reason)  # type: ignore[arg-type]
 
 
-def _block(page: str, line: int, language: str, text: str, mark: Step | None) -> Step:
-    if mark is None:
-        return Step(page, line, "block", text, language)
-    if mark.kind == "instead":
-        return Step(page, line, "instead", mark.text, "bash", mark.reason)
-    return Step(page, line, mark.kind, text, language, mark.reason)
+def _remarked(block: Step, remark: Step | None) -> list[Step]:
+    """A block as the comment before it has it; empty for prose without one."""
+    if remark is None:
+        return [block] if block.language in COMMANDS else []
+    if remark.kind == "instead":
+        return [replace(block, kind="instead", text=remark.text, language="bash", reason=remark.reason)]
+    return [replace(block, kind=remark.kind, reason=remark.reason)]
+
+
+def _treated(block: Step, treatments: list[Treatment]) -> list[Step]:
+    """A block as its treatment has it, which is taken off the list; empty without one."""
+    treatment = next((one for one in treatments if block.text.startswith(one.block)), None)
+    if treatment is None:
+        return []
+    treatments.remove(treatment)
+    before = [Step(block.page, block.line, "setup", treatment.before)] if treatment.before else []
+    if treatment.how == "instead":
+        stand_in = replace(block, kind="instead", text=treatment.instead, language="bash")
+        return [*before, replace(stand_in, reason=treatment.reason)]
+    return [*before, replace(block, kind=treatment.how, reason=treatment.reason)]
