@@ -7,13 +7,14 @@ from pydantic import BaseModel
 
 from fedllm.protocol import messages
 from fedllm.protocol.entry import Entry
-from fedllm.protocol.messages import Answer, Card, Message, PublicKeys, Sealed, Update
+from fedllm.protocol.messages import Answer, Card, Message, PublicKeys, Reply, Sealed, Update
 
 PAGE = (Path(__file__).parents[2] / "docs" / "privacy.md").read_text(encoding="utf-8")
 OF_THE_COORDINATOR = {
     messages.Roster,
     messages.Head,
     messages.Plan,
+    messages.Query,
     messages.Closed,
     messages.Report,
     messages.Invitation,
@@ -43,7 +44,8 @@ def test_the_table_names_every_field_of_what_a_site_says_and_nothing_else() -> N
     assert told["card"] == fields(Card) - head
     assert told["answer"] == fields(Answer) - head
     assert told["update"] == fields(Update, Sealed, Entry) - head
+    assert told["reply"] == fields(Reply) - head
 
 
 def test_there_is_no_further_kind_of_message_that_a_site_might_send() -> None:
-    assert set(Message.__subclasses__()) - OF_THE_COORDINATOR == {Card, Answer, Update}
+    assert set(Message.__subclasses__()) - OF_THE_COORDINATOR == {Card, Answer, Update, Reply}
