@@ -182,7 +182,7 @@ def _explained(bucket: Bucket) -> Iterator[None]:
     import urllib3
     from minio.error import MinioException, S3Error
 
-    from fedllm.exchange.failures import named
+    from fedllm.exchange.failures import exchange_error
 
     where = f"{bucket.url} at {bucket.endpoint or 'the local stack'}"
     try:
@@ -190,4 +190,4 @@ def _explained(bucket: Bucket) -> Iterator[None]:
     except (MinioException, urllib3.exceptions.HTTPError, ValueError) as error:  # a disk's OSError is not its
         if isinstance(error, S3Error) and error.code == "NoSuchKey":
             raise ObjectNotFoundError(f"{error.object_name} is not in {where}") from None
-        raise named(error, where, bucket.endpoint or "the local stack") from None
+        raise exchange_error(error, where, bucket.endpoint or "the local stack") from None

@@ -1,4 +1,4 @@
-"""Where the servers of the running stack answer. Knows nothing of how they are supervised."""
+"""Addresses and credentials of the running stack's servers, independent of how they are supervised."""
 
 import socket
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from fedllm.endpoints.state import StackState
 from fedllm.endpoints.store_users import BUCKET, store_secrets
 from fedllm.secure.trust import read_ca, refuse_unchecked
 
-# No server of the stack calls home, looks for updates, or sends loopback traffic through a proxy.
+# No server of the stack sends telemetry or looks for updates.
 QUIET = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -24,25 +24,25 @@ QUIET = {
 class Endpoints:
     """Addresses and credentials of one stack, for the coordinator on the same machine."""
 
-    minio_url: str  # the store itself
-    door_url: str  # where sites come in
+    minio_url: str  # the store, for the coordinator
+    door_url: str  # the store, for sites
     minio_access_key: str
     minio_secret_key: str = field(repr=False)
-    registrar: tuple[str, str] = field(repr=False)  # the keys that make sites' users
+    registrar: tuple[str, str] = field(repr=False)  # access and secret key that create sites' users
     bucket: str
     prefect_api_url: str
     prefect_ui_url: str
     mlflow_url: str
     home: Path  # fedllm's home
     own_prefect: bool = True  # False: the user's PREFECT_API_URL
-    ca_file: Path | None = None  # who vouches for the servers; None: they speak no TLS
-    passwords: Passwords | None = None  # of Prefect and MLflow; None: they ask nobody who he is
+    ca_file: Path | None = None  # CA of the servers' certificates; None: no TLS
+    passwords: Passwords | None = None  # of Prefect and MLflow; None: they are open
 
     def environment(self) -> dict[str, str]:
-        """What child processes and in-process flows need to use these servers; it holds their passwords.
+        """Return the variables, with passwords, that child processes and flows need to use these servers.
 
         Raises:
-            ConfigError: the servers speak TLS, and this process' environment switches its checks off.
+            ConfigError: the servers use TLS, and this process's environment disables its checks.
         """
         if "https" in {urlsplit(self.mlflow_url).scheme, urlsplit(self.prefect_api_url).scheme}:
             refuse_unchecked()
@@ -59,17 +59,17 @@ class Endpoints:
         return env | self.mlflow_credentials()
 
     def mlflow_credentials(self) -> dict[str, str]:
-        """What a client of this MLflow alone needs beside its address; nothing of an open one."""
+        """Return the variables that a client of this MLflow needs besides its address; {} if it is open."""
         return mlflow_client(self.passwords, self.ca_file) if self.passwords else {}
 
     @property
     def ca(self) -> str | None:
-        """PEM of the authority that vouches for the servers; None: they speak no TLS."""
+        """PEM of the CA of the servers' certificates; None: no TLS."""
         return read_ca(self.ca_file) if self.ca_file else None
 
 
 def read_endpoints(place: Place, state: StackState) -> Endpoints:
-    """The addresses that a state stands for, whether or not anything answers there."""
+    """Return the endpoints of a state, whether or not the servers answer."""
     coordinator, registrar, _ = store_secrets(place).users()
     api = state.external_prefect or state.own_prefect_url
     return Endpoints(
@@ -90,10 +90,10 @@ def read_endpoints(place: Place, state: StackState) -> Endpoints:
 
 
 def endpoints() -> Endpoints | None:
-    """The running stack of `$FEDLLM_HOME`, or None when it is not up.
+    """Return the running stack of `$FEDLLM_HOME`; None if it is not up.
 
     Raises:
-        StackError: the home cannot be read, or what the stack remembers is damaged.
+        StackError: the home cannot be read, or the stack's state file is damaged.
     """
     place = Place.here()
     with place.usable():
@@ -104,7 +104,7 @@ def endpoints() -> Endpoints | None:
 
 
 def _supervised(place: Place) -> bool:
-    """Whether a supervisor listens on the stack's socket."""
+    """Return whether supervisord listens on the stack's socket."""
     with socket.socket(socket.AF_UNIX) as caller:
         try:
             caller.connect(str(place.socket()))

@@ -1,4 +1,4 @@
-"""Secrets of the stack that are drawn once and kept in a file of its owner's alone."""
+"""Secrets of the stack that are generated once and stored in a file of mode 600."""
 
 import json
 from collections.abc import Callable
@@ -16,18 +16,18 @@ T = TypeVar("T", bound="DataclassInstance")
 
 
 def kept_secrets(place: Place, name: str, kind: type[T], draw: Callable[[], T], remedy: str) -> T:
-    """What a file of mode 600 in the stack's folder holds; drawn and written when there is none.
+    """Load secrets from a file of mode 600 in the stack's folder; generate and store them if it is missing.
 
     Args:
-        place: the stack's.
+        place: the stack's place.
         name: of the file.
         kind: a dataclass whose fields are strings.
-        draw: makes new ones.
-        remedy: what to do about a damaged file.
+        draw: generates new secrets.
+        remedy: advice for a damaged file.
 
     Raises:
         StackError: the file is damaged.
-        IdentityError: others can read it.
+        IdentityError: others can read the file.
     """
     path = place.folder / name
     if path.exists():

@@ -1,4 +1,4 @@
-"""Where the local stack keeps its files."""
+"""Paths of the local stack's files."""
 
 import fcntl
 import hashlib
@@ -14,8 +14,8 @@ from fedllm.config.home import fedllm_home, private_dir
 from fedllm.disk import room, write_whole
 from fedllm.errors import StackError
 
-_SOCKET_LIMIT = 90  # bytes; a unix socket's path holds 107, and supervisord binds a longer one first
-_TEMPORARY_LIMIT = 70  # bytes; below it multiprocessing binds /pymp-12345678/listener-12345678
+_SOCKET_LIMIT = 90  # bytes; a unix socket's path has at most 107, and supervisord first binds a longer one
+_TEMPORARY_LIMIT = 70  # bytes; multiprocessing binds /pymp-12345678/listener-12345678 below the folder
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Place:
 
     @classmethod
     def here(cls) -> Self:
-        """The place that `$FEDLLM_HOME` names. Raises `StackError` for a name no server can be given."""
+        """Return the place in `$FEDLLM_HOME`. Raises `StackError` if a server cannot take such a path."""
         home = fedllm_home()
         text = str(home)
         if any(char in text for char in "\"'\n,") or " ;" in text or " #" in text:
@@ -35,77 +35,77 @@ class Place:
 
     @property
     def folder(self) -> Path:
-        """All of the stack's files."""
+        """The folder of all the stack's files."""
         return self.home / "stack"
 
     @property
     def prefect_home(self) -> Path:
-        """Prefect's own folder: runs, deployments, logs."""
+        """Prefect's folder: runs, deployments, logs."""
         return self.folder / "prefect"
 
     @property
     def minio(self) -> Path:
-        """The bytes of every bucket."""
+        """The folder of all buckets."""
         return self.folder / "minio"
 
     @property
     def ca(self) -> Path:
-        """The private authority and the certificate of this machine's servers; `fedllm ca` makes them."""
+        """The folder of the private CA and the servers' certificate; `fedllm ca` creates them."""
         return self.home / "ca"
 
     @property
     def minio_home(self) -> Path:
-        """HOME of MinIO's program when it speaks TLS: below it the server looks for its certificate."""
+        """HOME of MinIO's program with TLS, where the server looks for its certificate."""
         return self.folder / "minio-home"
 
     @property
     def client_env(self) -> Path:
-        """A shell file (mode 600) with what a client of Prefect or MLflow needs."""
+        """A shell file (mode 600) with the variables of a client of Prefect or MLflow."""
         return self.folder / "client.env"
 
     @property
     def logs(self) -> Path:
-        """One log a server, rotated."""
+        """The folder of rotated logs, one per server."""
         return self.folder / "logs"
 
     @property
     def conf(self) -> Path:
-        """The supervisord's configuration; it holds secrets."""
+        """The configuration of supervisord; it contains secrets."""
         return self.folder / "supervisord.conf"
 
     @property
     def pidfile(self) -> Path:
-        """The supervisord's process id."""
+        """The file with supervisord's process id."""
         return self.folder / "supervisord.pid"
 
     @property
     def state(self) -> Path:
-        """What is remembered over restarts."""
+        """The file of `StackState`."""
         return self.folder / "stack.json"
 
     @property
     def restored(self) -> Path:
-        """There from a restore until the first `up` after it."""
+        """A marker file that exists from a restore until the first `up` after it."""
         return self.folder / "restored"
 
     @property
     def tag(self) -> str:
-        """The value of `$FEDLLM_STACK` in every process of this stack, by which orphans are found."""
+        """The value of `$FEDLLM_STACK` in every process of this stack; identifies orphans."""
         return str(self.folder)
 
     @contextmanager
     def usable(self) -> Iterator[None]:
-        """Name a home that cannot be used inside the block, and what to do about it.
+        """Turn an OSError about the home in the block into an error with advice.
 
         Raises:
             StackError: the home is read-only, another account's, or no folder.
-            DiskFullError: it has no room.
+            DiskFullError: the disk has no room.
         """
         try:
             with room(self.home, "`fedllm up` again"):
                 yield
         except FileNotFoundError:
-            raise  # who reads there says what that means
+            raise  # its meaning depends on the caller
         except OSError as error:
             if not isinstance(error.filename, str):
                 raise
@@ -118,29 +118,29 @@ class Place:
             ) from error
 
     def create(self) -> None:
-        """Make the folders."""
+        """Create the folders."""
         for folder in (self.home, self.folder, self.logs, self.prefect_home, self.minio):
             private_dir(folder)
 
     def socket(self) -> Path:
-        """A path for supervisord's socket that the system's limit allows."""
+        """Return a path for supervisord's socket within the system's length limit."""
         return self._short_enough("supervisor.sock", "s.sock", _SOCKET_LIMIT)
 
     def temporary(self) -> Path:
-        """TMPDIR of every process of the stack, emptied at each start and gone with `fedllm down`.
+        """Return the TMPDIR of the stack's processes; `up` empties it and `fedllm down` removes it.
 
-        The system's own is shared by all accounts, and Prefect's worker keeps `runner_storage` in it: the
-        account whose worker comes first would own that folder, and no other account could start a worker.
+        All accounts share the system's folder, and Prefect's worker creates `runner_storage` in it: the first
+        account would own that folder, and no other account could start a worker.
         """
         return self._short_enough("tmp", "tmp", _TEMPORARY_LIMIT)
 
     def empty_temporary(self) -> None:
-        """Make the folder of temporary files, without what processes that were killed left in it."""
+        """Create the folder of temporary files, empty."""
         shutil.rmtree(self.temporary(), ignore_errors=True)
         private_dir(self.temporary())
 
     def discard_temporary(self) -> None:
-        """Remove the folder of temporary files, of which no process may make use any more."""
+        """Remove the folder of temporary files; no process may still use it."""
         folder = self.temporary()
         shutil.rmtree(folder, ignore_errors=True)
         if folder.parent != self.folder:
@@ -148,12 +148,12 @@ class Place:
                 folder.parent.rmdir()
 
     def _short_enough(self, name: str, short_name: str, limit: int) -> Path:
-        """A path in the stack's folder, or where that is too long for a socket, in a folder below /tmp.
+        """Return a path in the stack's folder, or in a folder below /tmp if the path is longer than `limit`.
 
         Args:
-            name: in the stack's folder.
-            short_name: in the folder below /tmp.
-            limit: bytes that the path may have.
+            name: file name in the stack's folder.
+            short_name: file name in the folder below /tmp.
+            limit: longest path in bytes.
 
         Raises:
             StackError: the folder below /tmp belongs to another account.
@@ -164,17 +164,17 @@ class Place:
         # Not below $TMPDIR: the stack's processes have another one, and must find the same socket.
         tag = hashlib.sha256(self.tag.encode()).hexdigest()[:12]
         folder = private_dir(Path("/tmp") / f"fedllm-{os.getuid()}-{tag}")  # noqa: S108 - ours alone, checked
-        found = folder.lstat()
-        if found.st_uid != os.getuid() or found.st_mode & 0o077 or folder.is_symlink():
+        status = folder.lstat()
+        if status.st_uid != os.getuid() or status.st_mode & 0o077 or folder.is_symlink():
             raise StackError(f"{folder} belongs to someone else: set a shorter FEDLLM_HOME")
         return folder / short_name
 
     @contextmanager
     def lock(self, say: Callable[[str], None] = lambda _: None) -> Iterator[None]:
-        """Let one `up`, `down`, backup or restore at a time work on this stack; others wait.
+        """Lock this stack against another `up`, `down`, backup or restore; wait if one holds the lock.
 
         Args:
-            say: hears of a wait.
+            say: called with a line if this waits.
         """
         with (self.folder / "lock").open("w") as file:
             try:
@@ -185,5 +185,5 @@ class Place:
             yield
 
     def write_private(self, path: Path, text: str) -> None:
-        """Write a file of mode 600, whole or not at all."""
+        """Write a file of mode 600 atomically."""
         write_whole(path, text.encode())

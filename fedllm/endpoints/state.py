@@ -1,4 +1,4 @@
-"""What the local stack remembers over restarts."""
+"""The local stack's state between starts."""
 
 import json
 from dataclasses import asdict, dataclass, field
@@ -10,22 +10,22 @@ from fedllm.errors import StackError
 
 @dataclass(frozen=True)
 class StackState:
-    """What a stack remembers: the same ports again, whose Prefect, what was deployed."""
+    """The ports, Prefect, deployments and security of a stack."""
 
-    ports: dict[str, int] = field(default_factory=dict)  # minio, prefect, mlflow
+    ports: dict[str, int] = field(default_factory=dict)  # by server: door, minio, prefect, mlflow
     external_prefect: str | None = None  # the user's own PREFECT_API_URL, if that one is used
-    deployed: str = ""  # hash of what `up` registered last
-    secure: bool = False  # TLS, and passwords in any case; stays so until `fedllm up --no-secure`
-    # No passwords; stays so until `fedllm up --no-open`. None: an older fedllm started it, which had none.
+    deployed: str = ""  # hash of the deployments that `up` registered last
+    secure: bool = False  # TLS with passwords, until `fedllm up --no-secure`
+    # No passwords, until `fedllm up --no-open`. None: started by an older fedllm, which had no passwords.
     open: bool | None = False
 
     @property
     def has_passwords(self) -> bool:
-        """Whether this stack's Prefect and MLflow ask who they speak with."""
+        """Whether this stack's Prefect and MLflow require passwords."""
         return self.secure or self.open is False
 
     def url(self, server: str) -> str:
-        """Where a server of this stack answers: minio, prefect or mlflow."""
+        """Return the URL of a server of this stack: door, minio, prefect or mlflow."""
         return f"{'https' if self.secure else 'http'}://127.0.0.1:{self.ports.get(server, 0)}"
 
     @property
@@ -35,7 +35,7 @@ class StackState:
 
     @classmethod
     def load(cls, place: Place) -> Self:
-        """Read the state; a stack that was never up has an empty one."""
+        """Load the state; empty for a stack that was never up. Raises `StackError` if the file is damaged."""
         try:
             with place.usable():
                 return cls(**{"open": None, **json.loads(place.state.read_text(encoding="utf-8"))})

@@ -1,4 +1,4 @@
-"""The users of this machine's store: each may do what it is for, and none of them is root."""
+"""The users of this machine's store: each has only the rights that it needs, and none is root."""
 
 import secrets
 from dataclasses import dataclass, field
@@ -9,10 +9,10 @@ from fedllm.endpoints.kept_secrets import kept_secrets
 from fedllm.endpoints.place import Place
 
 BUCKET = "fedllm"
-MLFLOW_BUCKET = "mlflow"  # apart: whoever writes there can have a served model run code of theirs
+MLFLOW_BUCKET = "mlflow"  # separate: a user who can write there can run code in a served model
 
-# What `fedllm site add`, `revoke` and `doctor` do. Whoever may make policies and users
-# can give himself every right: that is why the coordinator's worker is not this user.
+# The actions of `fedllm site add`, `revoke` and `doctor`. A user who may create policies and users can get
+# every right, so the coordinator's worker is another user.
 REGISTER = [
     "admin:AttachUserOrGroupPolicy",
     "admin:CreatePolicy",
@@ -24,21 +24,21 @@ REGISTER = [
     "admin:ListUsers",
 ]
 
-_drawn = partial(secrets.token_urlsafe, 30)  # 40 characters
+_draw = partial(secrets.token_urlsafe, 30)  # 40 characters
 
 
 @dataclass(frozen=True)
 class User:
-    """A user of the store: the bucket that it has to itself, and whether it may make sites' users."""
+    """A user of the store, with all rights to one bucket."""
 
     name: str
     bucket: str
     secret: str = field(repr=False)
-    registers: bool = False
+    registers: bool = False  # whether it may create sites' users
 
     @property
     def policy(self) -> dict[str, Any]:
-        """All of one bucket, and nothing of any other."""
+        """Policy with all rights to one bucket and none to others."""
         objects, bucket = f"arn:aws:s3:::{self.bucket}/*", f"arn:aws:s3:::{self.bucket}"
         statements: list[dict[str, Any]] = [
             {
@@ -58,7 +58,7 @@ class User:
                 "Resource": [bucket],
             },
         ]
-        # Who is not told otherwise may give himself any right: MinIO lets every user administrate itself.
+        # Without the Deny a user could grant itself any right: MinIO lets users administrate themselves.
         statements.append(
             {"Effect": "Allow", "Action": REGISTER}
             if self.registers
@@ -68,7 +68,7 @@ class User:
 
 
 def users_with(coordinator: str, registrar: str, mlflow: str) -> list[User]:
-    """The store's users with these secrets, in this order."""
+    """Return the store's users with these secrets: coordinator, registrar, MLflow."""
     return [
         User("fedllm-coordinator", BUCKET, coordinator),
         User("fedllm-registrar", BUCKET, registrar, registers=True),
@@ -80,21 +80,21 @@ def users_with(coordinator: str, registrar: str, mlflow: str) -> list[User]:
 class StoreSecrets:
     """The secret keys of the store's users; root has its own file."""
 
-    coordinator: str = field(repr=False, default_factory=_drawn)  # reads and writes the federations' bucket
-    registrar: str = field(repr=False, default_factory=_drawn)  # makes and removes sites' users
-    mlflow: str = field(repr=False, default_factory=_drawn)  # keeps artifacts in a bucket of its own
+    coordinator: str = field(repr=False, default_factory=_draw)  # reads and writes the federations' bucket
+    registrar: str = field(repr=False, default_factory=_draw)  # creates and removes sites' users
+    mlflow: str = field(repr=False, default_factory=_draw)  # stores artifacts in a separate bucket
 
     def users(self) -> list[User]:
-        """The users to be."""
+        """Return the store's users with these secrets."""
         return users_with(self.coordinator, self.registrar, self.mlflow)
 
 
 def store_secrets(place: Place) -> StoreSecrets:
-    """The secrets, kept in a file of mode 600 and drawn when there is none.
+    """Return the secrets, stored in a file of mode 600; generate them if it is missing.
 
     Raises:
         StackError: the file is damaged.
-        IdentityError: others can read it.
+        IdentityError: others can read the file.
     """
     remedy = "delete it, then `fedllm down` and `fedllm up`"
     return kept_secrets(place, "store-users.json", StoreSecrets, StoreSecrets, remedy)

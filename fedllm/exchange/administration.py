@@ -1,4 +1,4 @@
-"""MinIO's calls for users and policies, with every failure by its fedllm name."""
+"""MinIO's calls for users and policies, with failures as fedllm's errors."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -9,22 +9,22 @@ from minio.credentials.providers import StaticProvider
 from minio.error import MinioAdminException
 
 from fedllm.errors import AccessDeniedError, ExchangeError
-from fedllm.exchange.failures import FAILURES, named
+from fedllm.exchange.failures import FAILURES, exchange_error
 from fedllm.exchange.minio_store import http_pool, minio_client
 
 T = TypeVar("T")
 
-_STARTING = 60.0  # s that a server may take from its first answer until it knows its users
+_STARTING = 60.0  # s that a server may take from its first answer until it has loaded its users
 
 
 class AbsentError(ExchangeError):
-    """The store knows no such user or policy."""
+    """The store has no such user or policy."""
 
 
 class Administration:
-    """A store's users and policies, entered by keys that may change them.
+    """Access to a store's users and policies, with keys that may change them.
 
-    With `ca` (PEM), no other authority's certificate is believed.
+    With `ca` (PEM), only certificates of that authority are trusted.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class Administration:
         self.endpoint = endpoint.rstrip("/")
         self.region = region
         self.pool = http_pool(self.endpoint, ca)
-        minio_client(self.endpoint, region, access_key, secret_key, self.pool)  # checks the endpoint
+        minio_client(self.endpoint, region, access_key, secret_key, self.pool)  # raises on a bad endpoint
         self.admin = MinioAdmin(
             endpoint=self.endpoint.partition("://")[2],
             credentials=StaticProvider(access_key, secret_key),
@@ -48,12 +48,12 @@ class Administration:
         )
 
     def do(self, call: Callable[[], T]) -> T:
-        """What one call comes to; a server that is still starting is asked again.
+        """Return the result of a call; retry while the server is starting.
 
         Raises:
-            AbsentError: the store knows no such user or policy.
+            AbsentError: the store has no such user or policy.
             AccessDeniedError: these keys may not do it.
-            ExchangeError: the server does not answer, is not to be trusted, or cannot do it.
+            ExchangeError: the server does not answer, is not trusted, or cannot do it.
         """
         try:
             for attempt in stamina.retry_context(
@@ -69,15 +69,15 @@ class Administration:
         except MinioAdminException as error:
             raise self._refused(str(error)) from None
         except FAILURES as error:
-            raise named(error, self.endpoint, self.endpoint) from None
+            raise exchange_error(error, self.endpoint, self.endpoint) from None
         raise AssertionError("stamina either returns or raises")  # pragma: no cover
 
-    def _refused(self, said: str) -> ExchangeError:
-        if "XMinioAdminNoSuchUser" in said or "XMinioAdminNoSuchPolicy" in said:
-            return AbsentError(f"{self.endpoint}: {said}")
-        if "Status: 403" in said:
+    def _refused(self, message: str) -> ExchangeError:
+        if "XMinioAdminNoSuchUser" in message or "XMinioAdminNoSuchPolicy" in message:
+            return AbsentError(f"{self.endpoint}: {message}")
+        if "Status: 403" in message:
             return AccessDeniedError(f"{self.endpoint}: these keys may not administrate users")
-        return ExchangeError(f"{self.endpoint}: {said}")
+        return ExchangeError(f"{self.endpoint}: {message}")
 
 
 def _starting(error: Exception) -> bool:

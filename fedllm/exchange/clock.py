@@ -1,4 +1,4 @@
-"""The store's clock, as seen from here: lateness is judged by it, never by a site's own."""
+"""The store's clock as seen from this machine: lateness is judged by it, never by a site's clock."""
 
 import time
 
@@ -7,27 +7,27 @@ from fedllm.exchange.store import ObjectStore
 
 
 class StoreClock:
-    """Asks the store what time it is, again after `every` seconds; between, it counts on by itself.
+    """The store's time, read every `every` seconds and continued by the monotonic clock in between.
 
-    It counts by the monotonic clock: setting this machine's clock, backwards or by an hour, changes nothing.
+    Setting this machine's clock therefore has no effect.
     """
 
     def __init__(self, store: ObjectStore, every: float = 600.0) -> None:
         self._store = store
         self._every = every
-        self._told: tuple[float, float] | None = None  # by the store's clock, and by our monotonic one
+        self._reference: tuple[float, float] | None = None  # (store's clock, our monotonic clock)
         self._tried = 0.0
 
     def now(self) -> float:
-        """S since 1970, by the store's clock."""
+        """Return the store's time, s since 1970. Raises `ExchangeError` if the store never answered."""
         steady = time.monotonic()
-        if self._told is None or steady - self._tried > self._every:
+        if self._reference is None or steady - self._tried > self._every:
             try:
-                self._told = self._store.now(), time.monotonic()
+                self._reference = self._store.now(), time.monotonic()
             except ExchangeError:
-                if self._told is None:
+                if self._reference is None:
                     raise
-                # The store is away: we count on from what it said last.
+                # The store does not answer: continue from its last time.
             self._tried = time.monotonic()
-        then, at = self._told
+        then, at = self._reference
         return then + time.monotonic() - at

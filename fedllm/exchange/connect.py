@@ -1,4 +1,4 @@
-"""From a store's address to the store."""
+"""Open a store by its address."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,10 +18,10 @@ def connect(  # noqa: PLR0913, PLR0917 - an address and the keys to it
     secret_key: str | None = None,
     ca: str | None = None,
 ) -> "ObjectStore":
-    """The store at `s3://bucket` (with `endpoint` and keys) or `file:///folder`. Nothing is sent yet.
+    """Return the store at `s3://bucket` (with `endpoint` and keys) or `file:///folder`; nothing is sent yet.
 
     With `ca` (PEM) the endpoint's certificate must come from that authority; other connections of this
-    process believe whom they did before.
+    process are not affected.
 
     Raises:
         ConfigError: The address is neither, or a part of it is missing.

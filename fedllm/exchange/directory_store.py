@@ -1,6 +1,7 @@
-"""A folder as a store: for tests and simulations on one machine.
+"""A folder as a store, for tests and simulations on one machine.
 
-It isolates nobody: whoever can use the folder can read and write every key. Use MinIO between parties.
+It does not isolate parties: anyone with access to the folder can read and write every key. Use MinIO between
+parties.
 """
 
 import hashlib
@@ -19,20 +20,20 @@ CHUNK = 1 << 20  # bytes
 
 
 class DirectoryStore:
-    """Objects are files below `folder`; a key's slashes are folders. Writes appear whole or not at all."""
+    """A store whose objects are files below `folder`, one folder per slash of a key. Writes are atomic."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.expanduser().resolve()
-        with _explained(str(folder), writing=True):
+        with _translated_errors(str(folder), writing=True):
             self.folder.mkdir(parents=True, exist_ok=True)
 
     def __repr__(self) -> str:
         return f"DirectoryStore({str(self.folder)!r})"
 
     def put(self, key: str, data: bytes) -> ObjectInfo:
-        """Write a small object, replacing what is there."""
+        """Write or replace a small object."""
         path = self._path(key)
-        with _explained(key, writing=True):
+        with _translated_errors(key, writing=True):
             path.parent.mkdir(parents=True, exist_ok=True)
             with replacing(path) as file:
                 file.write(data)
@@ -41,7 +42,7 @@ class DirectoryStore:
     def put_file(self, key: str, path: Path) -> ObjectInfo:
         """Write an object from a file, streamed."""
         target = self._path(key)
-        with _explained(key, writing=True):
+        with _translated_errors(key, writing=True):
             target.parent.mkdir(parents=True, exist_ok=True)
             with path.open("rb") as source, replacing(target) as file:
                 while chunk := source.read(CHUNK):
@@ -50,32 +51,32 @@ class DirectoryStore:
 
     def get(self, key: str, *, limit: int) -> bytes:
         """Read a small object. Raises `RefusedError` when it is larger than `limit` bytes."""
-        with _explained(key), self._path(key).open("rb") as file:
+        with _translated_errors(key), self._path(key).open("rb") as file:
             data = file.read(limit + 1)
         if len(data) > limit:
             raise RefusedError(f"{key} is larger than {limit} bytes")
         return data
 
     def get_if_changed(self, key: str, etag: str | None, *, limit: int) -> tuple[bytes, str] | None:
-        """Read an object with its etag, or None when its etag is still `etag`."""
+        """Return an object's bytes and etag; None if its etag is still `etag`."""
         data = self.get(key, limit=limit)
-        found = hashlib.sha256(data).hexdigest()
-        return None if found == etag else (data, found)
+        current = hashlib.sha256(data).hexdigest()
+        return None if current == etag else (data, current)
 
     def get_file(self, key: str, path: Path, *, limit: int) -> str:
         """Read an object into `path`, streamed, and return the SHA-256 (hex) of its bytes."""
-        with _explained(key), self._path(key).open("rb") as source:
+        with _translated_errors(key), self._path(key).open("rb") as source:
             return write_stream(iter(lambda: source.read(CHUNK), b""), path, key, limit)
 
     def stat(self, key: str) -> ObjectInfo:
-        """Size, etag (SHA-256 of the content) and time of an object."""
-        with _explained(key), self._path(key).open("rb") as file:
+        """Return size, etag (SHA-256 of the content) and time of an object."""
+        with _translated_errors(key), self._path(key).open("rb") as file:
             etag = hashlib.file_digest(file, "sha256").hexdigest()
             status = os.fstat(file.fileno())
         return ObjectInfo(key, status.st_size, etag, status.st_mtime)
 
     def list(self, prefix: str, *, most: int | None = None) -> Iterator[ObjectInfo]:
-        """Objects below a literal prefix, in the order of their keys; the first `most` of them."""
+        """Yield the first `most` objects below a literal prefix, in order of their keys."""
         checked_prefix(prefix)
         start = self.folder / prefix.rpartition("/")[0]
         keys = []
@@ -87,13 +88,13 @@ class DirectoryStore:
                 yield self.stat(key)
 
     def delete(self, key: str) -> None:
-        """Remove an object; one that is not there is no error."""
+        """Remove an object if it exists."""
         path = self._path(key)
-        with suppress(ObjectNotFoundError), _explained(key):
+        with suppress(ObjectNotFoundError), _translated_errors(key):
             path.unlink()
 
     def now(self) -> float:
-        """The store's clock, s since 1970: this machine's."""
+        """Return the store's time, s since 1970: this machine's clock."""
         return time.time()
 
     def _path(self, key: str) -> Path:
@@ -101,10 +102,10 @@ class DirectoryStore:
 
 
 def write_stream(chunks: Iterator[bytes], path: Path, key: str, limit: int) -> str:
-    """Write `chunks` to `path`, which appears whole or not at all; return their SHA-256 (hex).
+    """Write `chunks` to `path` atomically and return their SHA-256 (hex).
 
     Raises:
-        RefusedError: They are more than `limit` bytes; counted as they come, whatever a header promised.
+        RefusedError: The chunks exceed `limit` bytes, counted on arrival and not by a header.
     """
     digest = hashlib.sha256()
     size = 0
@@ -119,7 +120,8 @@ def write_stream(chunks: Iterator[bytes], path: Path, key: str, limit: int) -> s
 
 
 @contextmanager
-def _explained(key: str, *, writing: bool = False) -> Iterator[None]:
+def _translated_errors(key: str, *, writing: bool = False) -> Iterator[None]:
+    """Turn an OSError of the block into fedllm's error."""
     try:
         yield
     except PermissionError:

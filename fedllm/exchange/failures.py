@@ -1,4 +1,4 @@
-"""What went wrong with a call to an S3 store: by its fedllm name, in one line, and whether it may pass."""
+"""Turn failures of S3 calls into fedllm's errors with one line of text, and decide which to retry."""
 
 from email.utils import parsedate_to_datetime
 
@@ -9,23 +9,23 @@ from minio.error import InvalidResponseError, MinioException, S3Error, ServerErr
 from fedllm.errors import AccessDeniedError, ExchangeError, ObjectNotFoundError, VoidKeysError
 from fedllm.secure.trust import why_untrusted
 
-FAILURES = (MinioException, urllib3.exceptions.HTTPError, OSError, ValueError)  # of the SDK's calls
+FAILURES = (MinioException, urllib3.exceptions.HTTPError, OSError, ValueError)  # raised by the SDK's calls
 
 _DENIED = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "AllAccessDisabled"}
 _VOID = {"InvalidAccessKeyId", "SignatureDoesNotMatch"}
-_SKEWED, _TOLERATED = "RequestTimeTooSkewed", 900.0  # S3 refuses signatures that are more s off
-_BEHIND = {502, 503, 504}  # a door answers, and the store behind it does not
+_SKEWED, _TOLERATED = "RequestTimeTooSkewed", 900.0  # s; S3 refuses signatures with a larger offset
+_BEHIND = {502, 503, 504}  # the door answers, but not the store behind it
 _BUSY = {"SlowDown", "SlowDownRead", "SlowDownWrite", "RequestTimeout", "InternalError", "ServiceUnavailable"}
 
 
-def named(error: Exception, what: str, endpoint: str, bucket: str = "") -> ExchangeError:
-    """A failure as an error of fedllm's, to be raised.
+def exchange_error(error: Exception, what: str, endpoint: str, bucket: str = "") -> ExchangeError:
+    """Return the fedllm error to raise for a failure.
 
     Args:
         error: one of `FAILURES`.
-        what: the key, or whatever else the call was about.
+        what: the key or other subject of the call.
         endpoint: of the store.
-        bucket: that was entered, for the case that there is none.
+        bucket: the store's bucket, named if it does not exist.
     """
     if isinstance(error, S3Error):
         if error.code == "NoSuchBucket":
@@ -38,16 +38,16 @@ def named(error: Exception, what: str, endpoint: str, bucket: str = "") -> Excha
             refused = VoidKeysError if error.code in _VOID else AccessDeniedError
             return refused(f"{what}: the store refused ({error.code}){_advice(error.code)}")
         return ExchangeError(f"{what}: the store answered {error.code}: {error.message}")
-    said = f"{what}: {error}"
+    message = f"{what}: {error}"
     if isinstance(error, urllib3.exceptions.HTTPError) or status_of(error) in _BEHIND:
-        said = f"{endpoint} does not answer ({type(error).__name__}): is it up and reachable?"
+        message = f"{endpoint} does not answer ({type(error).__name__}): is it up and reachable?"
     if why := why_untrusted(error):
-        said = f"{endpoint} is not trusted: {why}"
-    return ExchangeError(said)
+        message = f"{endpoint} is not trusted: {why}"
+    return ExchangeError(message)
 
 
 def _advice(code: str) -> str:
-    """What a refusal of the keys themselves means, and what each party does about it."""
+    """Return the meaning of refused keys and what each party should do; "" for other codes."""
     meaning = {
         "InvalidAccessKeyId": "it knows no such access key",
         "SignatureDoesNotMatch": "the secret key is not that of the access key",
@@ -55,14 +55,14 @@ def _advice(code: str) -> str:
     if meaning is None:
         return ""
     return (
-        f": {meaning}; a site asks for a new invitation, a coordinator mends FEDLLM_ACCESS_KEY and "
+        f": {meaning}; a site asks for a new invitation, a coordinator corrects FEDLLM_ACCESS_KEY and "
         "FEDLLM_SECRET_KEY (`fedllm up` the local stack's)"
     )
 
 
 def _clock_off(error: S3Error) -> float | None:
-    """How many seconds our clock is off, where that is why the store refused; else None."""
-    if error.code != _SKEWED and error.code not in _DENIED:  # the answer to a HEAD cannot say why
+    """Return our clock's offset in s if that is why the store refused; else None."""
+    if error.code != _SKEWED and error.code not in _DENIED:  # the answer to a HEAD has no error code
         return None
     try:
         theirs = parsedate_to_datetime(error.response.headers["Date"])
@@ -73,16 +73,16 @@ def _clock_off(error: S3Error) -> float | None:
 
 
 def status_of(error: Exception) -> int | None:
-    """The HTTP status of an answer that was a failure; None where there was no answer."""
+    """Return the HTTP status of a failed answer; None if there was no answer."""
     if isinstance(error, S3Error):
         return error.response.status
     if isinstance(error, ServerError):
         return error.status_code
-    return error._code if isinstance(error, InvalidResponseError) else None  # noqa: SLF001 - has no other access
+    return error._code if isinstance(error, InvalidResponseError) else None  # noqa: SLF001 - no public access
 
 
 def may_pass(error: Exception) -> bool:
-    """Whether the same call may succeed a moment later."""
+    """Return whether the same call may succeed a moment later."""
     if isinstance(error, S3Error) and error.code in _BUSY:
         return True
     if isinstance(error, (ServerError, InvalidResponseError, S3Error)):

@@ -1,7 +1,7 @@
-"""Users and policies of MinIO: one user a site, bound to literal prefixes of the bucket.
+"""MinIO users and policies: one user per site, limited to literal prefixes of the bucket.
 
-`*` in a policy's resource crosses slashes, so it stands at the very end alone, after a slash:
-`…/sites/amazon/*` neither covers `…/sites/amazon-evil/` nor anything outside.
+`*` in a policy's resource matches slashes, so it is only used at the end, after a slash: `…/sites/amazon/*`
+covers neither `…/sites/amazon-evil/` nor anything outside.
 """
 
 import json
@@ -17,7 +17,7 @@ from fedllm.exchange.administration import AbsentError, Administration
 from fedllm.protocol.layout import Layout
 from fedllm.protocol.messages import COORDINATOR, EVERYONE
 
-# An object comes with its own bytes, signed in the headers: no form, no copy from elsewhere.
+# Allow only a PUT signed in its headers, with its own bytes: no form, no copy.
 BY_SIGNED_PUT = {
     "StringEquals": {"s3:authType": "REST-HEADER"},
     "Null": {"s3:x-amz-copy-source": "true"},
@@ -26,10 +26,10 @@ _BUCKET = r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]"
 
 
 def access_key(federation: str, site: str) -> str:
-    """The name of a site's user. No name holds a dot, so no two sites share one.
+    """Return the name of a site's user; it is unique, since names contain no dot.
 
     Raises:
-        ConfigError: A name is none, or means another party.
+        ConfigError: A name is invalid or reserved for another party.
     """
     for name in (federation, site):
         if re.fullmatch(NAME, name) is None:
@@ -40,18 +40,18 @@ def access_key(federation: str, site: str) -> str:
 
 
 def site_policy(bucket: str, federation: str, site: str) -> dict[str, Any]:
-    """What one site may do: read and write its own prefix, read the coordinator's and its own inbox.
+    """Return a site's policy: read and write its own prefix, read the coordinator's prefix and its own inbox.
 
-    It may not delete, list, or listen (a listener sees other sites' keys), nor administrate anybody, itself
-    included: MinIO lets every user do that who is not told otherwise. It writes by a signed PUT alone,
-    neither by a form nor by copying. What no policy can forbid, the door does (`fedllm.stack.door`).
+    The site may not delete, list or listen (a listener sees other sites' keys), and may not administrate
+    users, including itself, which MinIO otherwise allows. It writes only by a signed PUT, not by a form or a
+    copy. The door forbids what no policy can (`fedllm.stack.door`).
 
     Raises:
         ConfigError: A name could be read as a pattern.
     """
     access_key(federation, site)
     if re.fullmatch(_BUCKET, bucket) is None:
-        raise ConfigError(f"{bucket!r} is no bucket's name")
+        raise ConfigError(f"{bucket!r} is no valid bucket name")
     layout = Layout(federation)
     own, inbox, shared = (
         f"arn:aws:s3:::{bucket}/{prefix}*"
@@ -70,7 +70,7 @@ def site_policy(bucket: str, federation: str, site: str) -> dict[str, Any]:
 class MinioIam:
     """The users of one bucket's sites. Needs MinIO's root keys, or a user who may administrate others.
 
-    With `ca` (PEM), no other authority's certificate is believed.
+    With `ca` (PEM), only certificates of that authority are trusted.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917 - what it takes to administrate a bucket's users
@@ -90,40 +90,40 @@ class MinioIam:
         return f"MinioIam({self._store.endpoint!r}, {self.bucket!r})"
 
     def add_site(self, federation: str, site: str) -> tuple[str, str]:
-        """Make the site's user and policy; return its access key and a new secret key.
+        """Create the site's user and policy, and return its access key and a new secret key.
 
-        MinIO cannot say a secret again. Called once more for the same site, this rotates the secret: what
-        was handed out before ceases to work, and the site needs the new one.
+        MinIO does not show a secret again. Another call for the same site replaces the secret, and the former
+        one stops working.
 
         Raises:
-            ConfigError: A name is none.
+            ConfigError: A name is invalid.
             AccessDeniedError: These keys may not administrate users.
             ExchangeError: The server does not answer, or cannot do it.
         """
         user = access_key(federation, site)
         policy = site_policy(self.bucket, federation, site)
         secret = secrets.token_urlsafe(30)  # 40 characters
-        # The policy first: a user without one could do nothing, but never more than it should.
+        # The policy first: without a policy a user can do too little, but never too much.
         self._store.do(lambda: self._admin.policy_add(user, policy=policy))
         self._store.do(lambda: self._admin.user_add(user, secret))
         self._store.do(lambda: self._admin.policy_set(user, user=user))
         return user, secret
 
     def remove_site(self, federation: str, site: str) -> None:
-        """Remove the site's user and policy; the objects stay. One that is not there is no error."""
+        """Remove the site's user and policy, if they exist, and keep its objects."""
         user = access_key(federation, site)
         for remove in (self._admin.user_remove, self._admin.policy_remove):
             with suppress(AbsentError):
                 self._store.do(partial(remove, user))
 
     def users(self) -> dict[str, str]:
-        """Every user with the names of its policies, separated by commas; one that is disabled has none."""
-        told = json.loads(str(self._store.do(self._admin.user_list) or "{}"))
+        """Return the comma-separated policy names of every user; "" for a disabled one."""
+        entries = json.loads(str(self._store.do(self._admin.user_list) or "{}"))
         return {
             name: str(entry.get("policyName", "")) if entry.get("status") == "enabled" else ""
-            for name, entry in told.items()
+            for name, entry in entries.items()
         }
 
     def policies(self) -> dict[str, Any]:
-        """Every policy by its name."""
+        """Return every policy by name."""
         return dict(json.loads(str(self._store.do(self._admin.policy_list) or "{}")))

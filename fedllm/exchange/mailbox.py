@@ -1,4 +1,4 @@
-"""Signed messages and sealed payloads over a store, as one party sees them."""
+"""Exchange signed messages and sealed payloads through a store, on behalf of one party."""
 
 import hashlib
 import tempfile
@@ -18,11 +18,11 @@ from fedllm.secure.sealing import seal, unseal
 
 M = TypeVar("M", bound=Message)
 
-LARGEST_PAYLOAD = 2 * 1024**3  # bytes, where nothing narrower is known
+LARGEST_PAYLOAD = 2 * 1024**3  # bytes; the limit if the caller has no smaller one
 
 
 class Place(TypedDict, total=False):
-    """What a message must name beside its parties; what is left out may be any."""
+    """The fields that a message must match besides its parties; an omitted field may have any value."""
 
     run: str | None
     number: int | None
@@ -30,13 +30,13 @@ class Place(TypedDict, total=False):
 
 
 def place_of(plan: Message) -> Place:
-    """What every word about a plan must name."""
+    """Return the fields that every message about a plan must match."""
     return {"run": plan.run, "number": plan.round, "roster_version": plan.roster_version}
 
 
 @dataclass(frozen=True)
 class Received(Generic[M]):
-    """A message whose signature, sender and place were checked."""
+    """A message whose signature, sender and place have been checked."""
 
     message: M
     sha256: str  # of the envelope, hex
@@ -45,25 +45,25 @@ class Received(Generic[M]):
 
 @dataclass(frozen=True)
 class Mailbox:
-    """One party's way into the exchange of one federation."""
+    """One party's access to the exchange of one federation."""
 
     store: ObjectStore
     layout: Layout
     me: Identity
 
     def read(self, key: str, kind: type[M], keys: PublicKeys, **place: Unpack[Place]) -> Received[M]:
-        """Fetch and check a message. Raises `ObjectNotFoundError` or, with the reason, `RefusedError`."""
+        """Fetch and check a message. Raises `ObjectNotFoundError`, or `RefusedError` with the reason."""
         return self.open(self.store.get(key, limit=kind.largest), kind, keys, **place)
 
     def find(self, key: str, kind: type[M], keys: PublicKeys, **place: Unpack[Place]) -> Received[M] | None:
-        """As `read`, but None while there is nothing under the key."""
+        """Fetch and check a message as `read`; return None if the key does not exist."""
         try:
             return self.read(key, kind, keys, **place)
         except ObjectNotFoundError:
             return None
 
     def open(self, envelope: bytes, kind: type[M], keys: PublicKeys, **place: Unpack[Place]) -> Received[M]:
-        """Check the bytes of a message that should come from the owner of `keys`, for this place."""
+        """Check a message's bytes: it must come from the owner of `keys` and match `place`."""
         message = open_envelope(
             envelope,
             kind,
@@ -78,7 +78,7 @@ class Mailbox:
         return Received(message, hashlib.sha256(envelope).hexdigest(), envelope)
 
     def has(self, key: str) -> bool:
-        """Whether something is under a key that we may read; S3 denies a missing one to who may not list."""
+        """Return whether a readable key exists; without list rights S3 denies access to a missing one."""
         try:
             self.store.stat(key)
         except (ObjectNotFoundError, AccessDeniedError):
@@ -86,28 +86,28 @@ class Mailbox:
         return True
 
     def send_payload(self, path: Path, sealed: Sealed) -> None:
-        """Upload bytes that `seal_to_file` committed to disk."""
+        """Upload the file that `seal_to_file` wrote."""
         self.store.put_file(sealed.key, path)
 
     def fetch_payload(
         self, sealed: Sealed, *, limit: int = LARGEST_PAYLOAD, opener: Identity | None = None
     ) -> bytes:
-        """Download and open a payload; nothing is parsed before both hashes are right.
+        """Download, check and decrypt a payload; both hashes are checked before anything is parsed.
 
         Args:
-            sealed: the signed description.
-            limit: most bytes of the sealed object.
-            opener: whose key opens it; ours unless said.
+            sealed: the payload's description in a signed message.
+            limit: largest size of the sealed object, bytes.
+            opener: the identity that decrypts it; default: ours.
 
         Raises:
-            RefusedError: size or hash is not what the signed message says, or it is not sealed for us.
+            RefusedError: size or hash differs from the description, or the payload is not sealed for us.
         """
         if sealed.sealed_bytes > limit:
             raise RefusedError(f"payload of {sealed.sealed_bytes} bytes, allowed are {limit}")
         with tempfile.TemporaryDirectory(prefix="fedllm-") as folder:
             path = Path(folder) / "sealed"
-            found = self.store.get_file(sealed.key, path, limit=sealed.sealed_bytes)
-            if found != sealed.sealed_sha256:
+            digest = self.store.get_file(sealed.key, path, limit=sealed.sealed_bytes)
+            if digest != sealed.sealed_sha256:
                 raise RefusedError("payload's bytes are not those that were signed")
             inside = unseal(path.read_bytes(), opener or self.me)
         if len(inside) != sealed.bytes or hashlib.sha256(inside).hexdigest() != sealed.sha256:
@@ -116,9 +116,9 @@ class Mailbox:
 
 
 def seal_to_file(data: bytes, recipients: Sequence[str], key: str, path: Path) -> Sealed:
-    """Seal `data` for `recipients`, commit the sealed bytes to `path`, and describe both.
+    """Seal `data` for `recipients`, write the sealed bytes to `path`, and return the description of both.
 
-    Sealing draws fresh randomness: what was sealed once is kept and sent again, never sealed again.
+    Sealing uses fresh randomness, so a payload is sealed once, and a retry sends the same file.
     """
     ciphertext = seal(data, recipients)
     path.parent.mkdir(parents=True, exist_ok=True)

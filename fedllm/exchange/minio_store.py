@@ -1,4 +1,4 @@
-"""An S3 bucket as a store, through the `minio` SDK: MinIO, or whatever speaks the portable part of S3."""
+"""An S3 bucket as a store, through the `minio` SDK: MinIO, or any server with the portable part of S3."""
 
 import io
 import logging
@@ -23,37 +23,37 @@ from fedllm.errors import (
     RefusedError,
 )
 from fedllm.exchange.directory_store import CHUNK, write_stream
-from fedllm.exchange.failures import FAILURES, may_pass, named, status_of
+from fedllm.exchange.failures import FAILURES, exchange_error, may_pass, status_of
 from fedllm.exchange.store import ObjectInfo
 from fedllm.exchange.streamed_put import LARGEST, streamed_put
 from fedllm.protocol.key_rules import checked_key, checked_prefix
 from fedllm.secure.trust import trusting
 
-CONNECT, READ = 5.0, 30.0  # s, per try
-ATTEMPTS, PATIENCE = 5, 60.0  # tries, s over all of them
-IN_MEMORY = 16 << 20  # bytes of an object that the SDK sends; it holds them
+CONNECT, READ = 5.0, 30.0  # s per attempt
+ATTEMPTS, PATIENCE = 5, 60.0  # attempts, s in total
+IN_MEMORY = 16 << 20  # bytes; the SDK sends objects up to this size and holds them in memory
 
 _NOT_MODIFIED = 304
 
 log = logging.getLogger(__name__)
 
 
-def _tell_again(details: stamina.instrumentation.RetryDetails) -> None:
+def _log_retry(details: stamina.instrumentation.RetryDetails) -> None:
     why = type(details.caused_by).__name__
     log.warning("no answer (%s): attempt %d follows in %.1f s", why, details.retry_num + 1, details.wait_for)
 
 
-# In our words and our log: stamina's own are a line for programs. Whoever set up logging reads them.
-stamina.instrumentation.set_on_retry_hooks([_tell_again])
+# Replaces stamina's own log line, which is meant for programs.
+stamina.instrumentation.set_on_retry_hooks([_log_retry])
 log.addHandler(logging.NullHandler())
 
 T = TypeVar("T")
 
 
 class MinioStore:
-    """A bucket at `endpoint` (`http[s]://host:port`), which must be there already.
+    """An existing bucket at `endpoint` (`http[s]://host:port`).
 
-    With `ca` (PEM), no other authority's certificate is believed, and no http:// endpoint is entered.
+    With `ca` (PEM), only certificates of that authority are trusted, and http:// endpoints are refused.
     """
 
     def __init__(  # noqa: PLR0913 - what it takes to name and enter a bucket
@@ -78,7 +78,7 @@ class MinioStore:
         return f"MinioStore({self.endpoint!r}, {self.bucket!r})"
 
     def put(self, key: str, data: bytes) -> ObjectInfo:
-        """Write a small object, replacing what is there."""
+        """Write or replace a small object."""
         return self._write(key, lambda: io.BytesIO(data), len(data))
 
     def put_file(self, key: str, path: Path) -> ObjectInfo:
@@ -96,7 +96,7 @@ class MinioStore:
         return self._try(key, lambda: self._read(key, {}, limit)[0])
 
     def get_if_changed(self, key: str, etag: str | None, *, limit: int) -> tuple[bytes, str] | None:
-        """Read an object with its etag, or None when its etag is still `etag`: a conditional GET."""
+        """Return an object's bytes and etag by a conditional GET; None if its etag is still `etag`."""
         headers = {} if etag is None else {"If-None-Match": f'"{etag}"'}
 
         def changed() -> tuple[bytes, str] | None:
@@ -119,31 +119,31 @@ class MinioStore:
         return self._try(key, read)
 
     def stat(self, key: str) -> ObjectInfo:
-        """Size, etag and time of an object."""
-        found = self._try(key, lambda: self._client.stat_object(self.bucket, key))
-        return _info(key, found.size, found.etag, found.last_modified)
+        """Return size, etag and time of an object."""
+        status = self._try(key, lambda: self._client.stat_object(self.bucket, key))
+        return _info(key, status.size, status.etag, status.last_modified)
 
     def list(self, prefix: str, *, most: int | None = None) -> Iterator[ObjectInfo]:
-        """Objects below a literal prefix, in the order of their keys; the first `most` of them."""
+        """Yield the first `most` objects below a literal prefix, in order of their keys."""
         checked_prefix(prefix)
 
         def read() -> list[ObjectInfo]:
-            told = (
-                _info(found.object_name, found.size, found.etag, found.last_modified)
-                for found in self._client.list_objects(self.bucket, prefix=prefix, recursive=True)
-                if found.object_name and not found.is_dir and not found.object_name.endswith("/")
+            infos = (
+                _info(entry.object_name, entry.size, entry.etag, entry.last_modified)
+                for entry in self._client.list_objects(self.bucket, prefix=prefix, recursive=True)
+                if entry.object_name and not entry.is_dir and not entry.object_name.endswith("/")
             )
-            return list(islice(told, most))
+            return list(islice(infos, most))
 
-        # Not every server lists in the order of keys when a folder and a file share a beginning.
+        # Not every server lists in key order when a folder and a file share a prefix.
         yield from sorted(self._try(prefix, read, checked=True), key=lambda info: info.key)
 
     def delete(self, key: str) -> None:
-        """Remove an object; one that is not there is no error."""
+        """Remove an object if it exists."""
         self._try(key, lambda: self._client.remove_object(self.bucket, key))
 
     def now(self) -> float:
-        """The store's clock, s since 1970, in whole seconds: the Date of any answer, even of a refusal."""
+        """Return the store's time, whole s since 1970, from the Date header of any answer, even a refusal."""
 
         def read() -> float:
             response = self._http.request("HEAD", f"{self.endpoint}/{self.bucket}")
@@ -159,8 +159,8 @@ class MinioStore:
     def _write(self, key: str, source: Callable[[], BinaryIO], size: int) -> ObjectInfo:
         def write() -> ObjectInfo:
             with source() as data:
-                # One part at a time: sites send from behind narrow links and with little memory. Only what
-                # no single PUT can hold goes in more than one.
+                # One part at a time: sites may have slow links and little memory. Only objects too large for
+                # a single PUT have several parts.
                 done = self._client.put_object(
                     self.bucket, key, data, size, part_size=IN_MEMORY, num_parallel_uploads=1
                 )
@@ -188,7 +188,7 @@ class MinioStore:
             return bytes(data), response.headers.get("ETag", "").strip('"')
 
     def _try(self, key: str, call: Callable[[], T], *, checked: bool = False) -> T:
-        """Call with retries where a retry can help; give every failure its fedllm name."""
+        """Run a call, retry where that can help, and raise failures as fedllm's errors."""
         if not checked:
             checked_key(key)
         try:
@@ -203,19 +203,19 @@ class MinioStore:
                 with attempt:
                     return call()
         except FAILURES as error:
-            raise named(error, key, self.endpoint, self.bucket) from None
+            raise exchange_error(error, key, self.endpoint, self.bucket) from None
         raise AssertionError("stamina either returns or raises")  # pragma: no cover
 
 
 def http_pool(endpoint: str, ca: str | None = None) -> urllib3.PoolManager:
-    """Connections that give up in time and never retry by themselves: stamina decides that in one place.
+    """Return a connection pool with timeouts and without retries, which stamina does.
 
     Args:
-        endpoint: where they lead.
-        ca: PEM of the only authority that they believe; None: those that this machine believes.
+        endpoint: the server's address.
+        ca: PEM of the only trusted authority; None: this machine's authorities.
 
     Raises:
-        ConfigError: `ca` is no certificate, or the endpoint would not show one.
+        ConfigError: `ca` is no certificate, or the endpoint does not use https.
     """
     if ca is not None and not endpoint.startswith("https://"):
         raise ConfigError(f"store.endpoint {endpoint!r}: a CA is given for it, so write https://")
@@ -223,7 +223,7 @@ def http_pool(endpoint: str, ca: str | None = None) -> urllib3.PoolManager:
         timeout=urllib3.Timeout(connect=CONNECT, read=READ),
         retries=False,
         maxsize=10,
-        blocksize=1 << 18,  # bytes of a body at once
+        blocksize=1 << 18,  # bytes of a body sent at once
         ssl_context=trusting(ca) if endpoint.startswith("https://") else None,
     )
 
@@ -231,7 +231,7 @@ def http_pool(endpoint: str, ca: str | None = None) -> urllib3.PoolManager:
 def minio_client(
     endpoint: str, region: str, access_key: str | None, secret_key: str | None, http: urllib3.PoolManager
 ) -> Minio:
-    """The SDK's client for `http[s]://host:port`. Raises `ConfigError` when that is no endpoint."""
+    """Return the SDK's client for `http[s]://host:port`. Raises `ConfigError` for any other endpoint."""
     url = urlsplit(endpoint)
     if (
         url.scheme not in {"http", "https"}
@@ -247,7 +247,7 @@ def minio_client(
             access_key=access_key,
             secret_key=secret_key,
             secure=url.scheme == "https",
-            region=region,  # given: asking the bucket for it would need one more permission
+            region=region,  # without it the SDK asks the bucket, which needs one more permission
             http_client=http,
         )
     except ValueError as error:
@@ -255,7 +255,7 @@ def minio_client(
 
 
 def _chunks(response: BaseHTTPResponse) -> Iterator[bytes]:
-    """The bytes as they are stored: a content encoding is never undone, so nothing swells."""
+    """Yield the stored bytes; content encodings are never decoded, so the size cannot grow."""
     try:
         while chunk := response.read(CHUNK, decode_content=False):
             yield chunk

@@ -1,7 +1,7 @@
-"""A file as one signed PUT, streamed: the SDK sends a large one in parts, or holds it whole in memory.
+"""Stream a file as one signed PUT; the SDK would send it in parts or hold it in memory.
 
-Parts need calls that no site may make (an upload that is never ended takes space that nobody sees), so the
-sites' door passes single objects alone.
+Parts need calls that no site may make (an unfinished upload takes space that nobody sees), so the sites' door
+passes only single objects.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from minio.error import S3Error, ServerError
 from minio.signer import sign_v4_s3
 from minio.time import to_amz_date
 
-LARGEST = 5 << 30  # bytes that S3 takes in one PUT
+LARGEST = 5 << 30  # bytes; S3's limit of one PUT
 _OK, _TOO_LARGE = 200, 413
 
 
@@ -30,21 +30,21 @@ def streamed_put(  # noqa: PLR0913 - what it takes to name, sign and send an obj
     access_key: str,
     secret_key: str,
 ) -> tuple[str, str | None]:
-    """Write an object from an open file, read twice from its beginning; return its etag and its Date.
+    """Write an object from an open file, which is read twice, and return its etag and Date header.
 
     Args:
-        http: the connections to use.
-        url: `http[s]://host:port/bucket/key`, its key plain (`key_rules`).
-        data: the file.
-        size: bytes of it, at most `LARGEST`.
-        region: as the store has it.
-        access_key: of whoever writes.
-        secret_key: of the same.
+        http: the connection pool.
+        url: `http[s]://host:port/bucket/key`, with a plain key (`key_rules`).
+        data: the file, at its beginning.
+        size: the file's size in bytes, at most `LARGEST`.
+        region: the store's region.
+        access_key: the writer's access key.
+        secret_key: the writer's secret key.
 
     Raises:
         S3Error: the store refused.
-        ServerError: an answer that is none of S3's.
-        urllib3.exceptions.HTTPError: no answer.
+        ServerError: the answer is not S3's.
+        urllib3.exceptions.HTTPError: the store did not answer.
     """
     digest = hashlib.file_digest(data, "sha256").hexdigest()
     data.seek(0)

@@ -1,7 +1,7 @@
 """A private certificate authority in one folder, and the certificate of this machine's servers.
 
-X.509 by `cryptography`, on the curve P-256: every TLS client knows it. The authority's key never leaves
-its folder; `ca.crt` is public, and whoever is to trust the servers is given it.
+X.509 by `cryptography` on the curve P-256, which every TLS client supports. The authority's key never leaves
+its folder; `ca.crt` is public and goes to every client.
 """
 
 import ipaddress
@@ -26,8 +26,8 @@ from fedllm.secure.identity import read_private, write_private
 LOOPBACK = ("127.0.0.1", "localhost")
 CA_LIFE = timedelta(days=3650)
 SERVER_LIFE = timedelta(days=365)
-RENEWAL = timedelta(days=30)  # before its end a server's certificate is made anew
-_SKEW = timedelta(hours=1)  # clocks of the parties may differ by this much
+RENEWAL = timedelta(days=30)  # a server's certificate is renewed this long before its end
+_SKEW = timedelta(hours=1)  # the parties' clocks may differ by this much
 _LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 
 CaKey = ec.EllipticCurvePrivateKey
@@ -35,7 +35,7 @@ CaKey = ec.EllipticCurvePrivateKey
 
 @dataclass(frozen=True)
 class ServerCertificate:
-    """Where a server finds its certificate and key, and its clients the authority."""
+    """Paths of a server's certificate and key, and of the authority's certificate for its clients."""
 
     certificate: Path
     key: Path  # mode 600
@@ -44,58 +44,58 @@ class ServerCertificate:
 
 @dataclass(frozen=True)
 class Validity:
-    """What a certificate says of itself."""
+    """A certificate's hosts and end."""
 
     hosts: tuple[str, ...]
     ends: datetime  # UTC
 
     @property
     def left(self) -> timedelta:
-        """How long it is still valid; negative when it has expired."""
+        """Remaining time; negative if the certificate has expired."""
         return self.ends - datetime.now(UTC)
 
 
 def server_certificate(folder: Path, hosts: Iterable[str] = ()) -> ServerCertificate:
-    """The certificate of this machine's servers, made or renewed when that is due; so is their authority.
+    """Return the certificate of this machine's servers; create or renew it and the authority if needed.
 
-    It is for 127.0.0.1, localhost, the hosts that it was for before, and `hosts` (names or addresses).
+    It covers 127.0.0.1, localhost, its former hosts, and `hosts` (names or addresses).
 
     Raises:
         ConfigError: a host is neither a name nor an address.
-        IdentityError: a part of the authority is missing, damaged, open to others, or it has expired.
+        IdentityError: a part of the authority is missing, damaged, readable by others, or has expired.
     """
     key, ca = _authority(folder)
-    asked = [_host(name) for name in hosts]
+    added = [_host(name) for name in hosts]
     files = ServerCertificate(folder / "server.crt", folder / "server.key", folder / "ca.crt")
     former = _loaded(files.certificate)
     kept = _hosts(former) if former is not None and former.issuer == ca.subject else ()
-    wanted = tuple(dict.fromkeys((*LOOPBACK, *kept, *asked)))
-    if former is None or set(wanted) != set(kept) or _due(former, ca) or not _holds(files.key, former):
+    wanted = tuple(dict.fromkeys((*LOOPBACK, *kept, *added)))
+    if former is None or set(wanted) != set(kept) or _due(former, ca) or not _has_key(files.key, former):
         _issue(files, wanted, key, ca)
     return files
 
 
 def renewal_due(folder: Path) -> bool:
-    """Whether the servers' certificate is missing, near its end, or from another authority."""
+    """Return whether the servers' certificate is missing, near its end, or from another authority."""
     _, ca = _authority(folder)
     former = _loaded(folder / "server.crt")
     return former is None or _due(former, ca)
 
 
 def validity(path: Path) -> Validity:
-    """Read a certificate's hosts and end. Raises `IdentityError` when it is none."""
-    found = _loaded(path)
-    if found is None:
+    """Return a certificate's hosts and end. Raises `IdentityError` if the file is no certificate."""
+    certificate = _loaded(path)
+    if certificate is None:
         raise IdentityError(f"{path} is missing: `fedllm ca` makes it")
-    return Validity(_hosts(found), found.not_valid_after_utc)
+    return Validity(_hosts(certificate), certificate.not_valid_after_utc)
 
 
 def ca_fingerprint(path: Path) -> str:
-    """SHA-256 of a certificate, in hex: what two people compare before one trusts it."""
-    found = _loaded(path)
-    if found is None:
+    """Return a certificate's SHA-256 in hex, which people compare before they trust it."""
+    certificate = _loaded(path)
+    if certificate is None:
         raise IdentityError(f"{path} is missing: `fedllm ca` makes it")
-    return found.fingerprint(hashes.SHA256()).hex()
+    return certificate.fingerprint(hashes.SHA256()).hex()
 
 
 def _authority(folder: Path) -> tuple[CaKey, x509.Certificate]:
@@ -107,7 +107,7 @@ def _authority(folder: Path) -> tuple[CaKey, x509.Certificate]:
         write_private(key_file, _pem(ec.generate_private_key(ec.SECP256R1())))
     key = _key(key_file)
     ca = _loaded(ca_file)
-    if ca is None:  # new, or cut off between the two files
+    if ca is None:  # a new authority, or one interrupted between the two files
         ca = _self_signed(key)
         write_whole(ca_file, ca.public_bytes(serialization.Encoding.PEM), 0o644)
     if ca.public_key() != key.public_key():
@@ -117,8 +117,8 @@ def _authority(folder: Path) -> tuple[CaKey, x509.Certificate]:
     return key, ca
 
 
-def _holds(path: Path, certificate: x509.Certificate) -> bool:
-    """Whether the file is there and holds the certificate's key: `_issue` may have been cut off."""
+def _has_key(path: Path, certificate: x509.Certificate) -> bool:
+    """Return whether the file exists and has the certificate's key: `_issue` may have been interrupted."""
     return path.exists() and _key(path).public_key() == certificate.public_key()
 
 
@@ -133,7 +133,7 @@ def _key(path: Path) -> CaKey:
 
 
 def _self_signed(key: CaKey) -> x509.Certificate:
-    # The names of two authorities differ, so that a client never takes one's key for the other's.
+    # Two authorities have different names, so that no client confuses their keys.
     name = _name(f"fedllm private CA {secrets.token_hex(4)}")
     return (
         _builder(name, name, key.public_key(), CA_LIFE)
@@ -196,7 +196,7 @@ def _due(certificate: x509.Certificate, ca: x509.Certificate) -> bool:
     except (ValueError, TypeError, InvalidSignature):
         return True
     ends = certificate.not_valid_after_utc
-    # One that ends with its authority cannot be had for longer.
+    # A certificate that ends with its authority cannot be extended.
     return ends - datetime.now(UTC) < RENEWAL and ends < ca.not_valid_after_utc - _SKEW
 
 

@@ -1,7 +1,7 @@
-"""Signed messages: DSSE envelopes over the exact bytes of a message, by Ed25519.
+"""Signed messages: DSSE envelopes over the exact bytes of a message, with Ed25519.
 
-A reader verifies before it parses: bytes that the expected sender did not sign reach no JSON parser but the
-one of the envelope itself. DSSE v1: https://github.com/secure-systems-lab/dsse/blob/master/protocol.md
+A reader verifies before it parses: only the envelope itself is parsed before the signature is checked.
+DSSE v1: https://github.com/secure-systems-lab/dsse/blob/master/protocol.md
 """
 
 import base64
@@ -25,8 +25,8 @@ from fedllm.protocol.messages import EVERYONE, Message, PublicKeys
 from fedllm.secure.identity import Identity
 
 PAYLOAD_TYPE = "application/vnd.fedllm+json"
-_WIDEST = 10_000  # fields of one object
-_BYTES_A_VALUE = 16  # of the largest envelope of a kind: honest messages take more for each of their values
+_WIDEST = 10_000  # most fields of one object
+_BYTES_PER_VALUE = 16  # honest messages have more; the largest envelope of a kind limits the number of values
 
 M = TypeVar("M", bound=Message)
 
@@ -39,7 +39,7 @@ class _Signature(BaseModel):
 
 
 class _Outer(BaseModel):
-    """The envelope as it travels: one signature, since each message has one sender."""
+    """The envelope's JSON form: one signature, since each message has one sender."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -49,13 +49,13 @@ class _Outer(BaseModel):
 
 
 def sign(message: Message, identity: Identity) -> bytes:
-    """The message in an envelope that `identity` signed, as JSON bytes.
+    """Return the message in an envelope signed by `identity`, as JSON bytes.
 
     The payload is JSON with sorted keys and no spaces; the same message and key give the same bytes.
 
     Raises:
         IdentityError: The message names another sender.
-        RefusedError: The message is larger than its kind may be, or holds a number that JSON has not.
+        RefusedError: The message is larger than its kind may be, or has a number that JSON cannot express.
     """
     if message.sender != identity.name:
         raise IdentityError(f"{identity.name} cannot sign what {message.sender} says")
@@ -65,16 +65,16 @@ def sign(message: Message, identity: Identity) -> bytes:
 
 
 def sign_payload(payload: bytes, payload_type: str, identity: Identity) -> bytes:
-    """Bytes of any type in an envelope that `identity` signed, as JSON bytes in their one encoding.
+    """Return any payload in an envelope signed by `identity`, as JSON bytes in canonical encoding.
 
-    A payload type of its own keeps a signature of one kind from passing for another kind's.
+    Distinct payload types prevent a signature for one kind from being valid for another.
     """
     envelope = Envelope(payload, payload_type, {})
     envelope.sign(CryptoSigner(identity.signing))
     return _encoded(envelope)
 
 
-def open_envelope(  # noqa: PLR0913 - every field of the head that a reader may force on
+def open_envelope(  # noqa: PLR0913 - every header field that a reader may require
     data: bytes,
     kind: type[M],
     keys: PublicKeys,
@@ -86,21 +86,21 @@ def open_envelope(  # noqa: PLR0913 - every field of the head that a reader may 
     round: int | None = None,  # noqa: A002 - the field's own name
     roster_version: int | None = None,
 ) -> M:
-    """The message of `kind` in `data`, if `sender` signed it with `keys` for this place and time.
+    """Return the message of `kind` in `data` if `sender` signed it with `keys` and its header matches.
 
     Args:
-        data: The envelope's JSON bytes, from anybody.
-        kind: What it should be; fixes the schema and the largest size.
-        keys: The sender's, from the roster, a card checked by a person, or an invitation.
+        data: The envelope's JSON bytes, untrusted.
+        kind: The expected kind; determines the schema and the largest size.
+        keys: The sender's keys, from the roster, a card checked by a person, or an invitation.
         federation: This federation.
-        sender: Who should have said it.
-        receiver: The reader's own name; also lets pass what is said to everyone. None: whoever it is for.
+        sender: The expected sender.
+        receiver: The reader's own name; messages to everyone also pass. None for any.
         run: This run; None for any.
         round: This round; None for any.
-        roster_version: The roster in force; None for any.
+        roster_version: The current roster version; None for any.
 
     Raises:
-        RefusedError: With the first reason found; nothing of a refused message is used.
+        RefusedError: With the first reason; nothing of a refused message is used.
     """
     _refuse_large(data, kind)
     if keys.name != sender:
@@ -118,13 +118,13 @@ def open_envelope(  # noqa: PLR0913 - every field of the head that a reader may 
     for name, allowed in wanted.items():
         if allowed[0] is None:
             continue
-        if (found := getattr(message, name)) not in allowed:
-            raise RefusedError(f"{name} is {found!r}, not {allowed[0]!r}")
+        if (value := getattr(message, name)) not in allowed:
+            raise RefusedError(f"{name} is {value!r}, not {allowed[0]!r}")
     return message
 
 
 def _encoded(envelope: Envelope) -> bytes:
-    """The one encoding of an envelope: its hash changes with payload and signature, and with nothing else."""
+    """Return an envelope's canonical encoding: its hash depends only on payload and signature."""
     return json.dumps(envelope.to_dict(), sort_keys=True, separators=(",", ":")).encode()
 
 
@@ -142,10 +142,10 @@ def _canonical(message: Message) -> bytes:
 
 
 def verified_payload(data: bytes, payload_type: str, keys: PublicKeys) -> bytes:
-    """The payload's bytes, once their signature holds; nothing of them is parsed here.
+    """Return the payload's bytes, unparsed, after verifying their signature.
 
     Raises:
-        RefusedError: this is no envelope of that payload type in its one encoding, or another key signed it.
+        RefusedError: `data` is no canonically encoded envelope of that type, or another key signed it.
     """
     try:
         outer = _Outer.model_validate_json(data, strict=True)
@@ -162,7 +162,7 @@ def verified_payload(data: bytes, payload_type: str, keys: PublicKeys) -> bytes:
     except VerificationError:
         raise RefusedError(f"signature is not {keys.name}'s") from None
     if _encoded(envelope) != data:
-        # Else whoever holds the store could wrap one message in two ways and have its sender blamed for both.
+        # Otherwise the store could encode one message in two ways and accuse its sender of equivocation.
         raise RefusedError("the envelope is not in its one encoding")
     return payload
 
@@ -172,21 +172,21 @@ def _verifier(keys: PublicKeys) -> SSlibKey:
 
 
 def _parsed(payload: bytes, kind: type[M]) -> M:
-    """Parse strictly: pydantic alone would let the last of two equal keys win, and 1e999 be infinite.
+    """Parse strictly: pydantic alone would keep the last of duplicate keys, and read 1e999 as infinity.
 
-    A few bytes can be a value of their own, and each that is wrong costs pydantic kilobytes: what has far
-    more of them than honest messages is refused before anything is made of it.
+    A value may be a few bytes, and each invalid one costs pydantic kilobytes: a payload with far more values
+    than honest messages have is refused before it is parsed.
     """
-    most = kind.largest // _BYTES_A_VALUE
+    most = kind.largest // _BYTES_PER_VALUE
     if sum(map(payload.count, (b",", b"[", b"{"))) > most:
         raise RefusedError(f"no {kind.__name__.lower()}: more than {most} values")
     try:
         raw = json.loads(
             payload.decode(), object_pairs_hook=_unique, parse_constant=_never, parse_float=_finite
         )
-        if not isinstance(raw, dict) or "schema" not in raw:  # pydantic would put the kind's own in its place
+        if not isinstance(raw, dict) or "schema" not in raw:  # pydantic would insert the kind's own
             raise RefusedError(f"no {kind.__name__.lower()}: schema is missing")
-        # By name here: pydantic would copy the message for each field that is missing.
+        # Checked here, since pydantic would copy the message for each missing field.
         for name, field in kind.model_fields.items():
             if field.is_required() and name not in raw:
                 raise RefusedError(f"no {kind.__name__.lower()}: {name}: Field required")
@@ -199,17 +199,17 @@ def _parsed(payload: bytes, kind: type[M]) -> M:
         ) from None
     except RecursionError:
         raise RefusedError("nested too deeply") from None
-    except ValueError as error:  # also json's and unicode's
+    except ValueError as error:  # includes the errors of json and unicode
         raise RefusedError(f"not strict JSON: {str(error)[:100]}") from None
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(pairs) > _WIDEST:
         raise ValueError(f"an object of more than {_WIDEST} fields")
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
         raise ValueError("a key appears twice")
-    return found
+    return fields
 
 
 def _never(constant: str) -> None:

@@ -1,4 +1,4 @@
-"""The record of security events: what was refused, from whom and why; kept beside each party's own memory."""
+"""Record security events: what was refused, from whom and why, in each party's own database."""
 
 import time
 from dataclasses import dataclass
@@ -9,10 +9,10 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from fedllm.errors import RefusedError
 from fedllm.text import LONGEST, one_line
 
-# Every kind there is: those of the RefusedErrors, a plan that a site's policy declines, a site taken out.
+# All kinds: those of RefusedError's classes, a plan declined by a site's policy, a revoked site.
 KINDS = ("refused", "replay", "equivocation", "quota", "policy", "budget", "ledger", "revoked")
 
-MOST_REASONS = 1000  # different ones a party and run: a flood of refusals fills no disk
+MOST_REASONS = 1000  # different reasons per party and run, so that a flood of refusals fills no disk
 
 
 class _Table(DeclarativeBase):
@@ -34,10 +34,10 @@ class _EventRow(_Table):
 
 @dataclass(frozen=True)
 class SecurityEvent:
-    """One reason for a refusal, and how often it was met."""
+    """One reason for a refusal, and how often it occurred."""
 
     kind: str  # one of KINDS
-    party: str  # whom it is about: a site, the coordinator, or the store
+    party: str  # the subject: a site, the coordinator, or the store
     run: str
     round: int
     reason: str
@@ -47,36 +47,36 @@ class SecurityEvent:
 
 
 class SecurityLog:
-    """Security events in a table of their owner's database."""
+    """Security events in a table of the owner's database."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         _Table.metadata.create_all(engine)
 
     def refused(self, error: RefusedError, party: str, run: str | None = None, round_number: int = 0) -> None:
-        """Put a refusal on record."""
+        """Record a refusal."""
         self.record(error.kind, party, str(error), run, round_number)
 
     def record(
         self, kind: str, party: str, reason: str, run: str | None = None, round_number: int = 0
     ) -> None:
-        """Put an event on record; the same one again is counted."""
+        """Record an event; a repeated one increases its count."""
         run, now = run or "", time.time()
         where = (_EventRow.party == party, _EventRow.run == run)
         with Session(self._engine) as session, session.begin():
-            known = session.scalar(select(func.count()).select_from(_EventRow).where(*where)) or 0
-            told = one_line(reason) if known < MOST_REASONS else "and more reasons than are kept"
-            same = (_EventRow.kind == kind, _EventRow.round == round_number, _EventRow.reason == told)
+            count = session.scalar(select(func.count()).select_from(_EventRow).where(*where)) or 0
+            text = one_line(reason) if count < MOST_REASONS else "and more reasons than are kept"
+            same = (_EventRow.kind == kind, _EventRow.round == round_number, _EventRow.reason == text)
             row = session.scalar(select(_EventRow).where(*where, *same))
             if row is None:
                 row = _EventRow(
-                    kind=kind, party=party, run=run, round=round_number, reason=told, times=0, first=now
+                    kind=kind, party=party, run=run, round=round_number, reason=text, times=0, first=now
                 )
                 session.add(row)
             row.times, row.last = row.times + 1, now
 
     def events(self, run: str | None = None) -> list[SecurityEvent]:
-        """What is on record, oldest first; of one run, or of all."""
+        """Return the recorded events, oldest first, of one run or of all."""
         query = select(_EventRow).order_by(_EventRow.number)
         if run is not None:
             query = query.where(_EventRow.run == run)

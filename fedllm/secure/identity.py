@@ -1,4 +1,4 @@
-"""A party's own keys: Ed25519 to sign, X25519 (age) to open. They are made where they are used and stay."""
+"""A party's keys: Ed25519 to sign, X25519 (age) to decrypt. They stay on the machine that creates them."""
 
 import base64
 import hashlib
@@ -29,7 +29,7 @@ SIGN_KEY = "sign.key"  # PKCS #8 in PEM
 AGE_KEY = "age.key"  # one line, AGE-SECRET-KEY-1…
 PUBLIC = "public.json"  # PublicKeys: whose keys these are
 
-_OTHERS = 0o077  # what group and world must not have
+_OTHERS = 0o077  # permissions that group and others must not have
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,16 +42,16 @@ class Identity:
 
     @cached_property
     def public(self) -> PublicKeys:
-        """What others need to know."""
+        """The public keys."""
         verify = self.signing.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
         return PublicKeys(name=self.name, verify=verify.hex(), recipient=str(self.opening.to_public()))
 
 
 def create_identity(folder: Path, name: str) -> Identity:
-    """Draw the keys of `name` and keep them in `folder` (mode 700), in files that never were wider than 600.
+    """Generate the keys of `name` and store them in `folder` (mode 700), in files created with mode 600.
 
     Raises:
-        IdentityError: There are keys already, others can read the folder, or the name cannot be one.
+        IdentityError: The folder has keys, others can read it, or the name is invalid.
     """
     if name == EVERYONE:
         raise IdentityError(f"{name!r} is how messages address all parties: choose another name")
@@ -76,10 +76,10 @@ def create_identity(folder: Path, name: str) -> Identity:
 
 
 def load_identity(folder: Path) -> Identity:
-    """Read the keys that `create_identity` made.
+    """Load the keys that `create_identity` stored.
 
     Raises:
-        IdentityError: A file is absent, unreadable, readable by others, or not of this set.
+        IdentityError: A file is missing, unreadable, readable by others, or belongs to other keys.
     """
     _refuse_wide(folder, _stat(folder).st_mode, "700")
     try:
@@ -97,14 +97,14 @@ def load_identity(folder: Path) -> Identity:
 
 
 def retire_identity(folder: Path) -> None:
-    """Set keys aside, beside where they were, so that `create_identity` may draw new ones."""
+    """Rename the folder of keys, so that `create_identity` can create new ones in its place."""
     folder.rename(folder.with_name(f"{folder.name}-until-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}"))
 
 
 def fingerprint(keys: PublicKeys) -> str:
-    """What two people compare out of band: 160 bits over name and both keys, in eight groups of four."""
-    said = f"fedllm.keys/1\n{keys.name}\n{keys.verify}\n{keys.recipient}\n"
-    digest = hashlib.sha256(said.encode()).digest()[:20]
+    """Return a fingerprint to compare out of band: 160 bits over name and keys, in eight groups of four."""
+    text = f"fedllm.keys/1\n{keys.name}\n{keys.verify}\n{keys.recipient}\n"
+    digest = hashlib.sha256(text.encode()).digest()[:20]
     letters = base64.b32encode(digest).decode().lower()
     return "-".join(letters[i : i + 4] for i in range(0, len(letters), 4))
 
@@ -113,7 +113,7 @@ def read_private(path: Path) -> bytes:
     """Read a file that only its owner may read.
 
     Raises:
-        IdentityError: It is absent, or others can read it.
+        IdentityError: The file is missing, or others can read it.
     """
     try:
         with path.open("rb") as file:
@@ -124,10 +124,10 @@ def read_private(path: Path) -> bytes:
 
 
 def write_private(path: Path, data: bytes) -> None:
-    """Write a new file of mode 600: it is never readable by others, not even before its bytes are there.
+    """Write a new file, which has mode 600 from its creation.
 
     Raises:
-        FileExistsError: There is such a file.
+        FileExistsError: The file exists.
     """
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "wb") as file:

@@ -1,7 +1,7 @@
-"""Sealing bytes for named recipients, in the age format: one file, one stanza a recipient.
+"""Seal bytes for named recipients in the age format: one file with one stanza per recipient.
 
-Sealing hides; it does not say who sealed. What is inside is trusted only when a signed message carries its
-SHA-256, which is why nothing here is parsed.
+Sealing encrypts but does not authenticate the sender. The content is trusted only if a signed message has its
+SHA-256, so nothing is parsed here.
 """
 
 from collections.abc import Sequence
@@ -13,15 +13,15 @@ from fedllm.secure.identity import Identity
 
 
 def seal(data: bytes, recipients: Sequence[str]) -> bytes:
-    """Encrypt `data` so that each of `recipients` (age X25519, `age1…`) alone can open it.
+    """Encrypt `data` so that only the `recipients` (age X25519, `age1…`) can decrypt it.
 
-    Sealing the same bytes twice gives different files: age draws a new file key each time.
+    Sealing the same bytes twice gives different files: age generates a new file key each time.
 
     Raises:
         IdentityError: There is no recipient, or one is no age key.
     """
     if not recipients:
-        raise IdentityError("nothing is sealed for nobody: name at least one recipient")
+        raise IdentityError("cannot seal for nobody: name at least one recipient")
     keys = []
     for recipient in sorted(set(recipients)):
         try:
@@ -33,10 +33,10 @@ def seal(data: bytes, recipients: Sequence[str]) -> bytes:
 
 
 def unseal(data: bytes, identity: Identity) -> bytes:
-    """Decrypt what was sealed for `identity`.
+    """Decrypt bytes that were sealed for `identity`.
 
     Raises:
-        RefusedError: It was sealed for others, or changed on its way.
+        RefusedError: The bytes were sealed for others, or changed.
     """
     try:
         opened: bytes = pyrage.decrypt(data, [identity.opening])

@@ -1,4 +1,4 @@
-"""Whose certificates are believed, for the clients: always checked, and a refusal is one clear line."""
+"""TLS trust of clients: certificates are always checked, and a failure is explained in one line."""
 
 import os
 import ssl
@@ -9,7 +9,7 @@ import certifi
 
 from fedllm.errors import ConfigError
 
-# By these the programs that fedllm starts or is built on would stop to check certificates.
+# Variables that disable certificate checks in programs that fedllm starts or uses.
 PREFECT_SWITCH = "PREFECT_API_TLS_INSECURE_SKIP_VERIFY"
 MLFLOW_SWITCH = "MLFLOW_TRACKING_INSECURE_TLS"
 SWITCHES = (PREFECT_SWITCH, MLFLOW_SWITCH, "MLFLOW_S3_IGNORE_TLS")
@@ -21,18 +21,18 @@ _OTHER_HOST = {62, 64}  # name, address
 
 
 def trusting(ca: str | None = None) -> ssl.SSLContext:
-    """A client's context that checks certificate and host.
+    """Return a client's TLS context that checks certificate and host name.
 
     Args:
-        ca: PEM of the authority that alone is believed; None: those that this machine believes.
+        ca: PEM of the only trusted authority; None: this machine's authorities.
 
     Raises:
-        ConfigError: `ca` holds no certificate.
+        ConfigError: `ca` has no certificate.
     """
     if ca is None:
         context = ssl.create_default_context()
         if not os.environ.get("SSL_CERT_FILE"):
-            context.load_verify_locations(certifi.where())  # not every Python finds its system's
+            context.load_verify_locations(certifi.where())  # not every Python finds the system's
         return context
     try:
         return ssl.create_default_context(cadata=ca)
@@ -41,7 +41,7 @@ def trusting(ca: str | None = None) -> ssl.SSLContext:
 
 
 def read_ca(path: Path | str) -> str:
-    """A file of CA certificates as text. Raises `ConfigError` when it cannot be read or holds none."""
+    """Return a file of CA certificates as text. Raises `ConfigError` if it is unreadable or has none."""
     try:
         text = Path(path).read_text(encoding="ascii")
     except (OSError, UnicodeDecodeError):
@@ -54,21 +54,21 @@ def read_ca(path: Path | str) -> str:
 
 
 def refuse_unchecked(environment: Mapping[str, str] = os.environ) -> None:
-    """Refuse an environment that switches the check of certificates off.
+    """Refuse an environment that disables certificate checks.
 
     Raises:
-        ConfigError: it does; names the variable.
+        ConfigError: a variable disables them; names the variable.
     """
     for name in SWITCHES:
         if environment.get(name, "").strip().lower() not in _OFF:
             raise ConfigError(
-                f"{name} is set, by which certificates would not be checked: unset it, and give the CA that"
-                " you trust instead"
+                f"{name} is set, which disables certificate checks: unset it, and give the CA that you trust"
+                " instead"
             )
 
 
 def why_untrusted(error: BaseException) -> str | None:
-    """What is wrong with a server's certificate, in words, when that is why `error` was raised."""
+    """Return what is wrong with a server's certificate if that caused `error`; else None."""
     for cause in _causes(error):
         if isinstance(cause, ssl.SSLCertVerificationError):
             if cause.verify_code == _EXPIRED:
@@ -84,13 +84,13 @@ def why_untrusted(error: BaseException) -> str | None:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The error and those within: libraries keep the first in `reason`, `args` or `__cause__`."""
+    """Yield the error and its causes, which libraries store in `reason`, `args` or `__cause__`."""
     seen: set[int] = set()
-    waiting: list[object] = [error]
-    while waiting:
-        found = waiting.pop()
-        if not isinstance(found, BaseException) or id(found) in seen:
+    pending: list[object] = [error]
+    while pending:
+        cause = pending.pop()
+        if not isinstance(cause, BaseException) or id(cause) in seen:
             continue
-        seen.add(id(found))
-        yield found
-        waiting += [getattr(found, "reason", None), found.__cause__, found.__context__, *found.args]
+        seen.add(id(cause))
+        yield cause
+        pending += [getattr(cause, "reason", None), cause.__cause__, cause.__context__, *cause.args]

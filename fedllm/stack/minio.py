@@ -267,7 +267,7 @@ def ensure_bucket(  # noqa: PLR0913, PLR0917 - what it takes to name and enter a
     """
     from minio.error import S3Error
 
-    from fedllm.exchange.failures import FAILURES, named
+    from fedllm.exchange.failures import FAILURES, exchange_error
     from fedllm.exchange.minio_store import http_pool, minio_client
 
     client = minio_client(endpoint, region, access_key, secret_key, http_pool(endpoint, ca))
@@ -276,9 +276,9 @@ def ensure_bucket(  # noqa: PLR0913, PLR0917 - what it takes to name and enter a
             client.make_bucket(bucket)
     except S3Error as error:
         if error.code not in {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}:
-            raise named(error, f"bucket {bucket}", endpoint) from None
+            raise exchange_error(error, f"bucket {bucket}", endpoint) from None
     except FAILURES as error:
-        raise named(error, f"bucket {bucket}", endpoint) from None
+        raise exchange_error(error, f"bucket {bucket}", endpoint) from None
 
 
 def free_port() -> int:
