@@ -26,7 +26,7 @@ from fedllm.endpoints.state import StackState
 from fedllm.errors import BackupError, ConfigError
 from fedllm.journal.journal import Journal
 from fedllm.postgres_address import is_postgres
-from fedllm.stack.databases import VARIABLES, Databases, named, remember
+from fedllm.stack.databases import VARIABLES, Databases, database_url, remember
 
 if TYPE_CHECKING:
     from fedllm.backup.objects import Shelf
@@ -120,7 +120,7 @@ def _refuse_filled_home(home: Path, *, but: Collection[str] = ()) -> None:
 
 def _database_urls(manifest: Manifest) -> dict[str, str]:
     """Where the dumps of Postgres go."""
-    given = {"journal": os.environ.get(_JOURNAL) or None} | {name: named(name) for name in VARIABLES}
+    given = {"journal": os.environ.get(_JOURNAL) or None} | {name: database_url(name) for name in VARIABLES}
     urls: dict[str, str] = {}
     for name, url in given.items():
         variable = VARIABLES.get(name, _JOURNAL)

@@ -163,9 +163,9 @@ def _signer(federation: "FederationConfig", folder: Path | None) -> "Identity":
 
 
 def _tell(event: "ReviewEvent") -> None:
-    from fedllm.stack.tell import tell_prefect
+    from fedllm.stack.prefect_events import send_event
 
-    if not tell_prefect(event):
+    if not send_event(event):
         console().print("Prefect was not told of it: none is known, or it does not answer")
 
 

@@ -1,6 +1,6 @@
-"""What `fedllm doctor` looks at, all at once; each answer says what to do.
+"""Run the checks of `fedllm doctor` in parallel; each finding says what to do.
 
-Nothing is changed but for one probe object in the store, which is removed again.
+The only change is a probe object in the store, which is removed again.
 """
 
 import os
@@ -20,78 +20,78 @@ from fedllm.endpoints.addresses import Endpoints, endpoints
 from fedllm.endpoints.place import Place
 from fedllm.errors import BackupError, FedllmError
 from fedllm.journal.journal import journal_url
-from fedllm.stack.databases import databases as named_databases
+from fedllm.stack.databases import databases as configured_databases
 from fedllm.stack.health import PrefectApi
 from fedllm.stack.minio import has_volume
 from fedllm.tasks.metrics import counting_metric
 
-_AT_ONCE = 12  # checks; most of them wait for a server
+_AT_ONCE = 12  # checks in parallel; most of them wait for a server
 _DEFAULT_BASE = "smollm2-135m"
 _PATIENCE = 10.0  # s; a server that takes longer to answer is a finding
 
-Named = tuple[str, str, Check]  # the check's name, what to do when it cannot be made, and the check
+Named = tuple[str, str, Check]  # name, advice if the check itself fails, and the check
 
 
 def checkup(config: FederationConfig | None = None) -> Iterator[Finding]:
-    """Look at this machine, its stack, and a federation that it coordinates.
+    """Check this machine, its stack, and a federation that it coordinates.
 
     Args:
-        config: the federation; None looks at machine and stack alone.
+        config: the federation; None checks only machine and stack.
     """
     yield from _all(_machine(config))
     try:
         with Place.here().usable():
             refuse_half_restored()
-        found = endpoints()
-        died = found is None and Place.here().pidfile.exists()  # `fedllm down` removes it
+        stack = endpoints()
+        died = stack is None and Place.here().pidfile.exists()  # `fedllm down` removes it
     except BackupError as error:
-        yield fail("home", str(error), "nothing of it can be used before")
+        yield fail("home", str(error), "this home cannot be used before that")
         return
     except FedllmError as error:
         yield fail("stack", str(error), "see above")
         return
-    if found is not None:
-        yield from _all(_stack(found, config))
+    if stack is not None:
+        yield from _all(_stack(stack, config))
     elif died:
         yield fail("stack", "it was up, and its supervisord is gone", "`fedllm up` starts it again")
     elif config is None or "auto" in {config.store.url, config.tracking.uri}:
         yield warn("stack", "not up", "`fedllm up` starts it")
     else:
         yield ok("stack", "not up, and not needed: the federation file names its servers")
-    if found is None and (url := os.environ.get("PREFECT_API_URL")):
-        yield from _all(_prefect(PrefectApi(url, _PATIENCE), "start it, or mend PREFECT_API_URL", config))
+    if stack is None and (url := os.environ.get("PREFECT_API_URL")):
+        yield from _all(_prefect(PrefectApi(url, _PATIENCE), "start it, or correct PREFECT_API_URL", config))
     if config is not None:
-        yield from _all(_federation(config, found))
-    elif found is not None:
-        yield from _all([("clock", "", partial(machine.clock, found.minio_url))])
+        yield from _all(_federation(config, stack))
+    elif stack is not None:
+        yield from _all([("clock", "", partial(machine.clock, stack.minio_url))])
 
 
 def site_checkup(
     home: Path, invitation: Path | None = None, config: FederationConfig | None = None
 ) -> Iterator[Finding]:
-    """Look at a site's folder.
+    """Check a site's folder.
 
     Args:
         home: the folder, from `site init`.
         invitation: tried against the store; default: the only one in the folder.
-        config: the federation, whose task the records are held against; default: what `site init` was given.
+        config: the federation, whose task the records must fit; default: the task given to `site init`.
     """
     yield from _all([("python", "", machine.python), ("packages", "", machine.packages)])
-    visited, found = visit(home, invitation, config.task if config else None)
-    yield from found
+    visited, findings = visit(home, invitation, config.task if config else None)
+    yield from findings
     if visited is not None:
         yield from _all(visited.checks())
 
 
 def _all(checks: list[Named]) -> Iterator[Finding]:
-    """What the checks find, in their order, each made while the others wait.
+    """Run checks in parallel and yield their findings in order.
 
-    The modules of checks import at their top whatever they use: threads that import a library at once may
-    see a part of it that is not there yet.
+    The modules of checks import all libraries at their top: threads that import a library at the same time
+    may see it half loaded.
     """
     with ThreadPoolExecutor(max_workers=_AT_ONCE) as pool:
-        for found in pool.map(lambda named: tried(*named), checks):
-            yield from found
+        for findings in pool.map(lambda named: tried(*named), checks):
+            yield from findings
 
 
 def _machine(config: FederationConfig | None) -> list[Named]:
@@ -102,25 +102,25 @@ def _machine(config: FederationConfig | None) -> list[Named]:
         ("juicefs", "", machine.minio_program),
         ("home", "set FEDLLM_HOME", machine.home),
         ("disk", "make room", machine.disks),
-        ("model cache", "mend model.base", partial(machine.base_model, base)),
-        ("keys", "mend the folder", partial(modes, config.name if config else None)),
+        ("model cache", "correct model.base", partial(machine.base_model, base)),
+        ("keys", "repair the folder", partial(modes, config.name if config else None)),
     ]
 
 
-def _stack(found: Endpoints, config: FederationConfig | None = None) -> list[Named]:
-    place = Place(found.home)
+def _stack(stack: Endpoints, config: FederationConfig | None = None) -> list[Named]:
+    place = Place(stack.home)
     checks: list[Named] = [
-        ("stack", servers.HEAL, partial(servers.health, found, _PATIENCE)),
+        ("stack", servers.HEAL, partial(servers.health, stack, _PATIENCE)),
         ("store folder", servers.HEAL, partial(servers.store_folder, place)),
-        ("mlflow version", servers.HEAL, partial(servers.mlflow_version, found.mlflow_url)),
-        *_prefect(PrefectApi(found.prefect_api_url, _PATIENCE), servers.HEAL, config),
+        ("mlflow version", servers.HEAL, partial(servers.mlflow_version, stack.mlflow_url)),
+        *_prefect(PrefectApi(stack.prefect_api_url, _PATIENCE), servers.HEAL, config),
     ]
-    kept = ["mlflow database"]
-    kept += ["prefect database"] if found.own_prefect else []
-    kept += ["mlflow accounts"] if found.passwords is not None else []
-    checks += [(name, "mend its address", partial(_kept, place, name)) for name in kept]
-    if found.ca_file is not None:
-        checks.append(("certificate", "`fedllm ca`", partial(servers.certificates, found.ca_file.parent)))
+    names = ["mlflow database"]
+    names += ["prefect database"] if stack.own_prefect else []
+    names += ["mlflow accounts"] if stack.passwords is not None else []
+    checks += [(name, "correct its address", partial(_server_database, place, name)) for name in names]
+    if stack.ca_file is not None:
+        checks.append(("certificate", "`fedllm ca`", partial(servers.certificates, stack.ca_file.parent)))
     return checks
 
 
@@ -135,20 +135,20 @@ def _prefect(api: PrefectApi, remedy: str, config: FederationConfig | None) -> l
     ]
 
 
-def _kept(place: Place, name: str) -> Iterator[Finding]:
-    """A database in which the stack's own servers keep what they know."""
-    named = named_databases(place, keep=False)
+def _server_database(place: Place, name: str) -> Iterator[Finding]:
+    """Check a database of the stack's servers."""
+    configured = configured_databases(place, keep=False)
     urls = {
-        "mlflow database": named.mlflow or f"sqlite:///{place.folder / 'mlflow.db'}",
-        "prefect database": named.prefect or f"sqlite:///{place.prefect_home / 'prefect.db'}",
+        "mlflow database": configured.mlflow or f"sqlite:///{place.folder / 'mlflow.db'}",
+        "prefect database": configured.prefect or f"sqlite:///{place.prefect_home / 'prefect.db'}",
         "mlflow accounts": f"sqlite:///{place.folder / 'mlflow-auth.db'}",
     }
     yield from databases.database(name, urls[name])
 
 
-def _federation(config: FederationConfig, found: Endpoints | None) -> list[Named]:
-    url = config.store.endpoint or (found.minio_url if found and config.store.url == "auto" else None)
-    reach = "`fedllm up`, or mend store in the federation file"
+def _federation(config: FederationConfig, stack: Endpoints | None) -> list[Named]:
+    url = config.store.endpoint or (stack.minio_url if stack and config.store.url == "auto" else None)
+    advice = "`fedllm up`, or correct store in the federation file"
     members = partial(federation.roster, config.name)
 
     def access() -> StoreAccess:
@@ -161,25 +161,25 @@ def _federation(config: FederationConfig, found: Endpoints | None) -> list[Named
         counting_metric(config)
         return []  # only what is wrong with it is worth a line
 
-    lost = found is not None and config.store.url == "auto" and not has_volume(Place(found.home).minio)
+    lost = stack is not None and config.store.url == "auto" and not has_volume(Place(stack.home).minio)
     of_store: list[Named] = [
-        ("store", reach, lambda: exchange.store(access(), config.name)),
-        ("site users", reach, users),
-        ("sites", reach, lambda: federation.sites(config, access(), members())),
+        ("store", advice, lambda: exchange.store(access(), config.name)),
+        ("site users", advice, users),
+        ("sites", advice, lambda: federation.sites(config, access(), members())),
     ]
     checks: list[Named] = [
-        *([] if lost else of_store),  # without its folder the store refuses all keys, right or wrong
+        *([] if lost else of_store),  # a store without its folder refuses all keys, valid or not
         (
             "journal",
-            "mend FEDLLM_JOURNAL_URL",
+            "correct FEDLLM_JOURNAL_URL",
             lambda: databases.database("journal", journal_url(config.name)),
         ),
         ("lease", "see `journal`", partial(federation.leftovers, config.name)),
         ("metric", "mend the federation file", metric),
     ]
     if url is not None:
-        checks.append(("clock", "mend store.endpoint", partial(machine.clock, url)))
+        checks.append(("clock", "correct store.endpoint", partial(machine.clock, url)))
     if config.tracking.uri.startswith("http"):
-        ask = partial(servers.mlflow_version, config.tracking.uri)
-        checks.append(("mlflow version", "start it, or mend tracking.uri", ask))
+        check = partial(servers.mlflow_version, config.tracking.uri)
+        checks.append(("mlflow version", "start it, or correct tracking.uri", check))
     return checks

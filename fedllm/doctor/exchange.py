@@ -1,4 +1,4 @@
-"""The federation's store: the bucket, its bytes, and what each site's user may do."""
+"""Check the federation's store: access to the bucket, and the rights of each site's user."""
 
 import json
 import os
@@ -20,12 +20,12 @@ from fedllm.protocol.layout import Layout
 
 _LEAST = 1000  # bytes of the probe
 
-# Of a policy: effect, actions, resources, and what else it says.
+# A policy's statements: effect, actions, resources, and all other fields as JSON.
 Statements: TypeAlias = frozenset[tuple[str, frozenset[str], frozenset[str], str]]
 
 
 def store(access: StoreAccess, federation: str) -> Iterator[Finding]:
-    """Write, read and remove a probe under the coordinator's own prefix."""
+    """Check that a probe under the coordinator's own prefix can be written, read and removed."""
     where = access.url + (f" at {access.endpoint}" if access.endpoint else "")
     if not access.has_users and not _folder(access.url).is_dir():
         yield ok("store", f"{where} is not there yet: made at first use")
@@ -33,11 +33,11 @@ def store(access: StoreAccess, federation: str) -> Iterator[Finding]:
     try:
         seconds = _probe(access.connect(), federation)
     except AccessDeniedError as error:
-        own = "`fedllm up` gives its own users their keys and rights anew"
-        remedy = own if access.registrar else "mend FEDLLM_ACCESS_KEY, FEDLLM_SECRET_KEY or their rights"
+        own = "`fedllm up` renews the keys and rights of its own users"
+        remedy = own if access.registrar else "correct FEDLLM_ACCESS_KEY, FEDLLM_SECRET_KEY or their rights"
         yield fail("store", f"{where}: {error}", remedy)
     except ExchangeError as error:
-        yield fail("store", f"{where}: {error}", "start the store and make its bucket, or mend store.url")
+        yield fail("store", f"{where}: {error}", "start the store, create its bucket, or correct store.url")
     else:
         yield ok("store", f"{where}: written, read and removed in {seconds * 1000:.0f} ms")
 
@@ -47,7 +47,7 @@ def _folder(url: str) -> Path:
 
 
 def _probe(connected: ObjectStore, federation: str) -> float:
-    """How long it took, s. Raises `ExchangeError` when the store does not do as it is told."""
+    """Write, read and remove a probe; return the time in s. Raises `ExchangeError` if a step fails."""
     key = f"{Layout(federation).coordinator_prefix}doctor-{secrets.token_hex(8)}"
     sent = os.urandom(_LEAST)
     begun = time.monotonic()
@@ -57,23 +57,23 @@ def _probe(connected: ObjectStore, federation: str) -> float:
     finally:
         connected.delete(key)
     if read != sent:
-        raise ExchangeError("what was written is not what is read")
+        raise ExchangeError("the bytes read differ from those written")
     with suppress(ObjectNotFoundError):
         connected.get(key, limit=_LEAST)
-        raise ExchangeError("what was removed can still be read")
+        raise ExchangeError("a removed object can still be read")
     return time.monotonic() - begun
 
 
 def site_users(access: StoreAccess, federation: str, sites: Sequence[str]) -> Iterator[Finding]:
-    """Every site of the roster has its user with exactly its own policy, and nobody else has one."""
+    """Check that exactly the roster's sites have users, each with exactly its own policy."""
     if not access.has_users:
-        yield ok("site users", "a folder tells no users apart: for tests and simulation alone")
+        yield ok("site users", "a folder has no users: only for tests and simulation")
         return
     iam = store_iam(access)
     try:
         users, policies = iam.users(), iam.policies()
     except AccessDeniedError as error:
-        yield warn("site users", str(error), "check with the store's administrator's keys")
+        yield warn("site users", str(error), "check with the keys of the store's administrator")
         return
     faults = []
     for site in sites:
@@ -97,9 +97,7 @@ def site_users(access: StoreAccess, federation: str, sites: Sequence[str]) -> It
     )
     yield from _others(users, policies, iam.bucket, federation)
     if faults:
-        yield fail(
-            "site users", "; ".join(faults), "`fedllm site add CARD --replace` makes user and policy anew"
-        )
+        yield fail("site users", "; ".join(faults), "`fedllm site add CARD --replace` renews user and policy")
     elif strangers:
         remedy = "`fedllm site revoke NAME`, or remove the user in MinIO"
         yield fail("site users", f"not in the roster: {', '.join(strangers)}", remedy)
@@ -110,23 +108,23 @@ def site_users(access: StoreAccess, federation: str, sites: Sequence[str]) -> It
 def _others(
     users: Mapping[str, str], policies: Mapping[str, Any], bucket: str, federation: str
 ) -> Iterator[Finding]:
-    """Users beside this federation's sites who may do more in the store than their name says."""
-    found = []
+    """Check that users other than this federation's sites have no more rights than fedllm gives them."""
+    excess = []
     for name, attached in users.items():
         if name.startswith(f"{federation}."):
             continue
-        found += [
+        excess += [
             f"{name} has the policy {policy}"
             for policy in filter(None, attached.split(","))
-            if _reaches(_plain(policies.get(policy, {})) - _rightful(bucket, name), bucket)
+            if _reaches(_plain(policies.get(policy, {})) - _granted(bucket, name), bucket)
         ]
-    if found:
-        remedy = "remove in MinIO whoever should not be there; `fedllm up` makes its own users' policies anew"
-        yield fail("store users", f"more rights than theirs: {'; '.join(sorted(found))}", remedy)
+    if excess:
+        remedy = "remove unwanted users in MinIO; `fedllm up` renews the policies of its own users"
+        yield fail("store users", f"too many rights: {'; '.join(sorted(excess))}", remedy)
 
 
-def _rightful(bucket: str, name: str) -> Statements:
-    """What fedllm lets a user of this name do; nothing for somebody whom it does not know."""
+def _granted(bucket: str, name: str) -> Statements:
+    """Return the statements that fedllm grants a user of this name; none for an unknown user."""
     for user in users_with("", "", ""):
         if user.name == name:
             return _plain(user.policy)
@@ -137,7 +135,7 @@ def _rightful(bucket: str, name: str) -> Statements:
 
 
 def _reaches(statements: Statements, bucket: str) -> bool:
-    """Whether they may allow administrating, or anything of this bucket's."""
+    """Return whether the statements may allow administration, or access to this bucket."""
     for effect, actions, resources, _ in statements:
         if effect != "Allow":
             continue
@@ -149,7 +147,7 @@ def _reaches(statements: Statements, bucket: str) -> bool:
 
 
 def _plain(policy: Mapping[str, Any]) -> Statements:
-    """A policy without the order of its lists: servers sort them as they like."""
+    """Return a policy's statements without the order of its lists, which servers choose."""
     return frozenset(
         (
             str(statement.get("Effect")),
@@ -165,18 +163,19 @@ _KNOWN = {"Effect", "Action", "Resource"}
 
 
 def _conditions(statement: Mapping[str, Any]) -> str:
-    """What else a statement says; a server may write one value as a list of one, and true as a word."""
+    """Return a statement's other fields as JSON, normalised: servers may write a value as a list of one."""
     more = {key: value for key, value in statement.items() if key not in _KNOWN}
     for kind, keys in (more.get("Condition") or {}).items():
         more["Condition"] = more["Condition"] | {kind: {k: sorted(_listed(v)) for k, v in keys.items()}}
     return json.dumps(more, sort_keys=True).lower()
 
 
-def _listed(told: object) -> frozenset[str]:
-    return frozenset([told] if isinstance(told, str) else map(str, told if isinstance(told, list) else []))
+def _listed(value: object) -> frozenset[str]:
+    values = [value] if isinstance(value, str) else value
+    return frozenset(map(str, values if isinstance(values, list) else []))
 
 
 def _difference(policy: Mapping[str, Any], right: Statements) -> str:
     more = _plain(policy) - right
-    told = [f"{effect} {'|'.join(sorted(act))} on {'|'.join(sorted(what))}" for effect, act, what, _ in more]
-    return "; ".join(sorted(told)) or "a statement is missing"
+    lines = [f"{effect} {'|'.join(sorted(act))} on {'|'.join(sorted(what))}" for effect, act, what, _ in more]
+    return "; ".join(sorted(lines)) or "a statement is missing"

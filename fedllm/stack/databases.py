@@ -1,4 +1,4 @@
-"""Databases of one's own under the stack's Prefect and MLflow: Postgres in the place of SQLite files."""
+"""Postgres databases of the user for the stack's Prefect and MLflow, instead of SQLite files."""
 
 import json
 import os
@@ -15,23 +15,23 @@ _SCHEMES = {"prefect": "postgresql+asyncpg://", "mlflow": "postgresql+psycopg://
 
 @dataclass(frozen=True)
 class Databases:
-    """Addresses with their passwords; None: a SQLite file in the stack's folder."""
+    """Database URLs with passwords; None: a SQLite file in the stack's folder."""
 
     prefect: str | None = field(default=None, repr=False)
     mlflow: str | None = field(default=None, repr=False)
 
 
 def databases(place: Place, *, keep: bool = True) -> Databases:
-    """What the environment names, else what it named last: kept in a file of mode 600.
+    """Return the URLs from the environment, else the last ones, stored in a file of mode 600.
 
-    An empty variable goes back to SQLite.
+    An empty variable means SQLite.
 
     Args:
-        place: the stack's.
-        keep: remember what the environment names; only who starts the servers may.
+        place: the stack's place.
+        keep: store the environment's URLs; only for the command that starts the servers.
 
     Raises:
-        ConfigError: an address is none of a Postgres with the driver that the server needs.
+        ConfigError: a URL is not of a Postgres with the driver that the server needs.
         StackError: the file is damaged.
     """
     path = _file(place)
@@ -41,24 +41,24 @@ def databases(place: Place, *, keep: bool = True) -> Databases:
             kept |= asdict(Databases(**json.loads(read_private(path))))
         except (ValueError, TypeError):
             raise StackError(f"{path} is damaged: remove it, and name the databases again") from None
-    found = Databases(
-        **{name: named(name) if VARIABLES[name] in os.environ else kept[name] for name in VARIABLES}
+    current = Databases(
+        **{name: database_url(name) if VARIABLES[name] in os.environ else kept[name] for name in VARIABLES}
     )
-    if keep and asdict(found) != kept:
-        remember(place, found)
-    return found
+    if keep and asdict(current) != kept:
+        remember(place, current)
+    return current
 
 
-def remember(place: Place, found: Databases) -> None:
-    """Have the next `up` use these, where the environment names no others."""
-    place.write_private(_file(place), json.dumps(asdict(found), indent=1))
+def remember(place: Place, urls: Databases) -> None:
+    """Store the URLs that the next `up` uses unless the environment names others."""
+    place.write_private(_file(place), json.dumps(asdict(urls), indent=1))
 
 
-def named(name: str) -> str | None:
-    """What the environment names for "mlflow" or "prefect"; None: nothing, or SQLite.
+def database_url(name: str) -> str | None:
+    """Return the environment's URL for "mlflow" or "prefect"; None if it is unset or empty.
 
     Raises:
-        ConfigError: the address is none of a Postgres with the driver that the server needs.
+        ConfigError: the URL is not of a Postgres with the driver that the server needs.
     """
     return _checked(name, os.environ.get(VARIABLES[name], ""))
 
@@ -72,7 +72,7 @@ def _checked(name: str, url: str) -> str | None:
         return None
     if not url.startswith(_SCHEMES[name]) or any(char in url for char in "\"'\n ,;#"):
         raise ConfigError(
-            f"{VARIABLES[name]}: write {_SCHEMES[name]}USER:PASSWORD@HOST/DATABASE, and what is no letter "
-            "or digit in a password as %xx"
+            f"{VARIABLES[name]}: write {_SCHEMES[name]}USER:PASSWORD@HOST/DATABASE, and characters of a "
+            "password other than letters and digits as %xx"
         )
     return url

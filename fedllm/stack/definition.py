@@ -1,11 +1,11 @@
-"""An automation as Prefect's API takes it, with a mark by which a changed one is told."""
+"""Build an automation as Prefect's API takes it, with a hash that shows a changed definition."""
 
 import hashlib
 import json
 from typing import Any
 
-TAG = "fedllm"  # of the deployments, and so of their runs; and of the automations
-FEDERATION = "federation:"  # begins the tag of a deployment that names its federation
+TAG = "fedllm"  # of deployments, their runs, and automations
+FEDERATION = "federation:"  # prefix of the tag that names a deployment's federation
 
 
 def automation(
@@ -16,14 +16,14 @@ def automation(
     *,
     enabled: bool = True,
 ) -> dict[str, Any]:
-    """Put an automation together.
+    """Build an automation.
 
     Args:
-        name: by which it is found again.
-        purpose: a sentence for the page that shows it.
-        trigger: what differs from one event about one flow run.
-        actions: what is done.
-        enabled: whether it acts before anybody says so.
+        name: identifies it in Prefect.
+        purpose: a sentence for its page.
+        trigger: overrides of the default trigger: one event about one flow run.
+        actions: Prefect's actions.
+        enabled: whether it is on at first.
     """
     body: dict[str, Any] = {
         "name": name,

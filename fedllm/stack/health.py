@@ -1,4 +1,4 @@
-"""Whether the servers answer, asked over HTTP(S)."""
+"""Health checks of the servers and calls of Prefect's API, over HTTP(S)."""
 
 import json
 import socket
@@ -17,23 +17,23 @@ from fedllm.stack.access import access_to
 if TYPE_CHECKING:
     from fedllm.endpoints.addresses import Endpoints
 
-_INTERVAL = 0.1  # s between looks
+_INTERVAL = 0.1  # s between checks
 _PATIENCE = 60.0  # s; Prefect's own client waits as long (PREFECT_API_REQUEST_TIMEOUT)
 
 
 def http(url: str, body: object = None, *, method: str | None = None, timeout: float = 10.0) -> bytes:
-    """One HTTP request, JSON in; a proxy is never asked for loopback.
+    """Send one HTTP request with a JSON body and return the response's content; loopback uses no proxy.
 
     Raises:
-        httpx.HTTPStatusError: it answers with an error.
-        httpx.TransportError: nothing answers.
-        StackError: the server's certificate is not to be trusted.
+        httpx.HTTPStatusError: the server answers with an error.
+        httpx.TransportError: the server does not answer.
+        StackError: the server's certificate is not trusted.
     """
-    asked = method or ("GET" if body is None else "POST")
-    return _answer(asked, url, body, timeout).raise_for_status().content
+    method = method or ("GET" if body is None else "POST")
+    return _request(method, url, body, timeout).raise_for_status().content
 
 
-def _answer(method: str, url: str, body: object, timeout: float) -> httpx.Response:
+def _request(method: str, url: str, body: object, timeout: float) -> httpx.Response:
     try:
         with access_to(url).client(timeout) as client:
             return client.request(method, url, json=body)
@@ -44,10 +44,10 @@ def _answer(method: str, url: str, body: object, timeout: float) -> httpx.Respon
 
 
 def answers(url: str, patience: float = 2.0) -> bool:
-    """Whether a URL answers with success, within `patience` seconds.
+    """Return whether a URL answers with success within `patience` seconds.
 
     Raises:
-        StackError: its certificate is not to be trusted.
+        StackError: the server's certificate is not trusted.
     """
     try:
         http(url, timeout=patience)
@@ -57,23 +57,23 @@ def answers(url: str, patience: float = 2.0) -> bool:
 
 
 def response_date(url: str) -> str | None:
-    """The `Date` header that a server puts on any answer, an error's too.
+    """Return the `Date` header of a server's answer, which may be an error.
 
     Raises:
-        httpx.TransportError: nothing answers.
-        StackError: the server's certificate is not to be trusted.
+        httpx.TransportError: the server does not answer.
+        StackError: the server's certificate is not trusted.
     """
-    date: str | None = _answer("GET", url, None, 5.0).headers.get("Date")
+    date: str | None = _request("GET", url, None, 5.0).headers.get("Date")
     return date
 
 
-def health_urls(found: "Endpoints") -> dict[str, str]:
-    """Each server's own health page."""
+def health_urls(endpoints: "Endpoints") -> dict[str, str]:
+    """Return the URL of each server's health check, by name."""
     return {
-        "minio": f"{found.minio_url}/minio/health/live",
-        "door": f"{found.door_url}/health",
-        "prefect": f"{found.prefect_api_url.rstrip('/')}/health",
-        "mlflow": f"{found.mlflow_url}/health",
+        "minio": f"{endpoints.minio_url}/minio/health/live",
+        "door": f"{endpoints.door_url}/health",
+        "prefect": f"{endpoints.prefect_api_url.rstrip('/')}/health",
+        "mlflow": f"{endpoints.mlflow_url}/health",
     }
 
 
@@ -87,14 +87,14 @@ def wait_until(
     """Wait for a server.
 
     Args:
-        name: as the error names it.
-        ready: whether it is there.
-        check: raises as soon as waiting has become pointless.
+        name: the server's name in the error.
+        ready: returns whether the server is ready.
+        check: raises as soon as waiting is pointless.
         seconds: how long to wait.
-        reason: what the error says beside that the time is over.
+        reason: returns text that the error appends.
 
     Raises:
-        StackError: when the time is over.
+        StackError: the server is not ready in time.
     """
     deadline = time.monotonic() + seconds
     while not ready():
@@ -105,7 +105,7 @@ def wait_until(
 
 
 def _busy(error: Exception) -> bool:
-    """Whether Prefect said to come back: its SQLite is locked for a moment now and then."""
+    """Return whether Prefect answered 503, as it does while its SQLite is locked for a moment."""
     return (
         isinstance(error, httpx.HTTPStatusError)
         and error.response.status_code == HTTPStatus.SERVICE_UNAVAILABLE
@@ -113,11 +113,11 @@ def _busy(error: Exception) -> bool:
 
 
 class PrefectApi:
-    """The few calls of Prefect's REST API that the stack needs, without importing Prefect.
+    """The calls of Prefect's REST API that the stack needs, without importing Prefect.
 
     Args:
         url: the API's root.
-        patience: seconds that a request may take.
+        patience: s that a request may take.
     """
 
     def __init__(self, url: str, patience: float = _PATIENCE) -> None:
@@ -125,7 +125,7 @@ class PrefectApi:
         self._patience = patience
 
     def call(self, path: str, body: object = None, *, method: str | None = None) -> Any:  # noqa: ANN401 - JSON
-        """One request below the API's root. Raises `StackError` when it is refused or nobody answers."""
+        """Send a request below the API's root. Raises `StackError` if Prefect refuses or does not answer."""
         try:
             for attempt in stamina.retry_context(on=_busy, attempts=6, timeout=30 + self._patience):
                 with attempt:
@@ -138,25 +138,25 @@ class PrefectApi:
         return json.loads(answer) if answer else None
 
     def ensure_pool(self, name: str) -> None:
-        """Create a process work pool unless there is one; its worker brings the job template."""
+        """Create a process work pool unless it exists; its worker provides the job template."""
         body = {"work_pools": {"name": {"any_": [name]}}}
         if not self.call("/work_pools/filter", body):
             self.call("/work_pools/", {"name": name, "type": "process"})
 
     def pause_pool(self, name: str) -> None:
-        """Let no run of a work pool start until a person resumes it."""
+        """Pause a work pool: no run of it starts until a person resumes it."""
         self.call(f"/work_pools/{name}", {"is_paused": True}, method="PATCH")
 
     def heartbeat(self, pool: str, worker: str) -> str | None:
-        """When a worker was last heard of, by the server's clock, or None when it is offline."""
+        """Return the time of a worker's last heartbeat, by the server's clock; None if it is offline."""
         body = {"workers": {"status": {"any_": ["ONLINE"]}}}
-        for found in self.call(f"/work_pools/{pool}/workers/filter", body):
-            if found["name"] == worker:
-                return str(found["last_heartbeat_time"])
+        for entry in self.call(f"/work_pools/{pool}/workers/filter", body):
+            if entry["name"] == worker:
+                return str(entry["last_heartbeat_time"])
         return None
 
-    def bury(self, pool: str) -> int:
-        """Mark runs that a dead worker left behind as crashed, so that they hold no slot; say how many."""
+    def discard_runs(self, pool: str) -> int:
+        """Mark the runs of a dead worker as crashed, which frees their slots, and return their count."""
         body = {
             "work_pools": {"name": {"any_": [pool]}},
             "flow_runs": {"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}},
@@ -168,18 +168,18 @@ class PrefectApi:
         return len(runs)
 
     def deployments(self) -> dict[str, dict[str, Any]]:
-        """Every deployment, by `flow/name`."""
+        """Return every deployment, by `flow/name`."""
         flows = {flow["id"]: flow["name"] for flow in self.call("/flows/filter", {})}
-        found = self.call("/deployments/filter", {})
-        return {f"{flows.get(d['flow_id'], '?')}/{d['name']}": d for d in found}
+        entries = self.call("/deployments/filter", {})
+        return {f"{flows.get(d['flow_id'], '?')}/{d['name']}": d for d in entries}
 
     def set_schedule(self, deployment: str, schedule: str, *, active: bool) -> None:
-        """Resume or pause one schedule; both are named by id."""
+        """Resume or pause a schedule; deployment and schedule are ids."""
         self.call(f"/deployments/{deployment}/schedules/{schedule}", {"active": active}, method="PATCH")
 
 
 def free_port(wanted: int) -> bool:
-    """Whether a loopback port can be listened on now."""
+    """Return whether a loopback port is free."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -189,16 +189,16 @@ def free_port(wanted: int) -> bool:
     return True
 
 
-def choose_port(name: str, asked: int | None, remembered: int | None, usual: int, taken: set[int]) -> int:
-    """The port asked for, else the one of last time, else the usual one, else any that is free.
+def choose_port(name: str, requested: int | None, remembered: int | None, usual: int, taken: set[int]) -> int:
+    """Return the requested port, else the last one, else the usual one, else any free port.
 
     Raises:
-        StackError: when the port asked for is in use.
+        StackError: the requested port is in use.
     """
-    if asked is not None:
-        if asked in taken or not free_port(asked):
-            raise StackError(f"port {asked} for {name} is in use: choose another with --{name}-port")
-        return asked
+    if requested is not None:
+        if requested in taken or not free_port(requested):
+            raise StackError(f"port {requested} for {name} is in use: choose another with --{name}-port")
+        return requested
     for port in (remembered, usual):
         if port is not None and port not in taken and free_port(port):
             return port

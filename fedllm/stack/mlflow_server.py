@@ -1,11 +1,11 @@
-"""MLflow's server as the stack runs it: for its own pages alone, and as one process instead of two.
+"""MLflow's server as the stack runs it: only for its own pages, and as one process instead of two.
 
-By itself it does what a page of any port of this machine asks, with the password that a browser keeps for it,
-and lets any name that begins with `10.` or `192.168.` read (`OwnPages`).
+By default MLflow obeys pages of any port of this machine, with the password that the browser stores for it,
+and lets any host name that begins with `10.` or `192.168.` read (`OwnPages`).
 
-The command makes the database's tables and the first account, and starts uvicorn as a child, which imports
-MLflow once more. So the stack held 240 MB and took seconds of a core for a process that only waits, and a
-port stayed taken when that one alone was killed. Here the command becomes uvicorn itself.
+Its command creates the database tables and the first account, and starts uvicorn as a child, which imports
+MLflow again. The waiting parent took 240 MB and seconds of a core, and the port stayed in use when only the
+parent was killed. Here the command becomes uvicorn itself.
 """
 
 import os
@@ -18,29 +18,29 @@ from uvicorn.importer import import_from_string
 
 from fedllm.stack.own_pages import OwnPages, own_pages
 
-_MODULE = 3  # `python -m uvicorn` comes before uvicorn's own arguments
-_APP = "FEDLLM_MLFLOW_APP"  # MLflow's application, and () behind a function that makes it
+_MODULE = 3  # words of `python -m uvicorn` before uvicorn's arguments
+_APP = "FEDLLM_MLFLOW_APP"  # MLflow's application, with () after a function that creates it
 
 
 def main() -> None:
-    """Run MLflow's command line, `server` among its verbs."""
-    server._exec_cmd = _become  # noqa: SLF001 - how MLflow 3.17 starts its server; nothing public leaves it out
+    """Run MLflow's command line, with `server` in this process."""
+    server._exec_cmd = _serve  # noqa: SLF001 - MLflow 3.17 starts its server by it; there is no public hook
     cli()
 
 
 def create_app() -> OwnPages:
-    """MLflow's application; `uvicorn --factory` calls it."""
+    """Create MLflow's application; `uvicorn --factory` calls this."""
     name, call, _ = os.environ[_APP].partition("()")
-    found = import_from_string(name)
-    return own_pages(found() if call else found, os.environ.get("MLFLOW_SERVER_CORS_ALLOWED_ORIGINS", ""))
+    app = import_from_string(name)
+    return own_pages(app() if call else app, os.environ.get("MLFLOW_SERVER_CORS_ALLOWED_ORIGINS", ""))
 
 
-def _become(command: list[str], *, extra_env: dict[str, str], **_: object) -> NoReturn:
-    """Serve here what MLflow asks for as a child."""
+def _serve(command: list[str], *, extra_env: dict[str, str], **_: object) -> NoReturn:
+    """Run the uvicorn that MLflow would start as a child in this process."""
     *options, app = command[_MODULE:]
-    made = "--factory" in options
-    os.environ |= extra_env | {_APP: f"{app}()" if made else app}
-    uvicorn.main([*options, *([] if made else ["--factory"]), "fedllm.stack.mlflow_server:create_app"])
+    factory = "--factory" in options
+    os.environ |= extra_env | {_APP: f"{app}()" if factory else app}
+    uvicorn.main([*options, *([] if factory else ["--factory"]), "fedllm.stack.mlflow_server:create_app"])
     raise AssertionError("uvicorn's command ends its process")
 
 

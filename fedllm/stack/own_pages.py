@@ -1,8 +1,8 @@
-"""Which requests a server on loopback answers: those to its own names, and of pages only its own.
+"""Limit a loopback server to requests for its own host names and from its own pages.
 
-Loopback keeps other machines out, and not the web: any page that a browser shows may send requests to
-127.0.0.1, and a name of the attacker's may lead there (DNS rebinding). Prefect does what it is asked, and
-that is running commands; a browser sends MLflow the password that it keeps for it, whichever page asks.
+Loopback keeps other machines out, but not web pages: any page in a browser may send requests to 127.0.0.1,
+and an attacker's host name may resolve to it (DNS rebinding). A request to Prefect can run commands, and the
+browser adds MLflow's stored password to the requests of any page.
 """
 
 import os
@@ -20,22 +20,22 @@ _REFUSED = b"this server is for pages and programs of its own machine: see docs/
 
 
 class OwnPages:
-    """ASGI middleware: a foreign Host or Origin is answered by 403, a socket's by a refused handshake."""
+    """ASGI middleware that answers a foreign Host or Origin with 403, or refuses the websocket handshake."""
 
     def __init__(self, app: App, hosts: Iterable[str] = LOOPBACK, origins: Iterable[str] = ()) -> None:
         """Guard an application.
 
         Args:
-            app: what is behind.
+            app: the application.
             hosts: names of the server, without ports.
-            origins: pages beside the server's own that may speak with it, such as `https://prefect.example`.
+            origins: origins of other pages that may send requests, such as `https://prefect.example`.
         """
         self.app = app
         self._hosts = frozenset(hosts)
         self._origins = frozenset(origins)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        """Answer, or let the application do so."""
+        """Refuse a foreign request, or pass it to the application."""
         if scope["type"] not in {"http", "websocket"} or self._own(scope["headers"]):
             await self.app(scope, receive, send)
         elif scope["type"] == "websocket":
@@ -46,21 +46,21 @@ class OwnPages:
             await send({"type": "http.response.body", "body": _REFUSED})
 
     def _own(self, headers: Iterable[tuple[bytes, bytes]]) -> bool:
-        said = [(name.lower(), value.decode("latin-1")) for name, value in headers]
-        hosts = [value for name, value in said if name == b"host"]
-        origins = [value for name, value in said if name == b"origin"]
+        decoded = [(name.lower(), value.decode("latin-1")) for name, value in headers]
+        hosts = [value for name, value in decoded if name == b"host"]
+        origins = [value for name, value in decoded if name == b"origin"]
         if len(hosts) != 1 or _hostname(f"//{hosts[0]}") not in self._hosts:
             return False
         return all(each in self._origins or urlsplit(each).netloc == hosts[0] for each in origins)
 
 
 def own_pages(app: App, origins: str) -> OwnPages:
-    """Guard a server of the stack, on loopback or as `FEDLLM_SERVER_HOSTS` names it.
+    """Guard a server of the stack, known by the loopback names and those in `FEDLLM_SERVER_HOSTS`.
 
     Args:
-        app: what is behind.
-        origins: pages beside its own, such as those behind a proxy, separated by commas; the server may be
-            called by their names too.
+        app: the application.
+        origins: comma-separated origins of other pages, such as those behind a proxy; their host names are
+            also accepted as names of the server.
     """
     pages = [origin for origin in origins.split(",") if origin]
     named = [name for name in os.environ.get("FEDLLM_SERVER_HOSTS", "").split(",") if name]

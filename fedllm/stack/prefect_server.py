@@ -1,11 +1,11 @@
-"""Prefect's server as the stack runs it: for its own pages alone, and with less patience for its own SQLite.
+"""Prefect's server as the stack runs it: only for its own pages, and with a shorter SQLite timeout.
 
-By itself it answers any Host and lets pages of any origin read its answers (`OwnPages`).
+By default Prefect answers any Host and lets pages of any origin read its answers (`OwnPages`).
 
-Python's sqlite3 frees a cursor with the GIL held, and for that waits for the mutex of its connection. When
-that connection is waiting for the database's lock, and who holds the lock needs the GIL to go on, the whole
-server stands still until SQLite gives up: 60 s with Prefect 3.8.8 (docs/decisions/0017). Who is refused after
-`_PATIENCE` is told 503, and Prefect's clients ask again.
+Python's sqlite3 frees a cursor while it holds the GIL, and waits for the mutex of the connection to do so. If
+that connection waits for the database's lock, and the lock's holder needs the GIL, the whole server blocks
+until SQLite gives up: 60 s with Prefect 3.8.8 (docs/decisions/0017). After `_PATIENCE` a request is answered
+with 503, and Prefect's clients retry.
 """
 
 import os
@@ -22,16 +22,16 @@ _PATIENCE = 5  # s; a write takes milliseconds, and Prefect's clients wait 60 s 
 
 
 def create_app() -> OwnPages:
-    """Prefect's application; `uvicorn --factory` calls it."""
-    # Not when a connection is made: Prefect sets its own patience then, after any listener of ours.
+    """Create Prefect's application; `uvicorn --factory` calls this."""
+    # Not at "connect": there Prefect sets its own timeout, after any listener of ours.
     event.listen(Pool, "checkout", _shorten)
-    # Around Prefect's application, not among its middleware: its automations ask that application itself, as
+    # Around Prefect's application, not in its middleware: its automations call that application directly, as
     # the host prefect-in-memory, and no request from outside may use that name.
     return own_pages(prefects(), os.environ.get("PREFECT_SERVER_CORS_ALLOWED_ORIGINS", ""))
 
 
 def _shorten(connection: Any, record: Any, _proxy: object) -> None:  # noqa: ANN401 - SQLAlchemy's own are untyped
-    """Set the patience of a SQLite connection, once in its life."""
+    """Set the busy timeout of a SQLite connection, once per connection."""
     if "patience" in record.info or not isinstance(connection, AsyncAdapt_aiosqlite_connection):
         return
     cursor = connection.cursor()

@@ -1,4 +1,4 @@
-"""The servers of the stack: how each is started, with which environment."""
+"""The stack's programs: the command and environment of each server and the worker."""
 
 import os
 import sys
@@ -18,7 +18,7 @@ from fedllm.stack.security import certificates, mlflow_auth_environment, uvicorn
 POOL = "fedllm"  # Prefect's work pool
 WORKER = "fedllm-worker"
 
-# What a reverse proxy in front of a secure stack needs to be said: by which names browsers come.
+# Set by the user for a reverse proxy in front of a secure stack: the names that browsers use.
 BEHIND_A_PROXY = ("PREFECT_SERVER_UI_API_URL", "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS")
 
 
@@ -34,14 +34,14 @@ class Program:
 
 
 def root_credentials(place: Place) -> tuple[str, str]:
-    """MinIO's root access key and secret key, made once."""
+    """Return MinIO's root access key and secret key, created once."""
     return minio_credentials(place.minio)
 
 
 def base_environment(place: Place, *, own_prefect: bool) -> dict[str, str]:
-    """The caller's environment without what would turn the servers elsewhere.
+    """Return the caller's environment without variables that would redirect the servers.
 
-    The heartbeat of flows stays unset: its thread costs a second at the end of every flow.
+    The heartbeat of flows stays unset: its thread costs 1 s at the end of every flow.
     """
     foreign = ("MLFLOW_", "AWS_", "MINIO_", "UVICORN_") + (("PREFECT_",) if own_prefect else ())
     env = {key: value for key, value in os.environ.items() if not key.startswith(foreign)}
@@ -56,19 +56,19 @@ def base_environment(place: Place, *, own_prefect: bool) -> dict[str, str]:
 
 
 def programs(place: Place, state: StackState) -> list[Program]:
-    """The stack's processes; the worker alone waits until its server answers."""
-    drawn = passwords(place) if state.has_passwords else None
+    """Return the stack's programs; only the worker waits until its server answers."""
+    credentials = passwords(place) if state.has_passwords else None
     served = certificates(place) if state.secure else None
-    found = [_minio(place, state), _door(place, state, served), _mlflow(place, state)]
+    result = [_minio(place, state), _door(place, state, served), _mlflow(place, state)]
     if state.external_prefect is None:
-        found.append(_prefect(place, state))
-    found.append(_worker(place, state))
-    env = {program.name: program.env for program in found}
-    if drawn is not None:
-        _guard(place, env, drawn, served)
+        result.append(_prefect(place, state))
+    result.append(_worker(place, state))
+    env = {program.name: program.env for program in result}
+    if credentials is not None:
+        _add_passwords(place, env, credentials, served)
     if served is not None:
-        _encrypt(place, env, served)
-    return found
+        _add_tls(place, env, served)
+    return result
 
 
 def _minio(place: Place, state: StackState) -> Program:
@@ -101,7 +101,7 @@ def _mlflow(place: Place, state: StackState) -> Program:
         "AWS_SECRET_ACCESS_KEY": user.secret,
         "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_EC2_METADATA_DISABLED": "true",
-        # S3 servers other than Amazon's do not all know boto3's newer checksums.
+        # Not all S3 servers support boto3's newer checksums.
         "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
         "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
         # Not on the command line, which every user of this machine can read.
@@ -113,17 +113,17 @@ def _mlflow(place: Place, state: StackState) -> Program:
 
 
 def _prefect(place: Place, state: StackState) -> Program:
-    # Prefect's own command knows no TLS, and no shorter wait for SQLite: this is what it runs inside.
+    # Prefect's own command has no options for TLS or the SQLite timeout: this is what it runs inside.
     argv = [
         *(sys.executable, "-m", "uvicorn", "--factory", "fedllm.stack.prefect_server:create_app"),
         *("--host", "127.0.0.1", "--port", str(state.ports["prefect"])),
         *("--log-level", "warning", "--timeout-keep-alive", "5"),
     ]
     own = {
-        "PREFECT__SERVER_FINAL": "1",  # as `prefect server start` has it
-        # Its page's address is one of two, and the page asks the other.
+        "PREFECT__SERVER_FINAL": "1",  # as `prefect server start` sets it
+        # The page may have one of two addresses and send its requests to the other.
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": ",".join(_pages(state)),
-        # Where it writes its pages; by default into the installation, which may be another user's.
+        # Prefect writes its pages here; by default into the installation, which may be another user's.
         "PREFECT_SERVER_UI_STATIC_DIRECTORY": str(place.folder / "pages"),
     }
     if url := databases(place).prefect:
@@ -132,7 +132,7 @@ def _prefect(place: Place, state: StackState) -> Program:
 
 
 def _pages(state: StackState) -> list[str]:
-    """Where browsers find Prefect's page."""
+    """Return the origins of Prefect's page."""
     own = state.own_prefect_url.removesuffix("/api")
     shown = os.environ.get("PREFECT_SERVER_UI_API_URL", "").rstrip("/").removesuffix("/api")
     return [own, own.replace("127.0.0.1", "localhost"), *([shown] if shown else [])]
@@ -161,22 +161,22 @@ def _prefect_address(place: Place, state: StackState) -> dict[str, str]:
     return env
 
 
-def _guard(
-    place: Place, env: dict[str, dict[str, str]], drawn: Passwords, served: ServerCertificate | None
+def _add_passwords(
+    place: Place, env: dict[str, dict[str, str]], credentials: Passwords, served: ServerCertificate | None
 ) -> None:
-    """Add to each program's environment, by its name, what passwords take."""
+    """Add the variables for passwords to the programs' environments, by name."""
     ca = served.ca if served else None
-    env["mlflow"] |= mlflow_auth_environment(place, drawn)
-    env["worker"] |= mlflow_client(drawn, ca)  # flows run in the worker's environment
+    env["mlflow"] |= mlflow_auth_environment(place, credentials)
+    env["worker"] |= mlflow_client(credentials, ca)  # flows run in the worker's environment
     if "prefect" in env:
-        client = prefect_client(drawn, ca)
+        client = prefect_client(credentials, ca)
         env["worker"] |= client
         env["prefect"] |= client  # its services are clients of their own server
-        env["prefect"]["PREFECT_SERVER_API_AUTH_STRING"] = drawn.prefect_auth
+        env["prefect"]["PREFECT_SERVER_API_AUTH_STRING"] = credentials.prefect_auth
 
 
-def _encrypt(place: Place, env: dict[str, dict[str, str]], served: ServerCertificate) -> None:
-    """Add to each program's environment, by its name, what TLS takes."""
+def _add_tls(place: Place, env: dict[str, dict[str, str]], served: ServerCertificate) -> None:
+    """Add the variables for TLS to the programs' environments, by name."""
     for name in ("mlflow", "prefect"):
         if name in env:
             env[name] |= {key: os.environ[key] for key in BEHIND_A_PROXY if key in os.environ}

@@ -1,13 +1,13 @@
-"""Buckets, users and policies of a MinIO that runs for good: `python -m fedllm.stack.provision`.
+"""Create the buckets, users and policies of a permanent MinIO: `python -m fedllm.stack.provision`.
 
-A job of its own, so that nothing else ever holds the root keys. Run again it changes nothing.
+A separate job, so that nothing else has the root keys. Running it again changes nothing.
 
 | variable | |
 |---|---|
 | `FEDLLM_STORE_ENDPOINT` | http[s]://host:port of the store |
-| `FEDLLM_CA_FILE` | who vouches for it, with https; without it, those that the machine believes |
+| `FEDLLM_CA_FILE` | the CA of its certificate, with https; default: the machine's CAs |
 | `MINIO_ROOT_USER`, `MINIO_ROOT_PASSWORD` | the root keys |
-| `FEDLLM_COORDINATOR_SECRET`, `FEDLLM_REGISTRAR_SECRET`, `FEDLLM_MLFLOW_SECRET` | of the users that it has |
+| `FEDLLM_COORDINATOR_SECRET`, `FEDLLM_REGISTRAR_SECRET`, `FEDLLM_MLFLOW_SECRET` | secret keys of its users |
 """
 
 import json
@@ -28,17 +28,17 @@ SHORTEST = 20  # characters of a secret; MinIO itself takes 8
 
 
 def users(environment: Mapping[str, str]) -> list[User]:
-    """The users to be. Raises `ConfigError` when a secret is missing, short, or used twice."""
+    """Return the store's users. Raises `ConfigError` if a secret is missing, short, or used twice."""
     names = ("FEDLLM_COORDINATOR_SECRET", "FEDLLM_REGISTRAR_SECRET", "FEDLLM_MLFLOW_SECRET")
-    found = users_with(*(_secret(environment, name) for name in names))
-    secrets = {*(user.secret for user in found), environment.get("MINIO_ROOT_PASSWORD", "")}
-    if len(secrets) <= len(found):
-        raise ConfigError("two users of the store have the same secret: draw each anew")
-    return found
+    result = users_with(*(_secret(environment, name) for name in names))
+    secrets = {*(user.secret for user in result), environment.get("MINIO_ROOT_PASSWORD", "")}
+    if len(secrets) <= len(result):
+        raise ConfigError("two users of the store have the same secret: generate a new one for each")
+    return result
 
 
 class Provisioner:
-    """The store, entered by root. Needs nothing of S3 beyond MinIO's own calls for users and policies."""
+    """A store opened with the root keys. Uses bucket calls of S3 and MinIO's calls for users and policies."""
 
     def __init__(self, endpoint: str, root: tuple[str, str], ca: str | None = None) -> None:
         self.endpoint = endpoint.rstrip("/")
@@ -48,15 +48,15 @@ class Provisioner:
         self._admin = self._store.admin
 
     def provide(self, wanted: list[User]) -> list[str]:
-        """Make what is missing or different; returns what that was.
+        """Create or correct buckets, policies and users, and return the names of all changes.
 
         Raises:
-            AccessDeniedError: the root keys are not the store's.
-            ExchangeError: it does not answer, or is not to be trusted.
+            AccessDeniedError: the root keys are wrong.
+            ExchangeError: the store does not answer, or its certificate is not trusted.
         """
         changed = []
         for bucket in sorted({user.bucket for user in wanted}):
-            if not self._there(bucket, *self._root):
+            if not self._bucket_exists(bucket, *self._root):
                 ensure_bucket(self.endpoint, bucket, *self._root, ca=self._ca)
                 changed.append(f"bucket {bucket}")
         for user in wanted:
@@ -65,33 +65,33 @@ class Provisioner:
 
     def _user(self, user: User) -> list[str]:
         changed = []
-        found = self._told(lambda: self._admin.policy_info(user.name))
-        # The policy first: a user without one could do nothing, but never more than it should.
-        if found is None or _rights(found) != _rights(user.policy):
+        policy = self._info(lambda: self._admin.policy_info(user.name))
+        # The policy first: without a policy a user can do too little, but never too much.
+        if policy is None or _rights(policy) != _rights(user.policy):
             self._store.do(lambda: self._admin.policy_add(user.name, policy=user.policy))
             changed.append(f"policy {user.name}")
-        known = self._told(lambda: self._admin.user_info(user.name))
-        if known is None or known.get("status") != "enabled" or not self._enters(user):
+        info = self._info(lambda: self._admin.user_info(user.name))
+        if info is None or info.get("status") != "enabled" or not self._has_secret(user):
             self._store.do(lambda: self._admin.user_add(user.name, user.secret))
             changed.append(f"user {user.name}")
-        if known is None or known.get("policyName") != user.name:
+        if info is None or info.get("policyName") != user.name:
             self._store.do(lambda: self._admin.policy_set(user.name, user=user.name))
             changed.append(f"rights of {user.name}")
         return changed
 
-    def _enters(self, user: User) -> bool:
-        """Whether the user's secret is the one that the store has: MinIO cannot say, so it is tried."""
+    def _has_secret(self, user: User) -> bool:
+        """Return whether the store accepts the user's secret, by trying it: MinIO does not show secrets."""
         try:
-            return self._there(user.bucket, user.name, user.secret)
+            return self._bucket_exists(user.bucket, user.name, user.secret)
         except AccessDeniedError:
             return False
 
-    def _there(self, bucket: str, access_key: str, secret_key: str) -> bool:
+    def _bucket_exists(self, bucket: str, access_key: str, secret_key: str) -> bool:
         client = minio_client(self.endpoint, REGION, access_key, secret_key, self._store.pool)
         return self._store.do(lambda: client.bucket_exists(bucket))
 
-    def _told(self, call: Callable[[], str]) -> dict[str, Any] | None:
-        """What the store says of a user or policy; None when there is none."""
+    def _info(self, call: Callable[[], str]) -> dict[str, Any] | None:
+        """Return the store's description of a user or policy; None if it does not exist."""
         try:
             return dict(json.loads(self._store.do(call)))
         except AbsentError:
@@ -99,36 +99,36 @@ class Provisioner:
 
 
 def _rights(policy: Mapping[str, Any]) -> list[tuple[str, frozenset[str], frozenset[str]]]:
-    """A policy without the order in which the store happens to tell it."""
+    """Return a policy's statements in an order that does not depend on the store's."""
     return sorted(
         (
-            (str(one["Effect"]), frozenset(one["Action"]), frozenset(one.get("Resource", ())))
-            for one in policy["Statement"]
+            (str(entry["Effect"]), frozenset(entry["Action"]), frozenset(entry.get("Resource", ())))
+            for entry in policy["Statement"]
         ),
         key=lambda right: (right[0], sorted(right[1])),
     )
 
 
 def _secret(environment: Mapping[str, str], name: str) -> str:
-    found = environment.get(name, "")
-    if len(found) < SHORTEST:
+    secret = environment.get(name, "")
+    if len(secret) < SHORTEST:
         raise ConfigError(f"{name} is missing or shorter than {SHORTEST} characters")
-    return found
+    return secret
 
 
 def main(environment: Mapping[str, str] = os.environ) -> int:
-    """Run the job; prints one JSON object with what it changed, and returns the exit code."""
+    """Run the job, print one JSON object with its changes, and return the exit code."""
     try:
         endpoint, root_user, root_secret = (
             environment.get(name) or _missing(name)
             for name in ("FEDLLM_STORE_ENDPOINT", "MINIO_ROOT_USER", "MINIO_ROOT_PASSWORD")
         )
-        ca = environment.get("FEDLLM_CA_FILE")
-        told = read_ca(ca) if ca and endpoint.startswith("https://") else None
-        there = Provisioner(endpoint, (root_user, root_secret), told)
-        changed = there.provide(users(environment))
+        ca_file = environment.get("FEDLLM_CA_FILE")
+        ca = read_ca(ca_file) if ca_file and endpoint.startswith("https://") else None
+        provisioner = Provisioner(endpoint, (root_user, root_secret), ca)
+        changed = provisioner.provide(users(environment))
     except FedllmError as error:
-        print(f"provision: {error}", file=sys.stderr)  # noqa: T201 - the job's only words
+        print(f"provision: {error}", file=sys.stderr)  # noqa: T201 - the job's only error output
         return 1
     print(json.dumps({"schema": "fedllm.provision/1", "endpoint": endpoint, "changed": changed}))  # noqa: T201
     return 0

@@ -1,7 +1,7 @@
-"""Automations that answer a federation's own events; each does without a notification block.
+"""Prefect automations that react to a federation's events; none needs a notification block.
 
-They pause or run deployments. To be told by Slack or e-mail as well, add Prefect's "Send a notification" to
-one of them: it stays, as everything that its owner changes.
+They pause or run deployments. For messages by Slack or e-mail, add Prefect's "Send a notification" to one of
+them; changes of its owner are kept.
 """
 
 from collections.abc import Mapping
@@ -15,13 +15,13 @@ SILENT_SITE = "fedllm: note a silent site"
 REFUSED = "fedllm: pause the schedule when a review refuses a version"
 
 REACTIONS = (BUDGET, NEW_DATA, SILENT_SITE, REFUSED)
-OFF_AT_FIRST = (NEW_DATA, REFUSED)  # what starts work, or stops it for a reason that is no danger
+OFF_AT_FIRST = (NEW_DATA, REFUSED)  # these start work, or stop it without a danger
 
 _TRAINING, _ROUND = "federated-training", "federated-round"
 _SCHEDULED = "scheduled"  # the tag of deployments that run by themselves
-_AGAIN = 10.0  # s in which the same event counts once: Prefect may deliver one twice
+_AGAIN = 10.0  # s in which the same event counts once: Prefect may deliver it twice
 
-# The run that the event names is gone on with; null begins a new one.
+# Continues the run that the event names; null begins a new one.
 _NAMED_RUN = {
     "__prefect_kind": "json",
     "value": {"__prefect_kind": "jinja", "template": "{{ event.payload.run | tojson }}"},
@@ -29,17 +29,17 @@ _NAMED_RUN = {
 
 
 def reaction_name(reaction: str, federation: str) -> str:
-    """The name of one federation's automation: another federation of the same Prefect has its own."""
+    """Return the name of a federation's automation; each federation of a Prefect has its own."""
     return f"{reaction} ({federation})"
 
 
 def reactions(federation: str, deployments: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The automations of one federation, as Prefect's API takes them.
+    """Return the automations of a federation as Prefect's API takes them.
 
     Args:
-        federation: whose events they answer.
-        deployments: Prefect's, by `flow/name`. Only the federation's own are acted on, by their tag; what has
-            no deployment to act on is left out.
+        federation: whose events they react to.
+        deployments: Prefect's, by `flow/name`. The automations act on those with the federation's tag; one
+            without any deployment to act on is left out.
     """
     own = {
         name: entry
@@ -51,10 +51,10 @@ def reactions(federation: str, deployments: Mapping[str, Mapping[str, Any]]) -> 
         for name, entry in own.items()
         if name.startswith(f"{_TRAINING}/") and _SCHEDULED in entry["tags"]
     ]
-    pause = [_act("pause-deployment", found) for found in scheduled]
+    pause = [_act("pause-deployment", deployment) for deployment in scheduled]
     rounds = [entry["id"] for name, entry in own.items() if name.startswith(f"{_ROUND}/")]
-    run = [_act("run-deployment", found, parameters={"run_id": _NAMED_RUN}) for found in rounds[:1]]
-    found = [
+    run = [_act("run-deployment", first, parameters={"run_id": _NAMED_RUN}) for first in rounds[:1]]
+    table = [
         (BUDGET, "fedllm.budget.low", pause, "A training wants more rounds than its privacy plan paid for."),
         (REFUSED, "fedllm.review.refused", pause, "Nothing more is trained on a refused line unasked."),
         (NEW_DATA, "fedllm.federation.new-data", run, "The flow site-watch counts different sites."),
@@ -68,7 +68,7 @@ def reactions(federation: str, deployments: Mapping[str, Mapping[str, Any]]) -> 
             actions,
             enabled=name not in OFF_AT_FIRST,
         )
-        for name, event, actions, purpose in found
+        for name, event, actions, purpose in table
         if actions
     ]
 

@@ -1,4 +1,4 @@
-"""Which schedules a federation has a use for, and their resuming."""
+"""Choose the schedules that are useful for a federation, and resume them."""
 
 from collections.abc import Iterable
 from contextlib import closing
@@ -16,29 +16,29 @@ _WHEN |= {"minutely": "every minute", "every-five-minutes": "every five minutes"
 
 @dataclass(frozen=True)
 class Scheduled:
-    """A deployment with a schedule, and whether it runs by itself now."""
+    """A deployment's schedule, and whether it is active."""
 
     deployment: str  # flow/name
     when: str
     active: bool
-    why_not: str | None  # None: the federation has a use for it
+    why_not: str | None  # why the federation has no use for it; None: it has
 
 
 def resume_fitting(api: PrefectApi, config: FederationConfig, names: Iterable[str]) -> list[Scheduled]:
-    """Resume what fits the federation, and leave the other schedules as they are.
+    """Resume the schedules that are useful for the federation, leave the others, and return all.
 
     Args:
-        api: the Prefect that holds the deployments.
+        api: the Prefect with the deployments.
         config: the federation.
         names: its deployments, as `flow/name`.
 
     Raises:
         StackError: Prefect refused, or does not answer.
     """
-    there, real = api.deployments(), _real_members(config)
-    found = []
+    deployments, real = api.deployments(), _real_members(config)
+    result = []
     for name in names:
-        entry = there[name]
+        entry = deployments[name]
         why = why_not(name.partition("/")[0], config, real) if entry["schedules"] else None
         if why is None and entry.get("paused"):
             api.call(f"/deployments/{entry['id']}/resume_deployment", {})
@@ -47,17 +47,17 @@ def resume_fitting(api: PrefectApi, config: FederationConfig, names: Iterable[st
                 api.set_schedule(entry["id"], schedule["id"], active=True)
             slug = schedule.get("slug") or "as its page says"
             active = why is None or (schedule["active"] and not entry.get("paused"))
-            found.append(Scheduled(name, _WHEN.get(slug, slug), active, why))
-    return found
+            result.append(Scheduled(name, _WHEN.get(slug, slug), active, why))
+    return result
 
 
 def why_not(flow: str, config: FederationConfig, real: int) -> str | None:
-    """Why a federation has no use for the schedule of a flow; None when it has.
+    """Return why a federation has no use for a flow's schedule; None if it has.
 
     Args:
-        flow: its name.
+        flow: the flow's name.
         config: the federation.
-        real: how many real sites have joined.
+        real: number of real sites that have joined.
     """
     simulated = config.simulation is not None
     if flow == "federated-training":
@@ -86,6 +86,6 @@ def _no_training(config: FederationConfig, real: int) -> str | None:
 
 def _real_members(config: FederationConfig) -> int:
     if config.simulation is not None:
-        return 0  # of no account, and deploying beside real members is refused
+        return 0  # real members do not matter here, and deploying a simulation beside them is refused
     with closing(Journal(config.name)) as journal:
         return len(members_by_origin(journal)["real"])

@@ -1,11 +1,11 @@
-"""supervisord holds the stack's processes: its configuration, its start, its control, its end."""
+"""Configure, start, control and stop supervisord, which runs the stack's processes."""
 
 import os
 import shlex
 import subprocess
 import sys
 import time
-import xmlrpc.client  # nosec B411  # supervisord alone answers, on its socket in a folder of mode 700
+import xmlrpc.client  # nosec B411  # only supervisord answers, on its socket in a folder of mode 700
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,31 +16,31 @@ import psutil
 
 from fedllm.endpoints.place import Place
 from fedllm.errors import StackError
-from fedllm.stack.last_words import last_words
+from fedllm.stack.log_tail import last_error
 from fedllm.stack.programs import Program
 
-_STACK = "FEDLLM_STACK"  # in the environment of every process of a stack: its tag
-_PATIENCE = 30.0  # s, for supervisord to stop all it holds
+_STACK = "FEDLLM_STACK"  # variable with the stack's tag in the environment of each of its processes
+_PATIENCE = 30.0  # s for supervisord to stop all processes
 
 
 @dataclass(frozen=True)
 class Process:
-    """One process, as supervisord sees it."""
+    """One process in supervisord's view."""
 
     name: str
     state: str  # such as RUNNING, BACKOFF or FATAL
     pid: int  # 0 while it does not run
-    started: int  # s since the epoch, when it was last started
+    started: int  # last start, s since 1970
 
 
 class Control:
-    """Talks to a stack's supervisord over its unix socket (XML-RPC)."""
+    """Client of a stack's supervisord, over its unix socket (XML-RPC)."""
 
     def __init__(self, place: Place) -> None:
         self.place = place
 
-    def _call(self, method: str, *arguments: object) -> Any:  # noqa: ANN401 - what XML-RPC answers
-        # A fresh connection a call: calls come from several threads.
+    def _call(self, method: str, *arguments: object) -> Any:  # noqa: ANN401 - XML-RPC's answer
+        # A new connection per call: calls come from several threads.
         from supervisor.xmlrpc import SupervisorTransport
 
         transport = SupervisorTransport(None, None, f"unix://{self.place.socket()}")
@@ -51,7 +51,7 @@ class Control:
             transport.close()
 
     def alive(self) -> bool:
-        """Whether supervisord answers."""
+        """Return whether supervisord answers."""
         if not self.place.socket().exists():
             return False
         try:
@@ -60,7 +60,7 @@ class Control:
             return False
 
     def processes(self) -> list[Process]:
-        """Every process that supervisord holds. Raises `StackError` when supervisord is gone."""
+        """Return all processes. Raises `StackError` if supervisord does not answer."""
         try:
             return [
                 Process(entry["name"], entry["statename"], entry["pid"], entry["start"])
@@ -71,31 +71,31 @@ class Control:
             raise StackError(f"supervisord is gone: see {log}, then `fedllm up` again") from None
 
     def states(self) -> dict[str, str]:
-        """The state of each process, by name, such as RUNNING, BACKOFF or FATAL."""
+        """Return each process's state by name, such as RUNNING, BACKOFF or FATAL."""
         return {process.name: process.state for process in self.processes()}
 
     def pids(self) -> dict[str, int]:
-        """The process id of each process that runs, and supervisord's own."""
-        found = {process.name: process.pid for process in self.processes() if process.pid}
-        return found | {"supervisord": self._call("getPID")}
+        """Return the id of each running process by name, and supervisord's own."""
+        running = {process.name: process.pid for process in self.processes() if process.pid}
+        return running | {"supervisord": self._call("getPID")}
 
     def start(self, name: str) -> None:
-        """Start a process unless it runs already."""
+        """Start a process unless it runs."""
         try:
             self._call("startProcess", name, False)  # noqa: FBT003 - `wait`, by position
         except xmlrpc.client.Fault as fault:
             kind, _, detail = fault.faultString.partition(": ")
             if kind != "ALREADY_STARTED":
-                # A program that is not there or may not be run has no log.
-                words = detail if kind in {"NO_FILE", "NOT_EXECUTABLE"} else self.last_words(name)
-                raise StackError(f"{name} does not start: {words}") from None
+                # A program that is missing or not executable has no log.
+                reason = detail if kind in {"NO_FILE", "NOT_EXECUTABLE"} else self.last_error(name)
+                raise StackError(f"{name} does not start: {reason}") from None
 
-    def last_words(self, name: str, since: float = 0.0) -> str:
-        """What a process' log says of its end, unless that is older than `since`; and where the rest is."""
-        return last_words(self.place.logs / f"{name}.log", since)
+    def last_error(self, name: str, since: float = 0.0) -> str:
+        """Return the last error in a process's log, as `log_tail.last_error`."""
+        return last_error(self.place.logs / f"{name}.log", since)
 
     def shutdown(self) -> None:
-        """Have supervisord stop every process, then itself; wait for that."""
+        """Make supervisord stop every process and itself, and wait for its end."""
         pid = self._call("getPID")
         self._call("shutdown")
         try:
@@ -108,7 +108,7 @@ class Control:
 
 
 def write_conf(place: Place, programs: Iterable[Program]) -> None:
-    """Write supervisord's configuration: mode 600, for it holds the servers' secrets."""
+    """Write supervisord's configuration, in mode 600 since it has the servers' secrets."""
     parts = [
         f"""[supervisord]
 logfile={_plain(place.logs / "supervisord.log")}
@@ -152,18 +152,18 @@ stdout_logfile_backups=2
 
 
 def _plain(value: object) -> str:
-    """Escape what supervisord would expand."""
+    """Escape the characters that supervisord would expand."""
     return str(value).replace("%", "%%")
 
 
 def start_daemon(place: Place, env: dict[str, str]) -> None:
-    """Start supervisord in the background, with every process that starts by itself."""
+    """Start supervisord in the background with every autostart process."""
     place.socket().unlink(missing_ok=True)
     argv = [sys.executable, "-m", "supervisor.supervisord", "-c", str(place.conf)]
     done = subprocess.run(argv, env=env, cwd=place.folder, capture_output=True, text=True, check=False)
     if done.returncode:
-        said = " ".join((done.stderr or done.stdout).split())[-300:]
-        raise StackError(f"supervisord does not start: {said}")
+        output = " ".join((done.stderr or done.stdout).split())[-300:]
+        raise StackError(f"supervisord does not start: {output}")
     control = Control(place)
     deadline = time.monotonic() + 60
     while not control.alive():
@@ -173,27 +173,24 @@ def start_daemon(place: Place, env: dict[str, str]) -> None:
 
 
 def leftovers(place: Place) -> list[psutil.Process]:
-    """Every process of this stack that is alive, whoever its parent is now.
-
-    Never the caller's own line.
-    """
-    own = psutil.Process()
-    mine = {own.pid, *(parent.pid for parent in own.parents())}
-    found = []
+    """Return every living process of this stack, whatever its parent, but not the caller or its ancestors."""
+    caller = psutil.Process()
+    excluded = {caller.pid, *(parent.pid for parent in caller.parents())}
+    processes = []
     for process in psutil.process_iter():
         try:
-            if process.pid not in mine and _stack_of(process) == place.tag:
-                found.append(process)
+            if process.pid not in excluded and _stack_of(process) == place.tag:
+                processes.append(process)
         except (psutil.Error, OSError):
-            continue  # it ended, or belongs to someone else
-    return found
+            continue  # it ended, or belongs to another user
+    return processes
 
 
 def _stack_of(process: psutil.Process) -> str | None:
-    """The tag of the stack that a process belongs to, from its environment; None for other processes.
+    """Return the tag of a process's stack from its environment; None if it belongs to no stack.
 
-    juicefs rewrites its command line and spoils the start of its environment with it, where psutil stops
-    reading: so the whole block is searched where the system shows it.
+    juicefs rewrites its command line and overwrites the start of its environment, where psutil stops reading.
+    So the whole environment block is searched where /proc shows it.
     """
     block = Path(f"/proc/{process.pid}/environ")
     if not block.exists():
@@ -203,18 +200,18 @@ def _stack_of(process: psutil.Process) -> str | None:
 
 
 def sweep(place: Place) -> int:
-    """End what outlived supervisord, such as its orphans after a kill -9; say how many there were."""
-    found = leftovers(place)
-    end(found)
+    """End the processes that outlived supervisord, such as orphans after a kill -9; return their count."""
+    processes = leftovers(place)
+    end(processes)
     place.pidfile.unlink(missing_ok=True)
     place.socket().unlink(missing_ok=True)
     if left := leftovers(place):
         raise StackError(f"processes {[process.pid for process in left]} do not end: end them yourself")
-    return len(found)
+    return len(processes)
 
 
 def end(processes: list[psutil.Process]) -> None:
-    """End processes, gently at first."""
+    """End processes by SIGTERM, then by SIGKILL."""
     for process in processes:
         _signal(process, kill=False)
     _, stubborn = psutil.wait_procs(processes, timeout=5)

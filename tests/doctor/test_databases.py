@@ -67,7 +67,7 @@ def test_a_file_in_use_is_read_with_its_log(file: Path, writer: sqlite3.Connecti
 def test_a_log_that_nobody_folds_in_is_told(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(databases, "_WAL", 0.001)
     found = checked(file)
-    assert (found.status, "not folded in" in found.detail) == ("warn", True)
+    assert (found.status, "not merged" in found.detail) == ("warn", True)
 
 
 def test_a_damaged_page_is_found(file: Path) -> None:

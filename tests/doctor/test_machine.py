@@ -88,7 +88,7 @@ def test_a_disk_with_less_room_than_a_training_needs_says_which_variable_moves_i
 
 
 def test_a_base_model_with_one_wrong_byte_is_found_whatever_its_size_and_time_say(cached: Path) -> None:
-    assert "as its fingerprint says" in only(machine.base_model("tiny")).detail
+    assert "matches its fingerprint" in only(machine.base_model("tiny")).detail
     weights = cached / "model.safetensors"
     before = weights.stat()
     data = bytearray(weights.read_bytes())
@@ -103,7 +103,7 @@ def test_a_base_model_with_one_wrong_byte_is_found_whatever_its_size_and_time_sa
 def test_a_base_model_that_nobody_used_yet_is_no_fault(cached: Path, tmp_path: Path) -> None:
     for name in ("smollm2-135m", "owner/no-such-model@main"):
         found = only(machine.base_model(name))
-        assert (found.status, "not there yet" in found.detail) == ("ok", True)
+        assert (found.status, "not cached yet" in found.detail) == ("ok", True)
     for kept in (tmp_path / "cache" / "fingerprints").iterdir():
         kept.unlink()
     assert "not used yet" in only(machine.base_model("tiny")).detail
@@ -117,7 +117,7 @@ def test_a_base_model_that_is_named_by_where_it_was_and_is_gone_fails(
     monkeypatch.chdir(tmp_path)
     for name in (str(tmp_path / "gone"), str(tmp_path / "no.gguf"), "./gone", "~/gone", "gone.gguf"):
         (found,) = tried("model cache", "", lambda name=name: machine.base_model(name))
-        assert (found.status, "is not there" in found.detail) == ("fail", True), found
+        assert (found.status, "does not exist" in found.detail) == ("fail", True), found
 
 
 def test_a_clock_that_is_wrong_is_told_with_how_much(serve: Serve) -> None:

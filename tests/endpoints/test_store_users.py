@@ -106,7 +106,7 @@ def test_the_doctor_names_users_with_more_power_than_theirs(
         ):
             admin.policy_set(policy, user=name)
         after = found()["store users"]
-        assert after.startswith("fail: more rights than theirs: ")
+        assert after.startswith("fail: too many rights: ")
         assert "mallory has the policy consoleAdmin" in after
         assert "other.mill has the policy readwrite" in after
         assert "fedllm-mlflow has the policy writeonly" in after

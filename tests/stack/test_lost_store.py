@@ -47,7 +47,7 @@ def test_what_a_living_server_wrote_after_it_was_removed_is_put_aside(
     place.create()
     StackState(ports=PORTS).save(place)
     (place.minio / "blocks").mkdir()  # a volume is made in an empty folder alone
-    [line] = [line for line in begun(monkeypatch, Running) if "was left in it" in line]
+    [line] = [line for line in begun(monkeypatch, Running) if "its remaining files" in line]
     [aside] = place.minio.parent.glob("minio-remains-*")
     assert str(aside) in line
     assert (aside / "blocks").is_dir()
@@ -66,6 +66,6 @@ def test_a_first_start_and_one_after_a_restore_say_nothing_of_it(
 def test_the_doctor_names_the_folder_and_not_the_keys(place: Place) -> None:
     place.create()
     [found] = store_folder(place)
-    assert (found.status, found.remedy) == ("fail", "`fedllm up` makes it anew, empty, with its users")
+    assert (found.status, found.remedy) == ("fail", "`fedllm up` creates it again, empty, with its users")
     (place.minio / "meta.db").touch()
     assert [one.status for one in store_folder(place)] == ["ok"]

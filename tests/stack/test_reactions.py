@@ -20,7 +20,7 @@ from fedllm.exchange.mailbox import Mailbox
 from fedllm.protocol.layout import Layout
 from fedllm.secure.identity import create_identity
 from fedllm.stack import reactions
-from fedllm.stack.automations import ZOMBIE, forget_reactions, register_automations
+from fedllm.stack.automations import ZOMBIE, register_automations, remove_reactions
 from fedllm.stack.health import PrefectApi
 from fedllm.stack.programs import POOL, WORKER
 from flows.events import tell
@@ -197,7 +197,7 @@ def test_automations_from_before_they_had_the_federations_name_are_taken_over(ap
         reactions.reaction_name(reactions.SILENT_SITE, "another")
     ]
     assert reactions.NEW_DATA in automations(api)  # not the other federation's
-    forget_reactions(api, "another")
+    remove_reactions(api, "another")
     assert register_automations(api, federation="sentiment") == [NEW_DATA]
     found = automations(api)
     assert (found[NEW_DATA]["enabled"], reactions.NEW_DATA in found) == (True, False)

@@ -17,7 +17,7 @@ from fedllm.errors import ConfigError, StackError
 from fedllm.stack import local
 from fedllm.stack.access import access_to
 from fedllm.stack.programs import programs
-from fedllm.stack.security import chosen
+from fedllm.stack.security import with_security
 from tests.stack.conftest import PORTS, ROOT, Running
 
 
@@ -92,12 +92,12 @@ def test_an_open_stack_stays_so_until_somebody_says_otherwise_and_tls_ends_it() 
         (None, True, (False, True)),
         (None, False, (False, False)),
     ):
-        state = chosen(state, secure, open_to_all)
+        state = with_security(state, secure, open_to_all)
         assert (state.secure, state.open) == then
         assert state.has_passwords is not state.open
     for secure, known in ((True, StackState()), (None, StackState(secure=True))):
         with pytest.raises(ConfigError, match="fedllm up --no-secure --open"):
-            chosen(known, secure, open_to_all=True)
+            with_security(known, secure, open_to_all=True)
 
 
 def test_a_stack_of_an_older_fedllm_is_open_while_it_is_up_and_has_passwords_from_its_next_start(
@@ -107,7 +107,7 @@ def test_a_stack_of_an_older_fedllm_is_open_while_it_is_up_and_has_passwords_fro
     old = StackState.load(place)
     assert not old.has_passwords
     assert read_endpoints(place, old).passwords is None
-    assert chosen(old, None, None).has_passwords
+    assert with_security(old, None, None).has_passwords
     monkeypatch.setattr(local, "Control", Running)
     with pytest.raises(StackError, match="without passwords: `fedllm down`, then `fedllm up --no-open`"):
         local.up(open_to_all=False)

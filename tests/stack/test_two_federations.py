@@ -12,7 +12,7 @@ from fedllm.coordinator.members import add_site
 from fedllm.endpoints import Endpoints
 from fedllm.errors import ConfigError
 from fedllm.secure.identity import create_identity
-from fedllm.stack.automations import forget_reactions
+from fedllm.stack.automations import remove_reactions
 from fedllm.stack.deploy import register_deployments
 from fedllm.stack.health import PrefectApi
 from fedllm.stack.reactions import BUDGET, reaction_name
@@ -33,7 +33,7 @@ def api(there: Endpoints) -> Iterator[PrefectApi]:
     for name in MINE:
         for entry in of(found, name).values():
             found.call(f"/deployments/{entry['id']}", method="DELETE")
-        forget_reactions(found, name)
+        remove_reactions(found, name)
 
 
 def of(api: PrefectApi, federation: str) -> dict[str, dict[str, Any]]:
@@ -110,7 +110,7 @@ def test_a_name_that_comes_to_anothers_deployment_is_refused(
 ) -> None:
     before = api.deployments()["federated-training/sentiment-nightly"]
     file = write(tmp_path, "sentiment-nightly")
-    with pytest.raises(ConfigError, match="is that of the federation sentiment"):
+    with pytest.raises(ConfigError, match="belongs to the federation sentiment"):
         register_deployments(file, there.prefect_api_url, there.environment())
     assert api.deployments()["federated-training/sentiment-nightly"]["parameters"] == before["parameters"]
 

@@ -98,7 +98,10 @@ def test_the_doctor_finds_it_and_goes_on(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("FEDLLM_HOME", str(tmp_path / "home"))
     found = {finding.name: finding for finding in checkup()}
     assert found["home"] == Finding(
-        "home", "fail", f"{tmp_path / 'home'} is no folder", "mend that, or set FEDLLM_HOME to another folder"
+        "home",
+        "fail",
+        f"{tmp_path / 'home'} is no folder",
+        "correct that, or set FEDLLM_HOME to another folder",
     )
     assert found["stack"].status == "fail"
     assert "FEDLLM_HOME" in found["stack"].detail

@@ -1,4 +1,4 @@
-"""Telling Prefect of a decision from outside a flow; a Prefect that is away costs the event alone."""
+"""Send an event of a review decision to Prefect from outside a flow."""
 
 import os
 import time
@@ -12,17 +12,17 @@ if TYPE_CHECKING:
     from fedllm.review.register import ReviewEvent
 
 
-_PATIENCE = 10.0  # s; a person waits, and a Prefect that is away costs the event alone
+_PATIENCE = 10.0  # s; a person waits, and only the event is lost if Prefect does not answer
 
 
 def prefect_url() -> str | None:
-    """The stack's Prefect, else PREFECT_API_URL's; None: there is none."""
-    here = endpoints()
-    return here.prefect_api_url if here else os.environ.get("PREFECT_API_URL") or None
+    """Return the URL of the stack's Prefect, else PREFECT_API_URL; None if neither exists."""
+    stack = endpoints()
+    return stack.prefect_api_url if stack else os.environ.get("PREFECT_API_URL") or None
 
 
-def tell_prefect(event: "ReviewEvent") -> bool:
-    """Send an event to the Prefect that is configured; whether it was sent."""
+def send_event(event: "ReviewEvent") -> bool:
+    """Send an event to the configured Prefect and return whether it was sent."""
     url = prefect_url()
     if url is None:
         return False

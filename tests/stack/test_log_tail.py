@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from fedllm.stack.last_words import last_words
+from fedllm.stack.log_tail import last_error
 
 PREFECTS = """\
 Discovered type 'process' for work pool 'fedllm'.
@@ -25,28 +25,28 @@ def test_of_a_traceback_its_exception_is_shown_and_not_what_follows(tmp_path: Pa
     log = tmp_path / "worker.log"
     log.write_text(PREFECTS)
     assert (
-        last_words(log) == f"PermissionError: [Errno 13] Permission denied: '/tmp/runner_storage' (see {log})"
+        last_error(log) == f"PermissionError: [Errno 13] Permission denied: '/tmp/runner_storage' (see {log})"
     )
 
 
 def test_a_server_that_went_on_after_a_traceback_has_its_last_line_shown(tmp_path: Path) -> None:
     log = tmp_path / "worker.log"
     log.write_text(PREFECTS + "started\n" * 5 + "  the port is taken  \n")
-    assert last_words(log) == f"the port is taken (see {log})"
+    assert last_error(log) == f"the port is taken (see {log})"
 
 
 def test_a_traceback_that_was_cut_off_and_an_empty_log_are_shown_as_they_are(tmp_path: Path) -> None:
     log = tmp_path / "worker.log"
     log.write_text("Traceback (most recent call last):\n  File 'a'\n")
-    assert last_words(log) == f"File 'a' (see {log})"
+    assert last_error(log) == f"File 'a' (see {log})"
     log.write_text("\n")
-    assert last_words(log) == f"it said nothing (see {log})"
-    assert last_words(tmp_path / "none") == f"it said nothing (see {tmp_path / 'none'})"
+    assert last_error(log) == f"no output (see {log})"
+    assert last_error(tmp_path / "none") == f"no output (see {tmp_path / 'none'})"
 
 
 def test_words_of_an_earlier_life_are_not_shown(tmp_path: Path) -> None:
     log = tmp_path / "worker.log"
     log.write_text("finished\n")
     written = log.stat().st_mtime
-    assert last_words(log, written - 1) == f"finished (see {log})"
-    assert last_words(log, written + 1) == f"it said nothing (see {log})"
+    assert last_error(log, written - 1) == f"finished (see {log})"
+    assert last_error(log, written + 1) == f"no output (see {log})"
