@@ -1,1 +1,1 @@
-"""Backup and restore: docs/backup.md says how, docs/decisions/0014-backup-order.md why in this order."""
+"""Backup and restore; see docs/backup.md, and docs/decisions/0014-backup-order.md for the read order."""

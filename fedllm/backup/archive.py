@@ -1,4 +1,4 @@
-"""The archive: a tar whose last member lists all others with their hashes, on request sealed with age."""
+"""Write the archive: a tar whose last member lists the others with their hashes; age can seal it."""
 
 import hashlib
 import io
@@ -12,20 +12,20 @@ from typing import IO, Any, BinaryIO, cast
 
 import pyrage
 
-from fedllm.backup.draft import Draft, taken
+from fedllm.backup.draft import Draft, already_exists
 from fedllm.backup.manifest import LARGEST_MANIFEST, MANIFEST, Manifest, Member
 from fedllm.errors import BackupError, ConfigError
 
 
 class ArchiveWriter:
-    """Writes members one by one; each is hashed as it goes in."""
+    """Write members one by one and hash each on the way."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._tar = tarfile.TarFile.open(fileobj=stream, mode="w|", format=tarfile.PAX_FORMAT)
         self.members: list[Member] = []
 
     def add(self, name: str, path: Path, mode: int = 0o600) -> Member:
-        """Add a file that does not change meanwhile."""
+        """Add a file, which must not change during the call."""
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             reader = _Hashing(file)
@@ -35,10 +35,10 @@ class ArchiveWriter:
         return member
 
     def finish(self, manifest: Manifest) -> None:
-        """Write the list of contents, and end the archive.
+        """Write the list of contents and close the archive.
 
         Raises:
-            BackupError: no restore would read a list of that size.
+            BackupError: the list is larger than a restore reads.
         """
         body = manifest.model_dump_json().encode()
         if len(body) > LARGEST_MANIFEST:
@@ -52,7 +52,7 @@ class ArchiveWriter:
 
 
 class _Hashing(io.RawIOBase):
-    """Hashes what is read through it."""
+    """File wrapper that hashes the bytes read through it."""
 
     def __init__(self, inner: IO[bytes]) -> None:
         self._inner = inner
@@ -71,31 +71,31 @@ def _header(name: str, size: int, mode: int) -> tarfile.TarInfo:
 
 
 @contextmanager
-def written(out: Path, recipients: Sequence[str]) -> Iterator[BinaryIO]:
-    """A new file (mode 600) under `out` once the block ends well, sealed for `recipients` if any.
+def new_archive(out: Path, recipients: Sequence[str]) -> Iterator[BinaryIO]:
+    """Open a file (mode 600) that appears as `out` when the block succeeds, sealed for any `recipients`.
 
     Raises:
-        ConfigError: a recipient is none, or `out` is there already.
-        BackupError: the disk does not take it.
+        ConfigError: a recipient is invalid, or `out` exists.
+        BackupError: the file cannot be written.
         DiskFullError: the disk has no room.
     """
     keys = [_recipient(text) for text in recipients]
     if out.exists():
-        raise taken(out)
+        raise already_exists(out)
     sink = Draft(out)
     try:
-        with sink.kept():
+        with sink.recording_fault():
             sink.open()
         if keys:
-            with _piped(lambda source: pyrage.encrypt_io(source, sink, keys)) as clear:
+            with _pipe_to(lambda source: pyrage.encrypt_io(source, sink, keys)) as clear:
                 yield clear
         else:
             yield cast("BinaryIO", sink)
-        with sink.kept():
+        with sink.recording_fault():
             sink.publish()
     except Exception as error:
         if sink.fault is not None:
-            raise sink.explained() from error
+            raise sink.error() from error
         raise
     finally:
         sink.close()
@@ -109,17 +109,17 @@ def _recipient(text: str) -> Any:  # noqa: ANN401 - pyrage has no types
 
 
 @contextmanager
-def _piped(drain: Callable[[BinaryIO], None]) -> Iterator[BinaryIO]:
-    """What is written in the block is read by `drain` in a thread; what that raises is raised here."""
+def _pipe_to(drain: Callable[[BinaryIO], None]) -> Iterator[BinaryIO]:
+    """Yield a file whose bytes `drain` reads in a thread; re-raise its exception here."""
     source, sink = os.pipe()
-    failed: list[Exception] = []
+    failures: list[Exception] = []
 
     def work() -> None:
         with os.fdopen(source, "rb") as reading:
             try:
                 drain(reading)
-            except Exception as error:  # noqa: BLE001 - it is raised below, in the other thread
-                failed.append(error)
+            except Exception as error:  # noqa: BLE001 - raised below, in the caller's thread
+                failures.append(error)
 
     thread = threading.Thread(target=work, name="age", daemon=True)
     thread.start()
@@ -128,8 +128,8 @@ def _piped(drain: Callable[[BinaryIO], None]) -> Iterator[BinaryIO]:
             with os.fdopen(sink, "wb") as writing:
                 yield writing
         finally:
-            thread.join()  # whatever ends the block: in age, a thread that outlives Python aborts the process
+            thread.join()  # on every exit: a thread still in age when Python ends aborts the process
     except BrokenPipeError:
-        raise (failed or [BackupError("the sealed archive broke off")])[0] from None
-    if failed:
-        raise failed[0]
+        raise (failures or [BackupError("the sealed archive broke off")])[0] from None
+    if failures:
+        raise failures[0]

@@ -1,4 +1,4 @@
-"""Databases as they are at one moment: SQLite by its online backup, Postgres by pg_dump."""
+"""Consistent copies of databases: SQLite by its online backup, Postgres by pg_dump."""
 
 import os
 import shutil
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 _MAGIC = b"SQLite format 3\0"
 _BUSY = 60.0  # s for another process' transaction
 _ANSWER = 10  # s for a Postgres to take a connection
-# pg_restore runs whatever a dump says: as such a user it could run programs on the server. Who may make roles
-# could, before Postgres 16, join the others.
-_TOO_MIGHTY = """
+# pg_restore runs the SQL of a dump: as one of these users it could run programs on the server. Before
+# Postgres 16 a user with CREATEROLE could join the other roles.
+_PRIVILEGED_USER = """
 select current_user where exists (
   select from pg_roles where pg_has_role(current_user, oid, 'member') and (
     rolsuper or rolcreaterole or
@@ -31,17 +31,17 @@ select current_user where exists (
 
 
 def is_sqlite(path: Path) -> bool:
-    """Whether a file is a SQLite database."""
+    """Return whether a file is a SQLite database."""
     with path.open("rb") as file:
         return file.read(len(_MAGIC)) == _MAGIC
 
 
 def copy_sqlite(source: Path, target: Path) -> None:
-    """Copy a database that may be in use: one transaction's view of it, with its log's content.
+    """Copy a database that may be in use, as one transaction sees it, including its write-ahead log.
 
     Raises:
-        BackupError: it is torn, or stays locked.
-        DiskFullError: no room for the copy.
+        BackupError: the database is damaged or stays locked.
+        DiskFullError: the disk has no room for the copy.
     """
     os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
     try:
@@ -51,21 +51,21 @@ def copy_sqlite(source: Path, target: Path) -> None:
             closing(sqlite3.connect(target)) as copy,
         ):
             copy_connection(live, copy, _BUSY)
-            # One file, with no log beside it.
+            # The copy is one file, without a write-ahead log.
             copy.execute("PRAGMA journal_mode=DELETE")
-            said = copy.execute("PRAGMA quick_check(1)").fetchone()[0]
+            check = copy.execute("PRAGMA quick_check(1)").fetchone()[0]
     except sqlite3.Error as error:
         if getattr(error, "sqlite_errorname", "").startswith("SQLITE_BUSY"):
-            told = f"{source} stays locked by another process: end that one, and back up again"
-            raise BackupError(told) from None
+            detail = f"{source} stays locked by another process: end that one, and back up again"
+            raise BackupError(detail) from None
         raise BackupError(f"{source} cannot be copied: {error}") from None
-    if said != "ok":
-        raise BackupError(f"{source} is torn: {str(said).splitlines()[-1]}")
+    if check != "ok":
+        raise BackupError(f"{source} is torn: {str(check).splitlines()[-1]}")
 
 
 @contextmanager
 def snapshot(url: str) -> Iterator[tuple["Connection", str | None]]:
-    """A read transaction on a database, and the name by which pg_dump sees the very same state.
+    """Yield a read transaction and the snapshot name with which pg_dump sees the same state (None: SQLite).
 
     Raises:
         BackupError: the database does not answer.
@@ -75,7 +75,7 @@ def snapshot(url: str) -> Iterator[tuple["Connection", str | None]]:
 
     postgres = is_postgres(url)
     try:
-        engine = create_engine(with_driver(url), **(_reading() if postgres else {}))
+        engine = create_engine(with_driver(url), **(_read_options() if postgres else {}))
         try:
             with engine.connect() as connection:
                 name = connection.scalar(text("SELECT pg_export_snapshot()")) if postgres else None
@@ -86,17 +86,17 @@ def snapshot(url: str) -> Iterator[tuple["Connection", str | None]]:
         raise BackupError(f"{shown(url)} cannot be read: {str(error).splitlines()[0]}") from None
 
 
-def _reading() -> dict[str, Any]:
+def _read_options() -> dict[str, Any]:
     return {"isolation_level": "REPEATABLE READ", "connect_args": {"connect_timeout": _ANSWER}}
 
 
 def dump_postgres(url: str, target: Path, snapshot_name: str | None = None) -> None:
-    """Dump a Postgres database in pg_dump's custom format; its state is that of one moment.
+    """Dump one consistent state of a Postgres database in pg_dump's custom format.
 
     Args:
-        url: SQLAlchemy's; its password is never on a command line.
+        url: SQLAlchemy URL; its password never appears on a command line.
         target: the file to write.
-        snapshot_name: the state to dump, of a transaction that is still open.
+        snapshot_name: the state to dump, exported by a transaction that is still open.
 
     Raises:
         BackupError: pg_dump is not installed or failed.
@@ -110,11 +110,11 @@ def dump_postgres(url: str, target: Path, snapshot_name: str | None = None) -> N
 
 
 def restore_postgres(url: str, dump: Path) -> None:
-    """Bring a dump back into an empty database, whole or not at all.
+    """Restore a dump into an empty database in one transaction.
 
     Raises:
-        BackupError: the database holds tables already, its user may do more than use databases, or pg_restore
-            is not installed or failed.
+        BackupError: the database has tables, its user has more rights than an ordinary one, or pg_restore is
+            not installed or failed.
     """
     refuse_unfit(url)
     address, env = libpq(url)
@@ -124,16 +124,17 @@ def restore_postgres(url: str, dump: Path) -> None:
 
 
 def refuse_unfit(url: str) -> None:
-    """Raise `BackupError` unless a Postgres database answers, holds no table, and its user is a plain one."""
+    """Raise `BackupError` unless a Postgres database answers, has no tables, and has an ordinary user."""
     from sqlalchemy import inspect, text
 
     with snapshot(url) as (connection, _):
-        user = connection.scalar(text(_TOO_MIGHTY))
+        user = connection.scalar(text(_PRIVILEGED_USER))
         tables = inspect(connection).get_table_names()
     if user is not None:
         raise BackupError(
-            f"{shown(url)}: {user} is a superuser, or may make roles or use the server's files and programs, "
-            "and a dump is code that would run so: name a plain user, and make it the database's owner"
+            f"{shown(url)}: {user} is a superuser, or may create roles or use the server's files and "
+            "programs, and a dump would run as code with these rights: use an ordinary user that owns the "
+            "database"
         )
     if tables:
         raise BackupError(
@@ -142,12 +143,12 @@ def refuse_unfit(url: str) -> None:
 
 
 def _program(name: str) -> str:
-    """Debian keeps each release's programs in a folder of its own; the newest dumps older servers as well."""
-    releases = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), key=_release)
-    found = str(releases[-1]) if releases else shutil.which(name)
-    if found is None:
+    """Return the path of the newest installed `name`, which handles older servers as well."""
+    releases = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), key=_release)  # Debian's layout
+    program = str(releases[-1]) if releases else shutil.which(name)
+    if program is None:
         raise BackupError(f"{name} is not installed: it comes with the package postgresql-client")
-    return found
+    return program
 
 
 def _release(path: Path) -> int:
@@ -160,5 +161,5 @@ def _run(argv: list[str], env: dict[str, str], failure: str) -> None:
         argv, env=env, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
     )
     if done.returncode:
-        said = [line for line in done.stderr.strip().splitlines() if line] or [f"exit {done.returncode}"]
-        raise BackupError(f"{failure}: {said[0]}")
+        lines = [line for line in done.stderr.strip().splitlines() if line] or [f"exit {done.returncode}"]
+        raise BackupError(f"{failure}: {lines[0]}")

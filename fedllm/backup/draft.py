@@ -1,4 +1,4 @@
-"""The archive's file while it is written: under a name of its own until all of it is on the disk."""
+"""The archive file during writing: it has a temporary name until it is complete on disk."""
 
 import errno
 import os
@@ -10,15 +10,15 @@ from typing import BinaryIO
 from fedllm.disk import is_full, sync_folder
 from fedllm.errors import BackupError, ConfigError, DiskFullError, FedllmError
 
-# What a disk without hard links, such as a USB stick's, says.
+# Errors of a file system without hard links, such as a USB stick's.
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
 
 class Draft:
-    """A new file, its owner's alone. It keeps its own first fault: age, which writes to it, would hide it.
+    """A new file of mode 600. Keeps its first OSError, since age, which writes to it, would hide that.
 
     Args:
-        out: what it is called once it is whole.
+        out: final path of the complete file.
     """
 
     def __init__(self, out: Path) -> None:
@@ -28,29 +28,29 @@ class Draft:
         self.fault: OSError | None = None
 
     def open(self) -> None:
-        """Begin it."""
+        """Create the file under its temporary name."""
         self._path.unlink(missing_ok=True)
         self._file = os.fdopen(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
 
     def write(self, data: bytes) -> int:
-        """Take all of it; nothing more once it was closed, though a compressor may still have something."""
+        """Write all of `data`; ignore it after `close`, when a compressor may still flush."""
         assert self._file is not None  # noqa: S101 - opened first
         if self._file.closed:
             return len(data)
-        with self.kept():
+        with self.recording_fault():
             return self._file.write(data)
 
     def flush(self) -> None:
-        """Hand on what is buffered."""
+        """Flush the buffer."""
         assert self._file is not None  # noqa: S101 - opened first
-        with self.kept():
+        with self.recording_fault():
             self._file.flush()
 
     def publish(self) -> None:
-        """Have all of it on the disk, then give it its name; unlike a rename never in another file's place.
+        """Sync the file to disk, then link it to its final path; unlike a rename, this never overwrites.
 
         Raises:
-            ConfigError: there is such a file by now.
+            ConfigError: a file with that path exists by now.
         """
         assert self._file is not None  # noqa: S101 - opened first
         self._file.flush()
@@ -58,40 +58,40 @@ class Draft:
         try:
             os.link(self._path, self._out)
         except FileExistsError:
-            raise taken(self._out) from None
+            raise already_exists(self._out) from None
         except OSError as error:
             if error.errno not in _NO_LINKS:
                 raise
             if self._out.exists():
-                raise taken(self._out) from None
+                raise already_exists(self._out) from None
             self._path.replace(self._out)
         sync_folder(self._out.parent)
 
     def close(self) -> None:
-        """Give the file back, and its first name up."""
+        """Close the file and remove its temporary name."""
         if self._file is not None:
-            with suppress(OSError, ValueError):  # what could not be written before cannot be now
+            with suppress(OSError, ValueError):  # closing flushes: bytes that failed before fail again
                 self._file.close()
             with suppress(OSError):
                 self._path.unlink()
 
     @contextmanager
-    def kept(self) -> Iterator[None]:
-        """Note the first fault of the block."""
+    def recording_fault(self) -> Iterator[None]:
+        """Keep the first OSError of the block in `fault`."""
         try:
             yield
         except OSError as error:
             self.fault = self.fault or error
             raise
 
-    def explained(self) -> FedllmError:
-        """What to tell of the fault."""
-        assert self.fault is not None  # noqa: S101 - the caller looked
+    def error(self) -> FedllmError:
+        """Return the error to raise for `fault`."""
+        assert self.fault is not None  # noqa: S101 - the caller checks
         if is_full(self.fault):
             return DiskFullError(f"the disk of {self._out.parent} is full: make space, then back up again")
         return BackupError(f"cannot write {self._out}: {self.fault.strerror or self.fault}")
 
 
-def taken(out: Path) -> ConfigError:
-    """What to tell of an archive that is there already."""
+def already_exists(out: Path) -> ConfigError:
+    """Return the error for an archive path that exists."""
     return ConfigError(f"{out} is there already: a backup never overwrites another one")

@@ -1,4 +1,4 @@
-"""Which files of fedllm's home are worth keeping, and when each is read."""
+"""Which files of fedllm's home go into a backup, and in which order they are read."""
 
 import os
 import re
@@ -9,9 +9,9 @@ from pathlib import Path, PurePosixPath
 from fedllm.backup.databases import is_sqlite
 from fedllm.errors import BackupError
 
-# What is made again at the next start, or only means something while it runs. An update or a model that
-# a site has opened is fetched or computed again, and in an archive anybody could read it.
-_PASSING = re.compile(
+# Files that the next start creates again, or that matter only while a process runs. A site fetches or
+# computes a decrypted update or model again, and in an archive anybody could read it.
+_TRANSIENT = re.compile(
     r"cache/|stack/(logs|minio-home|pages|tmp)/|stack/minio/(?!root\.json$)|stack/prefect/(?!prefect\.db$)"
     r"|stack/(supervisor.*|client\.env|lock|mlflow-auth\.ini|restored)$|restoring$"
     r"|(?!coordinator/)(.*/)?work/[^/]*\.(update|model)$"
@@ -23,19 +23,19 @@ _LARGE = {
     "stack/tmp",
     "stack/minio/blocks",
     "stack/minio/cache",
-}  # not even looked through
-# With them an update that the coordinator has opened; without, the sealed one is in the archive.
+}  # folders that are never listed
+# Left out without keys. Includes updates that the coordinator decrypted; the archive has the sealed ones.
 _PRIVATE = re.compile(
     r"(.*/)?keys(-until-[^/]*)?/|ca/.*\.key$|stack/(passwords|store-users|databases)\.json$"
     r"|stack/mlflow-auth\.db$|stack/minio/root\.json$"
     r"|(.*/)?(forgotten|pseudonym)\.key$|.*\.invitation$|coordinator/.*\.update$"
 )
-_SITE = {"site.yaml", "memory.db"}  # a folder with either is a site's
-_COPIES = (".backup-", ".restoring-")  # folders of a backup or restore at work
+_SITE = {"site.yaml", "memory.db"}  # a folder with either is a site's home
+_COPIES = (".backup-", ".restoring-")  # working folders of a backup or restore in progress
 
 
-class Turn(IntEnum):
-    """The order in which files are read: docs/decisions/0014-backup-order.md gives the reasons."""
+class ReadOrder(IntEnum):
+    """The order in which files are read; docs/decisions/0014-backup-order.md gives the reasons."""
 
     SITE_MEMORY = 1
     SITE_FILE = 2
@@ -47,47 +47,47 @@ class Turn(IntEnum):
     OTHER = 8
 
 
-def files(home: Path, *, keys: bool) -> list[tuple[Turn, str]]:
-    """The files to keep, by their paths below the home, in their order.
+def files(home: Path, *, keys: bool) -> list[tuple[ReadOrder, str]]:
+    """List the files to keep as (order, path below the home), sorted by both.
 
     Args:
         home: fedllm's home.
-        keys: whether private keys, passwords and opened updates are wanted.
+        keys: whether to include private keys, passwords and decrypted updates.
 
     Raises:
-        BackupError: a link leads to something that would have to be kept.
+        BackupError: a file to keep is a link.
     """
-    found = [name for name in _names(home) if not _PASSING.match(name)]
-    sites = _site_folders(found)
-    return sorted((_turn(home, name, sites), name) for name in found if keys or not _PRIVATE.match(name))
+    kept = [name for name in _names(home) if not _TRANSIENT.match(name)]
+    sites = _site_folders(kept)
+    return sorted((_read_order(home, name, sites), name) for name in kept if keys or not _PRIVATE.match(name))
 
 
 def site_homes(home: Path) -> list[Path]:
-    """The folders of all sites that live below fedllm's home: simulated, under `sites`, or anywhere."""
+    """Return the folders of all sites below fedllm's home: simulated, under `sites`, or elsewhere."""
     return sorted(home / folder for folder in _site_folders(_names(home)))
 
 
-def is_passed_over(name: str, *, keys: bool) -> bool:
-    """Whether a file is left out for where it lies and what it is called, by its path below a home.
+def is_excluded(name: str, *, keys: bool) -> bool:
+    """Return whether a backup leaves out a file because of its path.
 
     Args:
-        name: the path.
-        keys: whether private keys are wanted.
+        name: the path below fedllm's home.
+        keys: whether the backup includes private keys.
     """
-    return bool(_PASSING.match(name)) or (not keys and bool(_PRIVATE.match(name)))
+    return bool(_TRANSIENT.match(name)) or (not keys and bool(_PRIVATE.match(name)))
 
 
 def hidden_sites(home: Path) -> list[str]:
-    """Folders of sites, below the home, that are hidden or in a hidden one: no archive holds them."""
-    found = []
+    """Return the hidden site folders, as paths below the home; no archive includes them."""
+    hidden = []
     for folder, folders, names in os.walk(home):
         below = Path(folder).relative_to(home)
         folders[:] = [
             f for f in folders if (below / f).as_posix() not in _LARGE and not f.startswith(_COPIES)
         ]
         if not _SITE.isdisjoint(names) and any(part.startswith(".") for part in below.parts):
-            found.append(below.as_posix())
-    return sorted(found)
+            hidden.append(below.as_posix())
+    return sorted(hidden)
 
 
 def _site_folders(names: Iterable[str]) -> set[PurePosixPath]:
@@ -116,29 +116,29 @@ def _is_entered(home: Path, folder: str) -> bool:
 
 
 def _refuse_link(home: Path, name: str) -> None:
-    if not _PASSING.match(name):
+    if not _TRANSIENT.match(name):
         raise BackupError(
             f"{home / name} is a link, and a backup follows none: put what it leads to in its place"
         )
 
 
-def _turn(home: Path, name: str, sites: set[PurePosixPath]) -> Turn:
+def _read_order(home: Path, name: str, sites: set[PurePosixPath]) -> ReadOrder:
     part, last = name.partition("/")[0], name.rpartition("/")[2]
     if last == "memory.db":
-        return Turn.SITE_MEMORY
+        return ReadOrder.SITE_MEMORY
     if part == "coordinator":
-        return Turn.JOURNAL if last == "journal.db" else Turn.COORDINATOR_FILE
+        return ReadOrder.JOURNAL if last == "journal.db" else ReadOrder.COORDINATOR_FILE
     if name == "stack/prefect/prefect.db":
-        return Turn.PREFECT
+        return ReadOrder.PREFECT
     if name.startswith("stack/mlflow"):
-        return Turn.MLFLOW
+        return ReadOrder.MLFLOW
     if sites.isdisjoint(PurePosixPath(name).parents):
-        return Turn.OTHER
-    return Turn.LEDGER if is_database(home / name) else Turn.SITE_FILE
+        return ReadOrder.OTHER
+    return ReadOrder.LEDGER if is_database(home / name) else ReadOrder.SITE_FILE
 
 
 def is_database(path: Path) -> bool:
-    """Whether a file is a SQLite database; one that is gone is none."""
+    """Return whether a file exists and is a SQLite database."""
     try:
         return is_sqlite(path)
     except FileNotFoundError:

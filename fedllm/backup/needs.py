@@ -1,4 +1,4 @@
-"""What a copy of a journal tells: how far each federation was, and which objects it cannot do without."""
+"""Read a journal for a backup: each federation's progress, and the objects that open rounds need."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -14,33 +14,33 @@ from fedllm.journal.journal import update_file
 from fedllm.journal.tables import FederationRow, LeaseRow, OutcomeRow, RunRow
 
 _TRAIN = "remote-local-train "
-_OVER = {"aggregate", "failed"}  # from then on nobody needs the round's updates
+_OVER = {"aggregate", "failed"}  # after one of these steps nobody needs the round's updates
 
 
 @dataclass(frozen=True)
 class Need:
-    """A sealed update of an open round; the coordinator's opened copy of it serves as well."""
+    """A sealed update that an open round needs; the coordinator's decrypted copy can replace it."""
 
     federation: str
     run: str
     key: str
-    kept: str  # the name of the opened copy
+    kept: str  # file name of the decrypted copy
 
 
 @dataclass(frozen=True)
-class Journalled:
-    """What was read from one state of a journal."""
+class JournalContents:
+    """The data that a backup reads from one state of a journal."""
 
     marks: dict[str, FederationMark] = field(default_factory=dict)
     configs: dict[str, FederationConfig] = field(default_factory=dict)  # of each federation's newest run
     needs: tuple[Need, ...] = ()
     known: frozenset[str] = frozenset()  # federations with a roster, a lease or a run
-    sites: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # of each federation's roster
+    sites: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # names in each federation's roster
     unread: tuple[str, ...] = ()  # federations whose newest run's configuration this fedllm cannot read
 
-    def and_of(self, other: "Journalled") -> "Journalled":
-        """What two journals tell."""
-        return Journalled(
+    def merged(self, other: "JournalContents") -> "JournalContents":
+        """Return the combined contents of two journals."""
+        return JournalContents(
             self.marks | other.marks,
             self.configs | other.configs,
             self.needs + other.needs,
@@ -50,8 +50,8 @@ class Journalled:
         )
 
 
-def read_journal(connection: Connection) -> Journalled:
-    """Read what a backup has to know of a journal."""
+def read_journal(connection: Connection) -> JournalContents:
+    """Read the contents of a journal that a backup needs."""
     with Session(connection) as session:
         runs = list(session.scalars(select(RunRow).order_by(RunRow.started)))
         unfinished: dict[str, list[str]] = {}
@@ -59,25 +59,26 @@ def read_journal(connection: Connection) -> Journalled:
             if row.status != "completed":
                 unfinished.setdefault(row.federation, []).append(row.run)
         marks, sites = {}, {}
-        for known in session.scalars(select(FederationRow).order_by(FederationRow.federation)):
-            lease = session.get(LeaseRow, known.federation)
-            roster = json.loads(known.roster)
-            sites[known.federation] = tuple(site["name"] for site in roster["sites"])
-            marks[known.federation] = FederationMark(
+        for federation in session.scalars(select(FederationRow).order_by(FederationRow.federation)):
+            name = federation.federation
+            lease = session.get(LeaseRow, name)
+            roster = json.loads(federation.roster)
+            sites[name] = tuple(site["name"] for site in roster["sites"])
+            marks[name] = FederationMark(
                 roster_version=roster["roster_version"],
-                head_counter=known.head_counter,
+                head_counter=federation.head_counter,
                 epoch=lease.epoch if lease else 0,
-                unfinished=tuple(unfinished.get(known.federation, ())),
+                unfinished=tuple(unfinished.get(name, ())),
             )
         needs = tuple(need for row in runs for need in _open_updates(session, row))
         leases = session.scalars(select(LeaseRow.federation))
-        known_here = frozenset([*marks, *leases, *(row.federation for row in runs)])
+        known = frozenset([*marks, *leases, *(row.federation for row in runs)])
     configs, unread = _configs({row.federation: row.config for row in runs})
-    return Journalled(marks, configs, needs, known_here, sites, unread)
+    return JournalContents(marks, configs, needs, known, sites, unread)
 
 
 def _configs(newest: Mapping[str, str]) -> tuple[dict[str, FederationConfig], tuple[str, ...]]:
-    """The configurations that can be read, and whose cannot: an older fedllm may have written them."""
+    """Return the readable configurations, and the federations with an unreadable one of another fedllm."""
     configs, unread = {}, []
     for federation, body in newest.items():
         try:
@@ -88,7 +89,7 @@ def _configs(newest: Mapping[str, str]) -> tuple[dict[str, FederationConfig], tu
 
 
 def _open_updates(session: Session, run: RunRow) -> Iterator[Need]:
-    """Updates that came and are not aggregated yet."""
+    """Yield the updates that have arrived and are not aggregated yet."""
     rows = list(session.scalars(select(OutcomeRow).where(OutcomeRow.run == run.run)))
     over = {row.round for row in rows if row.step in _OVER}
     for row in rows:

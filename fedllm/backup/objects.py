@@ -1,4 +1,4 @@
-"""Objects of a bucket through S3, with their metadata; of a folder that serves as a store, as its files."""
+"""Read and write the objects of a store for a backup: a bucket through S3, or a folder of files."""
 
 import sys
 from collections.abc import Iterator, Mapping
@@ -16,42 +16,42 @@ if TYPE_CHECKING:
     from minio import Minio
 
 _CHUNK = 1 << 20  # bytes
-_PART = 16 << 20  # bytes of an upload that are in memory at once
+_PART = 16 << 20  # bytes of an upload held in memory
 _META = "x-amz-meta-"
-# Characters. A site writes its own objects, and what it says of each is in the list of contents.
+# Characters. Sites choose the metadata of their own objects, and it goes into the list of contents.
 _LONGEST_TYPE = 255
 _MOST_METADATA = 1024
 
 
-class Shelf(Protocol):
-    """A store's objects that can be read and written whole."""
+class BackupStore(Protocol):
+    """A store whose objects a backup reads and a restore writes."""
 
     @property
     def bucket(self) -> Bucket:
-        """Which store."""
+        """The store's entry in the list of contents."""
 
     def keys(self) -> list[str]:
-        """All keys below the bucket's prefix."""
+        """List all keys below the bucket's prefix."""
 
     def fetch(self, key: str, path: Path) -> StoredObject | None:
-        """Read an object into a new file; None when it was deleted meanwhile."""
+        """Read an object into a new file and return its metadata; None if it was deleted meanwhile."""
 
-    def store(self, stored: StoredObject, path: Path) -> None:
-        """Write an object as it was."""
+    def put(self, stored: StoredObject, path: Path) -> None:
+        """Write an object with its metadata."""
 
     def delete(self, key: str) -> None:
         """Remove an object."""
 
     def exists(self) -> bool:
-        """Whether the bucket is there."""
+        """Return whether the bucket exists."""
 
     def make(self) -> None:
-        """Make the bucket unless it is there."""
+        """Create the bucket unless it exists."""
 
 
 @dataclass(frozen=True)
-class BucketShelf:
-    """A bucket that can be entered."""
+class BackupBucket:
+    """A bucket behind S3."""
 
     bucket: Bucket
     client: "Minio"
@@ -62,25 +62,25 @@ class BucketShelf:
         return self.bucket.url.removeprefix("s3://")
 
     def keys(self) -> list[str]:
-        """All keys below the bucket's prefix."""
-        with _explained(self.bucket):
-            found = self.client.list_objects(self.name, prefix=self.bucket.prefix or None, recursive=True)
-            return [entry.object_name for entry in found if entry.object_name and not entry.is_dir]
+        """List all keys below the bucket's prefix."""
+        with _translated_errors(self.bucket):
+            entries = self.client.list_objects(self.name, prefix=self.bucket.prefix or None, recursive=True)
+            return [entry.object_name for entry in entries if entry.object_name and not entry.is_dir]
 
     def fetch(self, key: str, path: Path) -> StoredObject | None:
-        """Read an object into a new file; None when it was deleted meanwhile."""
-        with suppress(ObjectNotFoundError), _explained(self.bucket):
+        """Read an object into a new file and return its metadata; None if it was deleted meanwhile."""
+        with suppress(ObjectNotFoundError), _translated_errors(self.bucket):
             with closing(self.client.get_object(self.name, key)) as response, path.open("xb") as out:
                 for chunk in response.stream(_CHUNK, decode_content=False):
                     out.write(chunk)
-                told = {name.lower(): value for name, value in response.headers.items()}
+                headers = {name.lower(): value for name, value in response.headers.items()}
                 response.release_conn()
-            return _stored(self.bucket.folder, key, told)
+            return _stored_object(self.bucket.folder, key, headers)
         return None
 
-    def store(self, stored: StoredObject, path: Path) -> None:
-        """Write an object as it was."""
-        with _explained(self.bucket), path.open("rb") as data:
+    def put(self, stored: StoredObject, path: Path) -> None:
+        """Write an object with its metadata."""
+        with _translated_errors(self.bucket), path.open("rb") as data:
             self.client.put_object(
                 self.name,
                 stored.key,
@@ -94,34 +94,34 @@ class BucketShelf:
 
     def delete(self, key: str) -> None:
         """Remove an object."""
-        with _explained(self.bucket):
+        with _translated_errors(self.bucket):
             self.client.remove_object(self.name, key)
 
     def exists(self) -> bool:
-        """Whether the bucket is there."""
-        with _explained(self.bucket):
+        """Return whether the bucket exists."""
+        with _translated_errors(self.bucket):
             return bool(self.client.bucket_exists(self.name))
 
     def make(self) -> None:
-        """Make the bucket unless it is there."""
+        """Create the bucket unless it exists."""
         if not self.exists():
-            with _explained(self.bucket):
+            with _translated_errors(self.bucket):
                 self.client.make_bucket(self.name)
 
 
 @dataclass(frozen=True)
-class FolderShelf:
+class BackupFolder:
     """A folder that serves as a store."""
 
     bucket: Bucket
     inside: DirectoryStore
 
     def keys(self) -> list[str]:
-        """All keys below the bucket's prefix."""
+        """List all keys below the bucket's prefix."""
         return [entry.key for entry in self.inside.list(self.bucket.prefix)]
 
     def fetch(self, key: str, path: Path) -> StoredObject | None:
-        """Read an object into a new file; None when it was deleted meanwhile."""
+        """Read an object into a new file and return its metadata; None if it was deleted meanwhile."""
         with suppress(ObjectNotFoundError):
             self.inside.get_file(key, path, limit=sys.maxsize)
             return StoredObject(
@@ -129,8 +129,8 @@ class FolderShelf:
             )
         return None
 
-    def store(self, stored: StoredObject, path: Path) -> None:
-        """Write an object as it was."""
+    def put(self, stored: StoredObject, path: Path) -> None:
+        """Write an object."""
         self.inside.put_file(stored.key, path)
 
     def delete(self, key: str) -> None:
@@ -138,36 +138,38 @@ class FolderShelf:
         self.inside.delete(key)
 
     def exists(self) -> bool:
-        """It is, as soon as it is entered."""
+        """Return True: opening the store creates the folder."""
         return True
 
     def make(self) -> None:
-        """The folder is made as soon as it is entered."""
+        """Do nothing: opening the store creates the folder."""
 
 
-def enter(bucket: Bucket, access_key: str, secret_key: str, endpoint: str, ca: str | None) -> BucketShelf:
-    """Enter a bucket with its administrator's keys; nothing is sent yet."""
+def open_bucket(
+    bucket: Bucket, access_key: str, secret_key: str, endpoint: str, ca: str | None
+) -> BackupBucket:
+    """Return a bucket, opened with its administrator's keys; nothing is sent yet."""
     from fedllm.exchange.minio_store import http_pool, minio_client
 
     pool = http_pool(endpoint, ca)
-    return BucketShelf(bucket, minio_client(endpoint, bucket.region, access_key, secret_key, pool))
+    return BackupBucket(bucket, minio_client(endpoint, bucket.region, access_key, secret_key, pool))
 
 
-def enter_folder(bucket: Bucket) -> FolderShelf:
-    """Enter a `file:///folder` store."""
-    return FolderShelf(bucket, DirectoryStore(Path(unquote(urlsplit(bucket.url).path))))
+def open_folder(bucket: Bucket) -> BackupFolder:
+    """Return the store at `file:///folder`."""
+    return BackupFolder(bucket, DirectoryStore(Path(unquote(urlsplit(bucket.url).path))))
 
 
 def member_name(folder: str, key: str) -> str:
-    """An object's name in the archive: its key, quoted whole where it could not be a file's path."""
+    """Return an object's member name: its key, percent-quoted if it would be no valid file path."""
     plain = "\\" not in key and not {"", ".", ".."} & set(key.split("/"))
     return f"{OBJECTS}{folder}/{key if plain else quote(key, safe='')}"
 
 
-def _stored(folder: str, key: str, told: Mapping[str, str]) -> StoredObject:
-    """What S3's headers, in small letters, tell of an object; without what is longer than any use of it."""
-    kind = told.get("content-type", "")
-    metadata = {n.removeprefix(_META): v for n, v in told.items() if n.startswith(_META)}
+def _stored_object(folder: str, key: str, headers: Mapping[str, str]) -> StoredObject:
+    """Return an object's metadata from S3's lower-case headers, without values over the length limits."""
+    kind = headers.get("content-type", "")
+    metadata = {n.removeprefix(_META): v for n, v in headers.items() if n.startswith(_META)}
     return StoredObject(
         member=member_name(folder, key),
         folder=folder,
@@ -178,7 +180,8 @@ def _stored(folder: str, key: str, told: Mapping[str, str]) -> StoredObject:
 
 
 @contextmanager
-def _explained(bucket: Bucket) -> Iterator[None]:
+def _translated_errors(bucket: Bucket) -> Iterator[None]:
+    """Turn the SDK's errors in the block into fedllm's; an OSError of the local disk passes unchanged."""
     import urllib3
     from minio.error import MinioException, S3Error
 
@@ -187,7 +190,7 @@ def _explained(bucket: Bucket) -> Iterator[None]:
     where = f"{bucket.url} at {bucket.endpoint or 'the local stack'}"
     try:
         yield
-    except (MinioException, urllib3.exceptions.HTTPError, ValueError) as error:  # a disk's OSError is not its
+    except (MinioException, urllib3.exceptions.HTTPError, ValueError) as error:
         if isinstance(error, S3Error) and error.code == "NoSuchKey":
             raise ObjectNotFoundError(f"{error.object_name} is not in {where}") from None
         raise exchange_error(error, where, bucket.endpoint or "the local stack") from None

@@ -1,4 +1,4 @@
-"""Reads an archive from its beginning to its end, and believes nothing of it that its list does not say."""
+"""Read an archive from beginning to end and accept only what its list of contents names."""
 
 import hashlib
 import os
@@ -21,34 +21,34 @@ _CHUNK = 1 << 20  # bytes
 
 
 def verify(path: Path, identity: Path | None = None) -> Manifest:
-    """Read a whole archive and hold every member against the list; returns the list.
+    """Read a whole archive, compare every member with the list of contents, and return the list.
 
     Args:
         path: the archive.
-        identity: file (mode 600) of the age identity that a sealed archive is opened with.
+        identity: file (mode 600) of the age identity that opens a sealed archive.
 
     Raises:
-        BackupError: it is damaged, cut off, or holds what the list does not name.
-        ConfigError: it is sealed, and no identity was given.
+        BackupError: the archive is damaged, truncated, or has members that the list does not name.
+        ConfigError: the archive is sealed and no identity was given.
     """
-    found: dict[str, tuple[int, str]] = {}
+    actual: dict[str, tuple[int, str]] = {}
     manifest: Manifest | None = None
     for name, file in members(path, identity):
         if manifest is not None:
             raise _damaged(path, f"{name} comes after the list of contents")
         if name == MANIFEST:
             manifest = _manifest(path, file)
-        elif name in found:
+        elif name in actual:
             raise _damaged(path, f"{name} is in it twice")
         else:
-            found[name] = _size_and_hash(file)
+            actual[name] = _size_and_hash(file)
     if manifest is None:
         raise _damaged(path, "its list of contents is missing: it was cut off")
     listed = {member.name: (member.size, member.sha256) for member in manifest.members}
-    for name in sorted(listed.keys() | found.keys()):
-        if name not in found:
+    for name in sorted(listed.keys() | actual.keys()):
+        if name not in actual:
             raise _damaged(path, f"{name} is missing")
-        if listed.get(name) != found[name]:
+        if listed.get(name) != actual[name]:
             raise _damaged(path, f"{name} is not what the list of contents says")
     return manifest
 
@@ -60,7 +60,7 @@ class Reader:
         self._archive, self._file = archive, file
 
     def read(self, size: int) -> bytes:
-        """At most so many bytes more. Raises `BackupError` where the archive breaks off."""
+        """Return at most `size` more bytes. Raises `BackupError` if the archive is truncated."""
         try:
             return self._file.read(size)
         except (tarfile.TarError, EOFError, OSError) as error:
@@ -68,7 +68,7 @@ class Reader:
 
 
 def members(path: Path, identity: Path | None = None) -> Iterator[tuple[str, Reader]]:
-    """Every member's name and bytes, in order; each must be read before the next is asked for.
+    """Yield every member's name and bytes in order; read each before advancing.
 
     Raises:
         BackupError, ConfigError: as `verify`.
@@ -76,7 +76,7 @@ def members(path: Path, identity: Path | None = None) -> Iterator[tuple[str, Rea
     try:
         with _opened(path, identity) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
             for info in tar:
-                # A sparse member claims bytes that are in no archive: a few of them fill any disk.
+                # A sparse member declares bytes that the archive does not contain: a few could fill any disk.
                 file = tar.extractfile(info) if info.isreg() and not info.issparse() else None
                 if file is None:
                     raise _damaged(path, f"{info.name} is no plain file")
@@ -90,7 +90,7 @@ def members(path: Path, identity: Path | None = None) -> Iterator[tuple[str, Rea
 
 
 def save(file: Reader, path: Path, sha256: str) -> None:
-    """Write a member to a new file of mode 600. Raises `BackupError` when it is not the listed one."""
+    """Write a member to a new file of mode 600. Raises `BackupError` if its SHA-256 is not `sha256`."""
     digest = hashlib.sha256()
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
         while chunk := file.read(_CHUNK):
@@ -113,8 +113,8 @@ def _manifest(path: Path, file: Reader) -> Manifest:
     try:
         return Manifest.model_validate_json(body)
     except ValidationError as error:
-        said = error.errors(include_url=False, include_input=False)[0]["msg"]
-        raise _damaged(path, f"its list of contents cannot be read ({said})") from None
+        fault = error.errors(include_url=False, include_input=False)[0]["msg"]
+        raise _damaged(path, f"its list of contents cannot be read ({fault})") from None
 
 
 @contextmanager
@@ -128,7 +128,7 @@ def _opened(path: Path, identity: Path | None) -> Iterator[BinaryIO]:
         if identity is None:
             raise ConfigError(f"{path} is sealed: name the file of the age identity with --identity")
         key = _identity(identity)
-        with _drained(lambda sink: pyrage.decrypt_io(file, sink, [key]), path) as clear:
+        with _pipe_from(lambda sink: pyrage.decrypt_io(file, sink, [key]), path) as clear:
             yield clear
 
 
@@ -142,17 +142,17 @@ def _identity(path: Path) -> Any:  # noqa: ANN401 - pyrage has no types
 
 
 @contextmanager
-def _drained(fill: Any, path: Path) -> Iterator[BinaryIO]:  # noqa: ANN401 - a function that fills a file
-    """What `fill` writes in a thread can be read in the block; what it raises is raised here."""
+def _pipe_from(fill: Any, path: Path) -> Iterator[BinaryIO]:  # noqa: ANN401 - a function that fills a file
+    """Yield a file with the bytes that `fill` writes in a thread; re-raise its exception here."""
     source, sink = os.pipe()
-    failed: list[Exception] = []
+    failures: list[Exception] = []
 
     def work() -> None:
         try:
             with os.fdopen(sink, "wb") as writing:
                 fill(writing)
-        except Exception as error:  # noqa: BLE001 - it is raised below, in the other thread
-            failed.append(error)
+        except Exception as error:  # noqa: BLE001 - raised below, in the caller's thread
+            failures.append(error)
 
     thread = threading.Thread(target=work, name="age", daemon=True)
     thread.start()
@@ -160,16 +160,16 @@ def _drained(fill: Any, path: Path) -> Iterator[BinaryIO]:  # noqa: ANN401 - a f
         try:
             with os.fdopen(source, "rb") as reading:
                 yield reading
-                while reading.read(_CHUNK):  # what follows the tar's end is authenticated as well
+                while reading.read(_CHUNK):  # age also authenticates the bytes after the tar's end
                     pass
         finally:
-            thread.join()  # whatever ends the block: in age, a thread that outlives Python aborts the process
+            thread.join()  # on every exit: a thread still in age when Python ends aborts the process
     except (tarfile.TarError, EOFError, OSError):
-        if failed:
-            raise _unsealed(path, failed[0]) from None
+        if failures:
+            raise _unsealed(path, failures[0]) from None
         raise
-    if failed:
-        raise _unsealed(path, failed[0])
+    if failures:
+        raise _unsealed(path, failures[0])
 
 
 def _unsealed(path: Path, error: Exception) -> BackupError:

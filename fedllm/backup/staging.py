@@ -1,4 +1,4 @@
-"""What a backup has read so far: copies in a folder of the home itself, since private keys are among them."""
+"""Stage a backup's copies in a folder of the home itself, since they include private keys."""
 
 import fcntl
 import os
@@ -10,22 +10,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fedllm.backup.databases import copy_sqlite
-from fedllm.backup.inventory import Turn, files, is_database
+from fedllm.backup.inventory import ReadOrder, files, is_database
 from fedllm.backup.manifest import HOME, StoredObject
-from fedllm.backup.objects import Shelf
+from fedllm.backup.objects import BackupStore
 from fedllm.backup.records import record_files
 from fedllm.disk import is_full
 from fedllm.errors import BackupError
 
 _PREFIX = ".backup-"
-_WITH_RECORDS = {Turn.SITE_FILE, Turn.OTHER}  # a site file that names a database as its records is wrong
+# A site's records may only be here: a site file must not name a database as its records.
+_WITH_RECORDS = {ReadOrder.SITE_FILE, ReadOrder.OTHER}
 
 
 @contextmanager
 def staging_folder(home: Path) -> Iterator[Path]:
-    """A folder of mode 700 in the home that is deleted in the end; what a killed backup left goes first.
+    """Create a folder of mode 700 in the home and delete it on exit; first delete those of killed backups.
 
-    The home is as private as what goes into it; where the archive goes may be anybody's disk.
+    The home is as private as its files, while anybody may read the disk that the archive goes to.
     """
     for left in home.glob(f"{_PREFIX}*"):
         with suppress(OSError), _locked(left):
@@ -45,7 +46,7 @@ def staging_folder(home: Path) -> Iterator[Path]:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Hold a folder as long as this process lives. Raises `OSError` where another one holds it."""
+    """Lock a folder until exit or the end of this process. Raises `OSError` if another process holds it."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -56,35 +57,35 @@ def _locked(folder: Path) -> Iterator[None]:
 
 @dataclass
 class Staged:
-    """Copies by their names in the archive."""
+    """The copies of a backup, by member name."""
 
     folder: Path
     home: Path
-    keys: bool  # whether private keys and passwords are wanted
-    files: dict[str, Path] = field(default_factory=dict)  # archive name -> copy
-    objects: dict[str, StoredObject] = field(default_factory=dict)  # archive name -> what S3 knows of it
+    keys: bool  # whether to include private keys and passwords
+    files: dict[str, Path] = field(default_factory=dict)  # member name -> copy
+    objects: dict[str, StoredObject] = field(default_factory=dict)  # member name -> metadata in S3
     _fetched: int = 0
 
-    def copy(self, *turns: Turn) -> None:
-        """Copy the home's files whose turn it is."""
-        for name in self.names(*turns):
+    def copy(self, *orders: ReadOrder) -> None:
+        """Copy the home's files with these places in the read order."""
+        for name in self.names(*orders):
             self.copy_file(name)
 
-    def names(self, *turns: Turn) -> list[str]:
-        """The home's files whose turn it is, by their paths below it; sites' records are not among them."""
-        records = record_files(self.home) if _WITH_RECORDS & {*turns} else {}
+    def names(self, *orders: ReadOrder) -> list[str]:
+        """List the home's files with these places in the read order, without sites' records."""
+        records = record_files(self.home) if _WITH_RECORDS & {*orders} else {}
         return [
             name
-            for turn, name in files(self.home, keys=self.keys)
-            if turn in turns and not (turn in _WITH_RECORDS and name in records)
+            for order, name in files(self.home, keys=self.keys)
+            if order in orders and not (order in _WITH_RECORDS and name in records)
         ]
 
     def copy_file(self, name: str) -> None:
-        """Copy a file of the home; one that is gone meanwhile is passed over.
+        """Copy a file of the home; skip it if it was deleted meanwhile.
 
         Raises:
-            BackupError: it cannot be read, or is a database that is torn or stays locked.
-            DiskFullError: no room for the copy.
+            BackupError: the file cannot be read, or is a database that is damaged or stays locked.
+            DiskFullError: the disk has no room for the copy.
         """
         target, source = self.folder / HOME / name, self.home / name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -96,7 +97,7 @@ class Staged:
                 shutil.copyfile(source, target)
                 target.chmod(source.stat().st_mode & 0o755)
         except FileNotFoundError:
-            self.files.pop(HOME + name, None)  # of an earlier reading, deleted above
+            self.files.pop(HOME + name, None)  # the copy of an earlier reading, deleted above
             return
         except BackupError:  # a database that cannot be opened
             if source.exists():
@@ -110,17 +111,17 @@ class Staged:
             raise BackupError(f"{source} cannot be copied: {error.strerror or error}") from None
         self.files[HOME + name] = target
 
-    def forget(self, names: Iterable[str]) -> None:
-        """Drop copies, by their names in the archive."""
+    def discard(self, names: Iterable[str]) -> None:
+        """Delete copies by member name."""
         for name in names:
             self.files.pop(name).unlink()
             self.objects.pop(name, None)
 
-    def fetch(self, shelf: Shelf, key: str) -> tuple[StoredObject, Path] | None:
-        """Read an object; None when it was deleted meanwhile."""
+    def fetch(self, store: BackupStore, key: str) -> tuple[StoredObject, Path] | None:
+        """Copy an object and return its metadata and path; None if it was deleted meanwhile."""
         self._fetched += 1
         path = self.folder / f"object-{self._fetched}"
-        stored = shelf.fetch(key, path)
+        stored = store.fetch(key, path)
         if stored is None:
             return None
         self.objects[stored.member] = stored

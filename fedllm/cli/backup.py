@@ -17,8 +17,8 @@ from fedllm.config import load_federation
 from fedllm.errors import ConfigError
 
 if TYPE_CHECKING:
-    from fedllm.backup.bring_back import Restored
     from fedllm.backup.manifest import Manifest
+    from fedllm.backup.restore import Restored
 
 _SHOWN = 3  # keys that are named one by one
 
@@ -57,8 +57,8 @@ def backup(
 
     It may be taken while a training runs.
     """
+    from fedllm.backup.create import create_backup
     from fedllm.backup.reading import verify as check
-    from fedllm.backup.take import take_backup
 
     if (out is None) == (verify is None):
         raise ConfigError("name the archive to write, or one to check with --verify")
@@ -68,7 +68,7 @@ def backup(
     assert out is not None  # noqa: S101 - looked at above
     configs = [load_federation(path) for path in config or ()]
     with _ended_by_sigterm():
-        manifest = take_backup(
+        manifest = create_backup(
             out, recipients=recipient or (), keys=keys, configs=configs, progress=console().print
         )
     if keys and not recipient:
@@ -102,12 +102,12 @@ def restore(
     as_json: AsJson = False,
 ) -> None:
     """Bring a backup back into an empty home; everything is checked before anything is written."""
-    from fedllm.backup.bring_back import restore as bring_back
+    from fedllm.backup.restore import restore as restore_backup
 
     if into is not None:
         os.environ["FEDLLM_HOME"] = str(into)
     with _ended_by_sigterm():
-        done = bring_back(
+        done = restore_backup(
             archive,
             identity=identity,
             keep_objects=keep_objects,

@@ -9,9 +9,9 @@ import pytest
 
 from fedllm.agent.agent import Agent
 from fedllm.agent.join import Membership
+from fedllm.backup.counters import advance_memory
 from fedllm.backup.databases import copy_sqlite
-from fedllm.backup.ledgers import Retired, paid_rounds, retire_ledgers
-from fedllm.backup.skip_ahead import skip_memory
+from fedllm.backup.ledgers import Retired, charged_rounds, retire_ledgers
 from fedllm.config import load_site
 from fedllm.privacy.site_ledger import site_ledger
 from fedllm.protocol.messages import Update
@@ -110,7 +110,7 @@ def test_a_restored_sites_card_counts_above_what_its_coordinator_saw(
         agent.tick()
         before = agent.memory.value("card")
     put_back(member.home, saved)
-    assert skip_memory(member.home, taken=time.time(), paid=paid_rounds(member.home)) == []
+    assert advance_memory(member.home, taken=time.time(), paid=charged_rounds(member.home)) == []
     with closing(Agent(member, trainer)) as again:
         again.tick()
         assert again.memory.value("card") > before
@@ -144,7 +144,7 @@ def test_a_backup_between_charge_and_update_sends_no_second_update_for_the_charg
     lose_update(coordinator, 1)
     put_back(member.home, charged_only)
     retire_ledgers(member.home)
-    assert skip_memory(member.home, time.time(), paid_rounds(member.home)) == [(RUN, 1)]
+    assert advance_memory(member.home, time.time(), charged_rounds(member.home)) == [(RUN, 1)]
     with closing(Agent(member, trainer)) as again:
         ticks(again, 3)
         assert again.memory.tally().failed == 1

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fedllm.backup.take import take_backup
+from fedllm.backup.create import create_backup
 from fedllm.config import FederationConfig
 from fedllm.coordinator.steps import LOCAL_TRAIN, JournaledRunner
 from fedllm.coordinator.training import Training
@@ -37,5 +37,5 @@ def archive(config: FederationConfig, sites: dict[str, PlayedSite], tmp_path: Pa
     assert sites
     for name in ("a", "b", "c"):
         DirectoryStore(tmp_path / "store").put(f"played/{name}", b"x")
-    take_backup(tmp_path / "b.tar", configs=[config])
+    create_backup(tmp_path / "b.tar", configs=[config])
     return tmp_path / "b.tar"

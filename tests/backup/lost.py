@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fedllm.backup.bring_back import Restored, restore
+from fedllm.backup.restore import Restored, restore
 from fedllm.coordinator.steps import AGGREGATE, DP_AUDIT, EVALUATE, LOCAL_TRAIN, JournaledRunner
 from fedllm.journal.journal import Journal
 from fedllm.journal.outcomes import Aggregated
@@ -38,9 +38,9 @@ def lose_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, new: str = 
     return tmp_path / new
 
 
-def bring_back(tmp_path: Path, **said: bool) -> Restored:
+def restore_backup(tmp_path: Path, **options: bool) -> Restored:
     """Restore `b.tar`; the played federation's store is a folder, which has to be named."""
-    return restore(tmp_path / "b.tar", stores=[f"file://{tmp_path / 'store'}"], **said)
+    return restore(tmp_path / "b.tar", stores=[f"file://{tmp_path / 'store'}"], **options)
 
 
 def stored(tmp_path: Path) -> list[str]:

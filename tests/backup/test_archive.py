@@ -9,7 +9,7 @@ import pyrage
 import pytest
 
 from fedllm.backup import archive, reading
-from fedllm.backup.archive import ArchiveWriter, written
+from fedllm.backup.archive import ArchiveWriter, new_archive
 from fedllm.backup.manifest import MANIFEST, Bucket, Manifest, StoredObject
 from fedllm.backup.reading import members, verify
 from fedllm.errors import BackupError, ConfigError, IdentityError
@@ -21,7 +21,7 @@ OBJECTS = (StoredObject(member="objects/fedllm/test/head.json", folder="fedllm",
 
 def write(out: Path, recipients: tuple[str, ...] = ()) -> Manifest:
     """A small archive of two files."""
-    with written(out, recipients) as stream:
+    with new_archive(out, recipients) as stream:
         archive = ArchiveWriter(stream)
         for name, body in {"home/a.key": SECRET, "objects/fedllm/test/head.json": b"{}"}.items():
             source = out.with_name("source")
@@ -83,7 +83,7 @@ def test_a_list_of_contents_that_no_restore_would_read_is_no_backup(
 
 
 def break_off(out: Path, recipients: tuple[str, ...]) -> None:
-    with written(out, recipients) as stream:
+    with new_archive(out, recipients) as stream:
         stream.write(b"half")
         raise RuntimeError("on purpose")
 

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from fedllm.backup.archive import ArchiveWriter, written
-from fedllm.backup.bring_back import restore
+from fedllm.backup.archive import ArchiveWriter, new_archive
+from fedllm.backup.create import create_backup
 from fedllm.backup.manifest import Bucket, Manifest, StoredObject
-from fedllm.backup.take import take_backup
+from fedllm.backup.restore import restore
 from fedllm.config.home import refuse_half_restored
 from fedllm.endpoints.place import Place
 from fedllm.errors import BackupError, ConfigError
-from tests.backup.lost import bring_back, lose_everything
+from tests.backup.lost import lose_everything, restore_backup
 from tests.backup.private_site import lose, site
 
 
@@ -25,7 +25,7 @@ from tests.backup.private_site import lose, site
 def lost(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A home that is not there yet; `b.tar` beside it holds one with a site."""
     site(home / "sites" / "mill")
-    take_backup(tmp_path / "b.tar")
+    create_backup(tmp_path / "b.tar")
     return lose(tmp_path, monkeypatch)
 
 
@@ -55,7 +55,7 @@ def test_all_of_a_home_is_on_the_disk_before_it_counts_as_whole(
         sync()
 
     monkeypatch.setattr(os, "sync", look)
-    bring_back(tmp_path)
+    restore_backup(tmp_path)
     assert seen == [contents(new) | {"restoring": b""}]
 
 
@@ -138,7 +138,7 @@ def test_the_stack_is_locked_while_its_home_and_its_own_buckets_are_filled(
 ) -> None:
     monkeypatch.setenv("FEDLLM_HOME", str(tmp_path / "new"))
     (tmp_path / "source").write_text("{}")
-    with written(tmp_path / "b.tar", ()) as stream:
+    with new_archive(tmp_path / "b.tar", ()) as stream:
         made = ArchiveWriter(stream)
         made.add("objects/fedllm/test/a", tmp_path / "source")
         bucket = Bucket(folder="fedllm", url="s3://fedllm", own=True)

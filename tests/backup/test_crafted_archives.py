@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from fedllm.backup.archive import ArchiveWriter, written
-from fedllm.backup.bring_back import restore
+from fedllm.backup.archive import ArchiveWriter, new_archive
 from fedllm.backup.manifest import Bucket, FederationMark, LedgerMark, Manifest, Member, StoredObject
+from fedllm.backup.restore import restore
 from fedllm.errors import BackupError, DiskFullError
 
 
@@ -25,7 +25,7 @@ def manifest(**said: Any) -> Manifest:  # noqa: ANN401 - any field
 def crafted(tmp_path: Path, names: tuple[str, ...], **said: Any) -> None:  # noqa: ANN401 - any field
     """An archive that no fedllm wrote: whole, and with a list of contents as it is given."""
     (tmp_path / "source").write_text("x")
-    with written(tmp_path / "b.tar", ()) as stream:
+    with new_archive(tmp_path / "b.tar", ()) as stream:
         made = ArchiveWriter(stream)
         for name in names:
             made.add(name, tmp_path / "source")
@@ -92,13 +92,13 @@ def test_a_ledger_that_is_not_where_the_list_of_contents_has_it_is_not_restored(
     mark = LedgerMark(home="books", dataset="ward-7", seq=3, sha256="0" * 64)
     crafted(tmp_path, ("home/books/.ledger.db",), ledgers=(mark,))
     for said in (True, False):
-        with pytest.raises(BackupError, match="ledger of ward-7 in books did not come back"):
+        with pytest.raises(BackupError, match="privacy ledger of ward-7 in books differs"):
             restore(tmp_path / "b.tar", nothing_spent=said)
     assert list((tmp_path / "new").iterdir()) == []
 
 
 def test_a_bucket_of_ones_own_names_its_part(tmp_path: Path) -> None:
-    with pytest.raises(ValidationError, match="name the part of it"):
+    with pytest.raises(ValidationError, match="give the prefix of the"):
         Bucket(folder="of-f", url=f"file://{tmp_path}")
     assert manifest(buckets=(Bucket(folder="of-f", url="s3://b", prefix="f/"),)).buckets
 

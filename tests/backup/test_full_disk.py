@@ -18,7 +18,7 @@ import sqlite3, sys
 from contextlib import closing
 from pathlib import Path
 from small_disk import BALLAST, fill
-from fedllm.backup.take import take_backup
+from fedllm.backup.create import create_backup
 from fedllm.config import fedllm_home
 home, disk, out, *recipients = fedllm_home(), Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:]
 (home / "coordinator" / "f").mkdir(parents=True)
@@ -30,7 +30,7 @@ fill(disk)
 with (disk / BALLAST).open("r+b") as ballast:  # room to begin, not to end
     ballast.truncate((disk / BALLAST).stat().st_size - 1_000_000)
 try:
-    take_backup(out, recipients=recipients)
+    create_backup(out, recipients=recipients)
 except Exception as error:
     print(f"{type(error).__name__}: {error}")
 print(sorted(path.name for path in disk.iterdir()))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fedllm.backup.inventory import Turn, files, site_homes
+from fedllm.backup.inventory import ReadOrder, files, site_homes
 from fedllm.errors import BackupError
 
 
@@ -76,16 +76,16 @@ def test_files_come_in_the_order_in_which_they_must_be_read(tmp_path: Path) -> N
     make(tmp_path, *EVERYTHING)
     found = files(tmp_path, keys=True)
     assert [turn for turn, _ in found] == sorted(turn for turn, _ in found)
-    by_turn = {turn: [name for t, name in found if t == turn] for turn in Turn}
-    assert by_turn[Turn.SITE_MEMORY] == ["simulated/test/mill/memory.db", "sites/north/memory.db"]
-    assert by_turn[Turn.JOURNAL] == ["coordinator/test/journal.db"]
+    by_turn = {turn: [name for t, name in found if t == turn] for turn in ReadOrder}
+    assert by_turn[ReadOrder.SITE_MEMORY] == ["simulated/test/mill/memory.db", "sites/north/memory.db"]
+    assert by_turn[ReadOrder.JOURNAL] == ["coordinator/test/journal.db"]
     ledgers = ["hospital/ledger.db", "simulated/test/mill/ledger.db", "sites/north/books.db"]
-    assert by_turn[Turn.LEDGER] == ledgers
-    assert "hospital/site.yaml" in by_turn[Turn.SITE_FILE]
-    assert by_turn[Turn.MLFLOW] == ["stack/mlflow-auth.db", "stack/mlflow.db"]
-    assert by_turn[Turn.PREFECT] == ["stack/prefect/prefect.db"]
-    assert "simulated/test/mill/work/run-1-1.sealed" in by_turn[Turn.SITE_FILE]
-    assert "coordinator/test/runs/run-1/a.model" in by_turn[Turn.COORDINATOR_FILE]
+    assert by_turn[ReadOrder.LEDGER] == ledgers
+    assert "hospital/site.yaml" in by_turn[ReadOrder.SITE_FILE]
+    assert by_turn[ReadOrder.MLFLOW] == ["stack/mlflow-auth.db", "stack/mlflow.db"]
+    assert by_turn[ReadOrder.PREFECT] == ["stack/prefect/prefect.db"]
+    assert "simulated/test/mill/work/run-1-1.sealed" in by_turn[ReadOrder.SITE_FILE]
+    assert "coordinator/test/runs/run-1/a.model" in by_turn[ReadOrder.COORDINATOR_FILE]
     left_out = set(EVERYTHING) - {name for _, name in found}
     assert left_out == {
         "coordinator/test/journal.db-wal",
@@ -151,4 +151,4 @@ def test_a_link_to_what_is_left_out_anyway_is_none_of_a_backups_business(tmp_pat
     make(tmp_path, "coordinator/test/journal.db")
     for name in ("cache", "coordinator/test/agent.log"):
         (tmp_path / name).symlink_to("/")
-    assert files(tmp_path, keys=True) == [(Turn.JOURNAL, "coordinator/test/journal.db")]
+    assert files(tmp_path, keys=True) == [(ReadOrder.JOURNAL, "coordinator/test/journal.db")]

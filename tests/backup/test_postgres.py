@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from fedllm.backup.bring_back import restore
+from fedllm.backup.counters import HEADS, ORIGIN
+from fedllm.backup.create import create_backup
 from fedllm.backup.databases import dump_postgres, restore_postgres
-from fedllm.backup.skip_ahead import HEADS, ORIGIN
-from fedllm.backup.take import take_backup
+from fedllm.backup.restore import restore
 from fedllm.config import FederationConfig
 from fedllm.coordinator.members import add_site
 from fedllm.endpoints.place import Place
@@ -49,7 +49,7 @@ def test_three_databases_go_into_an_archive_and_back_and_the_restored_stack_uses
     add_site(config, create_identity(tmp_path / "mill", "mill").public)
     for part in ("mlflow", "prefect"):
         server.sql("create table kept (n int); insert into kept values (7)", old[part])
-    made = take_backup(tmp_path / "b.tar", configs=[config])
+    made = create_backup(tmp_path / "b.tar", configs=[config])
     assert set(made.databases) == set(PARTS)
     assert not (tmp_path / "home" / "stack").exists()  # the shell's addresses are not remembered by a backup
     assert SECRET.encode() not in (tmp_path / "b.tar").read_bytes()
@@ -80,7 +80,7 @@ def test_an_archive_of_a_postgres_is_not_restored_without_an_address_for_each_du
 ) -> None:
     monkeypatch.setenv("FEDLLM_JOURNAL_URL", server.url(server.database()))
     add_site(config, create_identity(tmp_path / "mill", "mill").public)
-    take_backup(tmp_path / "b.tar", configs=[config])
+    create_backup(tmp_path / "b.tar", configs=[config])
     monkeypatch.setenv("FEDLLM_HOME", str(tmp_path / "new"))
     monkeypatch.delenv("FEDLLM_JOURNAL_URL")
     with pytest.raises(ConfigError, match="name an empty database for it in FEDLLM_JOURNAL_URL"):
@@ -94,11 +94,11 @@ def test_another_postgres_than_the_trainings_is_found_out(
     add_site(config, create_identity(tmp_path / "mill", "mill").public)
     (tmp_path / "home" / "coordinator" / "lost" / "keys").mkdir(parents=True)
     said: list[str] = []
-    take_backup(tmp_path / "a.tar", configs=[config], progress=said.append)
-    assert "the journal knows nothing of lost: no site has joined it yet" in said
+    create_backup(tmp_path / "a.tar", configs=[config], progress=said.append)
+    assert "the journal has no entry for lost: no site has joined it yet" in said
     (tmp_path / "home" / "coordinator" / "lost" / "runs").mkdir()  # it has trained
     with pytest.raises(BackupError, match=r"coordinator/lost has no journal here"):
-        take_backup(tmp_path / "b.tar", configs=[config])
+        create_backup(tmp_path / "b.tar", configs=[config])
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_a_user_who_could_run_programs_on_the_server_is_refused_before_a_dump_is
 ) -> None:
     monkeypatch.setenv("FEDLLM_JOURNAL_URL", server.url(server.database()))
     add_site(config, create_identity(tmp_path / "mill", "mill").public)
-    take_backup(tmp_path / "b.tar", configs=[config])
+    create_backup(tmp_path / "b.tar", configs=[config])
     empty = server.database()
     user = f"owner_of_{empty}" if right else "postgres"
     if right:
@@ -128,7 +128,7 @@ def test_a_user_who_could_run_programs_on_the_server_is_refused_before_a_dump_is
         server.sql(right.format(user=user))
     monkeypatch.setenv("FEDLLM_JOURNAL_URL", server.url(empty, user=user))
     monkeypatch.setenv("FEDLLM_HOME", str(tmp_path / "new"))
-    with pytest.raises(BackupError, match=f"{user} is a superuser, or may .* name a plain user") as caught:
+    with pytest.raises(BackupError, match=f"{user} is a superuser, or may .* use an ordinary user") as caught:
         restore(tmp_path / "b.tar", keep_objects=True)
     assert SECRET not in str(caught.value)
     assert not (tmp_path / "new").exists()

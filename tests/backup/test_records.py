@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fedllm.backup.bring_back import restore
-from fedllm.backup.take import take_backup
+from fedllm.backup.create import create_backup
+from fedllm.backup.restore import restore
 from tests.backup.private_site import lose, site
 
 WITHDRAWN = b'{"text": "a patient who withdrew", "label": "positive"}\n'
@@ -36,7 +36,7 @@ def test_the_records_that_a_site_trains_on_are_left_out_and_named(  # noqa: PLR0
     (mill / data).write_bytes(WITHDRAWN)
     (mill / "notes.txt").write_text("kept")
     said: list[str] = []
-    take_backup(tmp_path / "b.tar", keys=keys, progress=said.append)
+    create_backup(tmp_path / "b.tar", keys=keys, progress=said.append)
     assert WITHDRAWN not in (tmp_path / "b.tar").read_bytes()
     assert [line for line in said if line.startswith(f"not in it: the records of sites/mill, {home}")]
     new = lose(tmp_path, monkeypatch)
@@ -52,5 +52,5 @@ def test_a_site_file_that_names_a_database_as_its_records_costs_no_ledger(
     site(home / "sites" / "mill")
     say(home / "sites" / "mill", data=data)
     assert {f"home/sites/mill/{name}" for name in ("ledger.db", "memory.db")} <= {
-        member.name for member in take_backup(tmp_path / "b.tar").members
+        member.name for member in create_backup(tmp_path / "b.tar").members
     }

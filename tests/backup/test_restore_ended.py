@@ -10,28 +10,28 @@ from pathlib import Path
 
 import pytest
 
-from fedllm.backup.bring_back import restore
+from fedllm.backup.create import create_backup
 from fedllm.backup.manifest import StoredObject
-from fedllm.backup.objects import FolderShelf
+from fedllm.backup.objects import BackupFolder
 from fedllm.backup.reading import verify
-from fedllm.backup.take import take_backup
+from fedllm.backup.restore import restore
 from fedllm.endpoints.place import Place
 from fedllm.errors import BackupError, ConfigError, ExchangeError
 from fedllm.journal.journal import Journal
 from fedllm.stack import up
-from tests.backup.lost import bring_back, lose_everything, stored
+from tests.backup.lost import lose_everything, restore_backup, stored
 
 # Restores, and says once it has begun to put objects into the store; then it goes on slowly.
 SLOW = """
 import sys, time
 from fedllm.backup import objects
 from fedllm.cli.main import main
-store = objects.FolderShelf.store
+store = objects.BackupFolder.put
 def slowly(self, stored, path):
     store(self, stored, path)
     print("stored", flush=True)
     time.sleep(60)
-objects.FolderShelf.store = slowly
+objects.BackupFolder.put = slowly
 main()
 """
 
@@ -41,9 +41,9 @@ def test_a_store_that_fills_up_half_way_is_empty_again_and_so_is_the_home(
 ) -> None:
     assert archive
     new = lose_everything(tmp_path, monkeypatch)
-    store, kept = FolderShelf.store, 2
+    store, kept = BackupFolder.put, 2
 
-    def breaks_off(self: FolderShelf, entry: StoredObject, path: Path) -> None:
+    def breaks_off(self: BackupFolder, entry: StoredObject, path: Path) -> None:
         nonlocal kept
         store(self, entry, path)
         kept -= 1
@@ -51,11 +51,11 @@ def test_a_store_that_fills_up_half_way_is_empty_again_and_so_is_the_home(
             raise ExchangeError("the store is away")
 
     with monkeypatch.context() as patch:
-        patch.setattr(FolderShelf, "store", breaks_off)
+        patch.setattr(BackupFolder, "put", breaks_off)
         with pytest.raises(ExchangeError, match="is away"):
-            bring_back(tmp_path)
+            restore_backup(tmp_path)
     assert (stored(tmp_path), list(new.iterdir())) == ([], [])
-    assert bring_back(tmp_path).objects > 2
+    assert restore_backup(tmp_path).objects > 2
 
 
 def begun(archive: Path, home: Path, store: Path) -> subprocess.Popen[str]:
@@ -90,7 +90,7 @@ def test_the_home_of_a_restore_that_was_killed_is_used_by_nobody(
         assert db.execute("select head_counter >= 1000000 from federation").fetchall() == [
             (1,)
         ]  # before objects
-    for use in (lambda: Journal("played"), up, lambda: take_backup(tmp_path / "c.tar")):
+    for use in (lambda: Journal("played"), up, lambda: create_backup(tmp_path / "c.tar")):
         with pytest.raises(BackupError, match="is half restored"):
             use()
     with pytest.raises(ConfigError, match="is not empty"):
@@ -108,9 +108,9 @@ def test_a_restore_that_came_to_its_end_says_so_to_the_next_up_alone(
 ) -> None:
     assert archive
     new = lose_everything(tmp_path, monkeypatch)
-    bring_back(tmp_path)
+    restore_backup(tmp_path)
     assert Place.here().restored.read_bytes() == b""
     assert Place.here().restored.stat().st_mode & 0o777 == 0o600
     assert not (new / "restoring").exists()
-    take_backup(tmp_path / "c.tar")
+    create_backup(tmp_path / "c.tar")
     assert "home/stack/restored" not in {member.name for member in verify(tmp_path / "c.tar").members}

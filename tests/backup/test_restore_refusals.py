@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from fedllm.backup.bring_back import restore
-from fedllm.backup.take import take_backup
+from fedllm.backup.create import create_backup
+from fedllm.backup.restore import restore
 from fedllm.endpoints.place import Place
 from fedllm.errors import BackupError, ConfigError
 from fedllm.stack.databases import VARIABLES, databases
-from tests.backup.lost import bring_back, lose_everything
+from tests.backup.lost import lose_everything, restore_backup
 
 PROD = "postgresql+psycopg://fedllm:prod-secret@db.example/mlflow"
 
@@ -19,11 +19,11 @@ def test_a_home_or_a_store_that_is_not_empty_is_left_as_it_is(
     archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(ConfigError, match=r"is not empty \(coordinator\)"):
-        bring_back(tmp_path)
+        restore_backup(tmp_path)
     assert (tmp_path / "home" / "coordinator" / "played" / "journal.db").exists()
     monkeypatch.setenv("FEDLLM_HOME", str(tmp_path / "new"))
     with pytest.raises(BackupError, match="--keep-objects"):
-        bring_back(tmp_path)
+        restore_backup(tmp_path)
     assert not (tmp_path / "new").exists()
     (tmp_path / "new" / "cache").mkdir(parents=True)
     (tmp_path / "new" / "cache" / "model").write_text("costly")
@@ -50,7 +50,7 @@ def test_a_damaged_archive_is_refused_before_anything_is_written(
     whole = archive.read_bytes()
     archive.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(BackupError, match="is damaged"):
-        bring_back(tmp_path)
+        restore_backup(tmp_path)
     assert not new.exists()
 
 
@@ -82,10 +82,10 @@ def test_an_archive_of_sqlite_files_is_not_restored_beside_a_postgres_that_the_s
     driver = "asyncpg" if name == "prefect" else "psycopg"
     monkeypatch.setenv(variable, f"postgresql+{driver}://fedllm:secret@db.example/x")
     with pytest.raises(ConfigError, match=f"no dump of {name}: unset {variable}"):
-        bring_back(tmp_path)
+        restore_backup(tmp_path)
     assert not new.exists()
     monkeypatch.setenv(variable, "")
-    assert bring_back(tmp_path).objects
+    assert restore_backup(tmp_path).objects
 
 
 def test_a_restored_stack_does_not_know_the_databases_of_the_one_that_was_backed_up(
@@ -97,9 +97,9 @@ def test_a_restored_stack_does_not_know_the_databases_of_the_one_that_was_backed
     kept.chmod(0o600)
     monkeypatch.setenv(VARIABLES["mlflow"], "")
     archive.unlink()
-    take_backup(archive)
+    create_backup(archive)
     assert json.loads(kept.read_text())["mlflow"] == PROD  # a backup changes nothing for the next `up`
     monkeypatch.delenv(VARIABLES["mlflow"])
     lose_everything(tmp_path, monkeypatch)
-    bring_back(tmp_path)
+    restore_backup(tmp_path)
     assert databases(Place.here()).mlflow is None

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from fedllm.backup.bring_back import restore
+from fedllm.backup.create import create_backup
 from fedllm.backup.ledgers import Retired
-from fedllm.backup.take import take_backup
+from fedllm.backup.restore import restore
 from fedllm.errors import BackupError
 from fedllm.privacy.ledger import Ledger
 from fedllm.secure.identity import load_identity
@@ -20,13 +20,13 @@ def test_a_run_that_reserved_anew_after_a_restore_is_counted_as_spent_by_the_nex
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spent: int
 ) -> None:
     before = site(home / "sites" / "mill")
-    take_backup(tmp_path / "b.tar")
+    create_backup(tmp_path / "b.tar")
     first = before.moved(home, lose(tmp_path, monkeypatch, "first"))
     restore(tmp_path / "b.tar")
     first.promise("run-2")  # settles run-1
     first.promise("run-1")  # --resume
     first.spend(2, spent)
-    take_backup(tmp_path / "c.tar")
+    create_backup(tmp_path / "c.tar")
     second = before.moved(home, lose(tmp_path, monkeypatch, "second"))
     assert restore(tmp_path / "c.tar").retired == (Retired("ward-7", "run-1", 100 - spent),)
     with closing(Ledger(second.ledger, load_identity(second.home / "keys"))) as ledger:
@@ -40,11 +40,11 @@ def test_a_ledger_of_two_data_sets_under_two_sites_keys_is_closed_by_both(
 ) -> None:
     shared = "../../books/ward.sqlite"
     both = [site(home / "sites" / "mill", shared), site(home / "sites" / "farm", shared, "ward-8")]
-    take_backup(tmp_path / "b.tar")
+    create_backup(tmp_path / "b.tar")
     shutil.rmtree(home / "sites" / "farm" / "keys")
-    take_backup(tmp_path / "c.tar")
+    create_backup(tmp_path / "c.tar")
     new = lose(tmp_path, monkeypatch)
-    with pytest.raises(BackupError, match="a training on ward-8 open"):
+    with pytest.raises(BackupError, match="an open training on ward-8"):
         restore(tmp_path / "c.tar")
     assert list(new.iterdir()) == []
     retired = restore(tmp_path / "b.tar").retired

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from playground import SITES, write_corpus
 
-from fedllm.backup.take import take_backup
+from fedllm.backup.create import create_backup
 from fedllm.config import FederationConfig, fedllm_home
 from fedllm.coordinator.rounds import play
 from fedllm.coordinator.steps import AGGREGATE, DISPATCH, JournaledRunner
@@ -18,7 +18,7 @@ from fedllm.data.prepare import cached_data
 from fedllm.journal.outcomes import Aggregated, Audited, Dispatched, FailedRound
 from fedllm.simulation import Workbench, _agent_thread, join
 from tests.around_steps import around
-from tests.backup.lost import bring_back
+from tests.backup.lost import restore_backup
 
 RUN = "run-1"
 
@@ -61,7 +61,7 @@ def test_coordinator_and_sites_go_on_from_a_backup_to_the_model_that_they_would_
 
     def backed_up(_training: Training, number: int) -> None:
         if number == 2 and not (tmp_path / "b.tar").exists():
-            take_backup(tmp_path / "b.tar")  # agents and coordinator are at work
+            create_backup(tmp_path / "b.tar")  # agents and coordinator are at work
 
     around(monkeypatch, AGGREGATE, backed_up)
     with trained_by_agents(config, bench) as training:
@@ -71,7 +71,7 @@ def test_coordinator_and_sites_go_on_from_a_backup_to_the_model_that_they_would_
     (tmp_path / "store").rename(tmp_path / "gone-store")
     monkeypatch.setenv("FEDLLM_HOME", str(tmp_path / "new"))
 
-    done = bring_back(tmp_path)
+    done = restore_backup(tmp_path)
     assert (done.outside, done.retired) == ({}, ())
     with trained_by_agents(config, bench) as again:
         assert again.journal.outcome(RUN, 2, "aggregate", Aggregated) is None
@@ -94,7 +94,7 @@ def test_a_round_that_was_led_after_the_backup_is_passed_over_and_made_up_for(
 
     def backed_up(_training: Training, number: int) -> None:
         if number == 2:
-            take_backup(tmp_path / "b.tar")
+            create_backup(tmp_path / "b.tar")
 
     def copied(_training: Training, number: int) -> None:
         if number == 2:
@@ -109,7 +109,7 @@ def test_a_round_that_was_led_after_the_backup_is_passed_over_and_made_up_for(
     shutil.rmtree(tmp_path / "store")
     (tmp_path / "outlived").rename(tmp_path / "store")
     monkeypatch.setenv("FEDLLM_HOME", str(tmp_path / "new"))
-    bring_back(tmp_path, keep_objects=True)
+    restore_backup(tmp_path, keep_objects=True)
     if elsewhere:
         shutil.rmtree(tmp_path / "new" / "simulated")
         (tmp_path / "gone" / "simulated").rename(tmp_path / "new" / "simulated")

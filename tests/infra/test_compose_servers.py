@@ -12,7 +12,7 @@ import pytest
 import yaml
 from playground_of_services import Services
 
-from fedllm.backup.skip_ahead import EPOCHS, HEADS, ORIGIN, ROSTERS
+from fedllm.backup.counters import EPOCHS, HEADS, ORIGIN, ROSTERS
 
 ROOT = Path(__file__).parents[2]
 SITES = ("harbour", "mill")

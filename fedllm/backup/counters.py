@@ -1,9 +1,8 @@
-"""What must not go on where a backup left off: numbers that only ever rise.
+"""Advance the counters of a restored home beyond every value that was used after the backup.
 
-The world went on after the backup was taken. Sites have seen higher head counters, epochs and roster
-versions, and refuse a second message under one number. Archives may be restored more than once, too, and
-in any order. So a restore takes its numbers from the clock, which rises faster than they do: what a later
-restore takes is above all that an earlier one can have used.
+Sites have since seen higher head counters, epochs and roster versions, and refuse a second message with one
+number. Archives may also be restored more than once and in any order. So a restore derives its numbers from
+the clock, which rises faster than they do: a later restore is above all that an earlier one can have used.
 """
 
 import json
@@ -19,31 +18,31 @@ from fedllm.agent.memory import Memory
 from fedllm.journal.journal import Journal
 from fedllm.journal.tables import FederationRow, LeaseRow, ReleaseRow, RunRow
 
-ORIGIN = 1_767_225_600  # s since 1970: 2026 begins
-# A second; more than can be used. Plans and states of head.json, heartbeats of a site.
+ORIGIN = 1_767_225_600  # s since 1970: start of 2026
+# Values per second, more than can be used. For plans and states of head.json, and a site's heartbeats.
 HEADS = CARDS = 10
-# Changes of leader; sites that join, leave or change keys.
+# For changes of leader, and for sites that join, leave or change keys.
 EPOCHS = ROSTERS = 1
 
 
 def above(own: int, rate: int, taken: float) -> int:
-    """A number above one's own, and above what was used since the backup or after any restore.
+    """Return a number above `own` and above all that were used since the backup or after any restore.
 
     Args:
-        own: the number that was restored.
-        rate: how many are used in a second at the very most.
-        taken: when the backup was taken, s since 1970; a machine whose clock is behind that goes by it.
+        own: the restored number.
+        rate: upper bound of the numbers used per second.
+        taken: time of the backup, s since 1970; replaces this machine's clock if that is earlier.
     """
     return max(own + 1, rate * int(max(time.time(), taken) - ORIGIN))
 
 
-def skip_journal(journal: Journal, taken: float, old_home: str, new_home: Path) -> None:
-    """Raise a federation's numbers above whatever was used since the backup, and free its lease.
+def advance_journal(journal: Journal, taken: float, old_home: str, new_home: Path) -> None:
+    """Advance a federation's counters beyond all that were used since the backup, and free its lease.
 
     Args:
-        journal: the federation's, as it was restored.
-        taken: when the backup was taken, s since 1970.
-        old_home: fedllm's home then.
+        journal: the federation's restored journal.
+        taken: time of the backup, s since 1970.
+        old_home: fedllm's home at the backup.
         new_home: fedllm's home now.
     """
     when = time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(taken))
@@ -71,33 +70,37 @@ def skip_journal(journal: Journal, taken: float, old_home: str, new_home: Path) 
 
 
 def _moved(body: str, old_home: str, new_home: Path) -> str:
-    """A release that waits, with its adapter's folder where it is now."""
-    told = json.loads(body)
-    folder = Path(told["adapter_folder"])
+    """Return a waiting release whose adapter folder is below the new home."""
+    release = json.loads(body)
+    folder = Path(release["adapter_folder"])
     if folder.is_relative_to(old_home):
-        told["adapter_folder"] = str(new_home / folder.relative_to(old_home))
-    return json.dumps(told)
+        release["adapter_folder"] = str(new_home / folder.relative_to(old_home))
+    return json.dumps(release)
 
 
-def skip_memory(home: Path, taken: float, paid: Collection[tuple[str, int]] | None) -> list[tuple[str, int]]:
-    """Let a restored site go on above what its coordinator may have seen, and owe nothing that it has sent.
+def advance_memory(
+    home: Path, taken: float, paid: Collection[tuple[str, int]] | None
+) -> list[tuple[str, int]]:
+    """Advance a restored site's card counter, mark sent updates as released, and give up charged rounds.
+
+    A backup reads the memory before the ledger. So the update that a charge paid for may have been sent,
+    and a second update would have different noise.
 
     Args:
-        home: the site's.
-        taken: when the backup was taken, s since 1970.
-        paid: runs and rounds that its privacy ledger has charged; None where that ledger is not known.
+        home: the site's home.
+        taken: time of the backup, s since 1970.
+        paid: runs and rounds that the site's privacy ledger has charged; None if that ledger is unknown.
 
     Returns:
-        The runs and rounds under way that it gives up. The memory is read before the ledger: the update that
-        a charge paid for may have left since, and the noise of a second one would be another.
+        The (run, round) pairs that the site gives up.
     """
     given_up = []
     folder = WorkFolder(home / "work")
     with closing(Memory(home / "memory.db")) as memory:
         memory.rise("card", above(memory.value("card"), CARDS, taken))
         for work in memory.committed():
-            # The memory is read before the files. The store had the update by then: only then is its file
-            # deleted. To train the round again was never possible from here on.
+            # A backup reads the memory before the files, and a site deletes an update's file only after the
+            # store has it. So this update was sent; a committed round is never trained again.
             if work.payload is not None and not folder.sealed(work.run, work.round).exists():
                 memory.release(work.run, work.round)
         for work in memory.reserved():

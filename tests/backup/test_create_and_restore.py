@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from fedllm.backup import journals
-from fedllm.backup.bring_back import restore
+from fedllm.backup.counters import EPOCHS, HEADS, ORIGIN, ROSTERS, above
+from fedllm.backup.create import create_backup
 from fedllm.backup.reading import verify
-from fedllm.backup.skip_ahead import EPOCHS, HEADS, ORIGIN, ROSTERS, above
-from fedllm.backup.take import take_backup
+from fedllm.backup.restore import restore
 from fedllm.cli import backup as verbs
 from fedllm.config import FederationConfig
 from fedllm.coordinator.members import coordinator_identity
@@ -24,7 +24,7 @@ from fedllm.errors import ConfigError
 from fedllm.journal.journal import Journal
 from fedllm.journal.outcomes import Aggregated
 from fedllm.journal.release_queue import queue_release, waiting_releases
-from tests.backup.lost import bring_back, finish, lose_everything, numbers
+from tests.backup.lost import finish, lose_everything, numbers, restore_backup
 from tests.coordinator.played import SITES
 
 
@@ -34,12 +34,12 @@ def test_a_round_that_stopped_with_its_updates_in_the_store_is_finished_to_the_s
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    manifest = take_backup(tmp_path / "b.tar")
+    manifest = create_backup(tmp_path / "b.tar")
     before = numbers(steps.training.journal)
     expected = finish(steps)
     keys = coordinator_identity(config.name).public
     lose_everything(tmp_path, monkeypatch)
-    done = bring_back(tmp_path)
+    done = restore_backup(tmp_path)
     assert done.objects == len(manifest.objects) > 3 * len(SITES)
     assert done.outside == {config.name: SITES}
     assert manifest.federations[config.name].unfinished == ("run-1",)
@@ -59,14 +59,14 @@ def test_archives_restored_in_any_order_go_on_above_whatever_earlier_restores_us
 ) -> None:
     assert steps
     old, newer = tmp_path / "old.tar", tmp_path / "newer.tar"
-    take_backup(old)
+    create_backup(old)
     found, now = [], time.time()
     for hour, archive in enumerate((old, newer, old), start=1):
         if archive == newer:
-            take_backup(newer)  # of what the first restore led to
+            create_backup(newer)  # of what the first restore led to
         lose_everything(tmp_path, monkeypatch, f"home-{hour}")
         with pytest.MonkeyPatch.context() as clock:
-            clock.setattr("fedllm.backup.skip_ahead.time.time", lambda at=now + 3600 * hour: at)
+            clock.setattr("fedllm.backup.counters.time.time", lambda at=now + 3600 * hour: at)
             restore(archive, stores=[f"file://{tmp_path / 'store'}"])
         with closing(Journal("played")) as journal:
             found.append(numbers(journal))
@@ -94,10 +94,10 @@ def test_a_round_that_ends_while_it_is_backed_up_is_read_again_a_round_further_o
         return told
 
     monkeypatch.setattr(journals, "read_journal", read_then_go_on)
-    take_backup(tmp_path / "b.tar")
+    create_backup(tmp_path / "b.tar")
     assert looks == [len(SITES), 0]
     lose_everything(tmp_path, monkeypatch)
-    bring_back(tmp_path)
+    restore_backup(tmp_path)
     with closing(Journal("played")) as journal:
         assert journal.outcome("run-1", 1, "aggregate", Aggregated) is not None
 
@@ -112,10 +112,10 @@ def test_an_update_that_was_opened_already_needs_no_copy_in_the_store(
     steps.run(DP_AUDIT, 1)
     for site in SITES:
         steps.training.mailbox.store.delete(steps.training.layout.payload(site, "run-1", 1))
-    take_backup(tmp_path / "b.tar")
+    create_backup(tmp_path / "b.tar")
     expected = finish(steps)
     lose_everything(tmp_path, monkeypatch)
-    bring_back(tmp_path)
+    restore_backup(tmp_path)
     with open_training(config, "run-1", Path(config.evaluation.public)) as again:
         assert finish(JournaledRunner(again)).model.sha256 == expected.model.sha256
 
@@ -126,11 +126,11 @@ def test_an_update_that_is_nowhere_is_told_of_and_keeps_nothing_else_from_the_ba
     lost = steps.training.layout.payload(SITES[0], "run-1", 1)
     steps.training.mailbox.store.delete(lost)
     said: list[str] = []
-    manifest = take_backup(tmp_path / "b.tar", progress=said.append)
+    manifest = create_backup(tmp_path / "b.tar", progress=said.append)
     assert manifest.lost == (lost,)
     assert [line for line in said if lost in line]
     lose_everything(tmp_path, monkeypatch)
-    assert bring_back(tmp_path).manifest == manifest
+    assert restore_backup(tmp_path).manifest == manifest
 
 
 def test_a_release_that_waits_finds_its_adapter_in_the_new_home_and_a_running_training_is_marked(
@@ -140,9 +140,9 @@ def test_a_release_that_waits_finds_its_adapter_in_the_new_home_and_a_running_tr
     folder.mkdir()
     (folder / "adapter_model.safetensors").write_bytes(b"adapter")
     queue_release(steps.training.journal, "run-1", 1, json.dumps({"adapter_folder": str(folder)}))
-    take_backup(tmp_path / "b.tar")
+    create_backup(tmp_path / "b.tar")
     lose_everything(tmp_path, monkeypatch)
-    bring_back(tmp_path)
+    restore_backup(tmp_path)
     with closing(Journal("played")) as journal:
         ((_, _, body),) = waiting_releases(journal)
         row = journal.run("run-1")
@@ -159,8 +159,8 @@ def test_without_keys_no_private_key_is_in_the_archive(
     tmp_path: Path,
 ) -> None:
     assert steps
-    take_backup(tmp_path / "with.tar")
-    take_backup(tmp_path / "without.tar", keys=False)
+    create_backup(tmp_path / "with.tar")
+    create_backup(tmp_path / "without.tar", keys=False)
     key = (tmp_path / "home" / "coordinator" / config.name / "keys" / "age.key").read_bytes().strip()
     assert key in (tmp_path / "with.tar").read_bytes()
     assert key not in (tmp_path / "without.tar").read_bytes()

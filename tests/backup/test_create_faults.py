@@ -15,9 +15,9 @@ import pyrage
 import pytest
 
 from fedllm.backup import staging, stores
+from fedllm.backup.create import create_backup
 from fedllm.backup.manifest import Manifest
 from fedllm.backup.reading import members
-from fedllm.backup.take import take_backup
 from fedllm.config import FederationConfig
 from fedllm.coordinator.steps import JournaledRunner
 from fedllm.endpoints.addresses import read_endpoints
@@ -32,18 +32,18 @@ from tests.coordinator.played import PlayedSite
 # Backs up, and says once the home's files are read; then it goes on slowly.
 SLOW = """
 import time
-from fedllm.backup import take
+from fedllm.backup import create
 from fedllm.cli.main import main
 def slowly(*_):
     print("read", flush=True)
     time.sleep(60)
-take._add_objects = slowly
+create._add_objects = slowly
 main()
 """
 
 
 def back_up(tmp_path: Path, config: FederationConfig) -> Manifest:
-    return take_backup(tmp_path / "b.tar", configs=[config])
+    return create_backup(tmp_path / "b.tar", configs=[config])
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_a_journal_that_a_backup_does_not_know_is_refused_and_the_homes_own_is_n
     joined: FederationConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FEDLLM_JOURNAL_URL", f"sqlite:///{tmp_path / 'elsewhere.db'}")
-    with pytest.raises(BackupError, match="names a database that a backup does not know"):
+    with pytest.raises(BackupError, match="names a database that a backup cannot read"):
         back_up(tmp_path, joined)
     own = tmp_path / "home" / "coordinator" / "played" / "journal.db"
     monkeypatch.setenv("FEDLLM_JOURNAL_URL", f"sqlite:///{own}")
@@ -78,11 +78,11 @@ def test_a_run_whose_configuration_is_older_than_this_fedllm_stops_no_backup(
     with closing(Journal("played")) as journal, Lease(journal, "run-1"):
         journal.begin_run("run-1", '{"name": "played", "gone": 1}')
         journal.begin_run("run-2", joined.model_dump_json())
-    assert take_backup(tmp_path / "a.tar").federations["played"].unfinished == ("run-1", "run-2")
+    assert create_backup(tmp_path / "a.tar").federations["played"].unfinished == ("run-1", "run-2")
     with closing(Journal("played")) as journal, Lease(journal, "run-1"):
         journal.begin_run("run-3", '{"name": "played", "gone": 1}')
     with pytest.raises(ConfigError, match="name its federation file with --config"):
-        take_backup(tmp_path / "b.tar")
+        create_backup(tmp_path / "b.tar")
     assert back_up(tmp_path, joined).buckets
 
 
@@ -104,7 +104,7 @@ def test_an_opened_update_that_is_destroyed_between_two_looks_is_not_in_the_arch
         return real(*arguments)  # type: ignore[arg-type]  # as they came
 
     monkeypatch.setattr(journals, "_satisfied", ends_meanwhile)
-    take_backup(tmp_path / "b.tar")
+    create_backup(tmp_path / "b.tar")
     names = [name for name, _ in members(tmp_path / "b.tar")]
     assert not [name for name in names if name.endswith(("early.model", ".update"))]
     assert not [name for name in names if name.endswith("/payload")]
@@ -117,7 +117,7 @@ def test_an_empty_file_in_the_place_of_a_ledger_is_a_file(
     home.mkdir(parents=True)
     (home / "ledger.db").touch()
     monkeypatch.setenv("FEDLLM_HOME", str(tmp_path / "home"))
-    assert [member.name for member in take_backup(tmp_path / "b.tar").members] == [
+    assert [member.name for member in create_backup(tmp_path / "b.tar").members] == [
         "home/simulated/f/mill/ledger.db"
     ]
 
@@ -158,7 +158,7 @@ def test_a_folder_that_is_not_there_and_a_file_that_cannot_be_read_are_one_line_
     joined: FederationConfig, tmp_path: Path
 ) -> None:
     with pytest.raises(BackupError, match=r"cannot write .*none/b\.tar: No such file"):
-        take_backup(tmp_path / "none" / "b.tar", configs=[joined])
+        create_backup(tmp_path / "none" / "b.tar", configs=[joined])
     (tmp_path / "home" / "odd").write_text("x")
     (tmp_path / "home" / "odd").chmod(0)
     if os.geteuid():  # root reads everything
@@ -218,7 +218,7 @@ def test_an_archive_that_another_backup_wrote_meanwhile_is_not_overwritten(
             (tmp_path / "b.tar").write_text("another one")
 
     with pytest.raises(ConfigError, match="is there already"):
-        take_backup(tmp_path / "b.tar", configs=[joined], progress=written_meanwhile)
+        create_backup(tmp_path / "b.tar", configs=[joined], progress=written_meanwhile)
     assert (tmp_path / "b.tar").read_text() == "another one"
 
 
@@ -240,7 +240,7 @@ def test_a_backup_beside_an_up_that_has_begun_waits_says_so_and_starts_no_second
     said: list[str] = []
 
     def enter() -> None:
-        with stores.local_shelves(stores.own_buckets(), say=said.append):
+        with stores.local_stores(stores.own_buckets(), say=said.append):
             said.append("entered")
 
     with place.lock():
