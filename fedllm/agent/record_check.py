@@ -10,7 +10,7 @@ from pathlib import Path
 from fedllm.agent.join import Membership
 from fedllm.agent.policy import Decision
 from fedllm.config import TaskConfig
-from fedllm.data.forgotten_file import JOURNAL
+from fedllm.data.forgotten_file import FILE, LOG
 from fedllm.data.site_records import site_records
 from fedllm.errors import DataError, IdentityError
 
@@ -36,7 +36,8 @@ class RecordCheck:
 
     def objection(self, task: TaskConfig) -> Decision | None:
         """A decline when too many rows cannot be used; what they are is for the site's own log alone."""
-        seen = (_state(self.data), _state(self.home / JOURNAL), task.model_dump_json())
+        looked_at = (self.data, self.home / FILE, self.home / LOG)
+        seen = (*map(_state, looked_at), task.model_dump_json())
         if seen != self._seen:
             self._objection = self._read(task)
             self._seen = seen

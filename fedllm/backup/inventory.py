@@ -7,6 +7,7 @@ from enum import IntEnum
 from pathlib import Path, PurePosixPath
 
 from fedllm.backup.databases import is_sqlite
+from fedllm.data.forgotten_file import FILE
 from fedllm.errors import BackupError
 
 # Files that the next start creates again, or that matter only while a process runs. A site fetches or
@@ -134,7 +135,8 @@ def _read_order(home: Path, name: str, sites: set[PurePosixPath]) -> ReadOrder:
         return ReadOrder.MLFLOW
     if sites.isdisjoint(PurePosixPath(name).parents):
         return ReadOrder.OTHER
-    return ReadOrder.LEDGER if is_database(home / name) else ReadOrder.SITE_FILE
+    # Withdrawals are listed in one go with their key: without it a restored site trains nothing.
+    return ReadOrder.LEDGER if last != FILE and is_database(home / name) else ReadOrder.SITE_FILE
 
 
 def is_database(path: Path) -> bool:

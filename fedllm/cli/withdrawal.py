@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fedllm.data.forget import Forgotten
-from fedllm.data.forgotten_file import JOURNAL, Entry
+from fedllm.data.forgotten_file import FILE, Entry
 from fedllm.data.records import read_records
 from fedllm.errors import ConfigError, DataError
 
@@ -42,7 +42,7 @@ def told(home: Path, data: Path, forgotten: Forgotten, new: Sequence[Entry]) -> 
     ]
     payload: dict[str, object] = {
         "schema": "fedllm.data-forget/1",
-        "journal": str(home / JOURNAL),
+        "journal": str(home / FILE),
         "data": str(data),
         "added": len(new),
         "records": None if records is None else len(records),
@@ -55,7 +55,7 @@ def told(home: Path, data: Path, forgotten: Forgotten, new: Sequence[Entry]) -> 
         + ("  new" if row["new"] else "")
         for row in entries
     ]
-    lines.append(f"{home / JOURNAL}: {len(entries)} entries, {len(new)} of them new")
+    lines.append(f"{home / FILE}: {len(entries)} entries, {len(new)} of them new")
     if records is None:
         lines.append(f"the entries stand, but no records could be counted: {fault}")
     else:

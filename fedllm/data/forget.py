@@ -1,41 +1,39 @@
 """Withdrawal: records that no later round trains on. The data file itself stays as it is."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from fedllm.data.forgotten_file import KEY, Entry, Journal, append, locked, read_journal, was_begun
+from fedllm.data.forgotten_file import FILE, KEY, RESTORE, Entry, add_entries, locked, marked, read_entries
+from fedllm.data.former_forgotten import has_former, read_former, remove_former
 from fedllm.data.records import Record
-from fedllm.data.site_key import site_key
+from fedllm.data.site_key import read_key, site_key
 from fedllm.disk import room
 from fedllm.errors import DataError
 
 
 @dataclass(frozen=True)
 class Forgotten:
-    """What a site's journal of withdrawals says."""
+    """A site's withdrawals, in the order in which they came; `key` is empty where there are none."""
 
-    journal: Journal = field(default_factory=Journal)
+    key: bytes = field(default=b"", repr=False)
+    entries: tuple[Entry, ...] = ()
 
     @classmethod
     def load(cls, home: Path) -> "Forgotten":
-        """Read and verify the journal of a site's home; a home that never began one has forgotten nothing.
+        """Read and verify the withdrawals in a site's home; one that never began any has forgotten nothing.
 
         Raises:
-            DataError: there is no such home, a line is torn or was edited, or the journal, its end or its key
-                is gone.
+            DataError: there is no such home, or the withdrawals or their key are damaged or gone.
             IdentityError: the key is open to others or damaged.
         """
         _refuse_absent(home)
-        if not was_begun(home):
+        if not _was_begun(home):
             return cls()
-        with locked(home):
-            return cls(read_journal(home))
-
-    @property
-    def entries(self) -> tuple[Entry, ...]:
-        """In the order in which they were journaled."""
-        return self.journal.entries
+        if (home / FILE).is_file() and not has_former(home):
+            return _read(home)
+        with locked(home):  # another process may be making the file just now
+            return _taken_over(home)
 
     def keep(self, records: Iterable[Record]) -> list[Record]:
         """The records that no entry matches. It looks at whole records: minimise afterwards."""
@@ -49,42 +47,72 @@ class Forgotten:
 
     def _matches(self, record: Record, wanted: Mapping[str, set[str]]) -> bool:
         return any(
-            name in record and self.journal.mark(name, record[name]) in marks
-            for name, marks in wanted.items()
+            name in record and marked(self.key, name, record[name]) in marks for name, marks in wanted.items()
         )
 
 
 def forget(home: Path, values: Iterable[tuple[str, str]]) -> tuple[Forgotten, list[Entry]]:
-    """Journal that records with these (field, value) are left out of every later round.
+    """Note that records with these (field, value) are left out of every later round.
 
-    Values are texts, as `read_records` gives them. What is journaled already is passed over. When this
-    returns, the entries are on the disk.
+    Values are texts, as `read_records` gives them. What is noted already is passed over. When this returns,
+    the entries are on the disk.
 
     Returns:
         What is forgotten now, and the entries that are new.
 
     Raises:
-        DataError: the journal is damaged, or the home cannot be written in; nothing is added.
+        DataError: the withdrawals are damaged, or the home cannot be written in; nothing is added.
         DiskFullError: there is no room; nothing was added.
     """
     _refuse_absent(home)
     try:
         with room(home, "run it again"), locked(home):
-            before = read_journal(home)
-            journal = replace(before, key=site_key(home / KEY)[0])
-            known = _by_field(before.entries)
-            lines: list[bytes] = []
-            for name, value in values:
-                mark = journal.mark(name, value)
-                if mark not in known.setdefault(name, set()):
-                    known[name].add(mark)
-                    journal, line = journal.next_line(name, value)
-                    lines.append(line)
-            if lines:
-                append(home, lines, journal)
+            before = _taken_over(home) if _was_begun(home) else Forgotten()
+            key = site_key(home / KEY)[0]
+            wanted = (Entry.now(name, marked(key, name, value)) for name, value in values)
+            new = _not_among(before.entries, wanted)
+            if new:
+                add_entries(home, key, new)
     except OSError as error:
         raise DataError(f"cannot journal in {home}: {error.strerror}") from None
-    return Forgotten(journal), list(journal.entries[len(before.entries) :])
+    return Forgotten(key, (*before.entries, *new)), new
+
+
+def _was_begun(home: Path) -> bool:
+    """Whether a home holds anything of withdrawals, in this format or the former one."""
+    return (home / FILE).exists() or (home / KEY).exists() or has_former(home)
+
+
+def _read(home: Path) -> Forgotten:
+    key = read_key(home / KEY)
+    if key is None:
+        raise DataError(f"{home / KEY} is gone, and without it the withdrawals mean nothing: {RESTORE}")
+    return Forgotten(key, read_entries(home, key))
+
+
+def _taken_over(home: Path) -> Forgotten:
+    """The withdrawals, those of the former format among them from now on. The lock is held.
+
+    All entries are in the table before the former files go. A crash in between repeats this, and an entry
+    that is in both is one.
+    """
+    key = read_key(home / KEY)
+    if key is not None and has_former(home):
+        here = read_entries(home, key) if (home / FILE).is_file() else ()
+        add_entries(home, key, _not_among(here, read_former(home, key)))
+        remove_former(home)
+    return _read(home)
+
+
+def _not_among(known: Sequence[Entry], entries: Iterable[Entry]) -> list[Entry]:
+    """Those entries, each once, that are not known, numbered after the known ones."""
+    seen = {(entry.field, entry.value) for entry in known}
+    fresh: list[Entry] = []
+    for entry in entries:
+        if (mark := (entry.field, entry.value)) not in seen:
+            seen.add(mark)
+            fresh.append(replace(entry, seq=len(known) + len(fresh)))
+    return fresh
 
 
 def _refuse_absent(home: Path) -> None:

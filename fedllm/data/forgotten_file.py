@@ -1,188 +1,189 @@
-"""The journal of withdrawals as it lies in a site's home: lines that are only added, chained and keyed.
+"""The withdrawals as they lie in a site's home: one table in SQLite, a row a withdrawal.
 
-`forgotten.jsonl` has a line an entry, compact JSON with sorted keys:
+`forgotten.db` holds the table `withdrawal`:
 
-    at        when, UTC
-    field     which field of a record is looked at
-    value     HMAC-SHA256 of field and value under `forgotten.key`: the journal keeps no value
-    seq       0, 1, 2, …
-    previous  SHA-256 of the line before, hex; 64 zeros for the first
-    mac       HMAC-SHA256 of all the others under the same key
+    seq    0, 1, 2, …
+    at     when, UTC
+    field  which field of a record is looked at
+    value  HMAC-SHA256 of field and value under `forgotten.key`: the table keeps no value
+    mac    HMAC-SHA256 of all the others under the same key
 
-`forgotten.head` names the last line, so that a journal that lost its end is noticed. All of it is the site's
-own: it guards against accidents and old copies of one file, not against whoever may write in the home.
+The MAC makes a damaged row, and a key of another home, noticeable. The table guards against accidents, not
+against whoever may write in the home (docs/decisions/0034).
 """
 
 import hashlib
 import hmac
 import json
 import os
+import sqlite3
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from filelock import FileLock, Timeout
+from sqlalchemy import (
+    URL,
+    Column,
+    Engine,
+    Integer,
+    MetaData,
+    Row,
+    String,
+    Table,
+    create_engine,
+    event,
+    select,
+)
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import NullPool
 
-from fedllm.data.site_key import read_key
-from fedllm.disk import write_whole
+from fedllm.disk import room, sync_folder
 from fedllm.errors import DataError
+from fedllm.text import one_line
 
-JOURNAL, KEY, HEAD, LOCK = "forgotten.jsonl", "forgotten.key", "forgotten.head", "forgotten.lock"
+FILE, KEY, LOCK = "forgotten.db", "forgotten.key", "forgotten.lock"
+LOG = f"{FILE}-wal"  # SQLite's own, beside it: the newest rows while it is in use
+RESTORE = "nothing is trained until it is restored from your backup"
 
-_NOTHING = "0" * 64  # `previous` of the first line
-_WAIT = 30.0  # s for another process that reads or writes the journal
-_RESTORE = "nothing is trained until it is restored from your backup"
+_WAIT = 30.0  # s for another process
+_TABLE = Table(
+    "withdrawal",
+    MetaData(),
+    Column("seq", Integer, primary_key=True, autoincrement=False),
+    Column("at", String, nullable=False),
+    Column("field", String, nullable=False),
+    Column("value", String(64), nullable=False),
+    Column("mac", String(64), nullable=False),
+)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One line: since when records with a certain value in `field` are left out."""
+    """One row: since when records with a certain value in `field` are left out."""
 
     seq: int
     at: str
     field: str
     value: str  # HMAC, hex
 
+    @classmethod
+    def now(cls, field: str, value: str) -> "Entry":
+        """A withdrawal of this second, with no number yet."""
+        return cls(-1, datetime.now(UTC).isoformat(timespec="seconds"), field, value)
 
-@dataclass(frozen=True)
-class Journal:
-    """All lines, verified. `key` is empty where no journal was begun."""
 
-    key: bytes = field(default=b"", repr=False)
-    entries: tuple[Entry, ...] = ()
-    last: str = _NOTHING  # SHA-256 of the last line
-
-    def mark(self, name: str, value: str) -> str:
-        """What the journal keeps in the place of a value. Equal means equal after Unicode's NFC."""
-        said = json.dumps([name, unicodedata.normalize("NFC", value)]).encode()
-        return _hmac(self.key, b"fedllm.forgotten/1 value\n" + said)
-
-    def next_line(self, name: str, value: str) -> tuple["Journal", bytes]:
-        """The journal with one entry more, and that entry's line."""
-        at = datetime.now(UTC).isoformat(timespec="seconds")
-        entry = Entry(len(self.entries), at, name, self.mark(name, value))
-        body = {**vars(entry), "previous": self.last}
-        line = _line(body | {"mac": _mac(self.key, body)})
-        return Journal(self.key, (*self.entries, entry), _sha256(line)), line
+def marked(key: bytes, field: str, value: str) -> str:
+    """What the table keeps in the place of a value. Equal means equal after Unicode's NFC."""
+    text = json.dumps([field, unicodedata.normalize("NFC", value)]).encode()
+    return hmac.new(key, b"fedllm.forgotten/1 value\n" + text, hashlib.sha256).hexdigest()
 
 
 @contextmanager
 def locked(home: Path) -> Iterator[None]:
-    """Keep other processes from the journal."""
+    """Keep other processes from writing withdrawals."""
     try:
         with FileLock(home / LOCK, timeout=_WAIT, mode=0o600):
             yield
     except Timeout:
-        raise DataError(f"{home / JOURNAL} is in use by another process: try again") from None
+        raise DataError(f"{home / FILE} is in use by another process: try again") from None
 
 
-def was_begun(home: Path) -> bool:
-    """Whether a home holds anything of a journal."""
-    return any((home / name).exists() for name in (JOURNAL, KEY, HEAD))
-
-
-def read_journal(home: Path) -> Journal:
-    """Every line, verified. The lock is held.
+def read_entries(home: Path, key: bytes) -> tuple[Entry, ...]:
+    """Every row, verified, in order. No lock is needed: one sees what was committed last.
 
     Raises:
-        DataError: a line is torn or was edited, or the journal, its end or its key is gone.
-        IdentityError: the key is open to others or damaged.
+        DataError: the file is gone, cannot be read or is damaged, or the key is not its own.
     """
-    if not was_begun(home):
-        return Journal()
-    key, data, head = read_key(home / KEY), _bytes(home / JOURNAL), _head(home)
-    if key is None:
-        raise DataError(f"{home / KEY} is gone, and without it {JOURNAL} means nothing: {_RESTORE}")
-    if data is None:
-        raise DataError(
-            f"{home / JOURNAL} is gone: {_RESTORE}; if no record was ever withdrawn here, remove {KEY}"
-        )
-    *lines, rest = data.split(b"\n")
-    if rest:
-        mend = _RESTORE
-        if head["seq"] < len(lines):  # the verb that wrote it never said that it was done
-            mend = "nothing is trained until you remove that line and run `fedllm data forget` for it again"
-        raise DataError(f"{home / JOURNAL}, line {len(lines) + 1} is torn: {mend}")
-    entries: list[Entry] = []
-    last = _NOTHING
-    for number, line in enumerate(lines):
-        entries.append(_entry(key, line, number, last, f"{home / JOURNAL}, line {number + 1}"))
-        last = _sha256(line)
-        if number == head["seq"] and last != head["sha256"]:
-            raise DataError(f"{home / JOURNAL}, line {number + 1} is not what {HEAD} names: {_RESTORE}")
-    if head["seq"] >= len(lines):
-        raise DataError(f"{home / JOURNAL} lost its end, line {head['seq'] + 1}: {_RESTORE}")
-    return Journal(key, tuple(entries), last)
+    path = home / FILE
+    if not path.is_file():
+        raise DataError(f"{path} is gone: {RESTORE}; if no record was ever withdrawn here, remove {KEY}")
+    reading = _named(path, f"{path} is torn or cannot be read", f"; {RESTORE}")
+    with reading, _opened(path) as engine, engine.begin() as connection:
+        state = str(connection.exec_driver_sql("PRAGMA quick_check(1)").scalar())
+        rows = connection.execute(select(_TABLE).order_by(_TABLE.c.seq)).all() if state == "ok" else []
+    if state != "ok":
+        raise DataError(f"{path} is torn: {state.splitlines()[-1]}; {RESTORE}")
+    return tuple(_entry(key, row, seq, path) for seq, row in enumerate(rows))
 
 
-def append(home: Path, lines: Sequence[bytes], journal: Journal) -> None:
-    """Add whole lines, which make the journal what it is now; where they do not fit, none of them.
+def add_entries(home: Path, key: bytes, entries: Sequence[Entry]) -> None:
+    """Add rows, all or none of them; on the disk when this returns. The lock is held.
 
-    On the disk when this returns. The lock is held.
+    The file appears with its first rows in it, so that no reader meets it without a table.
+
+    Raises:
+        DataError: the file cannot be written.
+        DiskFullError: there is no room.
     """
-    data = b"".join(line + b"\n" for line in lines)
-    descriptor = os.open(home / JOURNAL, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    path = home / FILE
+    rows = [vars(entry) | {"mac": _mac(key, entry)} for entry in entries]
+    with _named(path, f"cannot journal in {home}"), room(home, "run it again"):
+        if path.is_file():
+            _insert(path, rows)
+            return
+        with TemporaryDirectory(dir=home, prefix=".forgotten.") as beside:
+            draft = Path(beside) / FILE
+            os.close(os.open(draft, os.O_WRONLY | os.O_CREAT, 0o600))
+            _insert(draft, rows)
+            draft.rename(path)
+        sync_folder(home)
+
+
+def _insert(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    with _opened(path) as engine, engine.begin() as connection:
+        _TABLE.create(connection, checkfirst=True)
+        if rows:
+            connection.execute(_TABLE.insert(), rows)
+
+
+def _entry(key: bytes, row: Row[Any], seq: int, path: Path) -> Entry:
+    entry = Entry(row.seq, row.at, row.field, row.value)
+    if entry.seq != seq or not hmac.compare_digest(str(row.mac).encode(), _mac(key, entry).encode()):
+        raise DataError(f"{path}, row {seq} was edited, or {KEY} is not the one of this file: {RESTORE}")
+    return entry
+
+
+def _mac(key: bytes, entry: Entry) -> str:
+    # A damaged row may hold bytes where text belongs.
+    text = json.dumps([entry.seq, entry.at, entry.field, entry.value], default=repr).encode()
+    return hmac.new(key, b"fedllm.forgotten/2 row\n" + text, hashlib.sha256).hexdigest()
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Engine]:
+    engine = create_engine(URL.create("sqlite", database=str(path)), poolclass=NullPool)
+    event.listen(engine, "connect", _pragmas)
+    event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
     try:
-        size = os.fstat(descriptor).st_size
-        try:
-            while data:  # a full disk takes a part of it
-                data = data[os.write(descriptor, data) :]
-            os.fsync(descriptor)
-        except OSError:
-            os.ftruncate(descriptor, size)
-            raise
+        yield engine
     finally:
-        os.close(descriptor)
-    write_whole(home / HEAD, _line({"seq": len(journal.entries) - 1, "sha256": journal.last}) + b"\n")
+        engine.dispose()
 
 
-def _entry(key: bytes, line: bytes, seq: int, previous: str, where: str) -> Entry:
+def _pragmas(connection: Any, _record: object) -> None:  # noqa: ANN401 - a DBAPI connection has no type
+    connection.isolation_level = None  # the table and its first rows are one transaction
+    cursor = connection.cursor()
+    cursor.execute(f"PRAGMA busy_timeout={int(_WAIT * 1000)}")
+    cursor.execute("PRAGMA journal_mode=WAL")  # one may read while another writes
+    cursor.execute("PRAGMA synchronous=FULL")
+    cursor.close()
+
+
+@contextmanager
+def _named(path: Path, failure: str, advice: str = "") -> Iterator[None]:
+    """Say of which file SQLite or the system complains. Raises `DataError`."""
     try:
-        said = json.loads(line)
-        right = hmac.compare_digest(said.pop("mac"), _mac(key, said))
-    except (ValueError, TypeError, KeyError, AttributeError):
-        right = False
-    if not right or (said["seq"], said["previous"]) != (seq, previous):
-        raise DataError(f"{where} was edited, or {KEY} is not the one it was written with: {_RESTORE}")
-    return Entry(seq, said["at"], said["field"], said["value"])
-
-
-def _head(home: Path) -> dict[str, Any]:
-    """The last line that is known to have been whole; seq -1 where none is."""
-    data = _bytes(home / HEAD)
-    if data is None:
-        return {"seq": -1, "sha256": _NOTHING}
-    try:
-        head = json.loads(data)
-        return {"seq": int(head["seq"]), "sha256": str(head["sha256"])}
-    except (ValueError, TypeError, KeyError):
-        raise DataError(f"{home / HEAD} is damaged: {_RESTORE}") from None
-
-
-def _bytes(path: Path) -> bytes | None:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        return None
+        yield
+    except (DBAPIError, sqlite3.Error) as error:
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        if getattr(cause, "sqlite_errorname", "") == "SQLITE_BUSY":
+            raise DataError(f"{path} is in use by another process: try again") from None
+        raise DataError(f"{failure}: {one_line(str(cause))}{advice}") from None
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}; {_RESTORE}") from None
-
-
-def _line(said: Mapping[str, object]) -> bytes:
-    return json.dumps(said, sort_keys=True, separators=(",", ":")).encode()
-
-
-def _mac(key: bytes, said: Mapping[str, object]) -> str:
-    return _hmac(key, b"fedllm.forgotten/1 line\n" + _line(said))
-
-
-def _hmac(key: bytes, data: bytes) -> str:
-    return hmac.new(key, data, hashlib.sha256).hexdigest()
-
-
-def _sha256(line: bytes) -> str:
-    return hashlib.sha256(line).hexdigest()
+        raise DataError(f"{failure}: {error.strerror}{advice}") from None

@@ -1,6 +1,7 @@
 """Rows that a task cannot use: a few are left out, with many a round without DP is declined beforehand."""
 
 import logging
+import sqlite3
 from contextlib import closing
 from pathlib import Path
 from typing import NoReturn
@@ -13,6 +14,7 @@ from fedllm.agent.record_check import RecordCheck
 from fedllm.agent.worker import Job, Workbench
 from fedllm.config import FederationConfig, TaskConfig
 from fedllm.data.forget import forget
+from fedllm.data.forgotten_file import FILE
 from fedllm.data.records import write_records
 from fedllm.errors import DataError
 from fedllm.protocol.messages import Answer, Plan, Update
@@ -149,6 +151,12 @@ def test_a_file_is_read_again_only_when_it_or_the_task_is_another(
     assert check.objection(wider) is None
     forget(member.home, [("label", "secret")])  # withdrawn rows are not counted
     assert check.objection(config.task) is None
+    with closing(sqlite3.connect(member.home / FILE)) as reader:
+        reader.execute("SELECT * FROM withdrawal").fetchall()  # so that the next one stays in SQLite's log
+        forget(member.home, [("label", label) for label in config.task.labels])
+        withdrawn = check.objection(config.task)
+    assert withdrawn is not None
+    assert "do not fit the plan's task" in withdrawn.reason
     member.site.data.unlink()
     objection = check.objection(config.task)
     assert objection is not None

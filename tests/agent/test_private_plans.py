@@ -300,7 +300,7 @@ def _twice(
     return sent, coordinator.update()
 
 
-def test_withdrawn_records_are_not_trained_on_and_a_torn_journal_stops_the_site_before_it_pays(
+def test_withdrawn_records_are_not_trained_on_and_a_torn_table_stops_the_site_before_it_pays(
     agent: Agent, member: Membership, coordinator: Coordinator
 ) -> None:
     forget(member.home, [("label", "negative")])
@@ -308,8 +308,8 @@ def test_withdrawn_records_are_not_trained_on_and_a_torn_journal_stops_the_site_
     update = coordinator.update()
     assert update is not None
     assert update.failed is None
-    journal = member.home / "forgotten.jsonl"
-    journal.write_bytes(journal.read_bytes()[:-5])
+    table = member.home / "forgotten.db"
+    table.write_bytes(table.read_bytes()[:-5])
     answer = asked(agent, coordinator, private(coordinator, 2), 2)
     assert answer.decision == "decline"
     assert agent.duty.accounts.ledger.head(SITE) is None

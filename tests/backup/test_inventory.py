@@ -41,8 +41,10 @@ EVERYTHING = (
     "sites/north/books.db",
     "hospital/site.yaml",
     "hospital/ledger.db",
+    "hospital/forgotten.db",
+    "hospital/forgotten.db-wal",
+    "hospital/forgotten.lock",
     "hospital/forgotten.jsonl",
-    "hospital/forgotten.head",
     "hospital/forgotten.key",
     "simulated/test/mill/pseudonym.key",
     "coordinator/test/runs/run-1/a.update",
@@ -81,7 +83,8 @@ def test_files_come_in_the_order_in_which_they_must_be_read(tmp_path: Path) -> N
     assert by_turn[ReadOrder.JOURNAL] == ["coordinator/test/journal.db"]
     ledgers = ["hospital/ledger.db", "simulated/test/mill/ledger.db", "sites/north/books.db"]
     assert by_turn[ReadOrder.LEDGER] == ledgers
-    assert "hospital/site.yaml" in by_turn[ReadOrder.SITE_FILE]
+    site_files = {"hospital/site.yaml", "hospital/forgotten.db", "hospital/forgotten.key"}
+    assert site_files | {"hospital/forgotten.jsonl"} <= set(by_turn[ReadOrder.SITE_FILE])
     assert by_turn[ReadOrder.MLFLOW] == ["stack/mlflow-auth.db", "stack/mlflow.db"]
     assert by_turn[ReadOrder.PREFECT] == ["stack/prefect/prefect.db"]
     assert "simulated/test/mill/work/run-1-1.sealed" in by_turn[ReadOrder.SITE_FILE]
@@ -92,6 +95,8 @@ def test_files_come_in_the_order_in_which_they_must_be_read(tmp_path: Path) -> N
         "coordinator/test/runs/run-1/a.part",
         "simulated/test/mill/agent.log",
         "simulated/test/mill/agent.lock",
+        "hospital/forgotten.db-wal",
+        "hospital/forgotten.lock",
         "stack/minio/meta.db",
         "stack/minio/blocks/chunks/0/0/1",
         "stack/prefect/memo_store.toml",

@@ -1,5 +1,7 @@
 """Sites' records under the home: whoever withdrew from them does not live on in an archive."""
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -7,6 +9,8 @@ import yaml
 
 from fedllm.backup.create import create_backup
 from fedllm.backup.restore import restore
+from fedllm.data.forget import Forgotten, forget
+from fedllm.data.forgotten_file import FILE
 from tests.backup.private_site import lose, site
 
 WITHDRAWN = b'{"text": "a patient who withdrew", "label": "positive"}\n'
@@ -54,3 +58,20 @@ def test_a_site_file_that_names_a_database_as_its_records_costs_no_ledger(
     assert {f"home/sites/mill/{name}" for name in ("ledger.db", "memory.db")} <= {
         member.name for member in create_backup(tmp_path / "b.tar").members
     }
+
+
+def test_withdrawals_come_back_as_they_were_also_those_that_are_only_in_sqlites_log(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mill = home / "sites" / "mill"
+    site(mill)
+    forget(mill, [("id", "1")])
+    with closing(sqlite3.connect(mill / FILE)) as reader:
+        reader.execute("SELECT * FROM withdrawal").fetchall()
+        forget(mill, [("id", "2")])
+        take_backup(tmp_path / "b.tar")
+    new = lose(tmp_path, monkeypatch)
+    restore(tmp_path / "b.tar", nothing_spent=True)
+    assert Forgotten.load(new / "sites" / "mill").keep([{"id": "1"}, {"id": "2"}, {"id": "3"}]) == [
+        {"id": "3"}
+    ]

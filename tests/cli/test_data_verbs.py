@@ -1,8 +1,10 @@
 """`fedllm data anonymize` and `fedllm data forget` as a site runs them."""
 
 import json
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -130,14 +132,14 @@ def test_a_withdrawal_is_journaled_while_the_data_are_away(site: Site) -> None:
     assert (told["added"], told["left_out"], told["entries"][0]["records"]) == (1, None, None)
 
 
-def test_a_damaged_journal_is_one_line_that_says_that_nothing_is_trained(site: Site) -> None:
+def test_damaged_withdrawals_are_one_line_that_says_that_nothing_is_trained(site: Site) -> None:
     site.told("forget", "--id", "1")
-    journal = site.home / "forgotten.jsonl"
-    journal.write_bytes(journal.read_bytes().replace(b'"field":"id"', b'"field":"xd"'))
+    with closing(sqlite3.connect(site.home / "forgotten.db")) as table, table:
+        table.execute("UPDATE withdrawal SET field = 'xd'")
     for arguments in (("forget", "--list"), ("forget", "--id", "2")):
         code, out, err = site.run(*arguments)
         assert (code, out, err.count("\n")) == (1, "", 1)
-        assert "line 1 was edited" in err
+        assert "row 0 was edited" in err
         assert "nothing is trained" in err
 
 
