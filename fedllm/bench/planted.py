@@ -8,7 +8,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from fedllm.bench.planted_values import KINDS
+from fedllm.bench.planted_values import KINDS, seeded
 from fedllm.data.personal import Finder, Span
 from fedllm.errors import DataError
 
@@ -72,11 +72,11 @@ class Score:
 
 def measure(finder: Finder, texts: Sequence[str], *, each: int = 200, seed: int = 1) -> dict[str, Score]:
     """Plant `each` values of every kind, one a text, and leave as many texts without."""
-    draw = random.Random(seed)  # noqa: S311 - test data
+    draw, fake = random.Random(seed), seeded(seed)  # noqa: S311 - test data
     scores = {kind: Score() for kind in KINDS}
     for kind, formats in KINDS.items():
         for number in range(each):
-            value = formats[number % len(formats)](draw)
+            value = formats[number % len(formats)](fake)
             text, planted = _plant(draw, draw.choice(texts), value, kind)
             _judge(finder.spans(text), planted, scores)
             _judge(finder.spans(draw.choice(texts)), None, scores)

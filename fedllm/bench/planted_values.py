@@ -1,170 +1,155 @@
-"""Invented personal data in many formats, for measuring what `anonymize` finds; check digits are right.
+"""Invented personal data in many formats, for measuring what `anonymize` finds; Faker makes the values.
 
-Formats were chosen by how people write, not by what is found, and are drawn evenly: rare and awkward ones
-count as much as common ones.
+Check digits of cards and IBANs are Faker's. Telephone numbers are drawn until the country's numbering plan
+has them. Formats were chosen by how people write, not by what is found, and are drawn evenly: rare and
+awkward ones count as much as common ones.
 """
 
-import random
-import string
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from ipaddress import IPv6Address
 
-_WORDS = (
-    "river",
-    "stone",
-    "maple",
-    "cobalt",
-    "harbor",
-    "violet",
-    "lantern",
-    "meadow",
-    "copper",
-    "falcon",
-    "juniper",
-    "willow",
+from faker import Faker
+from phonenumbers import NumberParseException, is_valid_number, parse
+
+_US, _GB, _DE, _FR, _IL, _IN, _CA, _BR = (
+    "en_US",
+    "en_GB",
+    "de_DE",
+    "fr_FR",
+    "he_IL",
+    "en_IN",
+    "en_CA",
+    "pt_BR",
 )
-_PEOPLE = (
-    "anna",
-    "bjorn",
-    "carla",
-    "deniz",
-    "emil",
-    "fatima",
-    "goran",
-    "hanna",
-    "ivan",
-    "julia",
-    "kemal",
-    "lena",
-)
-_TLDS = ("com", "org", "net", "de", "co.uk", "fr", "io", "eu", "info", "museum")
+_IT, _SE, _NL, _ES, _NO, _PL, _CH = "it_IT", "sv_SE", "nl_NL", "es_ES", "no_NO", "pl_PL", "de_CH"
+_LOCALES = [_US, _GB, _DE, _FR, _IL, _IN, _CA, _BR, _IT, _SE, _NL, _ES, _NO, _PL, _CH]
 
-Format = Callable[[random.Random], str]
+Format = Callable[[Faker], str]
 
 
-def _digits(draw: random.Random, count: int) -> str:
-    return "".join(draw.choices(string.digits, k=count))
+def seeded(seed: int) -> Faker:
+    """What the formats draw from; the same seed gives the same values."""
+    fake = Faker(_LOCALES)
+    fake.seed_instance(seed)
+    return fake
 
 
-def _grouped(digits: str, sizes: Sequence[int], sign: str) -> str:
+def _grouped(text: str, sizes: Sequence[int], sign: str) -> str:
     parts, at = [], 0
     for size in sizes:
-        parts.append(digits[at : at + size])
+        parts.append(text[at : at + size])
         at += size
-    return sign.join(part for part in (*parts, digits[at:]) if part)
+    return sign.join(part for part in (*parts, text[at:]) if part)
 
 
-def _fours(digits: str, sign: str) -> str:
-    return _grouped(digits, [4] * (len(digits) // 4), sign)
+def _fours(text: str, sign: str) -> str:
+    return _grouped(text, [4] * (len(text) // 4), sign)
 
 
-def _domain(draw: random.Random) -> str:
-    return f"{draw.choice(_WORDS)}{draw.choice(('-', ''))}{draw.choice(_WORDS)}.{draw.choice(_TLDS)}"
+def _user(fake: Faker) -> str:
+    return fake[_US].user_name()
 
 
-def _person(draw: random.Random, sign: str = ".") -> str:
-    return f"{draw.choice(_PEOPLE)}{sign}{draw.choice(_WORDS)}"
+def _domain(fake: Faker) -> str:
+    return fake[_US].domain_name()
 
 
-def _card(draw: random.Random, prefix: str, length: int = 16) -> str:
-    """ISO/IEC 7812-1: the last digit makes the Luhn sum a multiple of ten."""
-    body = prefix + _digits(draw, length - 1 - len(prefix))
-    doubled = [int(digit) * (2 - at % 2) for at, digit in enumerate(reversed(body))]
-    return body + str(-sum(value // 10 + value % 10 for value in doubled) % 10)
+def _word(fake: Faker) -> str:
+    return fake[_US].word()
 
 
-def _iban(draw: random.Random, country: str, form: str) -> str:
-    """ISO 13616: `n` a digit, `a` a capital letter; check digits by ISO 7064 modulo 97."""
-    letters = {"n": string.digits, "a": string.ascii_uppercase}
-    account = "".join(draw.choice(letters[sign]) for sign in form)
-    number = "".join(str(int(sign, 36)) for sign in f"{account}{country}00")
-    return f"{country}{98 - int(number) % 97:02d}{account}"
+def _card(fake: Faker, kind: str) -> str:
+    return fake[_US].credit_card_number(kind)
 
 
-def _v6(draw: random.Random) -> list[str]:
-    return [f"{draw.randrange(1, 65536):x}" for _ in range(8)]
+def _iban(fake: Faker, locale: str) -> str:
+    return fake[locale].iban()
 
 
-def _v4(draw: random.Random) -> str:
-    return ".".join(str(draw.randrange(1, 255)) for _ in range(4))
+def _v4(fake: Faker) -> str:
+    return fake[_US].ipv4_public()
 
 
-def _local(draw: random.Random) -> str:
-    """Seven digits of a North American number."""
-    return f"{draw.randrange(2, 10)}{_digits(draw, 6)}"
+def _v6(fake: Faker) -> IPv6Address:
+    return IPv6Address(fake[_US].ipv6())
+
+
+def _phone(fake: Faker, locale: str, begins: str = "") -> str:
+    """As Faker writes a country's numbers; most of its digits are no number of that country."""
+    while True:
+        number = fake[locale].phone_number()
+        try:
+            if number.startswith(begins) and is_valid_number(parse(number, locale[-2:])):
+                return number
+        except NumberParseException:
+            continue
 
 
 _EMAILS: tuple[Format, ...] = (
-    lambda draw: f"{_person(draw)}@{_domain(draw)}",
-    lambda draw: f"{_person(draw, '_')}{_digits(draw, 2)}@{_domain(draw)}",
-    lambda draw: f"{_person(draw, '')}+{draw.choice(_WORDS)}@{_domain(draw)}",
-    lambda draw: f"{draw.choice('abc')}.o'{draw.choice(_WORDS)}@mail.{_domain(draw)}",
-    lambda draw: f"{_person(draw)}@{_domain(draw)}".upper(),
-    lambda draw: f"{_person(draw)}@intranet.local",
-    lambda draw: f"{_person(draw)}@bücher-{draw.choice(_WORDS)}.de",
-    lambda draw: f"{_person(draw)} [at] {draw.choice(_WORDS)} [dot] {draw.choice(_TLDS)}",
-    lambda draw: f"{_person(draw)}(at){_domain(draw)}",
+    lambda fake: fake[_US].email(),
+    lambda fake: fake[_DE].company_email(),
+    lambda fake: fake[_FR].free_email(),
+    lambda fake: f"{_user(fake)}+{_word(fake)}@{_domain(fake)}",
+    lambda fake: f"j.o'{_user(fake)}@mail.{_domain(fake)}",
+    lambda fake: fake[_US].email().upper(),
+    lambda fake: f"{_user(fake)}@intranet.local",
+    lambda fake: f"{_user(fake)}@bücher-{_word(fake)}.de",
+    lambda fake: f"{_user(fake)} [at] {_word(fake)} [dot] {fake[_US].tld()}",
+    lambda fake: f"{_user(fake)}(at){_domain(fake)}",
 )
 _CARDS: tuple[Format, ...] = (
-    lambda draw: _card(draw, "4"),
-    lambda draw: _fours(_card(draw, "4"), " "),
-    lambda draw: _fours(_card(draw, draw.choice(("51", "55"))), "-"),
-    lambda draw: _fours(_card(draw, "2221"), " "),
-    lambda draw: _fours(_card(draw, "6011"), " "),
-    lambda draw: _card(draw, "34", 15),
-    lambda draw: _grouped(_card(draw, "37", 15), (4, 6), " "),
-    lambda draw: _fours(_card(draw, "4"), "."),
-    lambda draw: _grouped(_card(draw, "54"), (8,), " "),
-    lambda draw: _card(draw, "6304", 19),
+    lambda fake: _card(fake, "visa16"),
+    lambda fake: _fours(_card(fake, "visa16"), " "),
+    lambda fake: _fours(_card(fake, "mastercard"), "-"),
+    lambda fake: _fours(_card(fake, "discover"), " "),
+    lambda fake: _fours(_card(fake, "jcb16"), " "),
+    lambda fake: _card(fake, "amex"),
+    lambda fake: _grouped(_card(fake, "amex"), (4, 6), " "),
+    lambda fake: _grouped(_card(fake, "diners"), (4, 6), "-"),
+    lambda fake: _fours(_card(fake, "visa16"), "."),
+    lambda fake: _grouped(_card(fake, "mastercard"), (8,), " "),
 )
 _IBANS: tuple[Format, ...] = (
-    lambda draw: _iban(draw, "DE", "n" * 18),
-    lambda draw: _fours(_iban(draw, "DE", "n" * 18), " "),
-    lambda draw: _fours(_iban(draw, "GB", "aaaa" + "n" * 14), " "),
-    lambda draw: _iban(draw, "FR", "n" * 10 + "a" * 11 + "nn"),
-    lambda draw: _fours(_iban(draw, "NL", "aaaa" + "n" * 10), "-"),
-    lambda draw: _fours(_iban(draw, "NO", "n" * 11), " "),
-    lambda draw: _fours(_iban(draw, "PL", "n" * 24), " "),
-    lambda draw: _fours(_iban(draw, "CH", "n" * 17), " ").lower(),
-    lambda draw: _fours(_iban(draw, "DE", "n" * 18), "."),
+    lambda fake: _iban(fake, _DE),
+    lambda fake: _fours(_iban(fake, _DE), " "),
+    lambda fake: _fours(_iban(fake, _GB), " "),
+    lambda fake: _iban(fake, _FR),
+    lambda fake: _fours(_iban(fake, _NL), "-"),
+    lambda fake: _fours(_iban(fake, _NO), " "),
+    lambda fake: _fours(_iban(fake, _PL), " "),
+    lambda fake: _fours(_iban(fake, _CH), " ").lower(),
+    lambda fake: _fours(_iban(fake, _DE), "."),
 )
 _IPS: tuple[Format, ...] = (
     _v4,
-    lambda draw: f"10.{draw.randrange(256)}.{draw.randrange(256)}.{draw.randrange(1, 255)}",
-    lambda draw: ":".join(_v6(draw)),
-    lambda draw: ":".join(part.zfill(4) for part in _v6(draw)).upper(),
-    lambda draw: f"2001:db8::{_v6(draw)[0]}:{_v6(draw)[0]}",
-    lambda draw: f"fe80::{_v6(draw)[0]}%eth0",
-    lambda draw: f"::ffff:{_v4(draw)}",
-    lambda draw: f"172.16.{draw.randrange(256)}.0/24",
+    lambda fake: fake[_US].ipv4_private(),
+    lambda fake: fake[_US].ipv6(),
+    lambda fake: _v6(fake).exploded.upper(),
+    lambda fake: f"2001:db8::{_v6(fake).exploded[-9:]}",
+    lambda fake: f"fe80::{_v6(fake).exploded[-4:]}%eth0",
+    lambda fake: f"::ffff:{_v4(fake)}",
+    lambda fake: fake[_US].ipv4_private(network=True),
 )
 _PHONES: tuple[Format, ...] = (
-    lambda draw: f"+1{draw.choice(('212', '415', '312'))}{_local(draw)}",
-    lambda draw: f"({draw.choice(('212', '415', '312'))}) {_grouped(_local(draw), (3,), '-')}",
-    lambda draw: f"{draw.choice(('212', '415', '312'))}.{_grouped(_local(draw), (3,), '.')}",
-    lambda draw: f"1-800-{_grouped(_local(draw), (3,), '-')} ext. {_digits(draw, 3)}",
-    lambda draw: f"+44 20 7{_digits(draw, 3)} {_digits(draw, 4)}",
-    lambda draw: f"+49 (0)30 {draw.randrange(2, 10)}{_digits(draw, 6)}",
-    lambda draw: f"089/{draw.randrange(2, 10)}{_digits(draw, 6)}",
-    lambda draw: "06 " + _grouped(f"{draw.randrange(1, 10)}{_digits(draw, 7)}", (2, 2, 2), " "),
-    lambda draw: f"+39 06 {draw.randrange(4, 9)}{_digits(draw, 3)} {_digits(draw, 4)}",
-    lambda draw: (
-        f"08-{draw.randrange(1, 9)}{_digits(draw, 2)} {_digits(draw, 3)} {_digits(draw, 2)}"
-    ),  # Sweden
-    lambda draw: f"0049 171 {draw.randrange(2, 10)}{_digits(draw, 6)}",
-    lambda draw: ("415-" + _grouped(_local(draw), (3,), "-")).replace("-", "\u2011"),  # a hyphen that binds
-    lambda draw: ".".join(["06", *(_digits(draw, 2) for _ in range(4))]),
+    *(partial(_phone, locale=locale) for locale in (_US, _GB, _DE, _FR, _IL, _IN, _CA, _BR)),
+    *(partial(_phone, locale=locale, begins="+") for locale in (_IT, _NL, _ES)),
+    partial(_phone, locale=_SE),  # also as it is written at home
+    lambda fake: _phone(fake, _PL, "+").replace("+", "00"),
+    lambda fake: _phone(fake, _US, "(").replace("-", "\u2011"),  # a hyphen that binds
+    lambda fake: _phone(fake, _FR, "0").replace(" ", "."),
 )
 _URLS: tuple[Format, ...] = (
-    lambda draw: f"https://{_domain(draw)}/{draw.choice(_WORDS)}/{_digits(draw, 5)}",
-    lambda draw: f"http://www.{_domain(draw)}",
-    lambda draw: f"www.{_domain(draw)}/~{_person(draw, '')}",
-    lambda draw: f"{_domain(draw)}/{_person(draw)}?id={_digits(draw, 6)}&ref=a",
-    lambda draw: f"https://{_domain(draw)}:8443/{draw.choice(_WORDS)}",
-    lambda draw: f"https://social.{_domain(draw)}/@{_person(draw, '_')}#bio",
-    lambda draw: f"ftp://files.{_domain(draw)}/{_person(draw)}.txt",
-    lambda draw: f"http://{_v4(draw)}/admin/{_person(draw)}",
-    lambda draw: f"https://{_person(draw)}:{_digits(draw, 4)}@{_domain(draw)}/",
-    lambda draw: f"HTTPS://{_domain(draw).upper()}/{_digits(draw, 4)}",
+    lambda fake: fake[_US].uri(),
+    lambda fake: fake[_DE].url(),
+    lambda fake: f"www.{_domain(fake)}/~{_user(fake)}",
+    lambda fake: f"{_domain(fake)}/{_user(fake)}?id={fake[_US].pyint()}&ref=a",
+    lambda fake: f"https://{_domain(fake)}:8443/{_word(fake)}",
+    lambda fake: f"https://social.{_domain(fake)}/@{_user(fake)}#bio",
+    lambda fake: f"ftp://files.{_domain(fake)}/{_user(fake)}.txt",
+    lambda fake: f"http://{_v4(fake)}/admin/{_user(fake)}",
+    lambda fake: f"https://{_user(fake)}:{fake[_US].pyint()}@{_domain(fake)}/",
+    lambda fake: fake[_US].uri().upper(),
 )
 
 KINDS: Mapping[str, Sequence[Format]] = {

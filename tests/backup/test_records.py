@@ -69,7 +69,7 @@ def test_withdrawals_come_back_as_they_were_also_those_that_are_only_in_sqlites_
     with closing(sqlite3.connect(mill / FILE)) as reader:
         reader.execute("SELECT * FROM withdrawal").fetchall()
         forget(mill, [("id", "2")])
-        take_backup(tmp_path / "b.tar")
+        create_backup(tmp_path / "b.tar")
     new = lose(tmp_path, monkeypatch)
     restore(tmp_path / "b.tar", nothing_spent=True)
     assert Forgotten.load(new / "sites" / "mill").keep([{"id": "1"}, {"id": "2"}, {"id": "3"}]) == [

@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import re
 import stat
 import subprocess
@@ -12,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from fedllm.bench.planted import Score, measure
-from fedllm.bench.planted_values import KINDS
+from fedllm.bench.planted_values import KINDS, seeded
 from fedllm.cli.anonymizing import anonymized, measured
 from fedllm.data.anonymize import anonymize, anonymize_file, pseudonym, read_names
 from fedllm.data.personal import Finder
@@ -227,11 +226,10 @@ def away(*_arguments, **_more):
 socket.socket.connect = socket.socket.connect_ex = socket.socket.sendto = away
 socket.getaddrinfo = socket.gethostbyname = away
 from fedllm.data.personal import Finder
-from fedllm.bench.planted_values import KINDS
-import random
-draw = random.Random(1)
+from fedllm.bench.planted_values import KINDS, seeded
+fake = seeded(1)
 finder = Finder(names=["Anna"])
-found = [finder.spans(form(draw)) for forms in KINDS.values() for form in forms]
+found = [finder.spans(form(fake)) for forms in KINDS.values() for form in forms]
 print(sum(map(bool, found)))
 """
 
@@ -248,15 +246,31 @@ def test_it_works_with_no_network_and_no_cache_and_says_nothing(tmp_path: Path) 
     assert list(tmp_path.rglob("*")) == []
 
 
+def test_the_same_seed_plants_the_same_values_and_another_one_others() -> None:
+    one, same, other = (
+        [form(fake) for forms in KINDS.values() for form in forms] for fake in map(seeded, (1, 1, 2))
+    )
+    assert one == same
+    assert sum(map(str.__ne__, one, other)) > 50
+
+
+def test_planted_numbers_of_other_countries_have_their_code_and_length() -> None:
+    """By ITU-T E.164 and the national numbering plans, not by the library that the values are drawn with."""
+    fake = seeded(4)
+    international = [form(fake) for form in KINDS["PHONE"][8:11] for _ in range(5)]
+    for number in international:
+        assert re.fullmatch(r"(39\d{8,11}|31\d{9}|34\d{9})", re.sub(r"\(0\)|\D", "", number)), number
+
+
 def test_planted_numbers_have_the_check_digits_of_published_examples() -> None:
     """The generators are judged by arithmetic of their own: Luhn's table, and ISO 7064 over whole numbers."""
-    draw = random.Random(3)
+    fake = seeded(3)
     for form in KINDS["CARD"]:
-        digits = [int(sign) for sign in form(draw) if sign.isdigit()]
+        digits = [int(sign) for sign in form(fake) if sign.isdigit()]
         table = (0, 2, 4, 6, 8, 1, 3, 5, 7, 9)
         assert (sum(digits[-1::-2]) + sum(table[digit] for digit in digits[-2::-2])) % 10 == 0
     for form in KINDS["IBAN"]:
-        iban = re.sub(r"\W", "", form(draw)).upper()
+        iban = re.sub(r"\W", "", form(fake)).upper()
         assert int("".join(str(int(sign, 36)) for sign in iban[4:] + iban[:4])) % 97 == 1
 
 
@@ -266,11 +280,11 @@ def test_what_is_found_of_planted_values_is_what_the_documents_say() -> None:
     entities, overall = payload["entities"], payload["overall"]
     assert isinstance(entities, dict)
     assert isinstance(overall, dict)
-    floors = {"EMAIL": 0.86, "CARD": 0.97, "IBAN": 0.92, "IP": 0.97, "PHONE": 0.97, "URL": 0.69}
+    floors = {"EMAIL": 0.87, "CARD": 0.96, "IBAN": 0.92, "IP": 0.97, "PHONE": 0.96, "URL": 0.74}
     assert set(entities) == set(floors)
     assert {kind: row["f1"] for kind, row in entities.items() if row["f1"] < floors[kind]} == {}
     assert {row["planted"] for row in entities.values()} == {200}
-    assert payload["f1"] == overall["f1"] > 0.89
+    assert payload["f1"] == overall["f1"] > 0.90
     assert overall["share_hidden"] > 0.92
     assert "covers every character" in text
     assert "names are found from a list alone" in text
@@ -283,10 +297,10 @@ def test_scores_count_what_is_right_what_is_wrong_and_what_is_left() -> None:
 
 def test_a_value_that_is_found_in_part_or_as_another_kind_is_not_right() -> None:
     texts = ["nothing to see"]
-    scores = measure(Finder(), texts, each=9, seed=1)  # one a format
+    scores = measure(Finder(), texts, each=10, seed=1)  # one a format
     email = scores["EMAIL"]
-    assert (email.planted, email.right) == (9, 7)  # `a [at] b` and `a(at)b` are not found
-    assert email.hidden == 7
+    assert (email.planted, email.right) == (10, 8)  # `a [at] b` and `a(at)b` are not found
+    assert email.hidden == 8
 
 
 @pytest.mark.servers
