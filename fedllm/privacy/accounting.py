@@ -1,8 +1,9 @@
-"""Epsilon of what was done: privacy events composed, never added up, and the noise that keeps to a budget.
+"""Compute epsilon by composing privacy events, and the noise multiplier that meets a budget.
 
 The mechanism is the Poisson-sampled Gaussian; neighbours differ by one unit added or removed. Epsilon comes
-from the privacy loss distribution (Koskela, Jälkö & Honkela 2020, arXiv 1906.03049) on a grid of losses that
-over-states it (Doroshenko et al. 2022, arXiv 2207.04380), so every number here is an upper bound.
+from the privacy loss distribution (Koskela, Jälkö & Honkela 2020, arXiv 1906.03049), discretised
+pessimistically (Doroshenko et al. 2022, arXiv 2207.04380), so every epsilon is an upper bound. Epsilons are
+never added up.
 
     >>> round(epsilon([Event(0.01, 1.0, 1000)], 1e-5), 3)
     1.828
@@ -23,22 +24,22 @@ from fedllm.errors import ConfigError
 
 ACCOUNTANT = "dp-accounting PLD, add/remove"
 
-# dp-accounting's orders but for the fractional ones: the series for a sampled Gaussian diverges at some.
+# The whole orders of dp-accounting: at some fractional ones the series for a sampled Gaussian diverges.
 ORDERS = (*range(2, 64), 128, 256, 512, 1024)
-GRID = 2000  # points an epsilon, at first: losses are rounded to the Rényi bound over this
-FINER = 4  # the grid is made so much finer ...
-SETTLED = 1e-3  # ... until that changes epsilon by a smaller share; what is left is a tenth of it
-COARSEST = 0.25  # of loss: beyond it the grid says nothing
-MEANINGLESS = 1e4  # epsilon above which the Rényi bound is given as it is: both say "no privacy"
-LEAST_NOISE, MOST_NOISE = 0.1, 1e6  # what `noise_multiplier` looks between
+GRID = 2000  # the first grid's interval is the Rényi bound divided by this
+FINER = 4  # each refinement divides the interval by this ...
+SETTLED = 1e-3  # ... until epsilon changes by a smaller share; the remaining error is a tenth of it
+COARSEST = 0.25  # largest interval, in units of loss: a coarser grid says nothing
+MEANINGLESS = 1e4  # above this epsilon the Rényi bound is returned: both say "no privacy"
+LEAST_NOISE, MOST_NOISE = 0.1, 1e6  # search range of `noise_multiplier`
 
 
 @dataclass(frozen=True)
 class Event:
-    """So many steps of one Poisson-sampled Gaussian mechanism; a rate of 1 takes every unit in every step."""
+    """Steps of one Poisson-sampled Gaussian mechanism; a rate of 1 takes every unit in every step."""
 
     sampling_rate: float  # q
-    noise_multiplier: float  # sigma, in units of what one unit can change
+    noise_multiplier: float  # sigma, in units of the sensitivity to one unit
     steps: int
 
     def __post_init__(self) -> None:
@@ -49,24 +50,25 @@ class Event:
 
 
 def epsilon(events: Iterable[Event], delta: float) -> float:
-    """Epsilon at `delta` of all events together, by PLD: above the exact value by about 1e-4 of it at most.
+    """Return the epsilon at `delta` of all events together, by PLD.
 
-    The noise of an event may depend on nothing but what was fixed before the first of them.
+    The result exceeds the exact value by about 1e-4 of it at most. It holds if all noise multipliers were
+    fixed before the first event.
 
     Returns:
-        0.0 without any step; infinity where a step had no noise.
+        0.0 without steps; infinity if a step had no noise.
     """
     return _epsilon(_merged(events), delta)
 
 
 @cache
 def noise_multiplier(epsilon: float, delta: float, sampling_rate: float, steps: int) -> float:
-    """Smallest sigma of 4 significant digits with which so many steps stay within epsilon.
+    """Return the smallest sigma, to 4 significant digits, that keeps the steps within epsilon.
 
-    Where even a sigma of 0.1 would, that is the answer: less noise protects nobody.
+    The result is at least 0.1: less noise protects nobody.
 
     Raises:
-        ConfigError: No noise below a million is enough, so the budget is beyond what delta and steps allow.
+        ConfigError: No sigma below a million is enough for this delta and these steps.
     """
 
     def spent(sigma: float) -> float:
@@ -87,12 +89,12 @@ def noise_multiplier(epsilon: float, delta: float, sampling_rate: float, steps: 
             )
     while low > LEAST_NOISE and spent(low) <= epsilon:
         low, high = max(low / 2, LEAST_NOISE), low
-    # Epsilon is nearly a power of sigma: between logarithms a few steps suffice.
+    # Epsilon is nearly a power of sigma, so the root search needs few steps on a logarithmic scale.
     from scipy.optimize import brentq
 
-    found = math.exp(brentq(excess, math.log(low), math.log(high), xtol=2e-5))
-    digit = math.floor(math.log10(found)) - 3
-    units = math.ceil(found / 10.0**digit)
+    sigma = math.exp(brentq(excess, math.log(low), math.log(high), xtol=2e-5))
+    digit = math.floor(math.log10(sigma)) - 3
+    units = math.ceil(sigma / 10.0**digit)
     while spent(_number(units, digit)) > epsilon:
         units += 1
     while spent(_number(units - 1, digit)) <= epsilon:
@@ -101,7 +103,7 @@ def noise_multiplier(epsilon: float, delta: float, sampling_rate: float, steps: 
 
 
 def _number(units: int, digit: int) -> float:
-    """`units` of the decimal place `digit`, as it would be read from a file."""
+    """Return units · 10^digit as the float that its decimal text parses to."""
     return float(f"{units}e{digit}")
 
 
@@ -121,18 +123,18 @@ def _epsilon(events: Merged, delta: float) -> float:
     if bound == 0 or bound > MEANINGLESS:
         return bound
     interval = min(bound / GRID, COARSEST)
-    found = min(bound, _on_grid(events, delta, interval))
+    coarser = min(bound, _on_grid(events, delta, interval))
     while True:
         interval /= FINER
-        finer = min(found, _on_grid(events, delta, interval))
-        if found - finer <= SETTLED * finer:
+        finer = min(coarser, _on_grid(events, delta, interval))
+        if coarser - finer <= SETTLED * finer:
             return finer
-        found = finer
+        coarser = finer
 
 
 @lru_cache(maxsize=4096)
 def _renyi_epsilon(events: Merged, delta: float) -> float:
-    """Epsilon by Rényi divergences at their best whole order (Mironov, Talwar & Zhang 2019): a coarser bound.
+    """Return epsilon by Rényi divergence at its best whole order, a looser bound (Mironov et al. 2019).
 
     Conversion: Canonne, Kamath & Steinke 2020, proposition 12.
     """

@@ -1,8 +1,8 @@
-"""A chain of privacy events: the rules that its entries keep, whoever checks them.
+"""Verify a hash chain of privacy events.
 
-The site checks its own ledger with them, the coordinator what a site shows. What they cannot show: that a
-site tells of every event, or that no older copy of its ledger is in use elsewhere. A chain proves that what
-was shown once still stands, unchanged and in order.
+The site verifies its own ledger with these rules; the coordinator verifies what a site shows. A chain proves
+that entries shown once still stand, unchanged and in order. It cannot prove that a site records every event,
+or that no older copy of its ledger is in use elsewhere.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -24,7 +24,7 @@ __all__ = [
 
 @dataclass
 class Reservation:
-    """A training's promised steps, and how many of them were charged."""
+    """A training's reserved steps, and how many of them were charged."""
 
     entry: Entry
     charged: int = 0
@@ -32,54 +32,55 @@ class Reservation:
 
     @property
     def most(self) -> int:
-        """Steps promised."""
+        """Return the reserved steps."""
         return self.entry.steps or 0
 
     def event(self, steps: int) -> Event:
-        """So many steps of this training."""
+        """Return `steps` steps of this training as an event."""
         return Event(self.entry.sampling_rate or 0.0, self.entry.noise_multiplier or 0.0, steps)
 
     @property
     def committed(self) -> Event:
-        """What counts against the budget: all promised steps while it is open, then the charged ones."""
+        """Return what counts against the budget: all reserved steps while open, then the charged ones."""
         return self.event(self.charged if self.settled else self.most)
 
     @property
     def plan_sha256(self) -> str | None:
-        """Of its privacy plan; None where its context is not shown."""
+        """Return the hash of its privacy plan; None if the context is not shown."""
         return self.entry.context.plan_sha256 if self.entry.context else None
 
     def in_federation(self, federation: str) -> bool:
-        """Whether it is known to be this federation's."""
+        """Return whether it is known to belong to this federation."""
         return self.entry.context is not None and self.entry.context.federation == federation
 
     def about(self, federation: str, run: str) -> bool:
-        """Whether it is this training's."""
+        """Return whether it belongs to this training."""
         context = self.entry.context
         return context is not None and (context.federation, context.run) == (federation, run)
 
 
 @dataclass
 class ChainState:
-    """What a chain comes to. `add` takes entries one by one, and refuses the first that breaks a rule."""
+    """The state that a chain's entries add up to. `add` verifies each entry before it counts."""
 
     head: Head | None = None
     dataset: str = ""
     unit: str = ""
-    keys: set[str] = field(default_factory=set)  # that may sign the next entry
+    keys: set[str] = field(default_factory=set)  # keys that may sign the next entry
     reservations: dict[int, Reservation] = field(default_factory=dict)  # by seq, in order
     founding: list[int] | None = None  # seqs of `founders`, once something was charged
     charges: dict[tuple[str, str, int], list[Entry]] = field(default_factory=dict)  # (federation, run, round)
 
     def add(self, entry: Entry, *, verified: bool = False) -> None:
-        """Take the next entry.
+        """Verify the next entry and add it.
 
         Args:
             entry: as it was written, or without its context.
-            verified: its signature was checked before.
+            verified: whether its signature was checked before.
 
         Raises:
-            LedgerError: It is not signed by a key that may, does not follow, or spends what it must not.
+            LedgerError: The signing key is not allowed, the entry does not follow the last one, or it breaks
+                a spending rule.
         """
         place = f"ledger of {self.dataset or entry.dataset}: entry {entry.seq}"
         due = self.head.seq + 1 if self.head else 0
@@ -99,31 +100,31 @@ class ChainState:
 
     @property
     def founders(self) -> list[Reservation]:
-        """The trainings that were promised before anything was charged: no output had a part in their choice.
+        """Return the trainings reserved before the first charge: no released output influenced them.
 
-        What was settled before the first charge released nothing and is not among them.
+        Trainings settled before the first charge released nothing and are left out.
         """
         if self.founding is not None:
             return [self.reservations[seq] for seq in self.founding]
         return [reservation for reservation in self.reservations.values() if not reservation.settled]
 
     def open_for(self, federation: str, run: str) -> Reservation | None:
-        """A training's reservation, unless it was settled."""
-        found = (r for r in self.reservations.values() if not r.settled and r.about(federation, run))
-        return next(found, None)
+        """Return a training's open reservation; None if it has none."""
+        open_ones = (r for r in self.reservations.values() if not r.settled and r.about(federation, run))
+        return next(open_ones, None)
 
     def charged(self, federation: str, run: str, number: int, first: int, steps: int) -> Entry | None:
-        """The charge that shares steps with these, if there is one."""
+        """Return the charge that overlaps these steps, if any."""
         for entry in self.charges.get((federation, run, number), ()):
             if (entry.first or 0) < first + steps and first < (entry.first or 0) + (entry.steps or 0):
                 return entry
         return None
 
     def _fault(self, entry: Entry) -> str:
-        """What an entry promises or spends that it must not."""
-        told = entry.context
-        if entry.kind == "reserve" and told and self.open_for(told.federation, told.run):
-            return f"run {told.run} has an open reservation already"
+        """Return the spending rule that an entry breaks; empty if none."""
+        context = entry.context
+        if entry.kind == "reserve" and context and self.open_for(context.federation, context.run):
+            return f"run {context.run} has an open reservation already"
         if entry.kind == "rekey" and entry.retires not in {None, entry.by}:
             return "it retires a key that it is not signed by"
         return self._spending_fault(entry) if entry.kind in {"charge", "settle"} else ""
@@ -132,23 +133,23 @@ class ChainState:
         source = self.reservations.get(-1 if entry.reservation is None else entry.reservation)
         if source is None or source.settled:
             return f"reservation {entry.reservation} is not open"
-        told = entry.context
-        # A charge that names its training draws on a reservation that does: else its noise is anything.
-        if told and not source.about(told.federation, told.run):
+        context = entry.context
+        # A charge that names its training needs that training's reservation: otherwise its noise is unknown.
+        if context and not source.about(context.federation, context.run):
             return f"reservation {entry.reservation} is another training's"
         left = source.most - source.charged
         if entry.kind == "settle":
-            return "" if entry.steps == left else f"it gives {entry.steps} steps back where {left} are left"
+            return "" if entry.steps == left else f"it returns {entry.steps} steps where {left} are left"
         return self._charge_fault(entry, source, left)
 
     def _charge_fault(self, entry: Entry, source: Reservation, left: int) -> str:
-        told, steps = entry.context, entry.steps or 0
+        context, steps = entry.context, entry.steps or 0
         if source.event(0) != Event(entry.sampling_rate or 0.0, entry.noise_multiplier or 0.0, 0):
             return "its sampling rate or noise is not the reserved one"
         if steps > left:
             return f"it charges {steps} steps where {left} of the reserved are left"
-        if told and self.charged(told.federation, told.run, told.round, entry.first or 0, steps):
-            return f"steps of round {told.round} of {told.run} are charged twice"
+        if context and self.charged(context.federation, context.run, context.round, entry.first or 0, steps):
+            return f"steps of round {context.round} of {context.run} are charged twice"
         return ""
 
     def _take(self, entry: Entry) -> None:
@@ -164,25 +165,25 @@ class ChainState:
             if self.founding is None:
                 self.founding = [founder.entry.seq for founder in self.founders]
             self.reservations[entry.reservation or 0].charged += entry.steps or 0
-            if told := entry.context:
-                self.charges.setdefault((told.federation, told.run, told.round), []).append(entry)
+            if context := entry.context:
+                self.charges.setdefault((context.federation, context.run, context.round), []).append(entry)
         self.head = entry.head
 
 
 def verify_chain(
     entries: Iterable[Entry], verify_key: str | Collection[str], earlier: Sequence[Entry] = ()
 ) -> Head:
-    """Check what a site shows of its ledger, and return the chain's newest head.
+    """Verify the entries that a site shows, and return the chain's newest head.
 
     Args:
-        entries: from `earlier`'s last one on, in order; those that `earlier` holds may come again, unchanged.
-        verify_key: the site's Ed25519 key or keys, hex. The newest entry must be signed by one of them: that
-            vouches for all before it, whichever keys of the same owner signed those.
-        earlier: all entries that were verified before, from the first one; contexts may be missing in both.
+        entries: in order, continuing `earlier`; entries of `earlier` may be repeated, unchanged.
+        verify_key: the site's Ed25519 key or keys, hex. One of them must sign the newest entry: that vouches
+            for all earlier entries, whichever keys of the same owner signed them.
+        earlier: all entries verified before, from the first one; contexts may be missing in both.
 
     Raises:
-        LedgerError: With the first fault: an edited or forged entry, one missing or out of order, a chain
-            that was forked from what was shown before, or a broken rule of spending. An empty chain, too.
+        LedgerError: The first fault: an edited, forged, missing or misplaced entry, a fork from what was
+            shown before, a broken spending rule, or an empty chain.
     """
     state = ChainState()
     for entry in earlier:
@@ -207,7 +208,7 @@ def verify_chain(
 
 
 def state_of(entries: Iterable[Entry]) -> ChainState:
-    """What verified entries come to, from the first one on."""
+    """Return the state of a chain of verified entries, from the first one on."""
     state = ChainState()
     for entry in entries:
         state.add(entry, verified=True)

@@ -1,11 +1,12 @@
-"""A site's ledger of privacy events: durable, append-only, hash-chained, signed; one chain for each data set.
+"""A site's ledger of privacy events: durable, append-only, hash-chained, signed; one chain per data set.
 
 A training's full cost is reserved before its first step, and steps are charged before their noise is drawn.
-What is charged stays charged. Everything that was promised and charged is in the chains: there is no second
-book that could say otherwise. Beside them is which update each charge paid for, so that it pays for no other.
-Every write first checks the entry that it builds on; a chain is checked whole
-when it is first used. What a lone site cannot notice is an older copy of its whole file in the place of the
-newer one: the coordinator can, and says so by naming the newest head that it knows (`acknowledge`).
+Charges are never undone. The chains are the only record of reservations and charges. A separate table holds
+the one update that each charge paid for, so that it pays for no other.
+
+Every write first verifies the entry that it follows; a whole chain is verified when it is first used. A site
+alone cannot notice that its whole file was replaced by an older copy. The coordinator can: it names the
+newest head that it knows (`acknowledge`).
 """
 
 import secrets
@@ -28,16 +29,15 @@ class Ledger:
     """The ledger in one file, written by one site. Several sites of one owner may share a file.
 
     Args:
-        path: of the SQLite file; it is made when it is not there.
-        identity: who signs.
-        retired: this site's former keys, any order. A chain that knows one of them, and `identity` not yet,
-            goes on with a `rekey` entry that the former key signs. Without the former key it cannot go on:
-            restore it from a backup. A new key that nobody vouches for could be anybody's who found the
-            file.
+        path: of the SQLite file; created if missing.
+        identity: signs the entries.
+        retired: this site's former keys, in any order. If a chain knows one of them but not `identity`, the
+            former key signs a `rekey` entry first. Without the former key the chain cannot continue: restore
+            the key from a backup. A key that no known key vouches for could belong to anybody with the file.
 
     Raises:
-        LedgerError: The file is torn.
-        DiskFullError: There is no room for it.
+        LedgerError: The file is damaged.
+        DiskFullError: The disk has no room for it.
     """
 
     def __init__(self, path: Path, identity: Identity, retired: Iterable[Identity] = ()) -> None:
@@ -48,40 +48,41 @@ class Ledger:
         self._chains = Chains(path, identity, former)
 
     def close(self) -> None:
-        """Give the file back."""
+        """Close the file."""
         self._chains.close()
 
     def datasets(self) -> list[str]:
-        """The data sets that were ever reserved for, or acknowledged."""
+        """Return the data sets that have entries or acknowledged heads."""
         return self._chains.datasets()
 
     def head(self, dataset: str) -> Head | None:
-        """The newest entry; None while there is none."""
+        """Return the newest entry's head; None for an empty chain."""
         with self._chains.open(dataset, writes=False) as chain:
             return chain.state.head
 
     def entries(self, dataset: str, after: int = -1, *, show: str | None) -> list[Entry]:
-        """Entries in order.
+        """Return a data set's entries in order.
 
         Args:
-            dataset: whose.
-            after: the seq to begin behind.
-            show: the federation whose contexts may be seen: others' are left out, and the last entry is one
-                that this site signed, since it vouches for all before it. None for the owner: everything.
+            dataset: whose chain.
+            after: return entries with a larger seq.
+            show: the federation that may see the entries. Other federations' contexts are left out, and the
+                list ends with an entry that this site signed, which vouches for all before it. None returns
+                everything, for the owner.
         """
         with self._chains.open(dataset, writes=False) as chain:
-            found = chain.entries(after)
+            entries = chain.entries(after)
         if show is None:
-            return found
-        while found and found[-1].by != self._me:
-            found.pop()
+            return entries
+        while entries and entries[-1].by != self._me:
+            entries.pop()
         return [
             entry if entry.context and entry.context.federation == show else entry.redacted()
-            for entry in found
+            for entry in entries
         ]
 
     def state(self, dataset: str) -> ChainState:
-        """What the chain comes to: unit, keys, trainings. A view of the ledger's own; do not change it."""
+        """Return the chain's state: unit, keys, trainings. It is the ledger's own: do not change it."""
         with self._chains.open(dataset, writes=False) as chain:
             return chain.state
 
@@ -97,23 +98,24 @@ class Ledger:
         delta: float,
         limit: Limits,
     ) -> Entry:
-        """Promise a training's full cost before its first step. The same once more returns the same entry.
+        """Reserve a training's full cost before its first step. Repeating a call returns the same entry.
 
-        Open reservations of the federation's earlier runs are settled: a federation trains one run at a time,
-        and their steps that were not charged are free again.
+        Open reservations of the federation's earlier runs are settled, which frees their uncharged steps: a
+        federation trains one run at a time.
 
         Args:
             dataset: whose budget.
             unit: what is protected; the first training fixes it for the data set.
-            federation: that asks.
+            federation: of the training.
             run: the training.
             plan_sha256: of its privacy plan.
-            event: q, sigma and the most steps of the whole training.
-            delta: that the training is planned for.
+            event: q, sigma and the largest number of steps of the whole training.
+            delta: of the training's plan.
             limit: of the data set, over all trainings.
 
         Raises:
-            BudgetError: It does not fit, or protects another unit than the data set's other trainings.
+            BudgetError: It does not fit the budget, or protects another unit than the data set's other
+                trainings.
             EquivocationError: The run has an open reservation by another plan.
             LedgerError: The chain is broken, or not this site's.
         """
@@ -144,30 +146,30 @@ class Ledger:
             )
 
     def charge(self, dataset: str, *, federation: str, run: str, round: int, first: int, steps: int) -> Entry:  # noqa: A002, PLR0913 - what is charged, by the names of its entry
-        """Take steps of a round from the training's reservation, before their noise is drawn.
+        """Charge steps of a round to the training's reservation, before their noise is drawn.
 
-        When this returns, the charge is on the disk. The same steps once more return the same entry, to the
-        home that charged them: what was paid for one home's noise pays for no other's.
+        The charge is on disk when this returns. Repeating a call returns the same entry, but only to the home
+        that charged the steps: a charge pays for one home's noise.
 
         Args:
             dataset: whose budget.
-            federation: that trains.
+            federation: of the training.
             run: the training.
             round: of the training.
-            first: step of the round, from 0.
-            steps: how many from there.
+            first: first step, counted from 0 within the round.
+            steps: number of steps.
 
         Raises:
-            BudgetError: The training has no open reservation, or fewer steps left.
-            EquivocationError: Some of these steps were charged already, with others, by another plan, or by
-                another home of the same owner.
+            BudgetError: The training has no open reservation, or too few steps left.
+            EquivocationError: Some of these steps were charged before: in another range, by another plan, or
+                by another home of the same owner.
             LedgerError: The chain is broken, or not this site's.
         """
         with self._chains.open(dataset, writes=True) as chain:
             state = chain.state
             source = state.open_for(federation, run)
             if source is None:
-                raise BudgetError(f"run {run} has reserved no privacy budget of {dataset}, or gave it back")
+                raise BudgetError(f"run {run} has no open reservation of {dataset}'s privacy budget")
             if (known := state.charged(federation, run, round, first, steps)) is not None:
                 if known.by not in self._mine:
                     raise EquivocationError(
@@ -179,13 +181,13 @@ class Ledger:
                         f"the {known.steps} from {known.first} on that are charged already"
                     )
                 if known.context is None or known.context.plan_sha256 != _context_of(source).plan_sha256:
-                    # What was paid for one noise pays for no other.
+                    # A charge pays for one noise.
                     raise EquivocationError(f"round {round} of {run} was charged by another privacy plan")
                 return known
             if source.charged + steps > source.most:
                 raise BudgetError(
                     f"the privacy plan's steps are spent: {source.charged} of {source.most} are charged, "
-                    f"round {round} of {run} asks {steps} more"
+                    f"round {round} of {run} needs {steps} more"
                 )
             return chain.append(
                 kind="charge",
@@ -198,7 +200,7 @@ class Ledger:
             )
 
     def release(self, dataset: str, charged: ledger_file.Charged, sha256: str) -> None:
-        """Note the one update that a charge pays for, before any of it leaves. The same once more is free.
+        """Record the one update that a charge pays for, before it is uploaded. Repeating a call is harmless.
 
         Raises:
             EquivocationError: The charge paid for another update.
@@ -213,12 +215,12 @@ class Ledger:
                 )
 
     def is_released(self, dataset: str, charged: ledger_file.Charged) -> bool:
-        """Whether the update that a charge pays for was about to leave, or has left."""
+        """Return whether the update that a charge pays for is recorded: it may have been uploaded."""
         with self._chains.open(dataset, writes=False) as chain:
             return ledger_file.released(chain.connection, dataset, charged) is not None
 
     def acknowledge(self, dataset: str, head: Head, envelope: bytes, *, federation: str) -> None:
-        """Take note of a head that a coordinator knows, and keep what it signed.
+        """Record a head that a coordinator knows, with the message that it signed.
 
         Args:
             dataset: whose chain.
@@ -228,7 +230,7 @@ class Ledger:
 
         Raises:
             LedgerError: This ledger has no such entry: it was rolled back, lost, or forked. Do not train for
-                this coordinator until the newer file is back.
+                this coordinator until the newer file is restored.
         """
         with self._chains.open(dataset, writes=True) as chain:
             state = chain.state
@@ -247,7 +249,7 @@ class Ledger:
                 ledger_file.mark(chain.connection, dataset, federation, head, envelope)
 
     def admit(self, dataset: str, key: str) -> Entry:
-        """Let another home of the same owner sign in this chain, by its public Ed25519 key in hex."""
+        """Allow another home of the same owner to sign in this chain, by its public Ed25519 key in hex."""
         with self._chains.open(dataset, writes=True) as chain:
             state = chain.state
             if state.head is None:
@@ -255,10 +257,10 @@ class Ledger:
             return chain.append(kind="rekey", key=key)
 
     def verify(self, dataset: str | None = None) -> dict[str, Head]:
-        """Check the whole file anew, from the first entry on: a data set's chain or all; their newest heads.
+        """Verify a data set's chain, or all, from the first entry on, and return the newest heads.
 
         Raises:
-            LedgerError: With the first fault.
+            LedgerError: The first fault.
         """
         self._chains.check_again(dataset)
         heads = {name: self.head(name) for name in ([dataset] if dataset else self.datasets())}
@@ -266,7 +268,7 @@ class Ledger:
 
 
 def _settle(chain: OpenChain, reservation: Reservation) -> None:
-    """End a training: the steps that it did not charge are free again."""
+    """End a training and free its uncharged steps."""
     context = _context_of(reservation)
     chain.append(
         kind="settle",
@@ -278,7 +280,7 @@ def _settle(chain: OpenChain, reservation: Reservation) -> None:
 
 def _context_of(reservation: Reservation) -> Context:
     context = reservation.entry.context
-    assert context is not None  # noqa: S101 - nothing is left out in the site's own file
+    assert context is not None  # noqa: S101 - the site's own file holds every context
     return context
 
 

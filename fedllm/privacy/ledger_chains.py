@@ -1,4 +1,4 @@
-"""The chains of a ledger's file, each checked before anything is read from it or built on it."""
+"""Open the chains of a ledger's file; each is verified before it is read or extended."""
 
 import threading
 from collections.abc import Iterable, Iterator
@@ -20,7 +20,7 @@ from fedllm.secure.identity import Identity
 
 @dataclass(frozen=True)
 class OpenChain:
-    """One data set's chain, checked, inside a transaction."""
+    """One data set's verified chain, inside a transaction."""
 
     dataset: str
     state: ChainState
@@ -29,30 +29,30 @@ class OpenChain:
     retired: tuple[Identity, ...]
 
     def entries(self, after: int) -> list[Entry]:
-        """Entries behind a seq, in order."""
+        """Return the entries with a larger seq, in order."""
         return ledger_file.read_entries(self.connection, self.dataset, after)
 
     def holds(self, head: Head) -> bool:
-        """Whether a head is an entry of this chain."""
-        found = ledger_file.read_entry(self.connection, self.dataset, head.seq)
-        return found is not None and found.sha256 == head.sha256
+        """Return whether a head is an entry of this chain."""
+        entry = ledger_file.read_entry(self.connection, self.dataset, head.seq)
+        return entry is not None and entry.sha256 == head.sha256
 
-    def append(self, **said: Any) -> Entry:  # noqa: ANN401 - an entry's own fields
-        """Sign one entry more and write it.
+    def append(self, **fields: Any) -> Entry:  # noqa: ANN401 - an entry's own fields
+        """Sign an entry, write it and return it.
 
         Raises:
-            LedgerError: It breaks a rule, or the chain does not know our key, nor one that we had.
+            LedgerError: The entry breaks a rule, or the chain knows neither this site's key nor a former one.
         """
-        self.admit_me()
-        return self._append(self.me, said)
+        self._admit_own_key()
+        return self._append(self.me, fields)
 
     def begin(self, unit: Unit) -> None:
-        """Open the chain, unless it is."""
+        """Write the chain's opening entry if the chain is empty."""
         if self.state.head is None:
             self._append(self.me, {"kind": "open", "unit": unit})
 
-    def admit_me(self) -> None:
-        """See to it that the chain knows our key."""
+    def _admit_own_key(self) -> None:
+        """Have a former key admit this site's key, unless the chain knows it."""
         mine = self.me.public.verify
         if mine in self.state.keys:
             return
@@ -60,15 +60,15 @@ class OpenChain:
         if former is None:
             raise LedgerError(
                 f"ledger of {self.dataset}: it does not know this site's key. Put the former key back beside "
-                "the new one (keys-until-…); another home of the owner is let in by `fedllm ledger admit`"
+                "the new one (keys-until-…); for another home of the owner run `fedllm ledger admit`"
             )
         self._append(former, {"kind": "rekey", "key": mine, "retires": former.public.verify})
 
-    def _append(self, by: Identity, said: dict[str, Any]) -> Entry:
+    def _append(self, by: Identity, fields: dict[str, Any]) -> Entry:
         head = self.state.head
         link = {"seq": head.seq + 1, "previous": head.sha256} if head else {"seq": 0, "previous": NOTHING}
-        entry = signed(by.signing, dataset=self.dataset, **link, **said)
-        self.state.add(entry)  # by the rules that every reader checks
+        entry = signed(by.signing, dataset=self.dataset, **link, **fields)
+        self.state.add(entry)  # applies the rules that every reader checks
         ledger_file.append(self.connection, entry)
         return entry
 
@@ -81,20 +81,20 @@ class Chains:
         self._me = identity
         self._retired = tuple(retired)
         self._checked: dict[str, ChainState] = {}
-        self._seen: dict[str, Head] = {}  # outlives a chain that must be read anew
+        self._seen: dict[str, Head] = {}  # kept when a chain must be read again
         self._lock = threading.RLock()
 
     def close(self) -> None:
-        """Give the file back."""
+        """Close the file."""
         self._file.close()
 
     def datasets(self) -> list[str]:
-        """The data sets that have entries or acknowledged heads."""
+        """Return the data sets that have entries or acknowledged heads."""
         with self._file.transaction(writes=False) as connection:
             return ledger_file.datasets(connection)
 
     def check_again(self, dataset: str | None) -> None:
-        """Look at the file's pages, and forget what was checked of a data set's chain, or of all."""
+        """Check the file's pages, and have a data set's chain, or all, verified again on the next use."""
         with self._lock:
             self._file.check()
             for name in list(self._checked) if dataset is None else [dataset]:
@@ -102,10 +102,10 @@ class Chains:
 
     @contextmanager
     def open(self, dataset: str, *, writes: bool) -> Iterator[OpenChain]:
-        """A data set's chain as it is on the disk now; what is appended lasts once the block is left."""
+        """Open a data set's chain as it is on disk; appended entries are durable once the block is left."""
         with self._lock:
             with self._file.transaction(writes=writes) as connection:
-                state = self._checked.pop(dataset, None) or ChainState()  # back once it is true of the disk
+                state = self._checked.pop(dataset, None) or ChainState()  # kept once it matches the disk
                 chain = OpenChain(dataset, state, connection, self._me, self._retired)
                 self._catch_up(chain)
                 before = state.head
@@ -122,7 +122,7 @@ class Chains:
             self._checked[dataset], self._seen[dataset] = state, state.head
 
     def _catch_up(self, chain: OpenChain) -> None:
-        """Check the entry that is built on, take in what others wrote, and look for what is missing."""
+        """Verify the last known entry, add other processes' entries, and check acknowledged heads."""
         state = chain.state
         if state.head is not None and not chain.holds(state.head):
             raise LedgerError(
@@ -130,12 +130,12 @@ class Chains:
             )
         for entry in chain.entries(state.head.seq if state.head else -1):
             state.add(entry)
-        told = ledger_file.marks(chain.connection, chain.dataset)
+        marks = ledger_file.marks(chain.connection, chain.dataset)
         if chain.dataset in self._seen:
-            told["this program"] = self._seen[chain.dataset]
-        for who, head in told.items():
+            marks["this program"] = self._seen[chain.dataset]
+        for who, head in marks.items():
             if head != state.head and not chain.holds(head):
                 raise LedgerError(
-                    f"ledger of {chain.dataset}: entry {head.seq}, which {who} has seen, is gone or another: "
+                    f"ledger of {chain.dataset}: entry {head.seq}, which {who} has seen, is gone or changed: "
                     "the ledger was cut off, rolled back or forked"
                 )

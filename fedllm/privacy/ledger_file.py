@@ -1,8 +1,7 @@
-"""The file of a site's ledger: entries, the heads that coordinators signed, and transactions that last.
+"""Store a ledger's entries and the heads that coordinators signed in one SQLite file.
 
-SQLite in WAL mode with synchronous=FULL: what a transaction wrote is on the disk when it returns, or not
-there at all. A transaction that writes holds the write lock from its beginning, so several processes may
-share a file.
+SQLite runs in WAL mode with synchronous=FULL: a transaction is wholly on disk when it returns, or not at all.
+A writing transaction holds the write lock from its beginning, so several processes may share a file.
 """
 
 import os
@@ -22,7 +21,7 @@ from fedllm.disk import room
 from fedllm.errors import LedgerError
 from fedllm.protocol.entry import Entry, Head
 
-WAIT = 60_000  # ms for another process' transaction
+WAIT = 60_000  # ms to wait for another process' transaction
 
 Charged = tuple[str, str, int]  # federation, run and round
 
@@ -58,11 +57,11 @@ class _Released(_Table):
 
 
 class LedgerFile:
-    """One SQLite file. Raises `LedgerError` wherever the file is damaged, `DiskFullError` without room."""
+    """One SQLite file. Methods raise `LedgerError` if it is damaged, `DiskFullError` without disk room."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with self._named(), room(path.parent, "start the agent again"):
+        with self._with_path(), room(path.parent, "start the agent again"):
             os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
             self._engine = create_engine(f"sqlite:///{path}")
             event.listen(self._engine, "connect", _pragmas)
@@ -72,26 +71,26 @@ class LedgerFile:
             _Table.metadata.create_all(self._writes)
 
     def check(self) -> None:
-        """Raise `LedgerError` when the file's pages are damaged."""
-        with self._named(), self._engine.begin() as connection:
-            said = str(connection.exec_driver_sql("PRAGMA quick_check(1)").scalar())
-        if said != "ok":
-            raise LedgerError(f"the ledger {self.path} is torn: {said.splitlines()[-1]}")
+        """Raise `LedgerError` if the file's pages are damaged."""
+        with self._with_path(), self._engine.begin() as connection:
+            result = str(connection.exec_driver_sql("PRAGMA quick_check(1)").scalar())
+        if result != "ok":
+            raise LedgerError(f"the ledger {self.path} is torn: {result.splitlines()[-1]}")
 
     def close(self) -> None:
-        """Give the file back."""
+        """Close the file."""
         self._engine.dispose()
 
     @contextmanager
     def transaction(self, *, writes: bool) -> Iterator[Connection]:
-        """Everything in the block, or nothing; on the disk when the block is left."""
+        """Run the block in one transaction, which is on disk when the block is left."""
         engine = self._writes if writes else self._engine
-        with self._named(), room(self.path.parent, "it goes on by itself"), engine.begin() as connection:
+        with self._with_path(), room(self.path.parent, "it goes on by itself"), engine.begin() as connection:
             yield connection
 
     @contextmanager
-    def _named(self) -> Iterator[None]:
-        """Say of which file SQLite complains."""
+    def _with_path(self) -> Iterator[None]:
+        """Turn SQLite's errors into `LedgerError`s that name the file."""
         try:
             yield
         except DBAPIError as error:
@@ -104,7 +103,7 @@ class LedgerFile:
 
 
 def read_entries(connection: Connection, dataset: str, after: int = -1) -> list[Entry]:
-    """A data set's entries in order. Raises `LedgerError` for a row that holds no such entry."""
+    """Return a data set's entries in order. Raises `LedgerError` for an invalid row."""
     rows = connection.execute(
         select(_Row.seq, _Row.entry).where(_Row.dataset == dataset, _Row.seq > after).order_by(_Row.seq)
     )
@@ -112,28 +111,28 @@ def read_entries(connection: Connection, dataset: str, after: int = -1) -> list[
 
 
 def read_entry(connection: Connection, dataset: str, seq: int) -> Entry | None:
-    """One entry."""
+    """Return one entry; None if there is none with this seq."""
     text = connection.scalar(select(_Row.entry).where(_Row.dataset == dataset, _Row.seq == seq))
     return None if text is None else _entry(dataset, seq, text)
 
 
 def append(connection: Connection, entry: Entry) -> None:
-    """Write one entry more; there is no way to write over one."""
+    """Insert an entry; an existing one is never overwritten."""
     row = {"dataset": entry.dataset, "seq": entry.seq, "entry": entry.model_dump_json(), "at": time.time()}
     connection.execute(insert(_Row).values(row))
 
 
 def datasets(connection: Connection) -> list[str]:
-    """Whose entries or signed heads are here."""
-    found = {
+    """Return the sorted data sets that have entries or signed heads."""
+    names = {
         *connection.scalars(select(_Row.dataset).distinct()),
         *connection.scalars(select(_Acknowledged.dataset)),
     }
-    return sorted(found)
+    return sorted(names)
 
 
 def marks(connection: Connection, dataset: str) -> dict[str, Head]:
-    """The highest head that each federation's coordinator signed."""
+    """Return the highest head that each federation's coordinator signed, by federation."""
     rows = connection.execute(
         select(_Acknowledged.federation, _Acknowledged.seq, _Acknowledged.sha256).where(
             _Acknowledged.dataset == dataset
@@ -143,7 +142,7 @@ def marks(connection: Connection, dataset: str) -> dict[str, Head]:
 
 
 def mark(connection: Connection, dataset: str, federation: str, head: Head, envelope: bytes) -> None:
-    """Note a head that a coordinator signed, in the place of a lower one."""
+    """Record a head that a coordinator signed, replacing its former one."""
     row: dict[str, Any] = {
         "dataset": dataset,
         "federation": federation,
@@ -155,7 +154,7 @@ def mark(connection: Connection, dataset: str, federation: str, head: Head, enve
 
 
 def released(connection: Connection, dataset: str, charged: Charged) -> str | None:
-    """The hash of the update that a charge paid for, once it was about to leave."""
+    """Return the recorded hash of the update that a charge paid for; None before it is recorded."""
     federation, run, number = charged
     return connection.scalar(
         select(_Released.sha256).where(
@@ -168,7 +167,7 @@ def released(connection: Connection, dataset: str, charged: Charged) -> str | No
 
 
 def release(connection: Connection, dataset: str, charged: Charged, sha256: str) -> None:
-    """Note it; there is no way to write over one."""
+    """Record the update that a charge paid for; an existing record is never overwritten."""
     federation, run, number = charged
     row = {"dataset": dataset, "federation": federation, "run": run, "round": number, "sha256": sha256}
     connection.execute(insert(_Released).values(row))
@@ -179,8 +178,8 @@ def _entry(dataset: str, seq: int, text: str) -> Entry:
     try:
         entry = Entry.model_validate_json(text)
     except (ValidationError, TypeError) as error:
-        said = error.errors(include_url=False)[0]["msg"] if isinstance(error, ValidationError) else str(error)
-        raise LedgerError(f"{place} was edited: {said[:200]}") from None
+        why = error.errors(include_url=False)[0]["msg"] if isinstance(error, ValidationError) else str(error)
+        raise LedgerError(f"{place} was edited: {why[:200]}") from None
     if (entry.dataset, entry.seq) != (dataset, seq):
         raise LedgerError(f"{place} was edited: it holds entry {entry.seq} of {entry.dataset}")
     if entry.context_sha256 and entry.context is None:

@@ -1,4 +1,4 @@
-"""What a ledger comes to, for people: epsilon of every training, and of a data set against its budget."""
+"""Summarise a ledger for people: epsilon of each training, and of a data set against its budget."""
 
 from dataclasses import asdict, dataclass
 
@@ -11,7 +11,7 @@ from fedllm.protocol.terms import ADJACENCY, rounded_up
 
 @dataclass(frozen=True)
 class TrainingSpent:
-    """One reservation; epsilon is by PLD, of this training alone, at the delta that it was planned for."""
+    """One reservation; epsilon is by PLD, for this training alone, at its planned delta."""
 
     federation: str
     run: str
@@ -19,21 +19,21 @@ class TrainingSpent:
     noise_multiplier: float
     steps_charged: int
     steps_reserved: int
-    epsilon: float  # of what is charged
-    epsilon_reserved: float  # of all its steps
+    epsilon: float  # of the charged steps
+    epsilon_reserved: float  # of all reserved steps
     delta: float
     open: bool
 
 
 @dataclass(frozen=True)
 class DatasetSpent:
-    """A data set. The total is of charges and open promises, at the limits' delta."""
+    """A data set's totals over charges and open reservations, at the limits' delta."""
 
     dataset: str
     unit: str
     trainings: tuple[TrainingSpent, ...]
-    epsilon: float  # PLD, were the trainings fixed beforehand
-    epsilon_filter: float | None  # Rényi, however they were chosen; None: PLD is held against the budget
+    epsilon: float  # by PLD, as if all trainings had been fixed beforehand
+    epsilon_filter: float | None  # by the Rényi filter, for any choice; None: PLD is compared to the budget
     epsilon_budget: float | None  # None: the site sets no limit
     delta: float
     adjacency: str = ADJACENCY
@@ -41,31 +41,31 @@ class DatasetSpent:
 
     @property
     def title(self) -> str:
-        """What is counted."""
+        """Return the data set's name and how its epsilon is counted."""
         return f"{self.dataset}: unit {self.unit}, adjacency {self.adjacency}, {self.accountant}"
 
     @property
     def caption(self) -> str:
-        """The total against the budget."""
+        """Return the total and the budget in one line."""
         total = f"epsilon {rounded_up(self.epsilon)} by PLD"
         if self.epsilon_filter is not None:
             filtered = f"epsilon {rounded_up(self.epsilon_filter)} by the Rényi filter"
             total = f"{filtered} ({rounded_up(self.epsilon)} by PLD)"
         elif sum(one.steps_charged > 0 or one.open for one in self.trainings) > 1:
             total += ", as if all trainings had been planned beforehand"
-        of = ", without a limit" if self.epsilon_budget is None else f" of {self.epsilon_budget:g}"
-        return f"spent or promised: {total}{of} at delta {self.delta!r}"
+        budget = ", without a limit" if self.epsilon_budget is None else f" of {self.epsilon_budget:g}"
+        return f"spent or promised: {total}{budget} at delta {self.delta!r}"
 
     def as_json(self) -> dict[str, object]:
-        """All of it."""
+        """Return all fields as a dict for JSON."""
         return asdict(self)
 
 
 def spent_by(ledger: Ledger, dataset: str, limits: Limits) -> DatasetSpent:
-    """What a data set's trainings have spent and promised. Raises `LedgerError` for a broken chain."""
+    """Return what a data set's trainings have spent and reserved. Raises `LedgerError` for a broken chain."""
     state = ledger.state(dataset)
     committed = [reservation.committed for reservation in state.reservations.values()]
-    several = sum(event.steps > 0 for event in committed) > 1  # a single training is held against it by PLD
+    several = sum(event.steps > 0 for event in committed) > 1  # a single training is compared by PLD
     filtered = None
     if several and limits.total_epsilon is not None:
         first = state.founders[0]

@@ -1,4 +1,4 @@
-"""The planned privacy as JSON and as a picture."""
+"""Write the planned privacy as JSON and as a plot."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ SCHEMA = "fedllm.privacy-plan/1"
 
 
 def as_json(planned: "PrivacyPlanning") -> dict[str, Any]:
-    """The plan as one JSON object: `sites` holds those that differ, and numbers are null without DP."""
+    """Return the plan as one JSON object: `sites` holds sites that differ; numbers are null without DP."""
     common, on = planned.common, planned.common is not None
     return {
         "schema": SCHEMA,
@@ -45,11 +45,11 @@ def as_json(planned: "PrivacyPlanning") -> dict[str, Any]:
 
 
 def write_report(planned: "PrivacyPlanning", out: Path) -> dict[str, Any]:
-    """Write `privacy_plan.json` and `privacy_plan.png`, and return what the first holds."""
-    told = as_json(planned)
-    write_bytes(out / "privacy_plan.json", (json.dumps(told, indent=1, sort_keys=True) + "\n").encode())
+    """Write `privacy_plan.json` and `privacy_plan.png`, and return the JSON object."""
+    report = as_json(planned)
+    write_bytes(out / "privacy_plan.json", (json.dumps(report, indent=1, sort_keys=True) + "\n").encode())
     _draw(planned, out / "privacy_plan.png")
-    return told
+    return report
 
 
 def _differs(planned: "PrivacyPlanning", site: "SitePlan") -> bool:
@@ -85,21 +85,21 @@ def _draw(planned: "PrivacyPlanning", path: Path) -> None:
         axes.set_axis_off()
         axes.text(0.5, 0.5, NO_DP, ha="center", va="center", fontsize=18)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Without the version of matplotlib in it, the same plan gives the same bytes.
+    # Leave matplotlib's version out of the file: the same plan gives the same bytes.
     figure.savefig(path, dpi=110, metadata={"Software": None})
 
 
 def _draw_sites(axes: "Axes", planned: "PrivacyPlanning") -> None:
-    """One curve for all sites alike, and one for each that differs; the budget is dashed."""
+    """Plot one curve per group of sites with the same sampling rate and noise; the budget is dashed."""
     from matplotlib.ticker import MaxNLocator
 
     alike: dict[tuple[float, float], list[SitePlan]] = {}
     for site in planned.sites:
         alike.setdefault((site.sampling_rate, site.noise_multiplier), []).append(site)
     for (rate, noise), group in alike.items():
-        who = group[0].site if len(group) == 1 else f"{len(group)} sites"
+        name = group[0].site if len(group) == 1 else f"{len(group)} sites"
         rounds, spent = zip(*group[0].by_round, strict=True)
-        axes.plot(rounds, spent, "o-", markersize=4, label=f"{who}: q {rate:g}, sigma {noise:g}")
+        axes.plot(rounds, spent, "o-", markersize=4, label=f"{name}: q {rate:g}, sigma {noise:g}")
     axes.axhline(planned.budget or 0.0, color="0.3", linestyle="--", label=f"budget ε {planned.budget:g}")
     axes.set_xlabel("round")
     axes.set_ylabel(f"ε at δ {planned.delta!r}, composed")

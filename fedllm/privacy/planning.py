@@ -1,4 +1,4 @@
-"""What a training will spend before it starts: noise, epsilon by round, and what is left of the signal."""
+"""Plan a training's privacy before it starts: noise, epsilon by round, and signal to noise."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -9,11 +9,11 @@ from fedllm.errors import ConfigError
 from fedllm.privacy.accounting import ACCOUNTANT, Event, epsilon, noise_multiplier
 from fedllm.protocol.terms import ADJACENCY, NO_DP, TRUST, rounded_up
 
-MOST_POINTS = 24  # rounds whose epsilon is told; of longer trainings, evenly chosen ones
+MOST_POINTS = 24  # rounds with an epsilon in `by_round`; longer trainings list evenly spaced ones
 
-# Rules of thumb about the upper bound below, in which every clipped gradient points the same way. Below 1,
-# noise moves the model farther than the data could at best. Gradients of different records agree far less
-# than that: below a tenth, what the data says is lost.
+# Rules of thumb for the upper bound below, which assumes that every clipped gradient points the same way.
+# Below 1, noise moves the model farther than the data could at best. Gradients of different records agree
+# far less than that: below 0.1, the signal is lost.
 NOISY, DESTROYED = 1.0, 0.1
 
 
@@ -23,25 +23,25 @@ class SitePlan:
 
     site: str
     sampling_rate: float  # q
-    noise_multiplier: float  # sigma, as it was asked for or solved for
+    noise_multiplier: float  # sigma, as configured or solved for
     steps: int  # of the accountant: DP-SGD steps, or rounds where whole sites are the unit
-    epsilon: float  # after the last of them
+    epsilon: float  # after the last step
     by_round: tuple[tuple[int, float], ...]  # (round, epsilon after it)
 
 
 @dataclass(frozen=True)
 class Snr:
-    """Signal to noise, as upper bounds: see `signal_to_noise`."""
+    """Upper bounds of the signal-to-noise ratio: see `signal_to_noise`."""
 
-    size: int  # numbers shared, d
-    per_step: float  # of one step (of a round, for `site`); at the site where it is worst
+    size: int  # shared numbers, d
+    per_step: float  # of one step (for `site`: one round), at the worst site
     training: float  # of all steps at all sites
     verdict: str
 
 
 @dataclass(frozen=True)
 class PrivacyPlanning:
-    """A training's privacy, planned. Without DP it holds no sites, and epsilon is None, never 0."""
+    """A training's planned privacy. Without DP it holds no sites, and epsilon is None, never 0."""
 
     unit: str
     rounds: int
@@ -52,16 +52,16 @@ class PrivacyPlanning:
     delta: float | None = None
     common: Event | None = None  # the whole training of a site that privacy.sites does not name
     sites: tuple[SitePlan, ...] = ()
-    snr: Snr | None = None  # None: how many numbers are shared is not known
+    snr: Snr | None = None  # None: the number of shared numbers is unknown
 
     @property
     def epsilon(self) -> float | None:
-        """The most that any site spends."""
+        """Return the largest epsilon of any site; None without DP."""
         return max((site.epsilon for site in self.sites), default=None)
 
     @property
     def by_round(self) -> tuple[tuple[int, float], ...]:
-        """(round, the most that any site has spent after it)."""
+        """Return pairs of round and the largest epsilon of any site after it."""
         columns = zip(*(site.by_round for site in self.sites), strict=True)
         return tuple((column[0][0], max(spent for _, spent in column)) for column in columns)
 
@@ -71,24 +71,24 @@ def plan(config: FederationConfig, sites: Sequence[str], size: int | None = None
 
     Args:
         config: of the federation.
-        sites: who takes part.
-        size: numbers shared, for the signal to noise.
+        sites: that take part.
+        size: number of shared numbers, for the signal-to-noise ratio.
 
     Raises:
-        ConfigError: The budget cannot be kept, or privacy.sites names a site that is not there.
+        ConfigError: The budget cannot be kept, or privacy.sites names an unknown site.
     """
-    asked = config.privacy
-    if not asked.on:
-        return PrivacyPlanning(asked.unit, config.rounds.max)
-    if unknown := sorted(set(asked.sites) - set(sites)):
+    privacy = config.privacy
+    if not privacy.on:
+        return PrivacyPlanning(privacy.unit, config.rounds.max)
+    if unknown := sorted(set(privacy.sites) - set(sites)):
         raise ConfigError(f"privacy.sites names {unknown[0]}, which is not among {', '.join(sites)}")
     planned = tuple(_site(config, site) for site in sites)
     return PrivacyPlanning(
-        unit=asked.unit,
+        unit=privacy.unit,
         rounds=config.rounds.max,
-        trust=TRUST[asked.unit],
-        budget=asked.epsilon,
-        delta=asked.delta,
+        trust=TRUST[privacy.unit],
+        budget=privacy.epsilon,
+        delta=privacy.delta,
         common=resolve(config),
         sites=planned,
         snr=signal_to_noise(config, planned, size) if size and planned else None,
@@ -96,43 +96,44 @@ def plan(config: FederationConfig, sites: Sequence[str], size: int | None = None
 
 
 def resolve(config: FederationConfig, site: str | None = None) -> Event:
-    """The whole training of one site, or of any that privacy.sites does not name; `auto` noise is solved for.
+    """Return the event of a whole training at one site, or at any that privacy.sites does not name.
 
-    Steps are rounds.max times local.steps, or rounds.max where whole sites are the unit.
+    `auto` noise is solved for. Steps are rounds.max times local.steps, or rounds.max where whole sites are
+    the unit.
 
     Raises:
-        ConfigError: There is no DP, the noise asked for overspends privacy.epsilon, or no noise is enough.
+        ConfigError: There is no DP, the configured noise overspends privacy.epsilon, or no noise is enough.
     """
-    asked = config.privacy
-    if not asked.on or asked.epsilon is None:
+    privacy = config.privacy
+    if not privacy.on or privacy.epsilon is None:
         raise ConfigError(f"{NO_DP}: set privacy.unit and privacy.epsilon first")
-    rate = asked.rate_at(site) if site is not None else asked.sampling_rate or 1.0
-    noise = asked.noise_at(site) if site is not None else asked.noise_multiplier
-    steps = config.rounds.max * _steps_a_round(config)
+    rate = privacy.rate_at(site) if site is not None else privacy.sampling_rate or 1.0
+    noise = privacy.noise_at(site) if site is not None else privacy.noise_multiplier
+    steps = config.rounds.max * _steps_per_round(config)
     if noise == "auto":
-        return Event(rate, noise_multiplier(asked.epsilon, asked.delta, rate, steps), steps)
+        return Event(rate, noise_multiplier(privacy.epsilon, privacy.delta, rate, steps), steps)
     whole = Event(rate, noise, steps)
-    if (spent := epsilon([whole], asked.delta)) > asked.epsilon:
-        least = noise_multiplier(asked.epsilon, asked.delta, rate, steps)
+    if (spent := epsilon([whole], privacy.delta)) > privacy.epsilon:
+        least = noise_multiplier(privacy.epsilon, privacy.delta, rate, steps)
         raise ConfigError(
             f"privacy.noise_multiplier {noise:g} spends epsilon {rounded_up(spent)} in {steps} steps"
-            f"{f' at {site}' if site else ''}, above privacy.epsilon {asked.epsilon:g}: "
+            f"{f' at {site}' if site else ''}, above privacy.epsilon {privacy.epsilon:g}: "
             f"take {least:g}, auto, or fewer rounds or steps"
         )
     return whole
 
 
 def signal_to_noise(config: FederationConfig, sites: Sequence[SitePlan], size: int) -> Snr:
-    """How far the data can move the model, over how far the noise will: lengths (L2), an upper bound.
+    """Return an upper bound of how far the data moves the model over how far the noise does (L2 lengths).
 
-    `record`, `person`: a step at a site adds at most B·C, B = local.batch_size standing for the expected
-    number of units in a step, all gradients clipped to C = privacy.clip and pointing the same way. Its noise
-    has the expected length sigma·C·√d. A step's ratio is B / (sigma·√d). Over all T steps at all n sites the
-    signal adds up as n·T·B, the noise as √(T·Σ sigma²); with one sigma that is √(n·T) times a step's ratio.
+    `record`, `person`: a step at a site adds at most B·C, with B = local.batch_size for the expected number
+    of units per step and all gradients clipped to C = privacy.clip and parallel. Its noise has the expected
+    length sigma·C·√d. A step's ratio is B / (sigma·√d). Over all T steps at all n sites the signal grows to
+    n·T·B, the noise to √(T·Σ sigma²); with one sigma that is √(n·T) times a step's ratio.
 
     `site`: a round adds at most n·C, for n sites. Each draws noise of sigma·C/√m, m = privacy.min_honest, so
-    that all together have sigma·C·√(n/m) in each of d directions: a round's ratio is √(n·m) / (sigma·√d),
-    which is n / (sigma·√d) where all are counted on. Over T rounds √T times that.
+    all together have sigma·C·√(n/m) in each of d directions: a round's ratio is √(n·m) / (sigma·√d), which is
+    n / (sigma·√d) for m = n. Over T rounds it is √T times that.
     """
     steps, count = sites[0].steps, len(sites)
     least = config.privacy.min_honest or config.rounds.min_sites
@@ -170,21 +171,21 @@ def _times(factor: float) -> str:
 
 def _site(config: FederationConfig, site: str) -> SitePlan:
     whole = resolve(config, site)
-    each, delta = _steps_a_round(config), config.privacy.delta
+    per_round, delta = _steps_per_round(config), config.privacy.delta
 
     def after(number: int) -> float:
-        return epsilon([Event(whole.sampling_rate, whole.noise_multiplier, number * each)], delta)
+        return epsilon([Event(whole.sampling_rate, whole.noise_multiplier, number * per_round)], delta)
 
-    told = tuple((number, after(number)) for number in _points(config.rounds.max))
-    return SitePlan(site, whole.sampling_rate, whole.noise_multiplier, whole.steps, told[-1][1], told)
+    points = tuple((number, after(number)) for number in _points(config.rounds.max))
+    return SitePlan(site, whole.sampling_rate, whole.noise_multiplier, whole.steps, points[-1][1], points)
 
 
-def _steps_a_round(config: FederationConfig) -> int:
+def _steps_per_round(config: FederationConfig) -> int:
     return 1 if config.privacy.unit == "site" else config.local.steps
 
 
 def _points(rounds: int) -> Iterable[int]:
-    """All rounds, or so many of them, the first and the last among them."""
+    """Return all rounds, or `MOST_POINTS` evenly spaced ones that include the first and the last."""
     if rounds <= MOST_POINTS:
         return range(1, rounds + 1)
     return [1 + round(i * (rounds - 1) / (MOST_POINTS - 1)) for i in range(MOST_POINTS)]

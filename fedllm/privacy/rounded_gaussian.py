@@ -1,11 +1,11 @@
-"""Gaussians rounded to whole numbers, with the very law that rounding an ideal Gaussian has.
+"""Draw Gaussians rounded to whole numbers, with exactly the distribution of a rounded ideal Gaussian.
 
-Box and Muller (1958) turn two uniform numbers into two Gaussians; here both uniforms have endless digits, of
-which only as many are drawn as are needed to know what the Gaussian rounds to. Nearly always 64 bits and
-float64 are enough, and their error is bounded with room to spare; where it could matter the number is
-computed again in interval arithmetic, with more bits of the same uniforms, until it is decided. So no draw is
-impossible that an ideal Gaussian could give, however far out, and none is likelier or rarer than its law
-says: the total variation distance is zero, as long as the bits are random.
+Box and Muller (1958) turn two uniform numbers into two Gaussians. Here both uniforms have endless digits, and
+only as many are drawn as decide what the Gaussian rounds to. Nearly always 64 bits and float64 suffice, and
+their error bound has a margin. Where the error could matter, the number is computed again in interval
+arithmetic with more bits of the same uniforms, until it is decided. So every value of an ideal Gaussian can
+occur, however far out, with exactly its probability: if the bits are random, the total variation distance is
+zero.
 """
 
 import math
@@ -19,14 +19,14 @@ Floats: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
 Whole: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
 Drawn = Callable[[int], Words]
 
-LARGEST = 2.0**40  # of `scale`: beyond it the error of float64 would decide too seldom
+LARGEST = 2.0**40  # of `scale`: beyond it float64 would leave too many draws undecided
 
-_BLOCK = 1 << 13  # pairs at once: what they need fits into a processor's cache
+_BLOCK = 1 << 13  # pairs at once: their arrays fit into a processor's cache
 _WORD = 64  # bits
-# Relative error that numpy's log, sqrt, cos and sin are trusted with: 64 units in the last place. Their
-# makers promise 4; tests/privacy/test_rounded_gaussian.py looks.
+# Assumed bound of the relative error of numpy's log, sqrt, cos and sin: 64 units in the last place. Numpy
+# promises 4; tests/privacy/test_rounded_gaussian.py checks it.
 TRUSTED = 2.0**-46
-_LEAST_WORD = 1 << 45  # below it a word says too little of its uniform's logarithm
+_LEAST_WORD = 1 << 45  # a smaller word determines its uniform's logarithm too coarsely
 _LEAST_RADIUS = 2.0**-8
 
 
@@ -34,12 +34,15 @@ def rounded_gaussians(count: int, scale: float, words: Drawn) -> Whole:
     """Draw independent numbers round(scale · Z), Z a standard Gaussian.
 
     Args:
-        count: of them.
-        scale: the Gaussian's standard deviation in units of the grid, from 0 to 2^40.
-        words: draws so many random 64-bit words.
+        count: how many.
+        scale: the Gaussian's standard deviation in grid steps, from 0 to 2^40.
+        words: draws a given number of random 64-bit words.
 
     Returns:
         int64, (count,).
+
+    Raises:
+        ValueError: `scale` is out of range.
     """
     if not 0 <= scale <= LARGEST:
         raise ValueError(f"a scale of {scale} is not between 0 and 2^40")
@@ -57,33 +60,36 @@ def _block(pairs: int, scale: float, words: Drawn) -> Whole:
         radius = np.sqrt(-2.0 * np.log(first * 2.0**-_WORD))
         angle = second * (2.0 * math.pi * 2.0**-_WORD)
         exact = np.stack([radius * np.cos(angle), radius * np.sin(angle)]) * scale  # (2, pairs)
-        whole = np.rint(exact)
-        open_ = np.abs(exact - whole) > 0.5 - error(radius, scale)
-        undecided = open_.any(0) | (first < _LEAST_WORD) | ~(radius >= _LEAST_RADIUS)
-        found = whole.astype(np.int64)
+        rounded = np.rint(exact)
+        near_tie = np.abs(exact - rounded) > 0.5 - error(radius, scale)
+        undecided = near_tie.any(0) | (first < _LEAST_WORD) | ~(radius >= _LEAST_RADIUS)
+        drawn = rounded.astype(np.int64)
     for pair in np.flatnonzero(undecided):
-        found[:, pair] = settle(int(first[pair]), int(second[pair]), scale, words)
-    return found.ravel()
+        drawn[:, pair] = settle(int(first[pair]), int(second[pair]), scale, words)
+    return drawn.ravel()
 
 
 def error(radius: Floats, scale: float) -> Floats:
-    """How far float64's scale · Z may be from that of the endless uniforms: four times the sum below.
+    """Return a bound of the error of float64's scale · Z against the endless uniforms': four times the sum.
 
-    With L = -2 ln u = radius²: what a word of at least 2^45 does not say of u moves L by 2^-44 at most, its
-    conversion by 2^-52, and log errs by `TRUSTED` · L; half of that over the radius is the radius' error.
-    Cosine and sine err by `TRUSTED` and by what the angle does, 2^-49, times the radius.
+    With L = -2 ln u = radius²: the bits of u beyond a word of at least 2^45 change L by at most 2^-44, the
+    word's conversion by 2^-52, and log errs by `TRUSTED` · L; half their sum over the radius is the radius'
+    error. Cosine and sine err by `TRUSTED` and by the angle's error, 2^-49, times the radius.
     """
     return scale * (2.0**-43 / radius + (1.0 + radius) * 2.0**-43)
 
 
 def settle(first: int, second: int, scale: float, words: Drawn) -> tuple[int, int]:
-    """Decide a pair in interval arithmetic, with as many further bits of both uniforms as it takes.
+    """Round a pair in interval arithmetic, drawing further bits of both uniforms until it is decided.
 
     Args:
-        first: the leading 64 bits of the uniform that makes the radius.
-        second: those of the uniform that makes the angle.
-        scale: as of `rounded_gaussians`.
-        words: draws further ones.
+        first: the leading 64 bits of the radius' uniform.
+        second: the leading 64 bits of the angle's uniform.
+        scale: see `rounded_gaussians`.
+        words: draws further 64-bit words.
+
+    Returns:
+        Both rounded numbers.
     """
     from mpmath.ctx_iv import MPIntervalContext
 
@@ -103,9 +109,9 @@ def settle(first: int, second: int, scale: float, words: Drawn) -> tuple[int, in
 
 
 def _ends(number: Any) -> tuple[int, int]:  # noqa: ANN401 - mpmath is untyped
-    """What the ends of an interval round to."""
+    """Return the whole numbers that an interval's ends round to."""
     from mpmath import floor, mpf, workprec
 
-    with workprec(4096):  # the ends are taken as they are
+    with workprec(4096):  # enough to keep the ends exact
         low, high = (int(floor(mpf(end) + 0.5)) for end in (number.a.mid, number.b.mid))
     return low, high

@@ -1,7 +1,7 @@
-"""One data file under two budgets: what its owner should hear, since each budget knows half of what is spent.
+"""Warn when one data file is accounted for in two budgets: each sees only part of what is spent.
 
-A ledger is told apart by its file and the data set's name in it. Which ones a data file was accounted for in
-is noted below this account's fedllm home; homes of other accounts and machines are not seen from here.
+A budget is identified by the ledger's file and the data set's name in it. The budgets of each data file are
+recorded below this account's fedllm home; homes of other accounts and machines are not seen.
 """
 
 import hashlib
@@ -15,24 +15,24 @@ from fedllm.privacy.site_ledger import dataset_of, ledger_path
 
 
 def note_use(site: SiteConfig, home: Path) -> None:
-    """Note which ledger accounts for a site's data file."""
-    told = _use(site, home)
+    """Record which ledger accounts for a site's data file."""
+    use = _use(site, home)
     folder = _folder(site)
     folder.mkdir(parents=True, exist_ok=True)
-    file = folder / f"{_short(told['ledger'], told['dataset'])}.json"
-    write_whole(file, json.dumps(told).encode())
+    file = folder / f"{_short_hash(use['ledger'], use['dataset'])}.json"
+    write_whole(file, json.dumps(use).encode())
 
 
 def other_uses(site: SiteConfig, home: Path) -> Iterator[str]:
-    """A line for each other ledger, or name in it, that the same data file was accounted for in."""
-    mine = _use(site, home)
+    """Yield a warning for each other ledger, or data set in it, that accounts for the same data file."""
+    own = _use(site, home)
     for file in sorted(_folder(site).glob("*.json")):
-        used = json.loads(file.read_text(encoding="utf-8"))
-        if (used["ledger"], used["dataset"]) != (mine["ledger"], mine["dataset"]):
+        other = json.loads(file.read_text(encoding="utf-8"))
+        if (other["ledger"], other["dataset"]) != (own["ledger"], own["dataset"]):
             yield (
-                f"{site.data} is accounted for as {used['dataset']} in {used['ledger']} as well, and neither "
-                f"budget knows the other: name one `ledger` and one `dataset_id`, or remove {file} "
-                "if it holds other records now"
+                f"{site.data} is also accounted for as {other['dataset']} in {other['ledger']}, and neither "
+                f"budget counts the other: set one `ledger` and one `dataset_id`, or remove {file} "
+                "if the data file holds other records now"
             )
 
 
@@ -42,8 +42,8 @@ def _use(site: SiteConfig, home: Path) -> dict[str, str]:
 
 
 def _folder(site: SiteConfig) -> Path:
-    return fedllm_home() / "budgets" / _short(str(site.data.resolve()))
+    return fedllm_home() / "budgets" / _short_hash(str(site.data.resolve()))
 
 
-def _short(*words: str) -> str:
+def _short_hash(*words: str) -> str:
     return hashlib.sha256("\n".join(words).encode()).hexdigest()[:16]

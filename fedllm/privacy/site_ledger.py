@@ -1,4 +1,4 @@
-"""Where a site's ledger is, whose budget it spends, and which keys it may go on from."""
+"""Open a site's ledger with its keys, and find its file and data set."""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -11,22 +11,22 @@ from fedllm.secure.identity import Identity, load_identity
 
 
 def dataset_of(site: SiteConfig) -> str:
-    """The data set whose budget a site spends: as its owner calls it, or by the site's own name."""
+    """Return the data set whose budget a site spends: its `dataset_id`, else the site's name."""
     return site.dataset_id or site.name
 
 
 def ledger_path(home: Path, site: SiteConfig) -> Path:
-    """`ledger` of the site file, else `ledger.db` beside it."""
+    """Return the ledger's path: `ledger` of the site file, else `ledger.db` beside it."""
     return site.ledger or home / "ledger.db"
 
 
 def site_ledger(home: Path, site: SiteConfig, identity: Identity) -> Ledger:
-    """A site's ledger, ready to go on after new keys. Raises `LedgerError` where the file is torn."""
+    """Open a site's ledger, with its former keys. Raises `LedgerError` if the file is damaged."""
     return Ledger(ledger_path(home, site), identity, former_identities(home / "keys"))
 
 
 def former_identities(keys: Path) -> Iterator[Identity]:
-    """The keys that `retire_identity` set aside, the newest first; damaged ones are passed over."""
+    """Yield the keys that `retire_identity` set aside, newest first; damaged ones are skipped."""
     for folder in sorted(keys.parent.glob(f"{keys.name}-until-*"), reverse=True):
         with suppress(IdentityError):
             yield load_identity(folder)

@@ -260,7 +260,7 @@ def test_a_settled_reservation_takes_no_charge(chain: list[Entry]) -> None:
 
 def test_a_settlement_gives_back_what_is_left_and_no_more(chain: list[Entry]) -> None:
     chain.append(follow(chain, kind="settle", steps=71, reservation=1, context=about(0)))
-    with pytest.raises(LedgerError, match="gives 71 steps back where 70 are left"):
+    with pytest.raises(LedgerError, match="returns 71 steps where 70 are left"):
         verify_chain(chain, MINE)
 
 
