@@ -1,7 +1,7 @@
-"""Units that are in a training or not by a coin, so that what it releases can be asked about the coins.
+"""Audit a training with canaries: units that a coin includes or not, and that its outputs may reveal.
 
-For a training that is meant for this alone: canaries push as hard as the clip allows, so the model is worth
-nothing afterwards and is thrown away.
+The training serves the audit alone: canaries push as hard as the clip allows, so the model is useless
+afterwards and is discarded.
 """
 
 import secrets
@@ -22,7 +22,7 @@ from fedllm.training.learner import Learner
 
 Kind = Literal["gradient", "text"]
 
-GUESSED = 0.5  # share of the canaries: a quarter in, a quarter out, none of those in the middle
+GUESSED = 0.5  # share of canaries that are guessed: the top quarter in, the bottom quarter out
 _WORDS = 16  # tokens of a text canary
 
 _chance = secrets.SystemRandom()
@@ -31,17 +31,17 @@ _chance = secrets.SystemRandom()
 class Canaries(Protocol):
     """One kind of canary on one model."""
 
-    learner: Learner  # knows the canaries beside its own records
-    records: Sequence[Record]  # one a canary, each a unit of its own
+    learner: Learner  # handles the canaries besides its own records
+    records: Sequence[Record]  # one per canary, each its own unit
 
     def begin(self, number: int, rounds: int) -> None:
-        """Be told that a round begins, from 1."""
+        """Start a round, counted from 1."""
 
     def observe(self, step: int) -> None:
-        """Be told that a step was done, from 1."""
+        """Look at the shared part after a step, counted from 1."""
 
     def scores(self) -> list[float]:
-        """One a canary, computed from what the training released; higher speaks for being in."""
+        """Return one score per canary, from what the training released; higher means more likely included."""
 
 
 def audit_training(  # noqa: PLR0913 - a training's terms, each named by the caller
@@ -59,28 +59,31 @@ def audit_training(  # noqa: PLR0913 - a training's terms, each named by the cal
     confidence: float = CONFIDENCE,
     progress: Callable[[int, int], None] = lambda _step, _steps: None,
 ) -> OneRunAudit:
-    """Train with canaries by a plan's own terms and code, and hold its claim against what can be guessed.
+    """Train with canaries by a plan's own terms and code, and test its claim by guessing who was included.
 
     The adversary is the one that the accounting assumes: it sees every step, and all records but the canaries
-    are fixed. The shared part is put back as it was.
+    are fixed. Restores the shared part on exit.
 
     Args:
         learner: the model and its task.
         records: the site's own.
         local: of the training.
         terms: of the training.
-        rounds: that are played, one after the other at this site alone.
-        claim: the epsilon that is claimed for all of it.
+        rounds: number of rounds, played at this site alone.
+        claim: the epsilon that is claimed for the whole training.
         delta: of the claim.
-        count: canaries.
-        kind: `gradient` on any model with linear layers, `text` where records are texts.
-        noise: the source of the training's noise; a fresh cryptographic one if it is not given.
+        count: number of canaries.
+        kind: `gradient` for any model with linear layers, `text` for tasks on texts.
+        noise: the source of the training's noise; default: a fresh cryptographic one.
         confidence: of the lower bound.
         progress: called after every step with (step, steps) of all rounds.
 
+    Returns:
+        The lower bound and its verdict.
+
     Raises:
-        DataError: no records, or one that the task cannot read.
-        TrainingError: the model has no place for so many canaries, or the task none for texts.
+        DataError: There are no records, or the task cannot read one.
+        TrainingError: The model has too few weights for the canaries, or text canaries meet another task.
     """
     before = learner.shared.read()
     canaries: Canaries
@@ -95,7 +98,7 @@ def audit_training(  # noqa: PLR0913 - a training's terms, each named by the cal
             done = (number - 1) * local.steps
             canaries.begin(number, rounds)
 
-            def told(step: int, steps: int, done: int = done) -> None:
+            def after_step(step: int, steps: int, done: int = done) -> None:
                 canaries.observe(step)
                 progress(done + step, rounds * steps)
 
@@ -107,7 +110,7 @@ def audit_training(  # noqa: PLR0913 - a training's terms, each named by the cal
                 steps=local.steps,
                 round_number=number,
                 rounds=rounds,
-                progress=told,
+                progress=after_step,
                 noise=noise,
             )
         scores = canaries.scores()
@@ -124,7 +127,7 @@ def audit_training(  # noqa: PLR0913 - a training's terms, each named by the cal
 
 
 class TextCanaries:
-    """Records of random tokens with random answers, scored by how far their loss fell in all."""
+    """Records of random tokens with random answers, scored by how far their loss fell over the training."""
 
     def __init__(self, learner: Learner, terms: PrivateTerms, count: int) -> None:
         if not isinstance(learner, CausalLearner):
@@ -136,26 +139,26 @@ class TextCanaries:
         self._before = losses(learner, learner.encode(self.records))
 
     def begin(self, number: int, rounds: int) -> None:
-        """Nothing is looked at before the end."""
+        """Do nothing: only the losses before and after the training count."""
 
     def observe(self, step: int) -> None:
-        """Nothing is looked at before the end."""
+        """Do nothing: only the losses before and after the training count."""
 
     def scores(self) -> list[float]:
-        """Loss before the training minus loss after it."""
+        """Return each canary's loss before the training minus its loss after it."""
         after = losses(self.learner, self.learner.encode(self.records))
         return [old - new for old, new in zip(self._before, after, strict=True)]
 
 
 def _random_record(learner: CausalLearner) -> dict[str, str]:
-    """A record that nobody would write."""
+    """Return a record of random tokens with a random label."""
     tokenizer, task = learner.tokenizer, learner.task
     special = set(tokenizer.all_special_ids)
-    known = [token for token in range(len(tokenizer)) if token not in special]
+    ordinary = [token for token in range(len(tokenizer)) if token not in special]
     record = {}
     for name, key in task.fields.items():
         if name == "label":
             record[key] = _chance.choice(list(task.labels))
         else:
-            record[key] = tokenizer.decode(_chance.choices(known, k=_WORDS))
+            record[key] = tokenizer.decode(_chance.choices(ordinary, k=_WORDS))
     return record

@@ -1,7 +1,7 @@
-"""What a site's signed ledger shows about one round: its chain, its events, and what they add up to.
+"""Audit a site's signed ledger for one round: its chain, its events, and the epsilon of all of them.
 
-A site that lies in its ledger is not found out here. What can be seen: that nothing was edited, that what was
-agreed on was reserved and charged, and that it adds up to no more than the training may spend.
+The audit shows that nothing was edited, that the agreed steps were reserved and charged, and that they
+compose to no more than the training may spend. It cannot detect a site that lies in its ledger.
 """
 
 from collections.abc import Sequence
@@ -17,67 +17,70 @@ Check = Literal["pass", "fail", "not observable"]
 LEDGER_CHECKS = ("chain", "events", "accounting")
 NOT_OBSERVABLE: Check = "not observable"
 
-_ROUNDING = 1.000001  # between two machines' arithmetic
+_ROUNDING = 1.000001  # tolerance between two machines' arithmetic
 
 
 @dataclass(frozen=True)
 class LedgerFinding:
-    """What was found: a verdict for each of LEDGER_CHECKS, and what the training has cost its site so far."""
+    """A verdict for each of LEDGER_CHECKS, and the epsilon that the training has cost its site so far."""
 
     checks: dict[str, Check]
-    reason: str = ""  # of the first that failed
+    reason: str = ""  # of the first failed check
     epsilon: float | None = None
-    entries: tuple[Entry, ...] = ()  # the whole chain, once it held
+    entries: tuple[Entry, ...] = ()  # the whole chain; empty if it was not verified
 
     @property
     def failed(self) -> str | None:
-        """The first check that failed."""
+        """Return the first failed check; None if there is none."""
         return next((name for name in LEDGER_CHECKS if self.checks[name] == "fail"), None)
 
 
 @dataclass(frozen=True)
 class RoundTaken:
-    """The round whose ledger is looked at."""
+    """One site's part in the round under audit."""
 
     site: str
     federation: str
     run: str
     number: int
-    steps: int  # that the site says it did; 0 when it sent no update
+    steps: int  # that the site reports; 0 if it sent no update
 
 
 def audit_ledger(
     taken: RoundTaken, plan: PrivacyPlan, known: Sequence[Entry], shown: Sequence[Entry], verify_key: str
 ) -> LedgerFinding:
-    """Check what a site shows of its ledger against the privacy plan.
+    """Check the entries that a site shows against the privacy plan.
 
     Args:
-        taken: who did what, and when.
+        taken: the site's part in the round.
         plan: of the run.
-        known: the chain as far as it was checked before.
-        shown: what the site shows now.
+        known: the chain as verified before.
+        shown: the entries that the site shows now.
         verify_key: the site's Ed25519 key in the roster, hex.
+
+    Returns:
+        The verdicts; checks after a failed one stay `not observable`.
     """
-    found: dict[str, Check] = dict.fromkeys(LEDGER_CHECKS, "not observable")
+    checks: dict[str, Check] = dict.fromkeys(LEDGER_CHECKS, "not observable")
     try:
         verify_chain(shown, verify_key, known)
     except LedgerError as error:
-        return LedgerFinding(found | {"chain": "fail"}, str(error))
-    found["chain"] = "pass"
+        return LedgerFinding(checks | {"chain": "fail"}, str(error))
+    checks["chain"] = "pass"
     chain = (*known, *(entry for entry in shown if entry.seq >= len(known)))
     state = state_of(chain)
     if fault := _fault_of_events(taken, plan, state):
-        return LedgerFinding(found | {"events": "fail"}, fault, entries=chain)
-    found["events"] = "pass"
+        return LedgerFinding(checks | {"events": "fail"}, fault, entries=chain)
+    checks["events"] = "pass"
     spent = epsilon(_of_run(taken, state), plan.delta)
     if spent > plan.epsilon * _ROUNDING:
         reason = f"its ledger adds up to epsilon {spent:.6g}, the training may spend {plan.epsilon:.6g}"
-        return LedgerFinding(found | {"accounting": "fail"}, reason, spent, chain)
-    return LedgerFinding(found | {"accounting": "pass"}, epsilon=spent, entries=chain)
+        return LedgerFinding(checks | {"accounting": "fail"}, reason, spent, chain)
+    return LedgerFinding(checks | {"accounting": "pass"}, epsilon=spent, entries=chain)
 
 
 def _of_run(taken: RoundTaken, state: ChainState) -> list[Event]:
-    """What was charged on the run's reservations, whether or not a charge names its run."""
+    """Return what was charged on the run's reservations, including charges that do not name the run."""
     mine = [r for r in state.reservations.values() if r.about(taken.federation, taken.run)]
     return [reservation.event(reservation.charged) for reservation in mine if reservation.charged]
 

@@ -1,6 +1,6 @@
-"""How well an attacker tells members of a training from others: a heuristic, and no bound of any kind.
+"""Measure how well an attacker tells members of a training from others: a heuristic, not a bound.
 
-An attack that fails says nothing about a better one. What bounds every attack is the ledger's epsilon.
+A failed attack says nothing about a better one. The ledger's epsilon bounds every attack.
 """
 
 import math
@@ -12,33 +12,33 @@ import numpy as np
 
 RATE = 0.01  # share of non-members that the attack may call members
 CONFIDENCE = 0.95
-_FEWEST = 1 / RATE  # non-members, for one of them to be 1 %
+_FEWEST = 1 / RATE  # fewest non-members: one of them is 1 %
 
 
 @dataclass(frozen=True)
 class MembershipReport:
-    """True positives at 1 % false positives, with an interval; both None below 100 non-members."""
+    """True positive rate at 1 % false positives, with an interval; both None below 100 non-members."""
 
-    tpr: float | None  # share of the members that are found
-    interval: tuple[float, float] | None  # of `tpr`, for the threshold at hand, at 95 %
-    fpr: float | None  # that the threshold has on the non-members at hand; at most 1 %
-    auc: float | None  # chance that a member scores above a non-member; 0.5 is guessing
+    tpr: float | None  # share of members that the attack detects
+    interval: tuple[float, float] | None  # of `tpr` for this threshold, at 95 %
+    fpr: float | None  # of this threshold on these non-members; at most 1 %
+    auc: float | None  # probability that a member scores above a non-member; 0.5 is guessing
     members: int
     non_members: int
     kind: Literal["heuristic"] = "heuristic"
 
     @property
     def words(self) -> str:
-        """The report in a line."""
+        """Return the report in one line."""
         counts = f"{self.members} members, {self.non_members} non-members"
         if self.tpr is None or self.interval is None:
             return f"heuristic: too few records ({counts}): 1 % needs {_FEWEST:.0f} non-members"
         low, high = self.interval
-        told = f"{self.tpr:.1%} of members found at 1 % false positives ({low:.1%} to {high:.1%}"
-        return f"heuristic: {told}; {counts}; guessing finds 1 %)"
+        rate = f"{self.tpr:.1%} of members found at 1 % false positives ({low:.1%} to {high:.1%}"
+        return f"heuristic: {rate}; {counts}; guessing finds 1 %)"
 
     def public_json(self) -> dict[str, object]:
-        """As `fedllm audit --json` and the flow show it."""
+        """Return the report as `fedllm audit --json` and the flow show it."""
         return {
             "tpr_at_1_percent_fpr": self.tpr,
             "interval": list(self.interval) if self.interval else None,
@@ -53,25 +53,25 @@ class MembershipReport:
 def membership(members: Sequence[float], non_members: Sequence[float]) -> MembershipReport:
     """Attack by one threshold on a score, such as loss before the training minus loss after it.
 
-    The measure of Carlini et al. 2022 (arXiv 2112.03570), by the simplest attack: the model before the
-    training is the reference. The threshold is the lowest with at most 1 % of the non-members above it.
+    The measure is that of Carlini et al. 2022 (arXiv 2112.03570), for the simplest attack: the model before
+    the training is the reference. The threshold is the lowest with at most 1 % of non-members above it.
 
     Args:
-        members: scores of records that were trained on; higher speaks for a member.
-        non_members: scores of records of the same kind that were held out.
+        members: scores of trained records; higher means more likely a member.
+        non_members: scores of held-out records of the same kind.
     """
     inside, outside = np.asarray(members, dtype=np.float64), np.asarray(non_members, dtype=np.float64)
     if not len(inside) or len(outside) < _FEWEST:
         return MembershipReport(None, None, None, None, len(inside), len(outside))
     allowed = math.floor(len(outside) * RATE)
     threshold = float(np.sort(outside)[::-1][allowed])  # strictly above it: at most `allowed` of them
-    found = int((inside > threshold).sum())
+    detected = int((inside > threshold).sum())
     ranks = np.searchsorted(np.sort(outside), inside, "left") + np.searchsorted(
         np.sort(outside), inside, "right"
     )
     return MembershipReport(
-        tpr=found / len(inside),
-        interval=exact_interval(found, len(inside)),
+        tpr=detected / len(inside),
+        interval=exact_interval(detected, len(inside)),
         fpr=float((outside > threshold).mean()),
         auc=float(ranks.mean() / 2 / len(outside)),
         members=len(inside),
@@ -79,8 +79,8 @@ def membership(members: Sequence[float], non_members: Sequence[float]) -> Member
     )
 
 
-def exact_interval(found: int, count: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """The interval of Clopper and Pearson 1934 for a share.
+def exact_interval(successes: int, count: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """Return the Clopper-Pearson interval (1934) of a share.
 
     >>> [round(end, 3) for end in exact_interval(1, 10)]
     [0.003, 0.445]
@@ -88,6 +88,7 @@ def exact_interval(found: int, count: int, confidence: float = CONFIDENCE) -> tu
     from scipy.stats import beta
 
     tail = (1 - confidence) / 2
-    low = float(beta.ppf(tail, found, count - found + 1)) if found else 0.0
-    high = float(beta.ppf(1 - tail, found + 1, count - found)) if found < count else 1.0
+    failures = count - successes
+    low = float(beta.ppf(tail, successes, failures + 1)) if successes else 0.0
+    high = float(beta.ppf(1 - tail, successes + 1, failures)) if failures else 1.0
     return low, high

@@ -1,7 +1,7 @@
-"""What clip, steps and noise let an update's norm be: not more, and where the noise's law is known, not less.
+"""Bound an update's norm by clip, steps and noise: from above and, if the noise's law is known, from below.
 
-The second is one-sided. An update with too little noise in it is found out when what is left is smaller than
-noise alone would be; one that passes is consistent with the plan, which is no proof that noise was added.
+The lower check is one-sided. It detects an update that is smaller than noise alone would be. An update that
+passes is consistent with the plan, which does not prove that noise was added.
 """
 
 import math
@@ -15,19 +15,19 @@ from fedllm.protocol.terms import PrivacyPlan
 if TYPE_CHECKING:
     from fedllm.config import LocalConfig
 
-MOST_UNITS = 10.0  # batches of the public denominator's size that one step may sum, all pulling one way
-_RARE = 1e-9  # probability that an honest update is taken for one with too little noise
+MOST_UNITS = 10.0  # one step sums at most this many batches of the public denominator's size, all parallel
+_RARE = 1e-9  # probability that an honest update fails the noise check
 _TAIL = 6.5  # P(chi_n > sqrt(n) + 6.5) < 1e-9 for every n (Laurent and Massart 2000, lemma 1)
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What an update is held against: who trained how, and from where."""
+    """The terms of training that an update is checked against."""
 
     site: str
     local: "LocalConfig"
     steps: int  # taken
-    size: int  # numbers that are shared, n
+    size: int  # shared numbers, n
     model_norm: float  # L2, of the global adapter
     round: int = 1
     rounds: int = 1  # of the federation: schedules span it
@@ -36,11 +36,12 @@ class Trained:
 
 
 def private_norm_bound(trained: Trained, plan: PrivacyPlan) -> float:
-    """Largest L2 norm that honest private training can reach, but for one time in a billion.
+    """Return an L2 norm that honest private training exceeds with a probability of at most 1e-9.
 
-    With SGD a step moves lr/(1-momentum) times the sum of clipped gradients over the public denominator, and
-    the noise of all steps adds up as a root. AdamW moves each parameter at most 3.17·lr a step, whatever the
-    gradient (see `norm_bound`). A site's own update is clipped as a whole, and its share of noise added.
+    An SGD step moves lr/(1-momentum) times the sum of clipped gradients over the public denominator, and the
+    noise of all steps grows with the root of their number. AdamW moves each parameter at most 3.17·lr per
+    step for any gradient (see `norm_bound`). With unit `site` the whole update is clipped, and the site's
+    share of the noise is added.
     """
     local, steps = trained.local, trained.steps
     spread = math.sqrt(trained.size) + _TAIL
@@ -58,7 +59,7 @@ def private_norm_bound(trained: Trained, plan: PrivacyPlan) -> float:
 
 
 def noise_std(trained: Trained, plan: PrivacyPlan) -> float:
-    """Standard deviation of what is added last to each number: a site's share of the noise, an SGD step's."""
+    """Return the standard deviation per number of the noise added last: a site's share or an SGD step's."""
     from fedllm.training.local import rate
 
     local = trained.local
@@ -70,17 +71,18 @@ def noise_std(trained: Trained, plan: PrivacyPlan) -> float:
 
 
 def noise_check(norm: float, trained: Trained, plan: PrivacyPlan) -> Check:
-    """Whether an update's norm is consistent with the noise that is added last.
+    """Check whether an update's norm is consistent with the noise that is added last.
 
-    Training may undo the noise of earlier steps, all of it: near an optimum plain SGD does. That of the last
-    step nothing can undo, for it is drawn when all else is there: given the rest, the squared norm over its
+    Training may undo all noise of earlier steps: near an optimum plain SGD does. Nothing undoes the last
+    step's noise, because it is drawn after everything else. Given the rest, the squared norm over its
     variance is a non-central chi-square, which is never likelier to be small than the central one.
 
     A codec that rounds moves the norm by at most the residual that it leaves now. The residual that it adds
     was there before the step's noise was drawn, so the law above holds with it.
 
     Returns:
-        `not observable` with AdamW, which divides by what it saw, and where the last step moves nothing.
+        `not observable` with AdamW, which rescales gradients by their history, and if the last step's
+        learning rate is 0.
     """
     std = noise_std(trained, plan)
     if std == 0 or (plan.unit != "site" and trained.local.optimizer != "sgd"):

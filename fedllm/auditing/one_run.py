@@ -1,9 +1,9 @@
-"""What one training with canaries proves about its epsilon: a lower bound, and never more than that.
+"""Prove a lower bound of a training's epsilon from one run with canaries.
 
-Steinke, Nasr and Jagielski 2023, "Privacy Auditing with One (1) Training Run" (arXiv 2305.08846). Each of m
-canaries is in the training or not by a fair coin of its own; whoever sees what the training releases guesses
-r of the coins and abstains from the rest. If the training is (epsilon, delta)-DP under adding or removing one
-unit, many right guesses are unlikely. Too many of them refute the claim; few of them prove nothing.
+Steinke, Nasr and Jagielski 2023, "Privacy Auditing with One (1) Training Run" (arXiv 2305.08846). A fair coin
+per canary decides whether it is in the training. An auditor who sees the training's outputs guesses r of the
+m coins and abstains from the rest. If the training is (epsilon, delta)-DP under adding or removing one unit,
+many right guesses are unlikely. Too many of them refute the claim; few of them prove nothing.
 """
 
 import math
@@ -17,13 +17,13 @@ import numpy.typing as npt
 Verdict = Literal["no violation found", "violation", "insufficient power"]
 
 CONFIDENCE = 0.95
-_MOST = 2**20  # canaries that anybody would insert
-_CLOSE = 1e-6  # how closely a bound is searched
+_MOST = 2**20  # largest number of canaries considered
+_CLOSE = 1e-6  # tolerance of the search for a bound
 
 
 @dataclass(frozen=True)
 class OneRunAudit:
-    """What was guessed, and the lower bound on epsilon that it proves at `confidence`."""
+    """The guesses, and the lower bound of epsilon that they prove at `confidence`."""
 
     lower_bound: float
     claim: float  # epsilon that the training claims
@@ -36,7 +36,7 @@ class OneRunAudit:
 
     @property
     def words(self) -> str:
-        """The verdict as it may be shown: one run can refute a claim and cannot confirm it."""
+        """Return the verdict in one line: one run can refute a claim but not confirm it."""
         bound = f"epsilon is at least {self.lower_bound:.3g} at {self.confidence:.0%} confidence"
         if self.verdict == "violation":
             return f"violation: {bound}, {self.claim:.3g} is claimed"
@@ -48,10 +48,10 @@ class OneRunAudit:
 
 
 def chance_of(canaries: int, guesses: int, right: int, epsilon: float, delta: float) -> float:
-    """Bound the chance of `right` or more right guesses if the training is (epsilon, delta)-DP.
+    """Bound the probability of `right` or more right guesses if the training is (epsilon, delta)-DP.
 
-    Theorem 5.2 there: with W binomial over the guesses, each right with chance e^ε/(1+e^ε) as in randomised
-    response, it is at most P[W ≥ v] + 2·m·δ·max_i P[v > W ≥ v-i]/i.
+    Theorem 5.2 of the paper: the bound is P[W ≥ v] + 2·m·δ·max_i P[v > W ≥ v-i]/i, with W binomial over the
+    guesses, each right with probability e^ε/(1+e^ε) as in randomised response.
 
     >>> round(chance_of(100, 100, 75, math.log(3), 0.0), 3)
     0.553
@@ -70,17 +70,20 @@ def chance_of(canaries: int, guesses: int, right: int, epsilon: float, delta: fl
 def lower_bound(
     canaries: int, guesses: int, right: int, delta: float, confidence: float = CONFIDENCE
 ) -> float:
-    """Return an epsilon that the training exceeds, or equals, with this confidence; 0.0 proves nothing.
+    """Return a lower bound of the training's epsilon at this confidence; 0.0 proves nothing.
 
-    The number of guesses is fixed before the training is looked at: choosing it by the result needs another
-    confidence.
+    The number of guesses must be fixed before the outputs are seen: choosing it by the result would change
+    the confidence.
 
     Args:
-        canaries: m, each in the training with chance 1/2.
-        guesses: r of them that were guessed.
-        right: v guesses that were right.
+        canaries: m, each in the training with probability 1/2.
+        guesses: r, the number of guesses.
+        right: v, the number of right guesses.
         delta: of the claim.
-        confidence: 1 minus the chance of a bound above the true epsilon.
+        confidence: 1 minus the probability of a bound above the true epsilon.
+
+    Raises:
+        ValueError: The counts contradict each other.
 
     >>> [round(lower_bound(256, 256, right, 1e-5), 2) for right in (256, 230, 192)]
     [4.44, 1.83, 0.85]
@@ -89,7 +92,7 @@ def lower_bound(
         raise ValueError(f"{right} right of {guesses} guesses on {canaries} canaries cannot be")
 
     def refuted(epsilon: float) -> bool:
-        # Refuting one epsilon refutes all below it: (ε', δ)-DP is (ε, δ)-DP for every ε above ε'.
+        # Refuting one epsilon refutes all smaller ones: (ε', δ)-DP implies (ε, δ)-DP for every ε above ε'.
         return chance_of(canaries, guesses, right, epsilon, delta) < 1 - confidence
 
     if not refuted(0.0):
@@ -104,9 +107,9 @@ def lower_bound(
 
 
 def canaries_needed(epsilon: float, delta: float, confidence: float = CONFIDENCE) -> int | None:
-    """The fewest canaries that, all guessed right, refute an epsilon; None where no number does.
+    """Return the fewest canaries that refute an epsilon if all are guessed right; None if no number does.
 
-    Where delta is not small beside e^-epsilon, it explains a few right guesses too many of any number.
+    If delta is not small compared to e^-epsilon, it accounts for a few excess right guesses among any number.
 
     >>> canaries_needed(3, 1e-5), canaries_needed(8, 0), canaries_needed(8, 1e-5)
     (62, 8932, 12977)
@@ -117,7 +120,7 @@ def canaries_needed(epsilon: float, delta: float, confidence: float = CONFIDENCE
 
     low, high = 0, 1
     while not enough(high):
-        # In small strides: with delta, a range of counts may be enough and larger ones not.
+        # Grow slowly: with delta, a range of counts may suffice while larger ones do not.
         low, high = high, high + 1 + high // 4
         if high > _MOST:
             return None
@@ -128,17 +131,17 @@ def canaries_needed(epsilon: float, delta: float, confidence: float = CONFIDENCE
 
 
 def guess(scores: Sequence[float], guesses: int) -> npt.NDArray[np.int8]:
-    """Guess: 1 for the highest scores (in), -1 for the lowest (out), 0 for what is left between them.
+    """Guess 1 (in) for the highest scores, -1 (out) for the lowest, and 0 (abstain) for those between.
 
-    A score that is no number stands in the middle: what was released says nothing about it.
+    NaN scores count as the median: the outputs say nothing about them.
     """
-    known = np.asarray(scores, dtype=np.float64)
-    middle = float(np.median(known[np.isfinite(known)])) if np.isfinite(known).any() else 0.0
-    order = np.argsort(np.where(np.isnan(known), middle, known), kind="stable")
-    told = np.zeros(len(known), dtype=np.int8)
-    told[order[: guesses // 2]] = -1
-    told[order[len(known) - (guesses - guesses // 2) :]] = 1
-    return told
+    values = np.asarray(scores, dtype=np.float64)
+    middle = float(np.median(values[np.isfinite(values)])) if np.isfinite(values).any() else 0.0
+    order = np.argsort(np.where(np.isnan(values), middle, values), kind="stable")
+    guessed = np.zeros(len(values), dtype=np.int8)
+    guessed[order[: guesses // 2]] = -1
+    guessed[order[len(values) - (guesses - guesses // 2) :]] = 1
+    return guessed
 
 
 def audit_one_run(  # noqa: PLR0913 - what an audit rests on, each named by the caller
@@ -150,22 +153,22 @@ def audit_one_run(  # noqa: PLR0913 - what an audit rests on, each named by the 
     delta: float,
     confidence: float = CONFIDENCE,
 ) -> OneRunAudit:
-    """Hold a claim against the canaries' scores.
+    """Test a claimed epsilon against the canaries' scores.
 
     Args:
-        scores: one a canary, computed without `included`; higher speaks for being in.
+        scores: one per canary, computed without `included`; higher means more likely included.
         included: the coins.
-        guesses: how many to guess, fixed beforehand.
+        guesses: number of guesses, fixed beforehand.
         claim: the epsilon that the training claims at `delta`.
         delta: of the claim.
         confidence: of the bound.
     """
-    told = guess(scores, guesses)
-    right = int((told == np.where(np.asarray(included), 1, -1)).sum())
-    bound = lower_bound(len(told), guesses, right, delta, confidence)
+    guessed = guess(scores, guesses)
+    right = int((guessed == np.where(np.asarray(included), 1, -1)).sum())
+    bound = lower_bound(len(guessed), guesses, right, delta, confidence)
     verdict: Verdict = "no violation found"
     if bound > claim:
         verdict = "violation"
-    elif lower_bound(len(told), guesses, guesses, delta, confidence) <= claim:
+    elif lower_bound(len(guessed), guesses, guesses, delta, confidence) <= claim:
         verdict = "insufficient power"
-    return OneRunAudit(bound, claim, delta, len(told), guesses, right, confidence, verdict)
+    return OneRunAudit(bound, claim, delta, len(guessed), guesses, right, confidence, verdict)

@@ -1,7 +1,7 @@
-"""What one site can find out about its own privacy: its ledgers, one training with canaries, membership.
+"""Audit one site's privacy at the site: its ledgers, one training with canaries, and membership.
 
-All of it is about private data. It is computed and shown at the site; nothing is sent, and no budget is
-charged since nothing is released: the trainings are for the audit alone, and their models are thrown away.
+The results are about private data. They are computed and shown at the site, and nothing is sent. No budget is
+charged because nothing is released: the trainings serve the audit alone, and their models are discarded.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,48 +22,56 @@ if TYPE_CHECKING:
     from fedllm.privacy.accounting import Event
     from fedllm.training.learner import Learner
 
-CANARIES = 256  # half of them are guessed; all right, that proves epsilon 3.7
-WHOLE = "whole"  # the verdict on a ledger without a fault
+CANARIES = 256  # half of them are guessed; if all guesses are right, this proves epsilon 3.7
+WHOLE = "whole"  # verdict on a ledger without a fault
 STAYS = "These results are about private data: they stay at the site, and nothing was sent."
 
 Row = dict[str, object]  # site, dataset, entries, head, verdict
-Told = Callable[[int, int], None]
+Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class Subject:
-    """The site that is looked at."""
+    """The audited site."""
 
     name: str
     data: Path  # JSON lines
-    home: Path  # of its keys, which need not be there
-    ledger: Path  # the file, which need not be there
+    home: Path  # of its keys, which may be missing
+    ledger: Path  # may be missing
     threads: int | None = None
 
 
 def site_at(home: Path) -> Subject:
-    """The site that lives in a folder. Raises `ConfigError` for a folder without one."""
+    """Return the site whose home is a folder. Raises `ConfigError` if the folder holds none."""
     site = load_site(home / "site.yaml")
     return Subject(site.name, site.data, home, site.ledger or home / "ledger.db", site.threads)
 
 
 def simulated_site(config: FederationConfig, name: str | None = None) -> Subject:
-    """One of the sites that this machine plays, the first if none is named; its data are made if need be."""
+    """Return a simulated site, by default the first; prepares its data if they are missing.
+
+    Raises:
+        ConfigError: The configuration has no `simulation`, or no such site.
+    """
     from fedllm.data.prepare import cached_data
 
     if config.simulation is None:
         raise ConfigError("the configuration has no `simulation`: give the --home of a site")
-    chosen = name or config.simulation.names[0]
-    if chosen not in config.simulation.names:
+    site = name or config.simulation.names[0]
+    if site not in config.simulation.names:
         known = ", ".join(config.simulation.names)
-        raise ConfigError(f"no simulated site is named {chosen!r}; known: {known}")
-    home = fedllm_home() / "simulated" / config.name / chosen
-    data = cached_data(config).sites[chosen]
-    return Subject(chosen, data, home, home / "ledger.db", config.simulation.threads)
+        raise ConfigError(f"no simulated site is named {site!r}; known: {known}")
+    home = fedllm_home() / "simulated" / config.name / site
+    data = cached_data(config).sites[site]
+    return Subject(site, data, home, home / "ledger.db", config.simulation.threads)
 
 
 def verify_site(subject: Subject) -> list[Row]:
-    """Check a site's ledger file anew, from the first entry on; a row a data set, none without a ledger."""
+    """Verify a site's ledger file from the first entry on.
+
+    Returns:
+        One row per data set; empty if the site has no ledger. A broken chain is the last row.
+    """
     from fedllm.privacy.ledger import Ledger
     from fedllm.secure.identity import load_identity
 
@@ -77,7 +85,7 @@ def verify_site(subject: Subject) -> list[Row]:
                 head = ledger.verify(dataset).get(dataset)
                 count = len(ledger.entries(dataset, show=None))
                 rows.append(_row(subject, dataset, count, head.sha256 if head else "", WHOLE))
-    except LedgerError as error:  # the first fault: what follows it in the file is not to be relied on
+    except LedgerError as error:  # the first fault: the rest of the file is unreliable
         rows.append(_row(subject, dataset, 0, "", str(error)))
     return rows
 
@@ -93,20 +101,20 @@ def one_run(  # noqa: PLR0913 - what an audit rests on, each named by the caller
     canaries: int = CANARIES,
     kind: "Kind" = "gradient",
     claim: float | None = None,
-    progress: Told = lambda _step, _steps: None,
+    progress: Progress = lambda _step, _steps: None,
 ) -> OneRunAudit | None:
     """Train with canaries by the federation file's terms on a site's data.
 
     Args:
         config: the federation file: model, task, training, privacy.
         subject: the site.
-        canaries: how many.
+        canaries: number of canaries.
         kind: of the canaries.
-        claim: the epsilon to hold it against; what the accounting comes to if it is not given.
+        claim: the epsilon to test; default: the accounted epsilon.
         progress: called after every step with (step, steps).
 
     Returns:
-        None where the site's own training claims nothing: without DP, or where whole sites are the unit.
+        None if the site's own training claims no privacy: without DP, or with whole sites as the unit.
     """
     from fedllm.auditing.canaries import audit_training
     from fedllm.privacy.accounting import epsilon
@@ -130,7 +138,7 @@ def one_run(  # noqa: PLR0913 - what an audit rests on, each named by the caller
 
 
 def _records(subject: Subject) -> list[Record]:
-    """A site's records but for those it was told to forget; a simulated site may have no home yet."""
+    """Return a site's records without withdrawn ones; a simulated site may have no home yet."""
     from fedllm.data.forget import Forgotten
     from fedllm.data.records import read_records
 
@@ -139,11 +147,11 @@ def _records(subject: Subject) -> list[Record]:
 
 
 def membership_report(
-    config: FederationConfig, subject: Subject, *, progress: Told = lambda _step, _steps: None
+    config: FederationConfig, subject: Subject, *, progress: Progress = lambda _step, _steps: None
 ) -> MembershipReport:
-    """Train on a random half of a site's data by the federation file's terms, and attack the result.
+    """Train on a random half of a site's data by the federation file's terms, and attack the model.
 
-    Where whole sites are the unit, it is the model before the site's clipping and noise.
+    With whole sites as the unit, this is the model before the site's clipping and noise.
     """
     from fedllm.auditing.held_out import attack_membership
 
@@ -160,28 +168,28 @@ def membership_report(
 
 
 def _whole(config: FederationConfig, subject: Subject) -> "Event | None":
-    """A whole training's steps at a site, with its q and sigma."""
+    """Return the event of a whole training at a site; None if its training claims no privacy."""
     from fedllm.privacy.planning import resolve
 
     return resolve(config, subject.name) if config.privacy.local else None
 
 
 def _terms(config: FederationConfig, whole: "Event") -> PrivateTerms:
-    asked = config.privacy
-    assert asked.unit != "none"  # noqa: S101 - the caller asked
-    assert asked.clip is not None  # noqa: S101 - of the configuration's own check
+    privacy = config.privacy
+    assert privacy.unit != "none"  # noqa: S101 - the caller checked
+    assert privacy.clip is not None  # noqa: S101 - the configuration checks it
     return PrivateTerms(
-        unit=asked.unit,
+        unit=privacy.unit,
         sampling_rate=whole.sampling_rate,
         noise_multiplier=whole.noise_multiplier,
-        clip=asked.clip,
-        unit_field=asked.unit_field,
-        max_per_person=asked.max_per_person,
+        clip=privacy.clip,
+        unit_field=privacy.unit_field,
+        max_per_person=privacy.max_per_person,
     )
 
 
 def _learner(config: FederationConfig, subject: Subject) -> "Learner":
-    """The model as a federation begins: a base with a fresh adapter."""
+    """Load the model that a federation starts from: a base with a fresh adapter."""
     import torch
 
     from fedllm.models.base import resolve_base
@@ -194,7 +202,7 @@ def _learner(config: FederationConfig, subject: Subject) -> "Learner":
 
 @dataclass(frozen=True)
 class Findings:
-    """All that an audit found."""
+    """The results of an audit."""
 
     ledgers: Sequence[Row]
     one_run: OneRunAudit | None = None
@@ -203,7 +211,7 @@ class Findings:
 
     @property
     def fault(self) -> str | None:
-        """What must not be passed over: a broken ledger, or a violation."""
+        """Return the fault that fails the audit, a broken ledger or a violation; None if there is none."""
         for row in self.ledgers:
             if row["verdict"] != WHOLE:
                 return f"the ledger of {row['dataset']} at {row['site']} is broken: {row['verdict']}"
@@ -213,8 +221,8 @@ class Findings:
 
     @property
     def rows(self) -> list[dict[str, str]]:
-        """A row a finding, for people."""
-        told = [
+        """Return one row per finding, for people."""
+        rows = [
             {
                 "check": f"ledger {row['site']}/{row['dataset']}",
                 "finding": f"{row['verdict']}: {row['entries']} entries, head {str(row['head'])[:12]}"
@@ -223,14 +231,14 @@ class Findings:
             }
             for row in self.ledgers
         ] or [{"check": "ledgers", "finding": "none here: no privacy event was recorded"}]
-        told.append({"check": "one-run audit", "finding": self.one_run.words if self.one_run else self._none})
-        told.append(
+        rows.append({"check": "one-run audit", "finding": self.one_run.words if self.one_run else self._none})
+        rows.append(
             {"check": "membership", "finding": self.membership.words if self.membership else "not observable"}
         )
-        return told
+        return rows
 
     def public_json(self) -> dict[str, Any]:
-        """As `fedllm.audit/1` says it."""
+        """Return the `fedllm.audit/1` object."""
         broken = any(row["verdict"] != WHOLE for row in self.ledgers)
         verdict = ("broken" if broken else WHOLE) if self.ledgers else "none"
         run = asdict(self.one_run) if self.one_run else {"verdict": self._none}
@@ -243,5 +251,5 @@ class Findings:
 
     @property
     def _none(self) -> str:
-        """Why there was no one-run audit."""
+        """Return why there was no one-run audit."""
         return NO_DP if self.unit == "none" else "not observable"
