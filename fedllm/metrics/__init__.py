@@ -1,1 +1,1 @@
-"""What Prometheus can ask: the coordinator's journal, and a site's own memory and ledger."""
+"""Prometheus metrics of the coordinator's journal, and of a site's own memory and ledger."""

@@ -21,7 +21,7 @@ from fedllm.journal.journal import Journal
 from fedllm.journal.release_queue import waiting_releases
 from fedllm.journal.tables import LeaseRow, OutcomeRow
 from fedllm.journal.training_facts import training_facts
-from fedllm.metrics.sites_seen import Lookout
+from fedllm.metrics.sites_seen import CardReader
 from fedllm.metrics.tally import Durations, Tally, tally
 from fedllm.protocol.messages import Roster
 from fedllm.secure.events import KINDS
@@ -43,7 +43,7 @@ class CoordinatorMetrics(Collector):
 
     def __init__(self, config: FederationConfig, journal: Journal) -> None:
         self._config, self._journal, self._name = config, journal, config.name
-        self._lookout = Lookout(config, journal)
+        self._cards = CardReader(config, journal)
         self._kept: dict[str, tuple[tuple[int, str, float | None], Tally]] = {}
         self._lock = threading.Lock()  # two scrapes at once would count the same runs twice over
 
@@ -202,7 +202,7 @@ class CoordinatorMetrics(Collector):
         yield from (waiting, events, leads, disk, built)
 
     def _of_store(self) -> Iterator[Metric]:
-        found = self._lookout.sites()
+        found = self._cards.sites()
         up = _gauge("fedllm_store_up", "Whether the store answered")
         up.add_metric([self._name], found is not None)
         sites = _gauge("fedllm_sites", "Sites of the roster")

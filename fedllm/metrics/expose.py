@@ -1,4 +1,4 @@
-"""Two ways to show metrics: an HTTP endpoint, or a file for node exporter's textfile collector."""
+"""Expose metrics by an HTTP endpoint, or by a file for node exporter's textfile collector."""
 
 import logging
 import threading
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LOOPBACK = "127.0.0.1"
-EVERY = 15.0  # s between two writes of a file
+EVERY = 15.0  # s between two writes of the file
 
 
 def registry_of(*collectors: "Collector") -> "CollectorRegistry":
-    """A registry of these alone: nothing is told of the process that happens to ask."""
+    """Return a registry of these collectors only, without metrics of this process."""
     from prometheus_client import CollectorRegistry
 
     registry = CollectorRegistry()
@@ -30,18 +30,18 @@ def registry_of(*collectors: "Collector") -> "CollectorRegistry":
 
 @contextmanager
 def served(registry: "CollectorRegistry", port: int, host: str = LOOPBACK) -> Iterator[int]:
-    """Answer `GET /metrics` while the block lasts.
+    """Answer `GET /metrics` inside the block.
 
     Args:
-        registry: what is told.
+        registry: the metrics.
         port: to listen on; 0 takes a free one.
-        host: the address; whoever reaches it can read, there is no password.
+        host: the address; there is no password, so anybody who reaches it can read.
 
     Yields:
         The port.
 
     Raises:
-        ConfigError: the port cannot be had.
+        ConfigError: The port is not available.
     """
     from prometheus_client import start_http_server
 
@@ -59,22 +59,27 @@ def served(registry: "CollectorRegistry", port: int, host: str = LOOPBACK) -> It
 
 @contextmanager
 def kept_in_file(registry: "CollectorRegistry", path: Path, every: float = EVERY) -> Iterator[None]:
-    """Write the metrics to a file, whole each time, at once and then again while the block lasts.
+    """Write the metrics to a file on entry, then periodically inside the block, and on exit.
+
+    Args:
+        registry: the metrics.
+        path: the file; each write replaces it atomically.
+        every: s between two writes.
 
     Raises:
-        ConfigError: the file cannot be written.
+        ConfigError: The file cannot be written on entry or on exit.
     """
     stop = threading.Event()
 
-    def again() -> None:
+    def rewrite() -> None:
         while not stop.wait(every):
             try:
                 write(registry, path)
             except ConfigError as error:
-                log.warning("%s", error)  # a full disk, say: the next time may be better
+                log.warning("%s", error)  # for example a full disk: the next write may succeed
 
     write(registry, path)
-    thread = threading.Thread(target=again, name="metrics", daemon=True)
+    thread = threading.Thread(target=rewrite, name="metrics", daemon=True)
     thread.start()
     try:
         yield
@@ -85,7 +90,7 @@ def kept_in_file(registry: "CollectorRegistry", path: Path, every: float = EVERY
 
 
 def write(registry: "CollectorRegistry", path: Path) -> None:
-    """Write the metrics to a file, in place of the one before. Raises `ConfigError`."""
+    """Write the metrics to a file, replacing it atomically. Raises `ConfigError`."""
     from prometheus_client import write_to_textfile
 
     try:

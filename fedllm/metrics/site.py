@@ -1,4 +1,4 @@
-"""A site's own metrics, from its memory and its ledger. They are the site's alone: nothing here is sent."""
+"""A site's own metrics, from its memory and its ledger. They stay at the site: nothing here is sent."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -17,42 +17,42 @@ OUTCOMES = ("sent", "declined", "failed")
 
 
 class SiteMetrics(Collector):
-    """What a site did and spent.
+    """Collect a site's rounds, bytes, refused messages and privacy budget.
 
     Args:
         memory: the agent's.
         accounts: its privacy accounts.
-        contact: when the store last did its part, s since 1970; None: not yet.
+        contact: returns when the store last answered, s since 1970; None: not yet.
     """
 
     def __init__(self, memory: Memory, accounts: Accounts, contact: Callable[[], float | None]) -> None:
         self._memory, self._accounts, self._contact = memory, accounts, contact
-        self._spent: tuple[str, DatasetSpent] | None = None  # under the head that it was computed for
+        self._spent: tuple[str, DatasetSpent] | None = None  # with the ledger head that it was computed for
 
     def describe(self) -> list[Metric]:
-        """Nothing: registering must not read the ledger."""
+        """Return nothing: registering must not read the ledger."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """Count."""
-        told, site = self._memory.tally(), self._accounts.site
+        """Yield the current metrics."""
+        counts, site = self._memory.tally(), self._accounts.site
         rounds = _counter(
             "fedllm_site_rounds", "Rounds that this site was asked for and is done with", "outcome"
         )
-        for outcome, count in zip(OUTCOMES, (told.sent, told.declined, told.failed), strict=True):
+        for outcome, count in zip(OUTCOMES, (counts.sent, counts.declined, counts.failed), strict=True):
             rounds.add_metric([site, outcome], count)
         under_way = _gauge(
             "fedllm_site_rounds_under_way", "Rounds accepted whose update is not in the store yet"
         )
-        under_way.add_metric([site], told.under_way)
+        under_way.add_metric([site], counts.under_way)
         sent = _counter("fedllm_site_sent_bytes", "Sealed bytes of updates made")
-        sent.add_metric([site], told.bytes_sent)
+        sent.add_metric([site], counts.bytes_sent)
         promised = _counter("fedllm_site_promised_bytes", "What accepted plans may carry, down and up")
-        promised.add_metric([site], told.bytes_promised)
+        promised.add_metric([site], counts.bytes_promised)
         trained = _counter("fedllm_site_training_seconds", "Seconds of training")
-        trained.add_metric([site], told.seconds)
+        trained.add_metric([site], counts.seconds)
         events = _counter("fedllm_site_security_events", "What this site refused, by kind", "kind")
-        refused: Counter[str] = Counter(dict.fromkeys(KINDS, 0))  # see the coordinator's: born at 0
+        refused: Counter[str] = Counter(dict.fromkeys(KINDS, 0))  # every kind starts at 0
         for event in self._memory.security.events():
             refused[event.kind] += event.times
         for kind, times in sorted(refused.items()):
@@ -73,22 +73,22 @@ class SiteMetrics(Collector):
         whole = _gauge("fedllm_site_ledger_whole", "Whether the ledger is unbroken", "dataset")
         place = [site, self._accounts.dataset]
         try:
-            found = self._found()
+            totals = self._totals()
         except LedgerError:
             whole.add_metric(place, 0)
         else:
             whole.add_metric(place, 1)
-            if found is not None:
-                used = found.epsilon if found.epsilon_filter is None else found.epsilon_filter
+            if totals is not None:
+                used = totals.epsilon if totals.epsilon_filter is None else totals.epsilon_filter
                 spent.add_metric(place, used)
-                if found.epsilon_budget is not None:
-                    left.add_metric(place, max(0.0, found.epsilon_budget - used))
+                if totals.epsilon_budget is not None:
+                    left.add_metric(place, max(0.0, totals.epsilon_budget - used))
             if self._accounts.limits.total_epsilon is not None:
                 budget.add_metric(place, self._accounts.limits.total_epsilon)
         yield from (spent, budget, left, whole)
 
-    def _found(self) -> DatasetSpent | None:
-        """What the ledger comes to, computed again when it has grown; None where nothing was promised."""
+    def _totals(self) -> DatasetSpent | None:
+        """Return the ledger's totals, recomputed when it has grown; None for an empty ledger."""
         accounts = self._accounts
         head = accounts.ledger.head(accounts.dataset)
         if head is None:
@@ -98,9 +98,9 @@ class SiteMetrics(Collector):
         return self._spent[1]
 
 
-def _gauge(name: str, told: str, *labels: str) -> GaugeMetricFamily:
-    return GaugeMetricFamily(name, told, labels=["site", *labels])
+def _gauge(name: str, documentation: str, *labels: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(name, documentation, labels=["site", *labels])
 
 
-def _counter(name: str, told: str, *labels: str) -> CounterMetricFamily:
-    return CounterMetricFamily(name, told, labels=["site", *labels])
+def _counter(name: str, documentation: str, *labels: str) -> CounterMetricFamily:
+    return CounterMetricFamily(name, documentation, labels=["site", *labels])

@@ -1,4 +1,4 @@
-"""When each site was last seen: read from its card in the store, as dispatch does; nothing is written."""
+"""Read when each site was last seen from its card in the store, as dispatch does. Nothing is written."""
 
 import logging
 import threading
@@ -12,7 +12,7 @@ from fedllm.exchange.store import ObjectStore
 from fedllm.journal.journal import Journal, coordinator_folder
 from fedllm.protocol.messages import PublicKeys, Roster
 
-WITHIN = 5.0  # s: Prometheus gives a scrape up after 10, while a store's own retries take over a minute
+WITHIN = 5.0  # s: Prometheus drops a scrape after 10, and a store's own retries take over a minute
 
 log = logging.getLogger(__name__)
 
@@ -26,8 +26,8 @@ class Seen:
     live: bool
 
 
-class Lookout:
-    """Looks at the card of every site of the roster, one look at a time.
+class CardReader:
+    """Read the cards of all sites in the roster, in one background thread at a time.
 
     Args:
         config: the federation.
@@ -37,50 +37,51 @@ class Lookout:
     def __init__(self, config: FederationConfig, journal: Journal) -> None:
         self._config, self._journal = config, journal
         self._starting = threading.Lock()
-        self._look: _Look | None = None
+        self._reading: _Reading | None = None
 
     def sites(self) -> list[Seen] | None:
-        """What is seen; None while the store does not answer, or not in time.
+        """Return all sites; None if the store does not answer within `WITHIN`.
 
-        A look that takes longer goes on and is told at the next call: many sites are no store that is away.
+        A slower reading continues, and the next call returns its result: with many sites, a reading may be
+        slow although the store is up.
         """
         if not (coordinator_folder(self._config.name) / "keys").exists():
-            return []  # no site was ever added; looking makes no keys
+            return []  # no site was ever added; a scrape must not create keys
         with self._starting:
-            look = self._look
-            if look is None or look.told:
-                kept = self._journal.roster()
-                look = self._look = _Look(
-                    self._config, Roster.model_validate_json(kept).sites if kept else ()
+            reading = self._reading
+            if reading is None or reading.reported:
+                roster = self._journal.roster()
+                reading = self._reading = _Reading(
+                    self._config, Roster.model_validate_json(roster).sites if roster else ()
                 )
-                look.start()
-        look.join(WITHIN)
-        look.told = not look.is_alive()
-        return look.found
+                reading.start()
+        reading.join(WITHIN)
+        reading.reported = not reading.is_alive()
+        return reading.result
 
 
-class _Look(threading.Thread):
-    """A look of its own, for a store that swallows what it is sent cannot be hurried; it reads no journal."""
+class _Reading(threading.Thread):
+    """Read all cards once, in a thread: a hanging store cannot be interrupted. It never uses the journal."""
 
     def __init__(self, config: FederationConfig, sites: tuple[PublicKeys, ...]) -> None:
         super().__init__(name="sites-seen", daemon=True)
         self._config, self._sites = config, sites
-        self.found: list[Seen] | None = None
-        self.told = False
+        self.result: list[Seen] | None = None
+        self.reported = False  # whether `sites` has returned the result
 
     def run(self) -> None:
-        """Look."""
+        """Set `result`; leave it None if the store fails."""
         try:
             store = store_access(self._config).connect()
             now = store.now()
-            self.found = [_seen(store, self._config.name, keys, now) for keys in self._sites]
-        except Exception as error:  # noqa: BLE001 - whatever a store does, a scrape tells the rest
+            self.result = [_seen(store, self._config.name, keys, now) for keys in self._sites]
+        except Exception as error:  # noqa: BLE001 - any failure of the store leaves the other metrics
             log.warning("the sites' cards cannot be read: %s", error)
 
 
 def _seen(store: ObjectStore, federation: str, keys: PublicKeys, now: float) -> Seen:
     try:
-        shown = shown_card(store, federation, keys)
+        card = shown_card(store, federation, keys)
     except (ObjectNotFoundError, RefusedError):
-        return Seen(keys.name, None, live=False)  # dispatch puts a refused one on record
-    return Seen(keys.name, shown.at, live=shown.is_live(now))
+        return Seen(keys.name, None, live=False)  # dispatch records a refused card
+    return Seen(keys.name, card.at, live=card.is_live(now))

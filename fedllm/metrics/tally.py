@@ -1,4 +1,4 @@
-"""One training in numbers that only rise, or that were newest: small enough to keep for every run."""
+"""Summarise one training in counters and newest values: small enough to keep for every run."""
 
 from bisect import bisect_left
 from collections import Counter
@@ -7,44 +7,44 @@ from dataclasses import dataclass, field
 from fedllm.journal.facts import Quality, TrainingFacts
 from fedllm.report.site_totals import site_totals
 
-BUCKETS = (0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0)  # s; the last one is without an end
+BUCKETS = (0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0)  # s; a last bucket holds longer ones
 
 
 @dataclass
 class Durations:
-    """How long a step took, over many rounds."""
+    """A histogram of how long a step took, over many rounds."""
 
-    counts: list[int] = field(default_factory=lambda: [0] * (len(BUCKETS) + 1))  # by bucket, each by itself
+    counts: list[int] = field(default_factory=lambda: [0] * (len(BUCKETS) + 1))  # per bucket, not cumulative
     total: float = 0.0  # s
 
     def add(self, seconds: float) -> None:
-        """Count one round."""
+        """Add one round."""
         self.counts[bisect_left(BUCKETS, seconds)] += 1
         self.total += seconds
 
     def merge(self, other: "Durations") -> None:
-        """Count another run's rounds too."""
+        """Add another run's rounds."""
         self.counts = [mine + theirs for mine, theirs in zip(self.counts, other.counts, strict=True)]
         self.total += other.total
 
     @property
     def rounds(self) -> int:
-        """How many there were."""
+        """Return the number of rounds."""
         return sum(self.counts)
 
     @property
     def cumulative(self) -> list[tuple[str, float]]:
-        """Buckets as Prometheus has them: each with all that were shorter."""
-        told, seen = [], 0
+        """Return Prometheus' cumulative buckets: pairs of upper edge and count up to it."""
+        buckets, total = [], 0
         for edge, count in zip([*(str(edge) for edge in BUCKETS), "+Inf"], self.counts, strict=True):
-            seen += count
-            told.append((edge, float(seen)))
-        return told
+            total += count
+            buckets.append((edge, float(total)))
+        return buckets
 
 
 @dataclass(frozen=True)
 class Tally:
-    """One training."""
+    """One training's numbers."""
 
     run: str
     status: str
@@ -55,23 +55,21 @@ class Tally:
     sites: dict[str, Counter[str]]  # how each site's rounds ended
     bytes_up: int
     bytes_down: int
-    epsilon: dict[str, float]  # by site; empty without DP, and where no ledger could be checked
+    epsilon: dict[str, float]  # by site; empty without DP, or if no ledger could be checked
     budget: float | None
-    unpaid: (
-        int | None
-    )  # rounds wanted beyond those that the privacy plan pays for; None unless it runs under DP
+    unpaid: int | None  # wanted rounds that the privacy plan does not pay for; None unless it runs under DP
     quality: Quality | None  # of the newest round
     zero_shot: Quality | None
     drift: float | None  # of the newest round
 
 
 def tally(facts: TrainingFacts) -> Tally:
-    """Count a training."""
+    """Return a training's numbers."""
     seconds: dict[str, Durations] = {}
     for one in facts.rounds:
         if one.state == "finished":
-            for step, took in one.seconds.items():
-                seconds.setdefault(step, Durations()).add(took)
+            for step, duration in one.seconds.items():
+                seconds.setdefault(step, Durations()).add(duration)
     totals, newest = site_totals(facts), facts.measured[-1] if facts.measured else None
     return Tally(
         run=facts.run,
@@ -93,7 +91,7 @@ def tally(facts: TrainingFacts) -> Tally:
 
 
 def _unpaid(facts: TrainingFacts) -> int | None:
-    """Of a training with DP that runs."""
+    """Return the unpaid rounds of a running training with DP; None of any other."""
     if facts.privacy is None or facts.status != "running":
         return None
     failed = sum(one.state == "failed" for one in facts.rounds)
