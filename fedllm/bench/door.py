@@ -1,4 +1,4 @@
-"""What the sites' door costs a large object and a round, in turns with the way without it."""
+"""Measure the time that the sites' door adds to a large object and to a round."""
 
 import os
 import socket
@@ -29,7 +29,7 @@ from fedllm.stack.minio import MinioServer, ensure_bucket, free_port
 SCHEMA = "fedllm.bench.door/1"
 WAYS = ("door", "server")
 _BUCKET, _KEY = "fedllm", "bench/sites/one/object"
-_PATIENCE = 60.0  # s for the door to open
+_PATIENCE = 60.0  # s to wait for the door to listen
 
 Seconds = dict[str, list[float]]
 
@@ -37,26 +37,26 @@ Seconds = dict[str, list[float]]
 def bench_door(
     config: FederationConfig, pairs: int, megabytes: int, say: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Time objects and rounds through the door and at the server behind it, both on this machine.
+    """Time objects and rounds through the door and directly at the server, both on this machine, in turns.
 
     Args:
-        config: a federation with a `simulation`; its store is one of the benchmark's own.
-        pairs: transfers each way, and trainings by each way; the ways take turns.
+        config: a federation with a `simulation`; the benchmark replaces its store by a temporary one.
+        pairs: number of transfers, and of trainings, by each way.
         megabytes: size of the object.
-        say: hears a line for each pair.
+        say: receives a line per pair.
 
     Returns:
-        `fedllm.bench.door/1`: medians in s, and the door's ratio to the server's own way: of an object's time
-        to PUT and to GET, and of a round's (the first of each training is left out: agents begin in it).
+        `fedllm.bench.door/1`: for PUT and GET of an object and for a round, the medians in s and the door's
+        ratio to the server. The first round of each training is left out: agents start in it.
 
     Raises:
-        StackError: the store or the door does not start.
+        StackError: The store or the door does not start.
     """
     with (
         tempfile.TemporaryDirectory(prefix="fedllm-bench-") as temporary,
         home_in(folder := Path(temporary)),
         MinioServer(folder / "store") as server,
-        _opened(server.endpoint, folder / "door") as door,
+        _door_before(server.endpoint, folder / "door") as door,
     ):
         keys = (server.access_key, server.secret_key)
         ensure_bucket(server.endpoint, _BUCKET, *keys)
@@ -88,20 +88,20 @@ def _objects(
             file.write(os.urandom(1 << 20))
     put: Seconds = {way: [] for way in stores}
     get: Seconds = {way: [] for way in stores}
-    for pair in range(pairs + 1):  # the first one warms up
+    for pair in range(pairs + 1):  # the first pair warms up
         for way, store in _turns(stores, pair):
-            began = time.monotonic()
+            start = time.monotonic()
             store.put_file(_KEY, source)
-            there = time.monotonic()
+            uploaded = time.monotonic()
             store.get_file(_KEY, sink, limit=megabytes << 20)
-            back = time.monotonic()
+            downloaded = time.monotonic()
             sink.unlink()
             if pair:
-                put[way].append(there - began)
-                get[way].append(back - there)
+                put[way].append(uploaded - start)
+                get[way].append(downloaded - uploaded)
         if pair:
-            took = [f"{way} {put[way][-1]:.2f} + {get[way][-1]:.2f} s" for way in stores]
-            say(f"object {pair}: {', '.join(took)}")
+            times = [f"{way} {put[way][-1]:.2f} + {get[way][-1]:.2f} s" for way in stores]
+            say(f"object {pair}: {', '.join(times)}")
     source.unlink()
     return put, get
 
@@ -110,18 +110,18 @@ def _rounds(
     config: FederationConfig, ways: dict[str, str], endpoint: str, pairs: int, say: Callable[[str], None]
 ) -> Seconds:
     data = cached_data(config)
-    found: Seconds = {way: [] for way in ways}
+    seconds: Seconds = {way: [] for way in ways}
     for pair in range(pairs):
-        for way, at in _turns(ways, pair):
-            store = StoreConfig(url=f"s3://{_BUCKET}", endpoint=endpoint, door=at)
+        for way, address in _turns(ways, pair):
+            store = StoreConfig(url=f"s3://{_BUCKET}", endpoint=endpoint, door=address)
             one = config.model_copy(update={"name": f"by-{way}", "store": store})
             with agent_processes(one, data), open_training(one, new_run_id(), data.public) as training:
                 steps = _Clocked(training)
                 play(training, steps)
-            found[way] += [later - earlier for earlier, later in pairwise(steps.ends)]
-        took = [f"{way} {statistics.median(found[way]):.2f} s" for way in ways]
-        say(f"rounds {pair + 1}: {', '.join(took)}")
-    return found
+            seconds[way] += [later - earlier for earlier, later in pairwise(steps.ends)]
+        times = [f"{way} {statistics.median(seconds[way]):.2f} s" for way in ways]
+        say(f"rounds {pair + 1}: {', '.join(times)}")
+    return seconds
 
 
 def _quiet(_text: str) -> None:
@@ -129,7 +129,7 @@ def _quiet(_text: str) -> None:
 
 
 class _Clocked(JournaledRunner):
-    """Runs the steps of a training, and notes when each of its rounds was released."""
+    """Run the steps of a training, and record when each round was released."""
 
     def __init__(self, training: Training) -> None:
         super().__init__(training)
@@ -143,12 +143,12 @@ class _Clocked(JournaledRunner):
 
 
 def _turns(ways: dict[str, Any], pair: int) -> list[tuple[str, Any]]:
-    """The ways in one order, then in the other."""
+    """Return the ways, in reverse order for odd pairs."""
     return list(ways.items())[:: -1 if pair % 2 else 1]
 
 
 def _compared(seconds: Seconds) -> dict[str, Any]:
-    medians = {way: statistics.median(told) for way, told in seconds.items()}
+    medians = {way: statistics.median(times) for way, times in seconds.items()}
     return {
         **{way: round(median, 4) for way, median in medians.items()},
         "ratio": round(medians["door"] / medians["server"], 3),
@@ -157,17 +157,17 @@ def _compared(seconds: Seconds) -> dict[str, Any]:
 
 
 @contextmanager
-def _opened(store: str, folder: Path) -> Iterator[str]:
-    """A door before a store, for the time of the block."""
+def _door_before(store: str, folder: Path) -> Iterator[str]:
+    """Run a door before a store inside the block, and yield its address."""
     door = Door(f"127.0.0.1:{free_port()}", store, _BUCKET)
     folder.mkdir()
     command = door_command(door, folder)
     with (folder / "log").open("wb") as log, subprocess.Popen(command, stderr=log) as process:
         try:
-            until = time.monotonic() + _PATIENCE
+            deadline = time.monotonic() + _PATIENCE
             while not _listens(door.listen):
-                if process.poll() is not None or time.monotonic() > until:
-                    raise StackError(f"the door does not open: {(folder / 'log').read_text()[-300:]}")
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise StackError(f"the door does not start: {(folder / 'log').read_text()[-300:]}")
                 time.sleep(0.05)
             yield f"http://{door.listen}"
         finally:

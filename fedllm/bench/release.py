@@ -1,4 +1,4 @@
-"""What a release costs as a private training grows: seconds and journal reads by round."""
+"""Measure how the cost of a release grows with a private training: seconds and journal reads by round."""
 
 import os
 import statistics
@@ -38,46 +38,46 @@ from fedllm.tracking.connection import connect
 
 SCHEMA = "fedllm.bench.release/1"
 NAME = "bench-release"
-MARKS = (10, 50, 100, 200)  # rounds that are reported, as far as they are played
-AROUND = 2  # rounds before and after a mark that its median is of
+MARKS = (10, 50, 100, 200)  # reported rounds, if they are played
+AROUND = 2  # a mark's median includes this many rounds before and after it
 _RUN = "bench"
-_RECORDS = 32  # of the public set
-_AMPLE = 1.05  # times the plan's noise: an honest update of noise alone passes the audit
+_RECORDS = 32  # size of the public set
+_AMPLE = 1.05  # factor on the plan's noise, so that an update of noise alone passes the audit
 _JOURNAL = "journal.db"
 
 
 @dataclass(frozen=True)
 class _Release:
-    """What one round's release took."""
+    """The cost of one round's release."""
 
     seconds: float
-    cpu_seconds: float  # of this process, MLflow's store included: other programs do not show in it
+    cpu_seconds: float  # of this process, including MLflow's store: unaffected by other programs
     journal_reads: int
     mlflow_statements: int
 
 
 def bench_release(rounds: int, sites: int, say: Callable[[str], None]) -> dict[str, Any]:
-    """Play a private federation round by round and time each release into a real MLflow.
+    """Play a private federation round by round, and time each release into a real MLflow.
 
-    Plans, updates, ledgers, audits, models and evaluations are those of the product, on the `tiny` base; only
-    the sites' training is left out: an update is noise as the plan asks for. Everything is in a temporary
-    folder: journal, store, ledgers, and MLflow as its SQLite store in this process.
+    Plans, updates, ledgers, audits, models and evaluations are those of the product, on the `tiny` base. Only
+    the sites' training is left out: an update is noise of the plan's distribution. Everything is in a
+    temporary folder: journal, store, ledgers, and MLflow's SQLite store, opened in this process.
 
     Args:
-        rounds: how many.
-        sites: how many.
-        say: is given a line every ten rounds.
+        rounds: number of rounds.
+        sites: number of sites.
+        say: receives a line every ten rounds.
 
     Returns:
         `{"schema", "rounds", "sites", "by_round", "ratio", "cpu_ratio", "body_bytes"}`: by_round has medians
-        around rounds 10, 50, 100 and 200, the ratios are of the last of them to the first.
+        around rounds 10, 50, 100 and 200; the ratios compare the last of them to the first.
     """
     torch.set_num_threads(1)
     with (
         tempfile.TemporaryDirectory(prefix="fedllm-bench-") as temporary,
         home_in(folder := Path(temporary)),
     ):
-        os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder / 'mlflow.db'}"  # as a server knows its own
+        os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder / 'mlflow.db'}"  # as at a server
         config = _config(folder, rounds, sites)
         store = DirectoryStore(folder / "store")
         parties = [_Site(folder / f"site-{number}", f"site-{number}", store) for number in range(sites)]
@@ -94,7 +94,7 @@ def bench_release(rounds: int, sites: int, say: Callable[[str], None]) -> dict[s
         "schema": SCHEMA,
         "rounds": rounds,
         "sites": sites,
-        "by_round": {str(number): told for number, told in by_round.items()},
+        "by_round": {str(number): medians for number, medians in by_round.items()},
         "ratio": round(last["seconds"] / first["seconds"], 2),
         "cpu_ratio": round(last["cpu_seconds"] / first["cpu_seconds"], 2),
         "body_bytes": sizes,
@@ -102,7 +102,7 @@ def bench_release(rounds: int, sites: int, say: Callable[[str], None]) -> dict[s
 
 
 class _Site:
-    """A site that reserves, charges and signs as an agent does, and sends noise in the place of training."""
+    """A site that reserves, charges and signs as an agent does, but sends noise instead of training."""
 
     def __init__(self, folder: Path, name: str, store: DirectoryStore) -> None:
         self.me = create_identity(folder / "keys", name)
@@ -111,7 +111,7 @@ class _Site:
         self._ledger = Ledger(folder / "ledger.db", self.me)
 
     def show_card(self, training: Training, number: int) -> None:
-        """Tell that the site is live."""
+        """Publish a card that shows the site as live."""
         head: dict[str, Any] = {"federation": NAME, "sender": self.me.name, "receiver": COORDINATOR}
         card = Card(
             **head,
@@ -122,10 +122,10 @@ class _Site:
             cpus=1,
             fedllm="0",
         )
-        self._show(self._mailbox.layout.card(self.me.name), card)
+        self._publish(self._mailbox.layout.card(self.me.name), card)
 
     def take_part(self, plan: Plan, plan_sha256: str, size: int) -> None:
-        """Charge a round, and send an update of `size` numbers with its ledger."""
+        """Charge a round, and send an update of `size` numbers with its new ledger entries."""
         name, run, layout = self.me.name, plan.run or "", self._mailbox.layout
         head: dict[str, Any] = {
             "federation": plan.federation,
@@ -137,15 +137,15 @@ class _Site:
             "plan_sha256": plan_sha256,
             "steps": plan.local.steps,
         }
-        self._show(layout.answer(name, run, plan.round), Answer(**head, decision="accept"))
+        self._publish(layout.answer(name, run, plan.round), Answer(**head, decision="accept"))
         self._charge(plan)
         path = self._folder / "update"
         key = layout.payload(name, run, plan.round)
         payload = seal_to_file(encode_flat(self._noise(plan, size)), [plan.recipient], key, path)
         self._mailbox.send_payload(path, payload)
-        seen = max((known.seq for known in plan.ledgers.get(name, ())), default=-1)
-        shown = tuple(self._ledger.entries(name, after=seen, show=plan.federation))
-        self._show(layout.update(name, run, plan.round), Update(**head, payload=payload, ledger=shown))
+        last = max((known.seq for known in plan.ledgers.get(name, ())), default=-1)
+        entries = tuple(self._ledger.entries(name, after=last, show=plan.federation))
+        self._publish(layout.update(name, run, plan.round), Update(**head, payload=payload, ledger=entries))
 
     def _charge(self, plan: Plan) -> None:
         terms, run = plan.privacy, plan.run or ""
@@ -165,18 +165,18 @@ class _Site:
         )
 
     def _noise(self, plan: Plan, size: int) -> torch.Tensor:
-        """Noise of the plan's law in the place of a trained update; shape (size,)."""
+        """Return noise of the plan's distribution instead of a trained update; shape (size,)."""
         assert plan.privacy is not None  # noqa: S101 - of this benchmark's own configuration
         steps = plan.local.steps
         whole = Trained(self.me.name, plan.local, steps, size, 0.0, plan.round, plan.rounds, plan.privacy)
         return torch.randn(size) * noise_std(whole, plan.privacy) * _AMPLE
 
-    def _show(self, key: str, message: Message) -> None:
+    def _publish(self, key: str, message: Message) -> None:
         self._mailbox.store.put(key, sign(message, self.me))
 
 
 class _Timed(JournaledRunner):
-    """Runs the product's steps with played sites, each release timed."""
+    """Run the product's steps with simulated sites, and time each release."""
 
     def __init__(self, training: Training, sites: Sequence[_Site], say: Callable[[str], None]) -> None:
         super().__init__(training)
@@ -185,25 +185,25 @@ class _Timed(JournaledRunner):
         self.releases: dict[int, _Release] = {}
 
     def run(self, step: Step[T], number: int, say: Say | None = None) -> T:
-        """Show all cards before a dispatch, and put a watch on clock and databases at a release."""
+        """Run a step: publish all cards before a dispatch; time a release and count its statements."""
         if step.name == DISPATCH.name:
             for site in self._sites.values():
                 site.show_card(self.training, number)
         if step.name != RELEASE.name:
             return super().run(step, number, say or self._say)
         with _statements() as counted:
-            begun, begun_cpu = time.perf_counter(), time.process_time()
-            done = super().run(step, number, say or self._say)
-            took, cpu = time.perf_counter() - begun, time.process_time() - begun_cpu
-        self.releases[number] = _Release(took, cpu, counted["journal"], counted["mlflow"])
+            start, start_cpu = time.perf_counter(), time.process_time()
+            outcome = super().run(step, number, say or self._say)
+            seconds, cpu = time.perf_counter() - start, time.process_time() - start_cpu
+        self.releases[number] = _Release(seconds, cpu, counted["journal"], counted["mlflow"])
         if number % 10 == 0:
-            self._say(f"round {number}: {took:.2f} s, {counted['journal']} journal reads")
-        return done
+            self._say(f"round {number}: {seconds:.2f} s, {counted['journal']} journal reads")
+        return outcome
 
     def each(
         self, step: Step[T], number: int, sites: Sequence[str], meanwhile: Callable[[], None] = lambda: None
     ) -> Iterator[T]:
-        """Let every site take part, then read what it sent."""
+        """Let every site send its update, then run the step for all of them."""
         plan = read_plan(self.training, number)
         sha256 = self.training.journal.require(_RUN, number, "dispatch", Dispatched).plan_sha256
         size = self.training.learner().shared.layout.size
@@ -214,12 +214,12 @@ class _Timed(JournaledRunner):
 
 @contextmanager
 def _statements() -> Iterator[dict[str, int]]:
-    """Count this thread's reads from the journal, and its statements to MLflow's store."""
+    """Count this thread's reads from the journal and its statements to MLflow's store."""
     counted = {"journal": 0, "mlflow": 0}
-    mine = threading.get_ident()  # the lease's keeper reads the journal in a thread of its own
+    thread = threading.get_ident()  # another thread reads the journal to keep the lease
 
     def count(connection: Any, _cursor: object, statement: str, *_: object) -> None:  # noqa: ANN401 - no type
-        if threading.get_ident() != mine:
+        if threading.get_ident() != thread:
             return
         if not str(connection.engine.url).endswith(_JOURNAL):
             counted["mlflow"] += 1
@@ -234,28 +234,28 @@ def _statements() -> Iterator[dict[str, int]]:
 
 
 def _by_round(releases: dict[int, _Release], rounds: int) -> dict[int, dict[str, float]]:
-    """Medians around each mark that was played."""
-    told = {}
+    """Return medians around each mark that was played."""
+    medians = {}
     for mark in sorted({*(mark for mark in MARKS if mark <= rounds), rounds}):
         near = [releases[n] for n in range(mark - AROUND, mark + AROUND + 1) if n in releases]
-        told[mark] = {
+        medians[mark] = {
             "seconds": round(statistics.median(one.seconds for one in near), 3),
             "cpu_seconds": round(statistics.median(one.cpu_seconds for one in near), 3),
             "journal_reads": statistics.median(one.journal_reads for one in near),
             "mlflow_statements": statistics.median(one.mlflow_statements for one in near),
         }
-    return told
+    return medians
 
 
 def _body_bytes(training: Training, rounds: Sequence[int] | dict[int, Any]) -> dict[str, int]:
-    """How large the queued release of each reported round is."""
+    """Return the size of each reported round's queued release, by round."""
     with training.journal.read() as session:
         sizes = select(ReleaseRow.round, func.length(ReleaseRow.body)).where(ReleaseRow.run == training.run)
         return {str(number): size for number, size in session.execute(sizes) if number in rounds}
 
 
 def _config(folder: Path, rounds: int, sites: int) -> FederationConfig:
-    """A federation of the smallest model under record-level DP; writes its public set."""
+    """Return a federation of the smallest model under record-level DP; writes its public set."""
     texts = {"positive": "a lovely day", "negative": "an awful day"}
     records = [
         {"id": f"{label}-{number}", "text": f"{text} {number}", "label": label}
@@ -284,7 +284,7 @@ def _config(folder: Path, rounds: int, sites: int) -> FederationConfig:
 
 
 def _mlflow(folder: Path) -> str:
-    """A new MLflow on SQLite, in this process, that keeps its artifacts in the folder."""
+    """Create an MLflow store on SQLite with its artifacts in the folder, and return its URI."""
     uri = f"sqlite:///{folder / 'mlflow.db'}"
     connect(uri).create_experiment(NAME, artifact_location=str(folder / "artifacts"))
     return uri

@@ -1,4 +1,4 @@
-"""Many rounds in one go: whether the coordinator and the agents stay as large as they began."""
+"""Run many rounds, and report whether the processes of coordinator and agents grow."""
 
 import statistics
 import threading
@@ -16,13 +16,13 @@ from fedllm.journal.journal import Journal, coordinator_folder
 
 EVERY = 2.0  # s between samples
 MEASURES = ("megabytes", "threads", "files")
-# What may come on top between the second and the last quarter of the rounds: allocators and caches breathe.
+# Allowed growth between the second and the last quarter of the rounds: allocators and caches fluctuate.
 ROOM = {"megabytes": 30.0, "threads": 3.0, "files": 6.0}
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One process at one moment."""
+    """One party's processes at one moment."""
 
     rounds: int  # completed so far
     party: str  # `coordinator` or `agents`
@@ -32,15 +32,15 @@ class Sample:
 
 
 @dataclass
-class Watch:
-    """Samples this process and the agents below it until it is left."""
+class ProcessSampler:
+    """Sample this process and its agents periodically inside the block."""
 
     federation: str
     samples: list[Sample] = field(default_factory=list)
     _stop: threading.Event = field(default_factory=threading.Event)
 
     def __enter__(self) -> Self:
-        self._thread = threading.Thread(target=self._look, name="soak", daemon=True)
+        self._thread = threading.Thread(target=self._sample, name="soak", daemon=True)
         self._thread.start()
         return self
 
@@ -48,7 +48,7 @@ class Watch:
         self._stop.set()
         self._thread.join()
 
-    def _look(self) -> None:
+    def _sample(self) -> None:
         with closing(Journal(self.federation)) as journal:
             while not self._stop.wait(EVERY):
                 rounds = _completed(journal)
@@ -58,67 +58,67 @@ class Watch:
 
 
 def soak(
-    config: FederationConfig, run: Callable[[FederationConfig], dict[str, Any]], here: Endpoints
+    config: FederationConfig, run: Callable[[FederationConfig], dict[str, Any]], endpoints: Endpoints
 ) -> dict[str, Any]:
     """Play a federation and report how its processes and databases grew.
 
     Args:
-        config: a federation that one machine plays, with as many rounds as are wanted.
-        run: plays it, agents in processes of their own, and returns the `fedllm.run/1` object.
-        here: the stack that it uses.
+        config: a simulated federation, with the wanted number of rounds.
+        run: plays it with agents in their own processes, and returns the `fedllm.run/1` object.
+        endpoints: of the stack that it uses.
 
     Returns:
-        The `fedllm.soak/1` object: for each party the median of the second and of the last quarter of the
+        The `fedllm.soak/1` object: for each party the medians of the second and of the last quarter of the
         rounds, whether it is flat, and the bytes of databases and store.
     """
-    begun = time.monotonic()
-    with Watch(config.name) as watch:
-        told = run(config)
-    took = time.monotonic() - begun
+    start = time.monotonic()
+    with ProcessSampler(config.name) as sampler:
+        result = run(config)
+    elapsed = time.monotonic() - start
     parties = {}
-    for party in sorted({sample.party for sample in watch.samples}):
-        parties[party] = _growth([s for s in watch.samples if s.party == party], told["rounds"])
+    for party in sorted({sample.party for sample in sampler.samples}):
+        parties[party] = _growth([s for s in sampler.samples if s.party == party], result["rounds"])
     return {
         "schema": "fedllm.soak/1",
-        "rounds": told["rounds"],
-        "seconds": round(took, 1),
+        "rounds": result["rounds"],
+        "seconds": round(elapsed, 1),
         "parties": parties,
-        "flat": all(measured["flat"] for measured in parties.values()),
-        "bytes": _sizes(config, here),
+        "flat": all(growth["flat"] for growth in parties.values()),
+        "bytes": _sizes(config, endpoints),
     }
 
 
 def _growth(samples: list[Sample], rounds: int) -> dict[str, Any]:
-    """Medians of the second and the last quarter of the rounds."""
+    """Return the medians of the second and the last quarter of the rounds, and whether they are flat."""
     early = [s for s in samples if rounds / 4 <= s.rounds < rounds / 2]
     late = [s for s in samples if rounds * 3 / 4 <= s.rounds <= rounds]
-    told: dict[str, Any] = {"samples": len(samples)}
+    growth: dict[str, Any] = {"samples": len(samples)}
     flat = bool(early and late)
     for name in MEASURES if flat else ():
         before = statistics.median(getattr(s, name) for s in early)
         after = statistics.median(getattr(s, name) for s in late)
-        told[name] = {"second_quarter": round(before, 1), "last_quarter": round(after, 1)}
+        growth[name] = {"second_quarter": round(before, 1), "last_quarter": round(after, 1)}
         flat = flat and after - before <= ROOM[name]
-    return told | {"flat": flat}
+    return growth | {"flat": flat}
 
 
 def _completed(journal: Journal) -> int:
-    """Rounds of the run under way."""
+    """Return the completed rounds of the newest run."""
     runs = journal.runs()
     return sum(step == "release" for _, step in journal.times(runs[-1].run)) if runs else 0
 
 
 def _parties() -> dict[str, list[psutil.Process]]:
-    """This process; and the agents with their training processes, which all come from one host."""
-    me = psutil.Process()
-    found = {"coordinator": [me]}
-    for child in me.children():
+    """Return this process, and the agents with their training processes: one host process starts them all."""
+    own = psutil.Process()
+    parties = {"coordinator": [own]}
+    for child in own.children():
         try:
             if "fedllm.agent.host" in child.cmdline():
-                found["agents"] = [child, *child.children(recursive=True)]
+                parties["agents"] = [child, *child.children(recursive=True)]
         except psutil.Error:
             continue
-    return found
+    return parties
 
 
 def _measure(rounds: int, party: str, processes: list[psutil.Process]) -> Sample | None:
@@ -131,19 +131,19 @@ def _measure(rounds: int, party: str, processes: list[psutil.Process]) -> Sample
             sum(p.num_fds() for p in processes),
         )
     except psutil.Error:
-        return None  # one of them has just ended
+        return None  # a process has just ended
 
 
-def _sizes(config: FederationConfig, here: Endpoints) -> dict[str, int]:
-    """Bytes of every database and of the two buckets."""
+def _sizes(config: FederationConfig, endpoints: Endpoints) -> dict[str, int]:
+    """Return the bytes of every database and of the two buckets."""
     databases = {
         "journal": coordinator_folder(config.name) / "journal.db",
-        "prefect": here.home / "stack" / "prefect" / "prefect.db",
-        "mlflow": here.home / "stack" / "mlflow.db",
+        "prefect": endpoints.home / "stack" / "prefect" / "prefect.db",
+        "mlflow": endpoints.home / "stack" / "mlflow.db",
     }
-    for path in sorted((here.home / "simulated" / config.name).glob("*/memory.db")):
+    for path in sorted((endpoints.home / "simulated" / config.name).glob("*/memory.db")):
         databases[f"agent {path.parent.name}"] = path
-    found = {name: path.stat().st_size for name, path in databases.items() if path.exists()}
-    blocks = here.home / "stack" / "minio" / "blocks"
-    found["minio blocks"] = sum(path.stat().st_size for path in blocks.rglob("*") if path.is_file())
-    return found
+    sizes = {name: path.stat().st_size for name, path in databases.items() if path.exists()}
+    blocks = endpoints.home / "stack" / "minio" / "blocks"
+    sizes["minio blocks"] = sum(path.stat().st_size for path in blocks.rglob("*") if path.is_file())
+    return sizes

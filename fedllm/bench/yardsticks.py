@@ -1,8 +1,8 @@
-"""What the federation is worth: against training on pooled data, and against each site on its own.
+"""Compare the federation to training on pooled data, and to each site alone.
 
-A site alone does rounds x steps optimizer steps, as it does in the federation. Central training does as
-many as all sites together, with batches drawn from the pooled data: exactly as many samples as the whole
-federation sees.
+A site alone takes rounds x steps optimizer steps, as it does in the federation. Central training takes as
+many as all sites together, with batches drawn from the pooled data, so it sees exactly as many samples as the
+whole federation.
 """
 
 import multiprocessing
@@ -33,7 +33,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class _Bench:
-    """What every measurement of one seed shares."""
+    """The parts that all measurements of one seed share."""
 
     config: FederationConfig
     model: CausalModel
@@ -41,11 +41,11 @@ class _Bench:
     public: list[Record]
 
     def trained_on(self, records: Sequence[Record], steps: int) -> float:
-        """The metric that counts, after training a fresh adapter for so many steps on these records alone."""
+        """Train a fresh adapter on these records only, and return its metric that counts on the public set."""
         adapted = attach(self.model, self.config.model.adapter, self.config.seed)
         learner = causal_learner(adapted, self.tokenizer, self.config.task)
         try:
-            # One round as long as the whole federation, so that a schedule runs its full course.
+            # One round as long as the whole training, so that a learning rate schedule runs its full course.
             local = self.config.local.model_copy(update={"steps": steps})
             train(
                 learner,
@@ -78,13 +78,13 @@ def yardsticks(  # noqa: PLR0913 - what is compared and how, each named by the c
     """Measure central, alone and federated training on the same public records, for each seed.
 
     Args:
-        config: of the federation; its seed is replaced by each of `seeds`, which also deals the data
-            and draws the public part anew.
+        config: of the federation; each of `seeds` replaces its seed, and with it the partition of the data
+            and the public part.
         seeds: at least one.
-        federated: runs the federation and gives its metric that counts.
-        folder: where each seed's data are put, `folder/seed-{seed}`.
-        say: told what was measured, as it is measured; with `jobs`, other processes import it.
-        jobs: seeds measured at once, each in a process of its own with one torch thread.
+        federated: runs the federation and returns its metric that counts.
+        folder: holds each seed's data in `folder/seed-{seed}`.
+        say: receives a line per measurement; with `jobs` above 1 it must be importable.
+        jobs: seeds measured in parallel, each in its own process with one torch thread.
 
     Returns:
         `{"config", "seeds": [{"seed", "zero_shot", "central", "alone": {site: x}, "federated"}],
@@ -92,7 +92,7 @@ def yardsticks(  # noqa: PLR0913 - what is compared and how, each named by the c
         metric that counts; the deviation between seeds is None for a single one.
 
     Raises:
-        ConfigError: the task is no classification of texts, its metric cannot be computed, or there are no
+        ConfigError: The task is no classification of texts, its metric cannot be computed, or there are no
             seeds.
     """
     if not (config.task.traits.labels and config.task.traits.tokens) or not seeds:
@@ -117,7 +117,7 @@ def _measure(
     say: Say,
     seed: int,
 ) -> dict[str, Any]:
-    """One seed's row."""
+    """Return one seed's row."""
     model, tokenizer = load_base(resolve_base(config.model.base))
     seeded = config.model_copy(update={"seed": seed})
     data = prepare(seeded, folder / f"seed-{seed}")
