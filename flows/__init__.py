@@ -1,4 +1,4 @@
 from fedllm.logs import log_as_asked
 
-# Here, since every flow's process imports it: Prefect sets its own logging up once, before this or after it.
+# Every flow's process imports this module. Prefect sets up its own logging once, before or after this.
 log_as_asked()

@@ -1,4 +1,4 @@
-"""What a user of Prefect's UI sees of a round, as artifacts."""
+"""Show a round in Prefect's UI as artifacts."""
 
 from dataclasses import asdict
 
@@ -18,7 +18,7 @@ _MOST_ROWS = 200  # security events shown; the journal keeps more
 
 
 def show_audit(training: Training, number: int, audited: Audited) -> None:
-    """Show what each site did in a round, and what dp-audit says of it."""
+    """Show what each site did in a round, and dp-audit's verdict on it."""
     rows = site_rows(training, number, audited)
     create_table_artifact(
         key=f"{training.config.name}-sites",
@@ -28,7 +28,7 @@ def show_audit(training: Training, number: int, audited: Audited) -> None:
 
 
 def show_budget(training: Training, number: int) -> None:
-    """How much of the privacy budget is spent, by the site that spent most."""
+    """Show how much of the privacy budget is spent, at the site that spent most."""
     plan, largest = privacy_plan(training), spent(training, number)
     if plan is None or largest is None:
         return
@@ -41,7 +41,7 @@ def show_budget(training: Training, number: int) -> None:
 
 
 def show_security(training: Training, number: int) -> None:
-    """What was refused so far, if anything; an event says that this round added to it."""
+    """Show what was refused so far, if anything; emit an event if this round added to it."""
     name, run = training.config.name, training.run
     rows = [asdict(event) for event in training.journal.security.events(run)]
     if not rows:
@@ -53,8 +53,8 @@ def show_security(training: Training, number: int) -> None:
     )
     new = [row for row in rows if row["round"] == number]
     if new:
-        told = {"run": run, "round": number, "events": new[-_MOST_ROWS:]}
-        events.tell(name, events.SECURITY, told, run=run)
+        payload = {"run": run, "round": number, "events": new[-_MOST_ROWS:]}
+        events.emit(name, events.SECURITY, payload, run=run)
 
 
 def show_metrics(training: Training) -> None:
@@ -75,7 +75,7 @@ def show_metrics(training: Training) -> None:
 
 
 def show_release(training: Training, number: int, done: Released) -> None:
-    """Link a round's version in the registry, or say why there is none."""
+    """Link a round's version in the registry, or log why there is none."""
     if done.refused is not None:
         get_run_logger().error("round %d is kept and not published: %s", number, done.refused)
         return

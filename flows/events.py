@@ -1,7 +1,7 @@
-"""What a federation tells Prefect: events for people and automations, with nothing private in them.
+"""Emit a federation's events to Prefect, for people and automations. They hold nothing private.
 
-An event is about `fedllm.federation.NAME`; the training and the site that it concerns are related to it,
-and Prefect adds the flow run by itself. What is told again after a resume has the same id.
+An event's resource is `fedllm.federation.NAME`. Its training and site are related resources, and Prefect adds
+the flow run. An event that is repeated after a resume has the same id.
 """
 
 from collections.abc import Mapping
@@ -19,15 +19,15 @@ ROUND_COMPLETED = "fedllm.round.completed"
 TRAINING_COMPLETED = "fedllm.training.completed"
 TRAINING_FAILED = "fedllm.training.failed"
 TRAINING_CANCELLED = "fedllm.training.cancelled"
-SITE_FAILED = "fedllm.site.failed"  # it tried, and said why it could not; or its update was refused
-SITE_LEFT_OUT = "fedllm.site.left-out"  # it declined, or nothing came
+SITE_FAILED = "fedllm.site.failed"  # its training failed, or its update was refused
+SITE_LEFT_OUT = "fedllm.site.left-out"  # it declined, or sent nothing
 BUDGET_LOW = "fedllm.budget.low"
 SECURITY = "fedllm.security"  # messages were refused
 
-LOW = 0.1  # of a training's epsilon: less left than this is low
+LOW = 0.1  # share of a training's epsilon: a budget with less left is low
 
 
-def tell(  # noqa: PLR0913 - what an event is about, each named by the caller
+def emit(  # noqa: PLR0913 - an event's parts, each named by the caller
     federation: str,
     event: str,
     payload: Mapping[str, object],
@@ -36,15 +36,15 @@ def tell(  # noqa: PLR0913 - what an event is about, each named by the caller
     site: str | None = None,
     event_id: UUID | None = None,
 ) -> None:
-    """Send an event from a queue in the background; a Prefect that is away never hears it.
+    """Queue an event; a background thread sends it. The event is lost if Prefect is unreachable.
 
     Args:
-        federation: whom it is about.
+        federation: that the event is about.
         event: its name.
-        payload: what happened, for anybody who may look at this Prefect.
+        payload: its details, visible to anybody who can read this Prefect.
         run: the training that it concerns.
         site: the site that it concerns.
-        event_id: of an event that may be told again; default: of its own.
+        event_id: of an event that may be repeated; default: a new id.
     """
     related = []
     if run is not None:
@@ -60,13 +60,13 @@ def tell(  # noqa: PLR0913 - what an event is about, each named by the caller
     )
 
 
-def tell_of_training(training: Training, event: str, payload: Mapping[str, object]) -> None:
-    """How a training ended. It may end again after a resume, so this has an id of its own."""
-    tell(training.config.name, event, {"run": training.run, **payload}, run=training.run)
+def emit_training_end(training: Training, event: str, payload: Mapping[str, object]) -> None:
+    """Emit how a training ended. It may end again after a resume, so every such event has a new id."""
+    emit(training.config.name, event, {"run": training.run, **payload}, run=training.run)
 
 
-def tell_of_round(training: Training, number: int, released: Released) -> None:
-    """A round is complete: its quality on the coordinator's own public set, and its version."""
+def emit_round_completed(training: Training, number: int, released: Released) -> None:
+    """Emit that a round is complete: its quality on the coordinator's public set, and its version."""
     measured = training.journal.outcome(training.run, number, "evaluate", Evaluated)
     audited = training.journal.outcome(training.run, number, "dp-audit", Audited)
     metrics = measured.metrics if measured else {}
@@ -75,30 +75,31 @@ def tell_of_round(training: Training, number: int, released: Released) -> None:
         "sites": [counted.site for counted in audited.counted] if audited else [],
         "version": released.version,
     }
-    _once(training, ROUND_COMPLETED, number, payload)
+    _emit_once(training, ROUND_COMPLETED, number, payload)
 
 
-def tell_of_sites(training: Training, number: int, audited: Audited, absent: Mapping[str, str]) -> None:
-    """Whose update does not count, and why.
+def emit_site_failures(training: Training, number: int, audited: Audited, absent: Mapping[str, str]) -> None:
+    """Emit an event for each site whose update does not count, with the reason.
 
     Args:
         training: the training.
         number: the round.
-        audited: what dp-audit found.
-        absent: sites of which there is no update (declined or silent), with the word for that.
+        audited: the results of dp-audit.
+        absent: sites without an update, and their status (declined or silent).
     """
     for verdict in audited.verdicts:
         if not verdict.accepted:
             name = SITE_LEFT_OUT if verdict.site in absent else SITE_FAILED
-            told = {"site": verdict.site, "reason": verdict.reason}
-            _once(training, name, number, told, verdict.site)
+            payload = {"site": verdict.site, "reason": verdict.reason}
+            _emit_once(training, name, number, payload, verdict.site)
 
 
-def tell_of_budgets(training: Training, number: int) -> None:
-    """Each site with less than a tenth of a training's epsilon left, if more rounds are wanted than paid for.
+def emit_low_budgets(training: Training, number: int) -> None:
+    """Emit an event for each site with less than a tenth of its epsilon left, if rounds are unpaid.
 
-    Told once, when that first is so. A training that goes as planned ends near its whole epsilon, for its
-    noise was chosen so: nothing is to be stopped. It falls short where failed rounds are made up for.
+    Each site's event is emitted once, in the first such round. A training that goes as planned ends near its
+    whole epsilon, because its noise was chosen for that: this is no reason to warn. It runs short if failed
+    rounds are repeated.
     """
     plan = privacy_plan(training)
     if plan is None:
@@ -107,11 +108,11 @@ def tell_of_budgets(training: Training, number: int) -> None:
     before = _short_of_budget(training, closed[-1], plan) if closed else {}
     for site, spent in _short_of_budget(training, number, plan).items():
         if site not in before:
-            _tell_of_budget(training, number, site, spent, plan)
+            _emit_low_budget(training, number, site, spent, plan)
 
 
-def tell_of_spent_budgets(training: Training) -> None:
-    """As `tell_of_budgets`, of a training that may begin no other round: its privacy plan is used up."""
+def emit_spent_budgets(training: Training) -> None:
+    """As `emit_low_budgets`, for a training whose privacy plan pays for no further round."""
     plan = privacy_plan(training)
     outcome, run = training.journal.outcome, training.run
     closed = [n for n in range(1, plan.rounds + 1) if outcome(run, n, "dp-audit", Audited)] if plan else []
@@ -120,16 +121,16 @@ def tell_of_spent_budgets(training: Training) -> None:
     before = _short_of_budget(training, closed[-1], plan)
     for site, spent in _low_budgets(training, closed[-1], plan).items():
         if site not in before:
-            _tell_of_budget(training, closed[-1], site, spent, plan)
+            _emit_low_budget(training, closed[-1], site, spent, plan)
 
 
-def _tell_of_budget(training: Training, number: int, site: str, spent: float, plan: PrivacyPlan) -> None:
-    told = {"site": site, "epsilon_spent": spent, "epsilon": plan.epsilon, "delta": plan.delta}
-    _once(training, BUDGET_LOW, number, told, site)
+def _emit_low_budget(training: Training, number: int, site: str, spent: float, plan: PrivacyPlan) -> None:
+    payload = {"site": site, "epsilon_spent": spent, "epsilon": plan.epsilon, "delta": plan.delta}
+    _emit_once(training, BUDGET_LOW, number, payload, site)
 
 
 def _short_of_budget(training: Training, number: int, plan: PrivacyPlan) -> dict[str, float]:
-    """What each site with a low budget has spent by a round, if more rounds are wanted than were paid for."""
+    """Return the epsilon spent by a round at each site with a low budget; empty if no round is unpaid."""
     journal, run = training.journal, training.run
     failed = sum(journal.outcome(run, n, "failed", FailedRound) is not None for n in range(1, number + 1))
     wanted = training.config.rounds.max
@@ -137,18 +138,18 @@ def _short_of_budget(training: Training, number: int, plan: PrivacyPlan) -> dict
 
 
 def _low_budgets(training: Training, number: int, plan: PrivacyPlan) -> dict[str, float]:
-    """What each site with less than a tenth of its epsilon left has spent by a round."""
+    """Return the epsilon spent by a round at each site with less than a tenth of its epsilon left."""
     spent = {site: verdict.epsilon for site, verdict in accounted(training, number).items()}
-    low = (1 - LOW) * plan.epsilon
-    return {site: mine for site, mine in spent.items() if mine is not None and mine > low}
+    threshold = (1 - LOW) * plan.epsilon
+    return {site: used for site, used in spent.items() if used is not None and used > threshold}
 
 
-def _once(
+def _emit_once(
     training: Training, event: str, number: int, payload: Mapping[str, object], site: str | None = None
 ) -> None:
     name, run = training.config.name, training.run
-    same = uuid5(NAMESPACE_URL, f"fedllm:{name}/{run}/{number}/{event}/{site or ''}")
-    tell(name, event, {"run": run, "round": number, **payload}, run=run, site=site, event_id=same)
+    event_id = uuid5(NAMESPACE_URL, f"fedllm:{name}/{run}/{number}/{event}/{site or ''}")
+    emit(name, event, {"run": run, "round": number, **payload}, run=run, site=site, event_id=event_id)
 
 
 def _related(resource: str, role: str, name: str) -> dict[str, str]:

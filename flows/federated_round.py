@@ -1,4 +1,4 @@
-"""One round by the same steps: the next one of a run, or the first of a new one."""
+"""Play one round by the steps of a training: the next one of a run, or the first of a new run."""
 
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,8 @@ from fedllm.config import load_federation
 from fedllm.coordinator.result import result
 from fedllm.errors import CancelledError
 from fedllm.session import Request, session
-from flows.names import fresh_run, name_after, training_name
-from flows.output import log_errors_in_one_line, outlive_readers
+from flows.names import fresh_run, rename_flow_run, training_name
+from flows.output import log_errors_in_one_line, survive_broken_pipes
 from flows.report import reported
 from flows.tasks import play_as_tasks
 from flows.watch import cancelled, watched
@@ -24,21 +24,21 @@ def federated_round(
     sites: list[str] | None = None,
     run_id: str | None = None,
 ) -> dict[str, Any]:
-    """Play the next round (or `rounds` of them) of a run, whatever its round limit was.
+    """Play the next round (or `rounds` of them) of a run, regardless of its round limit.
 
     Args:
         config_uri: the federation's YAML file.
-        rounds: how many rounds more; 1 when it is not said.
-        sites: ask these alone, instead of the whole roster.
-        run_id: the run to go on with; without it a new one begins.
+        rounds: number of further rounds; default: 1.
+        sites: use only these sites, instead of the whole roster.
+        run_id: the run to continue; default: a new run.
 
     Returns:
         The `fedllm.run/1` object.
 
     Raises:
-        CancelledError: the training was cancelled; the flow run ends as Cancelled.
+        CancelledError: The training was cancelled; the flow run ends as Cancelled.
     """
-    outlive_readers()
+    survive_broken_pipes()
     log_errors_in_one_line()
     config = load_federation(config_uri)
     request = Request(
@@ -51,7 +51,7 @@ def federated_round(
     )
     try:
         with session(config, request) as training, reported(training), watched(training):
-            name_after(training)
+            rename_flow_run(training)
             play_as_tasks(training, force=True)
             return result(training).public()
     except CancelledError as error:

@@ -1,4 +1,4 @@
-"""A whole federated training as one sync flow: rounds and sites are tasks named after them."""
+"""Play a whole federated training as one sync flow, whose tasks are named after rounds and sites."""
 
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,8 @@ from fedllm.config import load_federation
 from fedllm.coordinator.result import result
 from fedllm.errors import CancelledError
 from fedllm.session import Request, session
-from flows.names import fresh_run, name_after, training_name
-from flows.output import log_errors_in_one_line, outlive_readers
+from flows.names import fresh_run, rename_flow_run, training_name
+from flows.output import log_errors_in_one_line, survive_broken_pipes
 from flows.report import reported
 from flows.tasks import play_as_tasks
 from flows.watch import cancelled, watched
@@ -29,18 +29,18 @@ def federated_training(
 
     Args:
         config_uri: the federation's YAML file.
-        rounds: how many rounds at most, instead of the file's `rounds.max`.
-        sites: ask these alone, instead of the whole roster.
-        run_id: resume this run where it stopped; a new id names a new run.
+        rounds: largest number of rounds, instead of the file's `rounds.max`.
+        sites: use only these sites, instead of the whole roster.
+        run_id: resume this run where it stopped; an unknown id names a new run.
         allow_dirty: use managed data that differ from `dvc.lock`.
 
     Returns:
         The `fedllm.run/1` object.
 
     Raises:
-        CancelledError: the training was cancelled; the flow run ends as Cancelled.
+        CancelledError: The training was cancelled; the flow run ends as Cancelled.
     """
-    outlive_readers()
+    survive_broken_pipes()
     log_errors_in_one_line()
     config = load_federation(config_uri)
     request = Request(
@@ -54,7 +54,7 @@ def federated_training(
     )
     try:
         with session(config, request) as training, reported(training), watched(training):
-            name_after(training)
+            rename_flow_run(training)
             print(f"run {training.run} of {config.name}")  # noqa: T201 - log_prints makes it the flow's log
             play_as_tasks(training)
             return result(training).public()

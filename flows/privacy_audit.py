@@ -1,9 +1,9 @@
-"""The privacy audit as a flow: ledgers, one training with canaries, membership; weekly by its deployment.
+"""Run the privacy audit as a flow: ledgers, one training with canaries, membership. Deployed weekly.
 
-On the coordinator's Prefect it verifies the ledgers that the sites have shown, as far as the coordinator
-keeps them. It cannot look at a real site's data, and no site lets a coordinator train with canaries: there
-the site runs `fedllm audit`, or this flow with `home` on a Prefect of its own, and the results stay there.
-The trainings run here only where the configuration has a `simulation`, on one simulated site's data.
+On the coordinator's Prefect it verifies the sites' ledgers as far as the coordinator keeps them. It cannot
+read a real site's data, and no site lets a coordinator train with canaries: such a site runs `fedllm audit`,
+or this flow with `home` on its own Prefect, and the results stay there. The trainings run here only if the
+configuration has a `simulation`, on one simulated site's data.
 """
 
 from contextlib import closing
@@ -22,8 +22,8 @@ from fedllm.auditing.site import one_run as audit_one_run
 from fedllm.config import FederationConfig, load_federation
 from fedllm.errors import FedllmError
 from flows.names import run_name
-from flows.output import log_errors_in_one_line, outlive_readers
-from flows.tasks import unless_away
+from flows.output import log_errors_in_one_line, survive_broken_pipes
+from flows.tasks import best_effort
 
 _STEP: dict[str, Any] = {"persist_result": False, "cache_policy": NO_CACHE}  # results are private
 
@@ -36,41 +36,41 @@ def privacy_audit(
     canaries: int = CANARIES,
     claim: float | None = None,
 ) -> dict[str, Any]:
-    """Look for a broken ledger, and for a training that spends more epsilon than it claims.
+    """Search for a broken ledger, and for a training that spends more epsilon than it claims.
 
-    A lower bound on epsilon can refute a claim and never confirms one.
+    A lower bound of epsilon can refute a claim but not confirm one.
 
     Args:
         config_uri: the federation's YAML file.
-        home: a site's folder, when the site runs this on its own Prefect; its ledger is verified.
-        site: a simulated site; the first if none is named.
-        canaries: how many; half of them are guessed.
-        claim: the epsilon to hold the training against; what the accounting comes to if it is not given.
+        home: a site's folder, if the site runs this on its own Prefect; its ledger is verified.
+        site: a simulated site; default: the first.
+        canaries: number of canaries; half of them are guessed.
+        claim: the epsilon to test; default: the accounted epsilon.
 
     Returns:
-        The `fedllm.audit/1` object; None stands for what cannot be looked at from here.
+        The `fedllm.audit/1` object; None stands for what cannot be audited here.
 
     Raises:
-        FedllmError: a broken ledger, or a violation; the flow run ends as Failed.
+        FedllmError: A ledger is broken, or the claim is violated; the flow run ends as Failed.
     """
-    outlive_readers()
+    survive_broken_pipes()
     log_errors_in_one_line()
     config = load_federation(config_uri)
     subject = _subject(config, home, site)
     ledgers = verify_ledgers(config, subject if home else None)
-    found = members = None
+    one_run = members = None
     if subject is not None:
-        found = one_run_audit(config, subject, canaries, claim)
+        one_run = one_run_audit(config, subject, canaries, claim)
         members = membership(config, subject)
-    findings = Findings(ledgers, found, members, config.privacy.unit)
-    unless_away(lambda: _show(config, findings))
+    findings = Findings(ledgers, one_run, members, config.privacy.unit)
+    best_effort(lambda: _show(config, findings))
     if findings.fault is not None:
         raise FedllmError(findings.fault)
     return findings.public_json()
 
 
 def _subject(config: FederationConfig, home: str | None, site: str | None) -> Subject | None:
-    """Whose data can be looked at from here, if anybody's."""
+    """Return the site whose data can be audited here; None if there is none."""
     if home is not None:
         return site_at(Path(home))
     return simulated_site(config, site) if config.simulation is not None else None
@@ -78,7 +78,7 @@ def _subject(config: FederationConfig, home: str | None, site: str | None) -> Su
 
 @task(name="verify-ledgers", **_STEP)
 def verify_ledgers(config: FederationConfig, subject: Subject | None) -> list[Row]:
-    """A site's own ledgers, or those that the coordinator keeps."""
+    """Verify a site's own ledgers, or those that the coordinator keeps."""
     if subject is not None:
         return verify_site(subject)
     from fedllm.journal.journal import Journal
@@ -92,16 +92,16 @@ def verify_ledgers(config: FederationConfig, subject: Subject | None) -> list[Ro
 def one_run_audit(
     config: FederationConfig, subject: Subject, canaries: int, claim: float | None
 ) -> OneRunAudit | None:
-    """A training with canaries, which is thrown away."""
-    found = audit_one_run(config, subject, canaries=canaries, claim=claim)
-    if found is not None:
-        get_run_logger().info("%s: %s", subject.name, found.words)
-    return found
+    """Train with canaries, discard the model, and return the lower bound; None without a claim."""
+    audit = audit_one_run(config, subject, canaries=canaries, claim=claim)
+    if audit is not None:
+        get_run_logger().info("%s: %s", subject.name, audit.words)
+    return audit
 
 
 @task(name="membership", **_STEP)
 def membership(config: FederationConfig, subject: Subject) -> MembershipReport:
-    """A training on half of the data, which is thrown away."""
+    """Train on half of the data, discard the model, and return the result of the attack."""
     return report_membership(config, subject)
 
 

@@ -1,7 +1,7 @@
-"""A review as a flow: it shows a version's card, waits for a person, and moves the aliases.
+"""Review a version in a flow: show its card, wait for a person, and move the aliases.
 
-While it waits no process is held: the run is suspended, and begins again at its top when somebody resumes it.
-What the reviewer was shown is pinned in the run's own inputs; a decision about anything else is refused.
+While it waits, the run is suspended and needs no process. It restarts from the top when somebody resumes it.
+The run's inputs pin what the reviewer was shown; a decision about anything else is refused.
 """
 
 from typing import Any, cast
@@ -20,19 +20,19 @@ from pydantic import Field
 from fedllm.config import load_federation
 from fedllm.errors import FedllmError, ReviewError
 from fedllm.review.card import Links, render_review
-from fedllm.review.decision import said
+from fedllm.review.decision import decision_request
 from fedllm.review.register import ReviewEvent
-from fedllm.review.review import Review, changed, decide, look
+from fedllm.review.review import Review, champion_changed, decide, review_version
 from fedllm.versions import open_register
 from flows.names import review_name
-from flows.output import log_errors_in_one_line, outlive_readers
+from flows.output import log_errors_in_one_line, survive_broken_pipes
 
-SHOWN = "fedllm-shown"  # key of the run's input that pins what the reviewer was shown
+SHOWN = "fedllm-shown"  # key of the run's input that pins the version and champion that were shown
 _DAY = 86_400  # s
 
 
 class Approval(RunInput):
-    """What the reviewer types."""
+    """The reviewer's form."""
 
     approve: bool = Field(description="Make it the champion; off: reject it.")
     reviewer: str = Field(min_length=1, description="Your name; it is recorded as asserted.")
@@ -47,17 +47,17 @@ def promotion(
 
     Args:
         config_uri: the federation's YAML file.
-        version: its number in MLflow's registry; the challenger if it is not said.
-        wait_days: how long a reviewer may take; then the run fails, and nothing was decided.
+        version: its number in MLflow's registry; default: the challenger.
+        wait_days: time for the reviewer; afterwards the run fails without a decision.
 
     Returns:
-        What was decided, and what the aliases name since.
+        The decision, and the aliases after it.
 
     Raises:
-        ReviewError: a gate failed, though it was approved, or what was shown has changed; the flow run ends
-            as Failed with that line.
+        ReviewError: A gate failed although the version was approved, or what was shown has changed; the flow
+            run ends as Failed with this message.
     """
-    outlive_readers()
+    survive_broken_pipes()
     log_errors_in_one_line()
     try:
         return _reviewed(config_uri, version, wait_days)
@@ -65,8 +65,8 @@ def promotion(
         return cast("dict[str, Any]", Failed(message=str(error), data=error))
 
 
-def told(event: ReviewEvent) -> None:
-    """Emit a decision as Prefect's event."""
+def emit_decision(event: ReviewEvent) -> None:
+    """Emit a decision's event to Prefect."""
     emit_event(event.kind, event.resource, payload=dict(event.payload), id=UUID(event.id))
 
 
@@ -74,47 +74,47 @@ def _reviewed(config_uri: str, version: int | None, wait_days: float) -> dict[st
     if wait_days <= 0:
         raise ReviewError(f"wait_days is {wait_days:g}: give the reviewer some time")
     register, rules = open_register(load_federation(config_uri))
-    before = cast("dict[str, Any] | None", read_flow_run_input(SHOWN))
-    wanted = before["version"] if before else version
-    review = look(register, str(wanted) if wanted is not None else None, rules)
-    pinned = before or _pin(review)
+    shown = cast("dict[str, Any] | None", read_flow_run_input(SHOWN))
+    wanted = shown["version"] if shown else version
+    review = review_version(register, str(wanted) if wanted is not None else None, rules)
+    pinned = shown or _pin(review)
     if review.version.model_sha256 != pinned["model_sha256"]:
         raise ReviewError(f"version {pinned['version']} of {register.name} is not the one that was shown")
     card = render_review(review, Links(register.uri, _ui()))
-    if before is None:
+    if shown is None:
         create_markdown_artifact(
             key=f"{register.name}-review",
             markdown=card,
-            description=f"Version {pinned['version']}: what is decided about",
+            description=f"Version {pinned['version']}: the review card",
         )
         print(f"version {pinned['version']} of {register.name} waits for a reviewer")  # noqa: T201 - log_prints
-    asked = suspend_flow_run(
+    approval = suspend_flow_run(
         wait_for_input=Approval.with_initial_data(description=card),
         timeout=round(wait_days * _DAY),
         key="review",
     )
-    words = said(approve=asked.approve, reviewer=asked.reviewer, reason=asked.reason)
-    now, was = review.aliases.champion, pinned["champion"]
-    if now not in {was, pinned["version"]}:
-        raise ReviewError(changed(register.name, was, now))
-    done = decide(register, pinned["version"], words, rules, tell=told, expect=was)
-    taken = done.decision
-    print(f"version {taken.version} was {taken.verdict} by {done.who}: {taken.reason}")  # noqa: T201 - log_prints
+    request = decision_request(approve=approval.approve, reviewer=approval.reviewer, reason=approval.reason)
+    now, before = review.aliases.champion, pinned["champion"]
+    if now not in {before, pinned["version"]}:
+        raise ReviewError(champion_changed(register.name, before, now))
+    result = decide(register, pinned["version"], request, rules, notify=emit_decision, expect=before)
+    decision = result.decision
+    print(f"version {decision.version} was {decision.verdict} by {result.who}: {decision.reason}")  # noqa: T201 - log_prints
     return {
         "schema": "fedllm.promote/1",
-        "status": taken.verdict,
+        "status": decision.verdict,
         "name": register.name,
-        "version": taken.version,
-        "champion": done.aliases.champion,
-        "previous": done.aliases.previous,
-        "reviewer": done.who,
-        "reason": taken.reason,
-        "at": taken.at,
+        "version": decision.version,
+        "champion": result.aliases.champion,
+        "previous": result.aliases.previous,
+        "reviewer": result.who,
+        "reason": decision.reason,
+        "at": decision.at,
     }
 
 
 def _pin(review: Review) -> dict[str, Any]:
-    """Keep what the reviewer is shown with the flow run: it begins again in another process."""
+    """Store what the reviewer is shown in the flow run's inputs: it restarts in another process."""
     version, champion = review.version, review.aliases.champion
     if champion == version.version:
         raise ReviewError(f"version {champion} of {version.name} is the champion already")
@@ -124,6 +124,6 @@ def _pin(review: Review) -> dict[str, Any]:
 
 
 def _ui() -> str | None:
-    """Where Prefect's pages are."""
+    """Return the address of Prefect's pages; None if it is not configured."""
     url = PREFECT_UI_URL.value()
     return str(url).rstrip("/") if url else None

@@ -1,4 +1,4 @@
-"""The link from a flow run to its training's report in MLflow."""
+"""Link a flow run to its training's report in MLflow."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,21 +8,21 @@ from prefect.artifacts import create_link_artifact
 from fedllm.coordinator.training import Training
 from fedllm.errors import LeaseError
 from fedllm.logs import about
-from flows.tasks import unless_away
+from flows.tasks import best_effort
 
 
 @contextmanager
 def reported(training: Training) -> Iterator[None]:
-    """Link the flow run to the report once the training in this block has ended, however it did."""
+    """Link the flow run to the report when the training in the block ends, also after an exception."""
     with about(federation=training.config.name, run=training.run):
         try:
             yield
         except LeaseError:
-            raise  # another coordinator leads: the report is its to make
+            raise  # another coordinator leads and makes the report
         except Exception:
-            unless_away(lambda: _link(training))
+            best_effort(lambda: _link(training))
             raise
-        unless_away(lambda: _link(training))
+        best_effort(lambda: _link(training))
 
 
 def _link(training: Training) -> None:
@@ -35,5 +35,5 @@ def _link(training: Training) -> None:
         key=f"{name}-report",
         link=Tracker(training.tracking_uri).report_address(name, run),
         link_text=f"Report of {run}",
-        description=f"What {run} of {name} came to: quality, sites, privacy, decisions, provenance",
+        description=f"Report of {run} of {name}: quality, sites, privacy, decisions, provenance",
     )

@@ -1,4 +1,4 @@
-"""A look at the sites' cards as a flow: events for those that fell silent, are back, or have new data."""
+"""Check the sites' cards in a flow: emit events for sites that fell silent, are back, or have new data."""
 
 import time
 from contextlib import closing
@@ -24,9 +24,9 @@ from fedllm.coordinator.site_watch import (
 from fedllm.exchange.mailbox import Mailbox
 from fedllm.journal.journal import Journal
 from fedllm.protocol.layout import Layout
-from flows.events import tell
+from flows.events import emit
 from flows.names import run_name
-from flows.output import log_errors_in_one_line, outlive_readers
+from flows.output import log_errors_in_one_line, survive_broken_pipes
 
 
 @flow(name="site-watch", flow_run_name=run_name, persist_result=False)
@@ -36,18 +36,18 @@ def site_watch(
     new_data_sites: int | None = None,
     new_data_days: float = DAYS,
 ) -> dict[str, Any]:
-    """Look once at every site's card, and tell Prefect what is new since the look before.
+    """Check every site's card once, and emit events for what changed since the last check.
 
     Args:
         config_uri: the federation's YAML file.
         silent_after: s without a card after which a site counts as silent.
-        new_data_sites: how many different sites with new data ask for a round; null: `rounds.min_sites`.
-        new_data_days: days in which they have to announce them.
+        new_data_sites: number of sites with new data that trigger a round; null: `rounds.min_sites`.
+        new_data_days: days within which they must announce it.
 
     Returns:
-        How many sites were looked at, how many of them are silent, and the names of the events.
+        The number of sites, the names of silent ones, and the names of the events.
     """
-    outlive_readers()
+    survive_broken_pipes()
     log_errors_in_one_line()
     config = load_federation(config_uri)
     attention = Attention(silent_after, new_data_sites or config.rounds.min_sites, new_data_days)
@@ -58,7 +58,7 @@ def site_watch(
         sites = look_at_sites(config, journal, mailbox, attention)
         events = untold_events(journal)
         for event in events:
-            tell(config.name, event.name, _told(event), site=event.site, event_id=UUID(event.id))
+            emit(config.name, event.name, _payload(event), site=event.site, event_id=UUID(event.id))
         if events:
             EventsWorker.instance().wait_until_empty()
             forget_events(journal, events)
@@ -68,12 +68,12 @@ def site_watch(
     return {"sites": len(sites), "silent": silent, "events": [event.name for event in events]}
 
 
-def _told(event: WatchEvent) -> dict[str, object]:
+def _payload(event: WatchEvent) -> dict[str, object]:
     return {**event.payload, **({"site": event.site} if event.site else {})}
 
 
 def _show(federation: str, sites: list[SiteState]) -> None:
-    """A table of the sites, written only when something changed: a look a minute would fill Prefect."""
+    """Show a table of the sites, only after a change: one table per minute would fill Prefect's database."""
     create_table_artifact(
         key=f"{federation}-site-watch",
         table=[

@@ -1,4 +1,4 @@
-"""The steps of a round as Prefect tasks, bound in one loop over their table."""
+"""Run the steps of a round as Prefect tasks, bound in one loop over their table."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
@@ -31,27 +31,27 @@ T = TypeVar("T", bound=Outcome)
 
 
 def _worth_retrying(_task: object, _run: TaskRun, state: State[Any]) -> bool:
-    """A store that does not answer may answer later; every other failure would only be repeated."""
+    """Return whether the store did not answer: it may answer later. Other failures would only repeat."""
     try:
         state.result()
     except ExchangeError:
         return True
-    except Exception:  # noqa: BLE001 - whatever else it was, it is not worth a retry
+    except Exception:  # noqa: BLE001 - no other failure is worth a retry
         return False
     return False
 
 
 def play_as_tasks(training: Training, *, force: bool = False) -> None:
-    """Play a training by steps that are Prefect's tasks, and tell when its privacy budget has ended it."""
+    """Play a training with Prefect tasks as steps; emit an event if its privacy budget has ended it."""
     if play(training, PrefectRunner(training), force=force) == BUDGET_SPENT:
-        unless_away(lambda: events.tell_of_spent_budgets(training))
+        best_effort(lambda: events.emit_spent_budgets(training))
 
 
-def unless_away(show: Callable[[], None]) -> None:
-    """Show an artifact; a Prefect server that is away costs the picture, never the training."""
+def best_effort(show: Callable[[], None]) -> None:
+    """Show an artifact; log a failure as a warning, so that an unreachable Prefect never stops a training."""
     try:
         show()
-    except Exception as error:  # noqa: BLE001 - whatever kept it from being shown
+    except Exception as error:  # noqa: BLE001 - no failure here may stop the training
         get_run_logger().warning("an artifact could not be shown: %s", error)
 
 
@@ -60,13 +60,13 @@ def _dispatched(_training: Training, number: int, done: Dispatched) -> None:
 
 
 def _audited(training: Training, number: int, done: Audited) -> None:
-    unless_away(lambda: artifacts.show_audit(training, number, done))
-    unless_away(lambda: artifacts.show_budget(training, number))
-    unless_away(lambda: artifacts.show_security(training, number))
+    best_effort(lambda: artifacts.show_audit(training, number, done))
+    best_effort(lambda: artifacts.show_budget(training, number))
+    best_effort(lambda: artifacts.show_security(training, number))
     arrived = table.arrivals(training, number)
     absent = {one.site: one.status for one in arrived if one.status in {"declined", "silent"}}
-    unless_away(lambda: events.tell_of_sites(training, number, done, absent))
-    unless_away(lambda: events.tell_of_budgets(training, number))
+    best_effort(lambda: events.emit_site_failures(training, number, done, absent))
+    best_effort(lambda: events.emit_low_budgets(training, number))
 
 
 def _aggregated(_training: Training, _number: int, done: Aggregated) -> None:
@@ -74,15 +74,15 @@ def _aggregated(_training: Training, _number: int, done: Aggregated) -> None:
 
 
 def _evaluated(training: Training, _number: int, _done: Evaluated) -> None:
-    unless_away(lambda: artifacts.show_metrics(training))
+    best_effort(lambda: artifacts.show_metrics(training))
 
 
 def _released(training: Training, number: int, done: Released) -> None:
-    unless_away(lambda: artifacts.show_release(training, number, done))
-    unless_away(lambda: events.tell_of_round(training, number, done))
+    best_effort(lambda: artifacts.show_release(training, number, done))
+    best_effort(lambda: events.emit_round_completed(training, number, done))
 
 
-# What is logged and shown inside a task's run once its step is done.
+# Run inside the task run after its step.
 _SHOW: Mapping[str, Callable[[Training, int, Any], None]] = {
     table.DISPATCH.name: _dispatched,
     table.DP_AUDIT.name: _audited,
@@ -91,19 +91,19 @@ _SHOW: Mapping[str, Callable[[Training, int, Any], None]] = {
     table.RELEASE.name: _released,
 }
 
-# Nothing is cached or persisted: the journal knows what is done, and tensors never travel through Prefect.
+# Nothing is cached or persisted: the journal holds outcomes, and tensors never travel through Prefect.
 _OPTIONS: dict[str, Any] = {
     "persist_result": False,
     "cache_policy": NO_CACHE,
     "retries": 6,
-    "retry_delay_seconds": [1, 5, 15, 30, 30, 30],  # s: a store that is away for a minute ends no run
+    "retry_delay_seconds": [1, 5, 15, 30, 30, 30],  # s: a run survives a store that is down for a minute
     "retry_jitter_factor": 0.5,
     "retry_condition_fn": _worth_retrying,
 }
 
 
 class PrefectRunner:
-    """Runs each step as a task run with its own name. Use inside a flow run."""
+    """Run each step as a task run with its own name, inside a flow run."""
 
     def __init__(self, training: Training) -> None:
         self._training = training
@@ -129,13 +129,13 @@ class PrefectRunner:
             done = self._runner.run_site(step, number, site, get_run_logger().info)
             if not isinstance(done, SiteOutcome) or done.status != "failed":
                 return done
-            # A state is returned, not raised: no traceback, and the round goes on with the others.
+            # Return a state instead of raising: no traceback, and the round continues with the other sites.
             return Failed(message=f"{site} could not train: {done.reason}")
 
         return run
 
     def run(self, step: Step[T], number: int) -> T:
-        """Do a step as a task run."""
+        """Run a step as a task run, and return its outcome."""
         done: T = self._tasks[step.name](number)
         return done
 
@@ -146,7 +146,7 @@ class PrefectRunner:
         sites: Sequence[str],
         meanwhile: Callable[[], None] = lambda: None,
     ) -> Iterator[T]:
-        """Do a per-site step for all sites at once, a task run each; outcomes as they arrive."""
+        """Run a per-site step for all sites at once, one task run per site; yield outcomes as they arrive."""
         runs: dict[PrefectFuture[Any], str] = {
             self._tasks[step.name].submit(number, site): site for site in sites
         }
@@ -155,10 +155,10 @@ class PrefectRunner:
             yield self._outcome(step, number, runs[run], run)
 
     def _outcome(self, step: Step[T], number: int, site: str, run: PrefectFuture[Any]) -> T:
-        """Return what a task came to; where the site failed the journal has it, for its state holds none."""
+        """Return a task run's outcome; if the site failed, from the journal, since the state holds none."""
         journal = self._training.journal
-        done = journal.outcome(self._training.run, number, f"{step.name} {site}", step.outcome)
-        if isinstance(done, SiteOutcome) and done.status == "failed":
-            return done
-        arrived: T = run.result()
-        return arrived
+        outcome = journal.outcome(self._training.run, number, f"{step.name} {site}", step.outcome)
+        if isinstance(outcome, SiteOutcome) and outcome.status == "failed":
+            return outcome
+        result: T = run.result()
+        return result

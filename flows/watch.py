@@ -1,4 +1,4 @@
-"""Beside a training that a flow runs: an eye on whether Prefect was told to cancel it, and its heartbeat."""
+"""Watch a flow's training in a thread: stop it when it is cancelled in Prefect, and send heartbeats."""
 
 import logging
 import threading
@@ -26,30 +26,30 @@ from flows import events
 
 log = logging.getLogger(__name__)
 
-LOOK = 2.0  # s between looks at the flow run's state
-BEAT = 10.0  # s between heartbeats; Prefect's own come every 30 s at the most often
+POLL = 2.0  # s between polls of the flow run's state
+BEAT = 10.0  # s between heartbeats; Prefect's own come at most every 30 s
 _CANCEL = {StateType.CANCELLING, StateType.CANCELLED}
 
 
 @contextmanager
 def watched(training: Training) -> Iterator[None]:
-    """Stop the training when somebody cancels its flow run, and show Prefect that its process lives.
+    """Stop the training when somebody cancels its flow run, and send heartbeats of its process.
 
-    A worker ends the process of a cancelled run by SIGTERM, and does the same when it shuts down: the flow
-    run's state tells the two apart. After a shutdown the training is left for a resume.
+    A worker sends SIGTERM to the process of a cancelled run, and also when the worker shuts down; the flow
+    run's state distinguishes the two. After a shutdown the training can be resumed.
 
     Raises:
-        CancelledError: the flow run was cancelled, and SIGTERM came before the training heard of it.
+        CancelledError: The flow run was cancelled, and SIGTERM arrived before the training noticed.
     """
     over = threading.Event()
-    # In a copy of the flow's context: Prefect's settings, and whom the heartbeats are about.
+    # A copy of the flow's context holds Prefect's settings and the flow run of the heartbeats.
     thread = threading.Thread(
         target=copy_context().run, args=(_watch, training, over), name="watch", daemon=True
     )
     thread.start()
     try:
         yield
-        _tell_end(training, events.TRAINING_COMPLETED)
+        _emit_end(training, events.TRAINING_COMPLETED)
     except TerminationSignal as signal:
         if not _is_cancelled(training):
             raise
@@ -59,23 +59,23 @@ def watched(training: Training) -> Iterator[None]:
             close(training, "cancelled", str(reason))
         except (CancelledError, LeaseError) as error:
             log.info("%s is closed already: %s", training.run, error)
-        _tell_end(training, events.TRAINING_CANCELLED)
+        _emit_end(training, events.TRAINING_CANCELLED)
         raise reason from signal
     except CancelledError:
-        _tell_end(training, events.TRAINING_CANCELLED)
+        _emit_end(training, events.TRAINING_CANCELLED)
         raise
     except LeaseError:
-        raise  # another coordinator leads: how this training ends is for that one to tell
+        raise  # another coordinator leads and emits how the training ends
     except Exception as error:
-        _tell_end(training, events.TRAINING_FAILED, one_line(str(error)))
+        _emit_end(training, events.TRAINING_FAILED, one_line(str(error)))
         raise
     finally:
         over.set()
-        thread.join(LOOK)
+        thread.join(POLL)
 
 
 def cancelled(error: CancelledError) -> dict[str, Any]:
-    """What a flow returns to end as Cancelled: a state, which raises `error` at the flow's caller."""
+    """Return the state that ends a flow as Cancelled; it raises `error` at the flow's caller."""
     return cast("dict[str, Any]", Cancelled(message=str(error), data=error))
 
 
@@ -84,14 +84,14 @@ def _reason(training: Training) -> CancelledError:
 
 
 def _watch(training: Training, over: threading.Event) -> None:
-    """Look and beat until the training is over; a Prefect that is away is passed over."""
-    beaten = float("-inf")
+    """Poll and send heartbeats until the training is over or cancelled; ignore an unreachable Prefect."""
+    last_beat = float("-inf")
     with get_client(sync_client=True) as client:
         while True:
-            if time.monotonic() - beaten >= BEAT:
-                beaten = time.monotonic()
+            if time.monotonic() - last_beat >= BEAT:
+                last_beat = time.monotonic()
                 _beat(training)
-            if over.wait(LOOK):
+            if over.wait(POLL):
                 return
             if _state(client, training) in _CANCEL:
                 log.warning("%s was cancelled in Prefect", training.run)
@@ -99,30 +99,30 @@ def _watch(training: Training, over: threading.Event) -> None:
                 return
 
 
-def _tell_end(training: Training, event: str, reason: str = "") -> None:
-    """Tell Prefect how the training ended, as the journal has it. What goes wrong here changes nothing."""
+def _emit_end(training: Training, event: str, reason: str = "") -> None:
+    """Emit how the training ended, from the journal. A failure here is only logged."""
     try:
         row = training.journal.run(training.run)
         rounds = played(training.journal, training.run)
-        told = {"reason": reason or (row.reason if row else ""), "rounds": rounds}
-        events.tell_of_training(training, event, told)
-    except Exception as error:  # noqa: BLE001 - whatever kept it from being told
-        log.warning("Prefect was not told how %s ended: %s", training.run, error)
+        payload = {"reason": reason or (row.reason if row else ""), "rounds": rounds}
+        events.emit_training_end(training, event, payload)
+    except Exception as error:  # noqa: BLE001 - no failure here may change how the training ends
+        log.warning("Prefect did not receive how %s ended: %s", training.run, error)
 
 
 def _beat(training: Training) -> None:
-    # Sent from a queue in the background. Prefect's own heartbeat would cost a second at the flow's end.
+    # A background thread sends it. Prefect's own heartbeat would cost a second at the flow's end.
     emit_event(HEARTBEAT, {"prefect.resource.id": f"prefect.flow-run.{training.prefect_flow_run}"})
 
 
 def _state(client: SyncPrefectClient, training: Training) -> StateType | None:
-    """The state of the training's flow run; None when Prefect cannot say."""
+    """Return the state of the training's flow run; None if Prefect does not answer."""
     try:
-        found = client.read_flow_run(UUID(training.prefect_flow_run or "")).state
-    except Exception as error:  # noqa: BLE001 - whatever keeps Prefect from answering, the training goes on
-        log.debug("Prefect does not say how the flow run is: %s", error)
+        state = client.read_flow_run(UUID(training.prefect_flow_run or "")).state
+    except Exception as error:  # noqa: BLE001 - the training continues without an answer from Prefect
+        log.debug("the flow run's state cannot be read: %s", error)
         return None
-    return found.type if found else None
+    return state.type if state else None
 
 
 def _is_cancelled(training: Training) -> bool:

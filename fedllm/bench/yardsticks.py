@@ -41,7 +41,7 @@ class _Bench:
     public: list[Record]
 
     def trained_on(self, records: Sequence[Record], steps: int) -> float:
-        """Train a fresh adapter on these records only, and return its metric that counts on the public set."""
+        """Train a fresh adapter on these records only, and return the metric that counts."""
         adapted = attach(self.model, self.config.model.adapter, self.config.seed)
         learner = causal_learner(adapted, self.tokenizer, self.config.task)
         try:

@@ -56,20 +56,20 @@ def promote(
     from fedllm.stack.require_store import require_store
 
     require_store(federation.tracking.uri)
-    from fedllm.review.decision import said
-    from fedllm.review.review import decide, look
+    from fedllm.review.decision import decision_request
+    from fedllm.review.review import decide, review_version
     from fedllm.versions import open_register
 
     opened, rules = open_register(federation, pin)
     if check:
-        _show(opened, look(opened, _number(opened, version), rules), config, as_json=as_json)
+        _show(opened, review_version(opened, _number(opened, version), rules), config, as_json=as_json)
         return
-    words = said(approve=not reject, reviewer=reviewer, reason=reason)
+    request = decision_request(approve=not reject, reviewer=reviewer, reason=reason)
     if version is None:
         raise ReviewError("say which version: fedllm promote --check shows the challenger and its number")
     signer = _signer(federation, key) if sign or key else None
     number = _number(opened, version)
-    done = decide(opened, number, words, rules, tell=_tell, signer=signer, expect=_expected(over))
+    done = decide(opened, number, request, rules, notify=_tell, signer=signer, expect=_expected(over))
     payload: dict[str, object] = {
         "schema": "fedllm.promote/1",
         "status": done.decision.verdict,
@@ -100,13 +100,13 @@ def rollback(
     as_json: AsJson = False,
 ) -> None:
     """Make the previous champion the champion again."""
-    from fedllm.review.decision import said
+    from fedllm.review.decision import decision_request
     from fedllm.review.rollback import roll_back
     from fedllm.versions import open_register
 
     opened, _ = open_register(load_federation(config))
-    words = said(approve=True, reviewer=reviewer or getpass.getuser(), reason=reason)
-    done = roll_back(opened, words.reviewer, words.reason, tell=_tell, expect=taken_back)
+    request = decision_request(approve=True, reviewer=reviewer or getpass.getuser(), reason=reason)
+    done = roll_back(opened, request.reviewer, request.reason, notify=_tell, expect=taken_back)
     payload: dict[str, object] = {
         "schema": "fedllm.rollback/1",
         "status": "rolled back",
@@ -124,10 +124,10 @@ def rollback(
 
 def _expected(over: str | None) -> str | None:
     """The champion that a reviewer was shown, as `decide` takes it."""
-    from fedllm.review.review import WHOEVER
+    from fedllm.review.review import ANY_CHAMPION
 
     if over is None:
-        return WHOEVER
+        return ANY_CHAMPION
     if over != "none" and re.fullmatch(r"[1-9][0-9]*", over) is None:
         raise ReviewError(f"--over {over} names no version: write its number, or none")
     return None if over == "none" else over
@@ -174,7 +174,7 @@ def _show(opened: "Register", review: "Review", config: Path, *, as_json: bool) 
 
     from fedllm.review.card import Links, render_review
     from fedllm.review.decision import decision_on
-    from fedllm.review.signed_decision import vouched
+    from fedllm.review.signed_decision import reviewer_label
 
     former = decision_on(review.version.name, review.version.version, review.version.tags)
     payload: dict[str, object] = {
@@ -188,7 +188,7 @@ def _show(opened: "Register", review: "Review", config: Path, *, as_json: bool) 
         "decision": former
         and {
             "verdict": former.verdict,
-            "reviewer": vouched(former, review.version.tags),
+            "reviewer": reviewer_label(former, review.version.tags),
             "reason": former.reason,
             "at": former.at,
         },

@@ -1,4 +1,4 @@
-"""The card that a reviewer decides by: one screen of markdown, written from what MLflow holds."""
+"""Render the review card of a version: one screen of markdown, written from MLflow's records."""
 
 from dataclasses import dataclass
 
@@ -6,35 +6,35 @@ from fedllm.protocol.terms import NO_DP
 from fedllm.review.decision import decision_on
 from fedllm.review.gates import first_failed
 from fedllm.review.review import Review
-from fedllm.review.signed_decision import vouched
+from fedllm.review.signed_decision import reviewer_label
 from fedllm.tracking.markdown import ROWS, by_importance, cell, metric, number, plain, table
 from fedllm.tracking.release import OTHER_ROUTE
 
-_NO_FLOW = "none"  # the tag of a version that no flow made
+_NO_FLOW = "none"  # value of the tag of a version that no flow made
 
 
 @dataclass(frozen=True)
 class Links:
-    """Where the servers' pages are; None where there is no such server."""
+    """The addresses of the servers' pages; None without such a server."""
 
     mlflow: str | None
     prefect: str | None = None
 
     def version(self, name: str, version: str) -> str | None:
-        """MLflow's page of a version."""
+        """Return MLflow's page of a version."""
         return f"{self.mlflow}/#/models/{name}/versions/{version}" if self.mlflow else None
 
     def flow_run(self, flow_run: str) -> str | None:
-        """Prefect's page of a flow run."""
+        """Return Prefect's page of a flow run."""
         return f"{self.prefect}/runs/flow-run/{flow_run}" if self.prefect else None
 
 
 def render_review(review: Review, links: Links) -> str:
-    """Write the card: how to decide, the gates, then what they rest on."""
+    """Return the card as markdown: how to decide, the gates, then their evidence."""
     facts = review.version
     tags = facts.tags
-    made = f"Round {tags.get('fed.round', '?')} of run `{tags.get('fed.run', '?')}`"
-    head = f"{made}, by {len(facts.sites)} sites; {_replaced(review)}."
+    origin = f"Round {tags.get('fed.round', '?')} of run `{tags.get('fed.run', '?')}`"
+    head = f"{origin}, by {len(facts.sites)} sites; {_replaced(review)}."
     parts = [
         f"# {facts.name}, version {facts.version}: may it be champion?",
         head,
@@ -49,13 +49,13 @@ def render_review(review: Review, links: Links) -> str:
         _sites(review),
     ]
     if former := decision_on(facts.name, facts.version, tags):
-        who, why = cell(vouched(former, tags)), cell(former.reason)
-        parts += ["## Decided before", f"{former.verdict} by {who} at {former.at}: {why}"]
+        reviewer, reason = cell(reviewer_label(former, tags)), cell(former.reason)
+        parts += ["## Decided before", f"{former.verdict} by {reviewer} at {former.at}: {reason}"]
     return "\n\n".join([*parts, "## Where to look", _links(review, links)]) + "\n"
 
 
 def _to_decide(review: Review) -> list[str]:
-    """The ways to decide; none about the champion itself."""
+    """Return the section on how to decide; empty for the champion itself."""
     version, champion = review.version.version, review.aliases.champion
     if version == champion:
         return []
@@ -110,16 +110,16 @@ def _budget(review: Review) -> str:
         return f"**{NO_DP}**"
     tags = {name: facts.tags.get(f"dp.{name}", "?") for name in ("unit", "adjacency", "trust_model")}
     gate = next(gate for gate in review.gates if gate.name == "budget")
-    told = cell(f"{gate.says}; by {tags['unit']}, {tags['adjacency']}; {tags['trust_model']}")
+    summary = cell(f"{gate.says}; by {tags['unit']}, {tags['adjacency']}; {tags['trust_model']}")
     names = ("site", "epsilon", "budget", "left_pct", "steps", "verdict")
     rows = [[cell(plain(row.get(name))) for name in names] for row in facts.budget[:ROWS]]
-    return f"{told}\n\n{table(['site', 'ε spent', 'budget', 'left %', 'steps', 'verdict'], rows)}"
+    return f"{summary}\n\n{table(['site', 'ε spent', 'budget', 'left %', 'steps', 'verdict'], rows)}"
 
 
 def _sites(review: Review) -> str:
-    found = review.version.site_rows
-    if found is None:
-        return "What dp-audit found is not on record."
+    audited = review.version.site_rows
+    if audited is None:
+        return "The results of dp-audit are not on record."
     counted = set(review.version.sites)
     rows = [
         [
@@ -128,9 +128,9 @@ def _sites(review: Review) -> str:
             cell(plain(row.get("verdict"))),
             cell(plain(row.get("not_observable") or None)),
         ]
-        for row in found[:ROWS]
+        for row in audited[:ROWS]
     ]
-    more = [f"… and {len(found) - ROWS} more in `sites.json`."] if len(found) > ROWS else []
+    more = [f"… and {len(audited) - ROWS} more in `sites.json`."] if len(audited) > ROWS else []
     return "\n\n".join([table(["site", "counts", "dp-audit", "not observable"], rows), *more])
 
 
@@ -143,5 +143,5 @@ def _links(review: Review, links: Links) -> str:
         pages[f"version {other} in MLflow"] = links.version(facts.name, other)
     if flow_run != _NO_FLOW:
         pages["its training in Prefect"] = links.flow_run(flow_run)
-    told = [f"- [{text}]({page})" for text, page in pages.items() if page]
-    return "\n".join([*told, f"- model SHA-256 `{facts.model_sha256}`"])
+    lines = [f"- [{text}]({page})" for text, page in pages.items() if page]
+    return "\n".join([*lines, f"- model SHA-256 `{facts.model_sha256}`"])

@@ -1,7 +1,7 @@
-"""A reviewer's decision about one version: what was said by whom, and how the version's tags tell it.
+"""A reviewer's decision about one version, and the tags of the version that hold it.
 
-`review.record` is written by one request and holds the whole decision: from there on it is taken, and what is
-left to do can be done again by whoever comes next. The other tags say the same to people.
+One request writes `review.record`, which holds the whole decision: from then on it is taken, and any later
+process can repeat the remaining steps. The other tags show the same to people.
 """
 
 import dataclasses
@@ -21,24 +21,24 @@ from fedllm.errors import ReviewError
 Verdict = Literal["approved", "rejected", "refused"]
 
 RECORD = "review.record"  # JSON, the decision
-APPLIED = "review.applied"  # id of the decision that was carried out last
+APPLIED = "review.applied"  # id of the last decision that was carried out
 STATUS = "review.status"  # approved or rejected: what the reviewer wants; may be set by hand
 REVIEWER = "review.reviewer"  # `NAME (asserted)` or `NAME (signed FINGERPRINT)`; by hand: NAME
 REASON = "review.reason"
 OUTCOME = "review.outcome"  # `STATUS: what happened`
-DECISION = "review.decision"  # approved, rejected or refused: what came of it
+DECISION = "review.decision"  # approved, rejected or refused: the result
 AT = "review.at"
 GATES = "review.gates"  # JSON
-ENVELOPE = "review.envelope"  # DSSE, when the decision was signed
-KEY = "review.key"  # JSON, the public keys that it was signed with
+ENVELOPE = "review.envelope"  # DSSE, if the decision was signed
+KEY = "review.key"  # JSON, the signer's public keys
 
 ASSERTED = "(asserted)"
-LONGEST_NAME, LONGEST_REASON = 100, 500  # characters; MLflow's tags end at 5,000, and the envelope is one
+LONGEST_NAME, LONGEST_REASON = 100, 500  # characters; MLflow limits a tag, such as the envelope, to 5,000
 
 
 @dataclass(frozen=True)
-class Said:
-    """What a reviewer says."""
+class DecisionRequest:
+    """A reviewer's request to approve or reject a version."""
 
     approve: bool
     reviewer: str  # a bare name
@@ -46,15 +46,15 @@ class Said:
 
     @property
     def status(self) -> Literal["approved", "rejected"]:
-        """As `review.status` has it."""
+        """Return the value of `review.status`."""
         return "approved" if self.approve else "rejected"
 
 
-def said(*, approve: bool, reviewer: str, reason: str) -> Said:
-    """Check what a reviewer says.
+def decision_request(*, approve: bool, reviewer: str, reason: str) -> DecisionRequest:
+    """Validate a reviewer's input.
 
     Raises:
-        ReviewError: there is no name or no reason, one is too long, or the name imitates a signature.
+        ReviewError: The name or the reason is missing or too long, or the name imitates a signature.
     """
     name, why = (" ".join(text.split()) for text in (reviewer, reason))
     name = name.removesuffix(ASSERTED).strip()
@@ -66,8 +66,8 @@ def said(*, approve: bool, reviewer: str, reason: str) -> Said:
         if not text.isprintable():
             raise ReviewError(f"the {what} holds characters that cannot be printed")
     if re.search(r"[()]", name):
-        raise ReviewError(f"the reviewer {name!r} may hold no parentheses: they say who vouches for a name")
-    return Said(approve, name, why)
+        raise ReviewError(f"the reviewer {name!r} must have no parentheses: they mark who vouches for a name")
+    return DecisionRequest(approve, name, why)
 
 
 @dataclass(frozen=True)
@@ -79,9 +79,9 @@ class Decision:
     version: str
     model_sha256: str
     verdict: Verdict
-    approve: bool  # what the reviewer wanted; a gate may have refused it
+    approve: bool  # as requested; a gate may have refused it
     replaces: str | None  # the champion at that time
-    before: str | None  # what was `previous` at that time
+    before: str | None  # `previous` at that time
     reviewer: str
     reason: str
     at: str  # UTC, ISO 8601
@@ -89,17 +89,17 @@ class Decision:
 
     @property
     def status(self) -> Literal["approved", "rejected"]:
-        """What the reviewer wanted, as `review.status` has it."""
+        """Return the requested status, the value of `review.status`."""
         return "approved" if self.approve else "rejected"
 
     @property
     def who(self) -> str:
-        """The reviewer, and who vouches for the name."""
+        """Return the reviewer, and who vouches for the name."""
         return f"{self.reviewer} {f'(signed {self.signed})' if self.signed else ASSERTED}"
 
     @property
     def statement(self) -> dict[str, Any]:
-        """What a reviewer signs."""
+        """Return the object that a reviewer signs."""
         return {
             "schema": "fedllm.decision/1",
             "id": self.id,
@@ -113,12 +113,12 @@ class Decision:
             "at": self.at,
         }
 
-    def says_the_same(self, other: "Decision") -> bool:
-        """Whether this is decided once more: the same words about the same champion, with the same result."""
+    def repeats(self, other: "Decision") -> bool:
+        """Return whether both decide the same: equal except for id, time and `before`."""
         return dataclasses.replace(other, id=self.id, at=self.at, before=self.before) == self
 
     def to_json(self) -> str:
-        """Write it as one line."""
+        """Return the decision as one line of JSON."""
         return json.dumps(dataclasses.asdict(self), sort_keys=True, ensure_ascii=False)
 
 
@@ -126,35 +126,36 @@ _DECISION = TypeAdapter(Decision)
 
 
 def decision_on(name: str, version: str, tags: Mapping[str, str]) -> Decision | None:
-    """The newest decision about a version, by its tags.
+    """Return the newest decision about a version, from its tags.
 
-    None where there is none, none that can be read, or one about something else: MLflow copies a version
-    with all its tags, and a decision about the one is none about the other.
+    Returns:
+        None without a readable decision about this version. MLflow copies a version with all its tags, and a
+        decision about the original does not apply to the copy.
     """
     try:
-        found = _DECISION.validate_json(tags.get(RECORD, ""))
+        decision = _DECISION.validate_json(tags.get(RECORD, ""))
     except ValidationError:
         return None
-    about = (found.federation, found.version, found.model_sha256)
-    return found if about == (name, version, tags.get("model.sha256", "")) else None
+    subject = (decision.federation, decision.version, decision.model_sha256)
+    return decision if subject == (name, version, tags.get("model.sha256", "")) else None
 
 
-def open_decision_on(name: str, version: str, tags: Mapping[str, str]) -> Decision | None:
-    """The decision that was taken and not carried out to its end, if there is one."""
-    found = decision_on(name, version, tags)
-    return found if found is not None and tags.get(APPLIED) != found.id else None
+def unfinished_decision_on(name: str, version: str, tags: Mapping[str, str]) -> Decision | None:
+    """Return the decision that was taken but not completely carried out; None if there is none."""
+    decision = decision_on(name, version, tags)
+    return decision if decision is not None and tags.get(APPLIED) != decision.id else None
 
 
 def new_id() -> str:
-    """A decision's id."""
+    """Return a new decision's id."""
     return uuid.uuid4().hex
 
 
 def event_id(decision_id: str, kind: str) -> str:
-    """The same for the same event, so that telling it twice tells it once."""
+    """Return an event's id: the same for the same decision and kind, so that a repeated event counts once."""
     return str(uuid.UUID(bytes=hashlib.sha256(f"{kind}\n{decision_id}".encode()).digest()[:16], version=4))
 
 
 def now() -> str:
-    """UTC, to the second."""
+    """Return the UTC time in ISO 8601, to the second."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

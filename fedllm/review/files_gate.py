@@ -1,4 +1,4 @@
-"""The files gate: whether a version's code, adapter and every other file are those that were signed."""
+"""The files gate: check a version's code, adapter and all other files against its signed record."""
 
 import tempfile
 from pathlib import Path
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 NAME = "files"
-UNCHECKED = Gate(NAME, "fail", "nobody has held the version's files against its signed record")
+UNCHECKED = Gate(NAME, "fail", "the version's files were not checked against its signed record")
 
 
 def check_files(client: "MlflowClient", uri: str, version: "ModelVersion", pin: str | None) -> Gate:
-    """Copy all files of a version, hold them against its record, and forget them; none is parsed or run.
+    """Download all files of a version and check them against its record; no file is parsed or run.
 
     Args:
         client: of MLflow.
-        uri: MLflow's.
-        version: of the registry.
-        pin: the fingerprint of the coordinator whose signature counts; None: it is not known here.
+        uri: of MLflow.
+        version: in the registry.
+        pin: fingerprint of the coordinator whose signature counts; None: unknown here.
     """
     try:
         record = open_record(str(version.name), str(version.version), dict(version.tags), pin)

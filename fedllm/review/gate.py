@@ -1,4 +1,4 @@
-"""What one gate found."""
+"""The result of one gate."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -6,7 +6,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Gate:
-    """One gate: `fail` refuses a promotion. `not observable` lets it pass and is never shown as a pass."""
+    """A gate's result. `fail` refuses a promotion; `not observable` allows it, but is not shown as a pass."""
 
     name: str
     verdict: Literal["pass", "fail", "not observable"]
@@ -14,5 +14,5 @@ class Gate:
 
     @property
     def words(self) -> str:
-        """`quality: pass, …`."""
+        """Return the result in one line: `quality: pass, …`."""
         return f"{self.name}: {self.verdict}, {self.says}"

@@ -1,4 +1,4 @@
-"""The ledger gate: the sites' signed ledgers behind a version, checked and added up again."""
+"""The ledger gate: verify the sites' signed ledgers of a version, and recompute their epsilon."""
 
 from collections.abc import Iterable
 
@@ -15,11 +15,11 @@ from fedllm.tracking.budget import ledgers_sha256
 
 NAME = "ledger"
 
-_ROUNDING = 1.000001  # between two machines' arithmetic
+_ROUNDING = 1.000001  # tolerance between two machines' arithmetic
 
 
 def ledger(version: VersionFacts) -> Gate:  # noqa: PLR0911 - a gate names the first fault that it finds
-    """With DP: whether the ledgers are there, whole, those of the version's tag, and say what it spent."""
+    """With DP, check that the ledgers are present and valid, match the tag, and keep to the epsilon."""
     if not version.private:
         return Gate(NAME, "not observable", f"{NO_DP}: there is no ledger")
     ledgers = version.ledgers or {}
@@ -29,13 +29,13 @@ def ledger(version: VersionFacts) -> Gate:  # noqa: PLR0911 - a gate names the f
     try:
         chains = {site: _chains(lines) for site, lines in ledgers.items()}
         charged = {site: _charged(version, mine) for site, mine in chains.items()}
-        spent = max(epsilon(events, _told(version, "delta")) for events in charged.values())
+        spent = max(epsilon(events, _dp_tag(version, "delta")) for events in charged.values())
         bounds = {
-            "the version says": _told(version, "epsilon"),
-            "the training may spend": _told(version, "epsilon_budget"),
+            "the version says": _dp_tag(version, "epsilon"),
+            "the training may spend": _dp_tag(version, "epsilon_budget"),
         }
     except (LedgerError, ValidationError, ValueError, KeyError) as error:
-        return Gate(NAME, "fail", f"a ledger cannot be held against the version: {_line(error)}")
+        return Gate(NAME, "fail", f"a ledger cannot be checked against the version: {_line(error)}")
     heads = {site: [chain.head for chain in mine if chain.head] for site, mine in chains.items()}
     if ledgers_sha256(heads) != version.tags.get("dp.ledger_sha256"):
         return Gate(NAME, "fail", "the ledgers are not those that the tag dp.ledger_sha256 names")
@@ -50,7 +50,7 @@ def ledger(version: VersionFacts) -> Gate:  # noqa: PLR0911 - a gate names the f
 
 
 def _chains(lines: Iterable[str]) -> list[ChainState]:
-    """A site's chains, one a data set, each followed from its first entry with its signatures."""
+    """Verify a site's chains from their first entries, and return them: one per data set."""
     chains: dict[str, ChainState] = {}
     for line in lines:
         entry = Entry.model_validate_json(line)
@@ -58,12 +58,12 @@ def _chains(lines: Iterable[str]) -> list[ChainState]:
     return list(chains.values())
 
 
-def _told(version: VersionFacts, tag: str) -> float:
+def _dp_tag(version: VersionFacts, tag: str) -> float:
     return float(version.tags[f"dp.{tag}"])
 
 
 def _charged(version: VersionFacts, chains: Iterable[ChainState]) -> list[Event]:
-    """What a site's ledgers charge to the version's training."""
+    """Return the events that a site's chains charge to the version's training."""
     run = version.tags.get("fed.run", "")
     return [
         reservation.event(reservation.charged)

@@ -1,4 +1,4 @@
-"""A federation's versions in MLflow's registry, as reviews change them: tags and aliases."""
+"""Read and change the tags and aliases of a federation's versions in MLflow's registry."""
 
 import fcntl
 from collections.abc import Iterator, Mapping
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ReviewEvent:
-    """What is told of a decision to whoever listens. Told twice, it has the same id."""
+    """An event about a decision, for people and automations. Repeated, it has the same id."""
 
     kind: str  # fedllm.review.approved, .rejected, .refused or .rolled-back
     federation: str
@@ -26,7 +26,7 @@ class ReviewEvent:
 
     @property
     def resource(self) -> dict[str, str]:
-        """What Prefect shows it as."""
+        """Return the Prefect resource of the event."""
         return {
             "prefect.resource.id": f"fedllm.federation.{self.federation}",
             "prefect.resource.name": self.federation,
@@ -43,12 +43,12 @@ class Register:
 
     @classmethod
     def at(cls, uri: str, name: str) -> "Register":
-        """Open it; nothing is asked of MLflow yet."""
+        """Return the register of a federation; sends no request to MLflow yet."""
         return cls(uri.rstrip("/"), name, connect(uri.rstrip("/")))
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """Let one decision at a time be carried out from this machine's home; MLflow itself has no lock.
+    def locked(self) -> Iterator[None]:
+        """Hold a lock of this machine's home: one decision at a time. MLflow itself has no lock.
 
         Raises:
             TrackingError: MLflow does not answer.
@@ -60,24 +60,24 @@ class Register:
                 yield
 
     def aliases(self) -> Aliases:
-        """As they are now. Raises `ReviewError` when there is no such model."""
+        """Return the current aliases. Raises `ReviewError` if there is no such model."""
         return read_aliases(self.client, self.name)
 
     def tags(self, version: str) -> dict[str, str]:
-        """Of a version. Raises `ReviewError` when there is no such version."""
+        """Return a version's tags. Raises `ReviewError` if there is no such version."""
         return dict(registered(self.client, self.name, version).tags)
 
     def tag(self, version: str, wanted: Mapping[str, str | None]) -> None:
-        """Set tags one by one in their order; None removes one. What is so already is left alone."""
-        there = self.tags(version)
+        """Set tags one by one in the given order; None removes one. Skips tags that need no change."""
+        current = self.tags(version)
         for key, value in wanted.items():
-            if value is None and key in there:
+            if value is None and key in current:
                 self.client.delete_model_version_tag(self.name, version, key)
-            elif value is not None and there.get(key) != value:
+            elif value is not None and current.get(key) != value:
                 self.client.set_model_version_tag(self.name, version, key, value)
 
     def model_tags(self) -> dict[str, str]:
-        """Of the registered model itself."""
+        """Return the tags of the registered model itself."""
         return dict(self.client.get_registered_model(self.name).tags)
 
     def tag_model(self, key: str, value: str | None) -> None:
@@ -88,15 +88,15 @@ class Register:
             self.client.delete_registered_model_tag(self.name, key)
 
     def point_previous(self, version: str | None) -> None:
-        """Have `previous` name a version, or nothing."""
+        """Point `previous` to a version; None removes the alias."""
         self._point(PREVIOUS, self.aliases().previous, version)
 
     def point_champion(self, version: str) -> None:
-        """Have `champion` name a version."""
+        """Point `champion` to a version."""
         self._point(CHAMPION, self.aliases().champion, version)
 
-    def _point(self, alias: str, there: str | None, version: str | None) -> None:
-        if there == version:
+    def _point(self, alias: str, current: str | None, version: str | None) -> None:
+        if current == version:
             return
         if version is None:
             self.client.delete_registered_model_alias(self.name, alias)

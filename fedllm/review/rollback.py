@@ -1,4 +1,4 @@
-"""Rolling back: the former champion is champion again, carried out once whatever crashes."""
+"""Roll back to the former champion exactly once, also after crashes."""
 
 import dataclasses
 import json
@@ -17,30 +17,30 @@ _READABLE = ("rollback.to", "rollback.reviewer", "rollback.reason", "rollback.at
 
 
 @dataclass(frozen=True)
-class RolledBack:
+class Rollback:
     """One rollback, as `rollback.record` holds it."""
 
     id: str
     federation: str
     version: str  # champion until now
     to: str  # champion from now on
-    then: str | None  # `previous` from now on: what `to` once replaced
+    then: str | None  # `previous` from now on: the version that `to` once replaced
     reviewer: str
     reason: str
     at: str  # UTC, ISO 8601
 
     @property
     def who(self) -> str:
-        """Nobody vouches for the name."""
+        """Return the reviewer's name, marked as asserted: nobody vouches for it."""
         return f"{self.reviewer} {ASSERTED}"
 
     def begun(self, champion: str, previous: str | None) -> bool:
-        """Whether the aliases are as this one leaves them before the champion moves."""
+        """Return whether the aliases show this rollback before or after its first step."""
         return champion == self.version and previous in {self.to, self.then}
 
     @classmethod
     def open_of(cls, tags: Mapping[str, str]) -> Self | None:
-        """The rollback that was begun and not ended, by the tags of the model."""
+        """Return the unfinished rollback from the model's tags; None if there is none."""
         try:
             return cls(**json.loads(tags.get(RECORD, "")))
         except (ValueError, TypeError):
@@ -52,61 +52,68 @@ def roll_back(
     reviewer: str,
     reason: str,
     *,
-    tell: Callable[[ReviewEvent], None],
+    notify: Callable[[ReviewEvent], None],
     expect: str | None = None,
-) -> RolledBack:
-    """Make `previous` the champion again. `previous` then names what that one had replaced, if anything.
+) -> Rollback:
+    """Make `previous` the champion again, and point `previous` to the version that it had replaced, if any.
 
-    A second call with the same words, after a crash at whatever point, finishes the first one. Other words do
-    so as well, and roll back once more if the first one's aliases had moved.
+    After a crash at any point, a second call with the same reviewer and reason finishes the first rollback.
+    With others it does so too, and rolls back once more if the first one's aliases had moved.
 
     Args:
-        register: the federation's.
+        register: of the federation.
         reviewer: who decides; nobody vouches for the name.
         reason: why.
-        tell: hears of it once it is carried out.
-        expect: the champion that is to be taken back; None: whichever is.
+        notify: receives the event once the rollback is carried out.
+        expect: the champion to take back; None: any.
+
+    Returns:
+        The rollback as recorded.
 
     Raises:
-        ReviewError: there is no champion, or none before it, or it is not the expected one any more.
+        ReviewError: There is no champion, no previous one, or the champion has changed.
         TrackingError: MLflow does not answer.
     """
-    with register.held():
+    with register.locked():
         aliases = register.aliases()
         champion, previous = aliases.champion, aliases.previous
         if champion is None:
             raise ReviewError(f"{register.name} has no champion: there is nothing to roll back")
-        taken = RolledBack.open_of(register.model_tags())
-        if taken is not None and (champion, previous) == (taken.to, taken.then):
-            _end(register, taken, tell)  # it broke off after the aliases had moved
-            if (reviewer, reason) == (taken.reviewer, taken.reason):
-                return taken
-            taken = None
-        elif taken is not None and not taken.begun(champion, previous):
-            taken = None
-        if expect not in {None, taken.version if taken else champion}:
+        rollback = Rollback.open_of(register.model_tags())
+        if rollback is not None and (champion, previous) == (rollback.to, rollback.then):
+            _end(register, rollback, notify)  # it was interrupted after the aliases had moved
+            if (reviewer, reason) == (rollback.reviewer, rollback.reason):
+                return rollback
+            rollback = None
+        elif rollback is not None and not rollback.begun(champion, previous):
+            rollback = None
+        if expect not in {None, rollback.version if rollback else champion}:
             raise ReviewError(
                 f"the champion of {register.name} is version {champion}, not {expect}: look again"
             )
-        if taken is None:
-            taken = _taken(register, champion, previous, (reviewer, reason))
-            register.tag_model(RECORD, json.dumps(dataclasses.asdict(taken)))
-        _carry_out(register, taken)
-        _end(register, taken, tell)
-        return taken
+        if rollback is None:
+            rollback = _new_rollback(register, champion, previous, (reviewer, reason))
+            register.tag_model(RECORD, json.dumps(dataclasses.asdict(rollback)))
+        _carry_out(register, rollback)
+        _end(register, rollback, notify)
+        return rollback
 
 
-def _end(register: Register, taken: RolledBack, tell: Callable[[ReviewEvent], None]) -> None:
-    """Tell of a rollback whose aliases have moved; the record goes last."""
-    tell(_event(taken))
-    readable = dict(zip(_READABLE, (taken.to, taken.who, taken.reason, taken.at), strict=True))
-    # As the status had it: a decision that a tag asked for is not taken a second time.
-    told = f"{register.tags(taken.version).get(STATUS, 'approved')}: rolled back to version {taken.to}"
-    register.tag(taken.version, {**readable, OUTCOME: f"{told} at {taken.at}"})
+def _end(register: Register, rollback: Rollback, notify: Callable[[ReviewEvent], None]) -> None:
+    """Notify of a rollback whose aliases have moved, and tag its version; removes the record last."""
+    notify(_event(rollback))
+    readable = dict(zip(_READABLE, (rollback.to, rollback.who, rollback.reason, rollback.at), strict=True))
+    # Begin with the status: `act_on_tags` then does not take the tagged decision a second time.
+    outcome = (
+        f"{register.tags(rollback.version).get(STATUS, 'approved')}: rolled back to version {rollback.to}"
+    )
+    register.tag(rollback.version, {**readable, OUTCOME: f"{outcome} at {rollback.at}"})
     register.tag_model(RECORD, None)
 
 
-def _taken(register: Register, champion: str, previous: str | None, said: tuple[str, str]) -> RolledBack:
+def _new_rollback(
+    register: Register, champion: str, previous: str | None, words: tuple[str, str]
+) -> Rollback:
     if previous is None:
         raise ReviewError(f"{register.name} has no previous champion: there is nothing to roll back to")
     if previous == champion:
@@ -115,12 +122,12 @@ def _taken(register: Register, champion: str, previous: str | None, said: tuple[
         )
     former = decision_on(register.name, previous, register.tags(previous))
     then = former.replaces if former is not None and former.verdict == "approved" else None
-    if then in {champion, previous} or (then is not None and not _is_there(register, then)):
+    if then in {champion, previous} or (then is not None and not _exists(register, then)):
         then = None
-    return RolledBack(new_id(), register.name, champion, previous, then, *said, now())
+    return Rollback(new_id(), register.name, champion, previous, then, *words, now())
 
 
-def _is_there(register: Register, version: str) -> bool:
+def _exists(register: Register, version: str) -> bool:
     try:
         register.tags(version)
     except ReviewError:
@@ -128,18 +135,18 @@ def _is_there(register: Register, version: str) -> bool:
     return True
 
 
-def _carry_out(register: Register, taken: RolledBack) -> None:
-    """`previous` first: so the two never name one version, whenever it breaks off."""
-    register.point_previous(taken.then)
-    register.point_champion(taken.to)
+def _carry_out(register: Register, rollback: Rollback) -> None:
+    """Move `previous` first: then the aliases never name the same version, also after an interruption."""
+    register.point_previous(rollback.then)
+    register.point_champion(rollback.to)
 
 
-def _event(taken: RolledBack) -> ReviewEvent:
+def _event(rollback: Rollback) -> ReviewEvent:
     payload = {
-        "version": taken.version,
-        "to": taken.to,
-        "reviewer": taken.who,
-        "reason": taken.reason,
-        "at": taken.at,
+        "version": rollback.version,
+        "to": rollback.to,
+        "reviewer": rollback.who,
+        "reason": rollback.reason,
+        "at": rollback.at,
     }
-    return ReviewEvent(KIND, taken.federation, event_id(taken.id, KIND), payload)
+    return ReviewEvent(KIND, rollback.federation, event_id(rollback.id, KIND), payload)

@@ -1,6 +1,6 @@
-"""A decision in a DSSE envelope (Ed25519), so that the reviewer's name rests on a key.
+"""Sign and verify decisions in DSSE envelopes (Ed25519): a key then vouches for the reviewer's name.
 
-The payload type is not that of the parties' messages: no signature of the one kind passes for the other.
+The payload type differs from that of the parties' messages, so neither signature passes for the other.
 DSSE v1: https://github.com/secure-systems-lab/dsse/blob/master/protocol.md
 """
 
@@ -22,7 +22,7 @@ PAYLOAD_TYPE = "application/vnd.fedllm.decision+json"
 
 
 def sign_decision(decision: Decision, identity: Identity) -> dict[str, str]:
-    """The tags that hold a decision's envelope and the keys to verify it with."""
+    """Return the tags that hold a decision's envelope and the keys to verify it."""
     payload = json.dumps(
         decision.statement, sort_keys=True, separators=(",", ":"), ensure_ascii=False
     ).encode()
@@ -33,17 +33,18 @@ def sign_decision(decision: Decision, identity: Identity) -> dict[str, str]:
 
 
 def verify_decision(decision: Decision, tags: Mapping[str, str]) -> str:
-    """Check the envelope of a signed decision again.
+    """Verify the envelope of a signed decision.
 
     Args:
-        decision: of the version.
+        decision: about the version.
         tags: of the version.
 
     Returns:
-        The fingerprint of the keys that signed it: whose they are is for people to know.
+        The fingerprint of the keys that signed it; people must know whose keys they are.
 
     Raises:
-        ReviewError: it was not signed, or the envelope says something else than the record.
+        ReviewError: The decision is not signed, the signature is invalid, or the envelope differs from the
+            record.
     """
     place = f"the decision on version {decision.version} of {decision.federation}"
     if decision.signed is None:
@@ -55,7 +56,7 @@ def verify_decision(decision: Decision, tags: Mapping[str, str]) -> str:
         envelope.verify([verifier], 1)
         signed = json.loads(envelope.payload)
     except (ValidationError, VerificationError, ValueError, KeyError, TypeError, AttributeError):
-        raise ReviewError(f"{place} is signed by nobody: its envelope does not hold") from None
+        raise ReviewError(f"{place} has no valid signature") from None
     if envelope.payload_type != PAYLOAD_TYPE or signed != decision.statement:
         raise ReviewError(f"{place} is not what was signed: the record was changed")
     if fingerprint(keys) != decision.signed:
@@ -63,8 +64,8 @@ def verify_decision(decision: Decision, tags: Mapping[str, str]) -> str:
     return decision.signed
 
 
-def vouched(decision: Decision, tags: Mapping[str, str]) -> str:
-    """The reviewer as it may be shown: a signature that does not hold is said so."""
+def reviewer_label(decision: Decision, tags: Mapping[str, str]) -> str:
+    """Return the reviewer's name for display, and who vouches for it; marks an invalid signature."""
     if decision.signed is None:
         return decision.who
     try:

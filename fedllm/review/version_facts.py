@@ -1,4 +1,4 @@
-"""What MLflow holds of a registered version: all that a gate needs, and nothing from anywhere else."""
+"""Read a registered version's facts from MLflow: the gates use nothing else."""
 
 import json
 import tempfile
@@ -29,12 +29,12 @@ from fedllm.training.public_answers import ARTIFACT, PublicAnswers
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-PRIVACY_UNIT = "privacy.unit"  # parameter of a training's run
+PRIVACY_UNIT = "privacy.unit"  # parameter of the training's run
 
 
 @dataclass(frozen=True)
 class VersionFacts:
-    """A version, by its tags and the artifacts of the run of its round."""
+    """A version's tags, and the artifacts of its round's run."""
 
     name: str
     version: str
@@ -42,42 +42,42 @@ class VersionFacts:
     tags: Mapping[str, str]
     answers: PublicAnswers | None = None
     zero_shot: PublicAnswers | None = None
-    site_rows: tuple[Mapping[str, Any], ...] | None = None  # None: there is no such table
+    site_rows: tuple[Mapping[str, Any], ...] | None = None  # dp-audit's table; None: missing
     budget: tuple[Mapping[str, Any], ...] = ()
-    ledgers: Mapping[str, tuple[str, ...]] | None = None  # a site's entries as JSON; None: there are none
-    files: Gate = UNCHECKED  # whether they are those of the signed record
-    asked: str | None = None  # `privacy.unit` of the training's configuration; None: not on record
+    ledgers: Mapping[str, tuple[str, ...]] | None = None  # entries as JSON, by site; None: missing
+    files: Gate = UNCHECKED  # the files gate's result
+    privacy_unit: str | None = None  # `privacy.unit` of the training's configuration; None: not on record
 
     @property
     def model_sha256(self) -> str:
-        """Of the flat adapter."""
+        """Return the hash of the flat adapter."""
         return self.tags.get("model.sha256", "")
 
     @property
     def sites(self) -> tuple[str, ...]:
-        """Whose updates count: by dp-audit's table, else by the tag, which may be too short for all."""
+        """Return the sites whose updates count: by dp-audit's table, else by the tag, which may be cut."""
         if self.site_rows and all("counts" in row for row in self.site_rows):
             return tuple(str(row.get("site")) for row in self.site_rows if row["counts"] is True)
         return tuple(site for site in self.tags.get("fed.sites", "").split(",") if site)
 
     @property
     def private(self) -> bool:
-        """Whether anything is claimed of its privacy."""
+        """Return whether the version claims differential privacy."""
         return self.tags.get("dp.epsilon", NOT_CONFIGURED) != NOT_CONFIGURED
 
     @property
     def void(self) -> bool:
-        """Whether it claims privacy of a training before 0.2, whose noise could be told from low bits."""
+        """Return whether it claims privacy of a training before 0.2, whose noise leaked through low bits."""
         return self.private and self.tags.get("dp.arithmetic") != EXACT
 
     @property
     def metrics(self) -> dict[str, float]:
-        """On the public set."""
+        """Return the metrics on the public set."""
         return numbers(self.tags, EVAL)
 
     @property
     def baseline(self) -> dict[str, float]:
-        """The same, zero-shot."""
+        """Return the zero-shot metrics on the public set."""
         return numbers(self.tags, BASELINE)
 
     @property
@@ -87,13 +87,13 @@ class VersionFacts:
 
     @property
     def records(self) -> int | None:
-        """How many public records it was measured on; None where the version does not say."""
-        return int(told) if (told := self.tags.get("public.records", "")).isdigit() else None
+        """Return the number of public records of the evaluation; None if it is not on record."""
+        return int(count) if (count := self.tags.get("public.records", "")).isdigit() else None
 
 
 @dataclass(frozen=True)
 class Aliases:
-    """Which versions a federation's aliases name."""
+    """The versions that a federation's aliases name."""
 
     challenger: str | None
     champion: str | None
@@ -101,36 +101,36 @@ class Aliases:
 
 
 def read_aliases(client: "MlflowClient", name: str) -> Aliases:
-    """The aliases as they are now.
+    """Return the current aliases.
 
     Raises:
-        ReviewError: no model of that name is registered.
+        ReviewError: No model of that name is registered.
     """
     from mlflow.exceptions import MlflowException
 
     try:
-        found = client.get_registered_model(name).aliases
+        aliases = client.get_registered_model(name).aliases
     except MlflowException as error:
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
             raise ReviewError(f"MLflow has no model {name}: train first, with tracking") from None
         raise
-    named = (found.get(alias) for alias in (CHALLENGER, CHAMPION, PREVIOUS))
+    named = (aliases.get(alias) for alias in (CHALLENGER, CHAMPION, PREVIOUS))
     return Aliases(*(None if version is None else str(version) for version in named))
 
 
 def read_version(client: "MlflowClient", name: str, version: str) -> VersionFacts:
-    """Gather a version's facts.
+    """Read a version's facts.
 
     Raises:
-        ReviewError: there is no such version.
+        ReviewError: There is no such version.
     """
-    found = registered(client, name, version)
-    run_id = str(found.run_id)
+    entry = registered(client, name, version)
+    run_id = str(entry.run_id)
     run = client.get_run(run_id)
     parent = run.data.tags.get("mlflow.parentRunId")
-    asked = client.get_run(parent).data.params.get(PRIVACY_UNIT) if parent else None
-    there = {file.path for file in stored(client.tracking_uri, lambda: client.list_artifacts(run_id))}
-    wanted = there & {ARTIFACT, SITES_TABLE, LEDGERS, TABLE.partition("/")[0]}
+    privacy_unit = client.get_run(parent).data.params.get(PRIVACY_UNIT) if parent else None
+    artifacts = {file.path for file in stored(client.tracking_uri, lambda: client.list_artifacts(run_id))}
+    wanted = artifacts & {ARTIFACT, SITES_TABLE, LEDGERS, TABLE.partition("/")[0]}
     with tempfile.TemporaryDirectory(prefix="fedllm-review-") as scratch:
         folder = Path(scratch)
         for path in sorted(wanted):
@@ -138,29 +138,29 @@ def read_version(client: "MlflowClient", name: str, version: str) -> VersionFact
         answers = _json(folder / ARTIFACT) or {}
         return VersionFacts(
             name=name,
-            version=str(found.version),
+            version=str(entry.version),
             run_id=run_id,
-            tags=dict(found.tags),
+            tags=dict(entry.tags),
             answers=_answers(answers.get("model")),
             zero_shot=_answers(answers.get("zero_shot")),
             site_rows=_rows(_json(folder / SITES_TABLE)),
             budget=_rows(_json(folder / TABLE)) or (),
             ledgers=_ledgers(folder / LEDGERS),
-            asked=asked,
+            privacy_unit=privacy_unit,
         )
 
 
 def _json(path: Path) -> Any:  # noqa: ANN401 - whatever the file holds
-    """A file's JSON; None where it is absent or damaged, which a gate then says."""
+    """Return a file's JSON; None if it is missing or damaged, which a gate then reports."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
 
 
-def _answers(told: object) -> PublicAnswers | None:
+def _answers(value: object) -> PublicAnswers | None:
     try:
-        return None if told is None else PublicAnswers.model_validate(told)
+        return None if value is None else PublicAnswers.model_validate(value)
     except ValueError:
         return None
 

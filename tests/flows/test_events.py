@@ -88,7 +88,7 @@ def test_a_training_that_goes_as_planned_tells_of_no_budget_though_it_spends_all
 ) -> None:
     for number, spent in ((1, 1.9), (2, 2.75), (3, 2.9997)):
         audited(training, number, verdict("amazon", spent))
-        events.tell_of_budgets(training, number)
+        events.emit_low_budgets(training, number)
     assert heard.events == []
 
 
@@ -96,10 +96,10 @@ def test_a_budget_that_was_low_already_is_told_once_a_failed_round_has_to_be_mad
     training: "Training", heard: Heard
 ) -> None:
     audited(training, 1, verdict("amazon", 2.8))
-    events.tell_of_budgets(training, 1)
+    events.emit_low_budgets(training, 1)
     keep(training, 2, "failed", FailedRound(reason="nobody came"))
     audited(training, 3, verdict("amazon", 2.9))
-    events.tell_of_budgets(training, 3)
+    events.emit_low_budgets(training, 3)
     (event,) = heard.events
     assert (event.payload["site"], event.payload["round"]) == ("amazon", 3)
 
@@ -109,12 +109,12 @@ def test_a_site_with_less_than_a_tenth_of_its_epsilon_left_is_told_once_a_run(
 ) -> None:
     training.config.rounds.max = 4  # type: ignore[misc]  # a stand-in here; the plan pays for three
     audited(training, 1, verdict("amazon", 2.0), verdict("movies", 2.69))
-    events.tell_of_budgets(training, 1)
+    events.emit_low_budgets(training, 1)
     assert heard.events == []
     audited(training, 2, verdict("amazon", 2.71), verdict("movies", 2.69))
     audited(training, 3, verdict("amazon", 2.9), verdict("movies", None, "silent: nothing came"))
     for number in (2, 3):
-        events.tell_of_budgets(training, number)
+        events.emit_low_budgets(training, number)
     (event,) = heard.events
     assert (event.event, event.payload["site"], event.payload["round"]) == ("fedllm.budget.low", "amazon", 2)
     assert event.payload["epsilon_spent"] == 2.71
@@ -128,20 +128,20 @@ def test_a_training_that_its_budget_ends_tells_of_every_site_that_was_not_told_o
     audited(training, 1, verdict("amazon", 2.0), verdict("movies", 1.0))
     audited(training, 2, verdict("amazon", 2.8), verdict("movies", 1.5))
     keep(training, 3, "failed", FailedRound(reason="nobody came"))
-    events.tell_of_spent_budgets(training)
+    events.emit_spent_budgets(training)
     (event,) = heard.events
     assert (event.payload["site"], event.payload["round"]) == ("amazon", 2)
-    events.tell_of_spent_budgets(training)
+    events.emit_spent_budgets(training)
     assert [one.id for one in heard.events] == [event.id] * 2
     training.config.privacy.on = False  # type: ignore[misc]  # a stand-in here
-    events.tell_of_spent_budgets(training)
+    events.emit_spent_budgets(training)
     assert len(heard.events) == 2
 
 
 def test_without_dp_no_budget_is_low(training: "Training", heard: Heard) -> None:
     training.config.privacy.on = False  # type: ignore[misc]  # a stand-in here
     audited(training, 1, verdict("amazon", None))
-    events.tell_of_budgets(training, 1)
+    events.emit_low_budgets(training, 1)
     assert heard.events == []
 
 
@@ -151,7 +151,7 @@ def test_an_event_that_is_told_again_after_a_resume_has_the_same_id(
     training.config.rounds.max = 4  # type: ignore[misc]  # a stand-in here; the plan pays for three
     audited(training, 1, verdict("amazon", 2.9))
     for _ in range(2):
-        events.tell_of_budgets(training, 1)
+        events.emit_low_budgets(training, 1)
     first, second = heard.events
     assert first.id == second.id
 
@@ -164,7 +164,7 @@ def test_who_failed_and_who_was_left_out_are_told_apart(training: "Training", he
         verdict("movies", 1.0, "declined: outside working hours"),
         verdict("nyt", 1.0, "norm: too large"),
     )
-    events.tell_of_sites(training, 1, done, {"movies": "declined"})
+    events.emit_site_failures(training, 1, done, {"movies": "declined"})
     assert {(event.event, event.payload["site"], event.payload["reason"]) for event in heard.events} == {
         ("fedllm.site.left-out", "movies", "declined: outside working hours"),
         ("fedllm.site.failed", "nyt", "norm: too large"),
@@ -176,7 +176,7 @@ def test_a_complete_round_tells_its_public_quality_and_nothing_by_site(
 ) -> None:
     audited(training, 1, verdict("amazon", 1.0))
     keep(training, 1, "evaluate", Evaluated(metrics={"accuracy": 0.9, "loss": 0.3, "accuracy/amazon": 0.8}))
-    events.tell_of_round(training, 1, Released(queued=False, name="trial", version="4"))
+    events.emit_round_completed(training, 1, Released(queued=False, name="trial", version="4"))
     (event,) = heard.events
     assert event.event == "fedllm.round.completed"
     assert event.payload == {

@@ -10,7 +10,7 @@ import pytest
 
 from fedllm.journal.journal import Journal
 from flows import artifacts, events
-from flows.tasks import unless_away
+from flows.tasks import best_effort
 
 if TYPE_CHECKING:
     from fedllm.coordinator.training import Training
@@ -63,5 +63,5 @@ def test_a_prefect_that_is_away_costs_the_picture_alone(
     def away() -> None:
         raise OSError("nobody answers")
 
-    unless_away(away)
+    best_effort(away)
     assert "nobody answers" in caplog.text

@@ -9,7 +9,7 @@ import pyrage
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from fedllm.review.decision import said
+from fedllm.review.decision import decision_request
 from fedllm.review.gates import Rules
 from fedllm.review.register import Register, ReviewEvent
 from fedllm.secure.identity import Identity, fingerprint
@@ -18,8 +18,8 @@ from fedllm.training.judged import Judged
 from fedllm.training.public_answers import public_answers
 
 RECORDS = 40
-YES = said(approve=True, reviewer="Ann Example", reason="reads well")
-NO = said(approve=False, reviewer="Ann Example", reason="reads badly")
+YES = decision_request(approve=True, reviewer="Ann Example", reason="reads well")
+NO = decision_request(approve=False, reviewer="Ann Example", reason="reads badly")
 SIGNER = Identity("coordinator", Ed25519PrivateKey.generate(), pyrage.x25519.Identity.generate())
 PIN = fingerprint(SIGNER.public)
 RULES = Rules(pin=PIN)

@@ -49,7 +49,7 @@ def version(number: str = "2", right: list[bool] | None = None, **changes: Any) 
         "tags": tags,
         "answers": answers(right) if right else None,
         "site_rows": ({"site": "amazon", "verdict": "accepted"}, {"site": "movies", "verdict": "accepted"}),
-        "asked": "none",
+        "privacy_unit": "none",
     }
     return VersionFacts(**(fields | changes))
 
@@ -198,7 +198,7 @@ def test_a_version_without_metrics_is_refused() -> None:
 def private(spent: str, most: str = "3", **changes: Any) -> VersionFacts:  # noqa: ANN401 - any field
     tags = {"dp.epsilon": spent, "dp.epsilon_budget": most, "dp.delta": "1e-05", "dp.remaining_pct": "2.3"}
     tags |= {"dp.arithmetic": "exact"} | changes.pop("tags", {})
-    return version(asked="record", tags=tags, **changes)
+    return version(privacy_unit="record", tags=tags, **changes)
 
 
 @pytest.mark.parametrize(
@@ -234,9 +234,9 @@ def test_a_budget_of_more_digits_than_are_shown_is_kept_to() -> None:
 def test_no_dp_is_never_a_pass_and_refuses_only_where_somebody_asks_for_it() -> None:
     free = budget(version(), Rules())
     assert (free.verdict, free.says) == ("not observable", "no DP configured: there is no budget to keep to")
-    assert budget(version(asked="record"), Rules()).verdict == "fail"
+    assert budget(version(privacy_unit="record"), Rules()).verdict == "fail"
     assert budget(version(), Rules(asks_privacy=True)).verdict == "fail"
-    assert budget(version(asked=None), Rules()).verdict == "fail"
+    assert budget(version(privacy_unit=None), Rules()).verdict == "fail"
 
 
 # Audit.
@@ -246,8 +246,8 @@ def test_no_dp_is_never_a_pass_and_refuses_only_where_somebody_asks_for_it() -> 
     ("rows", "words"),
     [
         (None, "no sites.json"),
-        ((), "nothing says what dp-audit found about amazon, movies"),
-        (({"site": "amazon", "verdict": "accepted"},), "nothing says what dp-audit found about movies"),
+        ((), "dp-audit's verdict on amazon, movies is not on record"),
+        (({"site": "amazon", "verdict": "accepted"},), "dp-audit's verdict on movies is not on record"),
         (
             ({"site": "amazon", "verdict": "accepted"}, {"site": "movies", "verdict": "norm: 9 above 3"}),
             "movies counts and was not accepted: norm: 9 above 3",

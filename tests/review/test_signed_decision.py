@@ -12,8 +12,8 @@ from fedllm.errors import ReviewError
 from fedllm.review.card import Links, render_review
 from fedllm.review.decision import decision_on
 from fedllm.review.register import Register
-from fedllm.review.review import decide, look
-from fedllm.review.signed_decision import PAYLOAD_TYPE, verify_decision, vouched
+from fedllm.review.review import decide, review_version
+from fedllm.review.signed_decision import PAYLOAD_TYPE, reviewer_label, verify_decision
 from fedllm.secure.identity import create_identity, fingerprint
 from tests.review.reviewed import NO, RULES, YES, Heard, by_hand, reset
 
@@ -23,14 +23,14 @@ def test_a_signature_can_be_checked_again_and_an_edited_record_is_found_out(
 ) -> None:
     ann = create_identity(tmp_path / "ann", "ann")
     reset(register, champion="1")
-    decide(register, "2", YES, RULES, tell=heard, signer=ann)
+    decide(register, "2", YES, RULES, notify=heard, signer=ann)
     tags = register.tags("2")
     mark = fingerprint(ann.public)
     assert tags["review.reviewer"] == f"Ann Example (signed {mark})"
     taken = decision_on(register.name, "2", tags)
     assert taken is not None
     assert verify_decision(taken, tags) == mark
-    told = render_review(look(register, "2", RULES), Links("http://mlflow"))
+    told = render_review(review_version(register, "2", RULES), Links("http://mlflow"))
     assert f"approved by Ann Example (signed {mark})" in told
     for change in (
         {"reviewer": "Bob"},
@@ -39,10 +39,10 @@ def test_a_signature_can_be_checked_again_and_an_edited_record_is_found_out(
         {"replaces": None},
         {"approve": False},
     ):
-        assert "NOT signed" in vouched(replace(taken, **change), tags)
+        assert "NOT signed" in reviewer_label(replace(taken, **change), tags)
     bob = create_identity(tmp_path / "bob", "bob")
     forged = tags | {"review.key": bob.public.model_dump_json()}
-    with pytest.raises(ReviewError, match="does not hold"):
+    with pytest.raises(ReviewError, match="has no valid signature"):
         verify_decision(taken, forged)
     with pytest.raises(ReviewError, match="was signed by"):
         verify_decision(replace(taken, signed=fingerprint(bob.public)), tags)
@@ -54,8 +54,8 @@ def test_an_unsigned_decision_leaves_no_older_signature_behind(
     register: Register, heard: Heard, tmp_path: Path
 ) -> None:
     ann = create_identity(tmp_path / "ann", "ann")
-    decide(register, "2", NO, RULES, tell=heard, signer=ann)
-    decide(register, "2", YES, RULES, tell=heard)
+    decide(register, "2", NO, RULES, notify=heard, signer=ann)
+    decide(register, "2", YES, RULES, notify=heard)
     tags = register.tags("2")
     assert tags["review.reviewer"] == "Ann Example (asserted)"
     assert not {"review.envelope", "review.key"} & tags.keys()
@@ -64,13 +64,13 @@ def test_an_unsigned_decision_leaves_no_older_signature_behind(
 def test_a_signature_that_is_none_is_said_so_wherever_the_reviewer_is_named(
     register: Register, heard: Heard
 ) -> None:
-    decide(register, "2", YES, RULES, tell=heard)
+    decide(register, "2", YES, RULES, notify=heard)
     record = json.loads(register.tags("2")["review.record"]) | {"signed": "abcd-efgh"}
     by_hand(register, "2", record=json.dumps(record))
-    done = decide(register, "2", YES, RULES, tell=heard)
+    done = decide(register, "2", YES, RULES, notify=heard)
     assert done.who.startswith("Ann Example (NOT signed: ")
     by_hand(register, "2", applied="")
-    decide(register, "2", YES, RULES, tell=heard)
+    decide(register, "2", YES, RULES, notify=heard)
     assert "NOT signed" in heard[-1].payload["reviewer"]
     assert "NOT signed" in register.tags("2")["review.reviewer"]
 
@@ -79,8 +79,8 @@ def test_a_signed_payload_that_is_no_statement_is_found_out(
     register: Register, heard: Heard, tmp_path: Path
 ) -> None:
     ann = create_identity(tmp_path / "ann", "ann")
-    decide(register, "2", NO, RULES, tell=heard, signer=ann)
+    decide(register, "2", NO, RULES, notify=heard, signer=ann)
     envelope = Envelope(b"\xff no JSON", PAYLOAD_TYPE, {})
     envelope.sign(CryptoSigner(ann.signing))
     by_hand(register, "2", envelope=json.dumps(envelope.to_dict()))
-    assert "NOT signed" in render_review(look(register, "2", RULES), Links("http://mlflow"))
+    assert "NOT signed" in render_review(review_version(register, "2", RULES), Links("http://mlflow"))
