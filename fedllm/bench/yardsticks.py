@@ -61,7 +61,7 @@ class _Bench:
             adapted.detach()
 
     def measure(self, learner: Learner) -> float:
-        """The metric that counts, over all public records."""
+        """Return the metric that counts, over all public records."""
         metric = counting_metric(self.config)
         return evaluate(learner, self.public, {metric.name: metric.compute}).metrics[metric.name]
 

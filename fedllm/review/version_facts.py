@@ -82,7 +82,7 @@ class VersionFacts:
 
     @property
     def metric(self) -> str | None:
-        """The metric that counts, as the version names it; None: the task's own."""
+        """Return the name of the metric that counts; None: the task's own."""
         return self.tags.get(METRIC)
 
     @property
