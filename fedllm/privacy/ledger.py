@@ -253,7 +253,9 @@ class Ledger:
         with self._chains.open(dataset, writes=True) as chain:
             state = chain.state
             if state.head is None:
-                raise LedgerError(f"ledger of {dataset} is empty: the first training with DP opens it; admit the key afterwards")
+                raise LedgerError(
+                    f"ledger of {dataset} is empty: the first training with DP opens it; admit the key then"
+                )
             return chain.append(kind="rekey", key=key)
 
     def verify(self, dataset: str | None = None) -> dict[str, Head]:

@@ -100,7 +100,9 @@ def asked(facts: TrainingFacts) -> dict[str, str]:
         f"deadline {words.seconds(rounds.deadline)}",
         "at each site": f"{local.steps} steps of {local.batch_size}, {local.optimizer}, "
         f"learning rate {local.lr:g}" + (f", FedProx μ {local.prox_mu:g}" if local.prox_mu else ""),
-        "aggregation": f"{config.aggregation.strategy}, weighted {_weighed(config.aggregation.weighting)}",
+        "aggregation": f"{config.aggregation.strategy}, weighted {_weighed(config.aggregation.weighting)}"
+        + (f", {config.aggregation.combine} of the updates" if config.aggregation.combine != "mean" else ""),
+        "codec": config.codec,
         "confidentiality": config.confidentiality,
         "public set": words.plural(facts.zero_shot.records, "record")
         if facts.zero_shot
