@@ -132,7 +132,7 @@ def test_a_user_who_could_run_programs_on_the_server_is_refused_before_a_dump_is
         restore(tmp_path / "b.tar", keep_objects=True)
     assert SECRET not in str(caught.value)
     assert not (tmp_path / "new").exists()
-    with pytest.raises(BackupError, match="name a plain user"):
+    with pytest.raises(BackupError, match="use an ordinary user"):
         restore_postgres(server.url(empty, user=user), tmp_path / "dump")
 
 

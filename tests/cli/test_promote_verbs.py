@@ -16,7 +16,7 @@ from fedllm.cli.main import app
 from fedllm.errors import FedllmError, IdentityError
 from fedllm.review.register import Register
 from fedllm.secure.identity import create_identity, fingerprint
-from fedllm.stack import tell
+from fedllm.stack import prefect_events
 from fedllm.tracking import RoundRelease
 from tests.review.reviewed import PIN, publish, reset
 
@@ -53,7 +53,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
     sent: list[tuple[str, Any]] = []
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
     monkeypatch.setattr(
-        tell.PrefectApi, "call", lambda self, path, body: sent.append((f"{self.url}{path}", body))
+        prefect_events.PrefectApi, "call", lambda self, path, body: sent.append((f"{self.url}{path}", body))
     )
     return sent
 

@@ -199,7 +199,7 @@ def test_a_transaction_that_its_process_left_behind_is_no_damage(
     before = folder(file)
     assert set(before) == {"kept.db", "kept.db-journal"}
     found = checked(file)
-    assert (found.status, "died within a transaction" in found.detail) == ("warn", True)
+    assert (found.status, "died in a transaction" in found.detail) == ("warn", True)
     assert folder(file) == before
     with closing(sqlite3.connect(file)) as opened:
         assert opened.execute("SELECT count(*) FROM kept WHERE body LIKE 'half%'").fetchone() == (0,)

@@ -63,7 +63,7 @@ def test_a_bucket_that_is_not_there_wrong_keys_and_a_server_that_is_away_are_tol
     access: Callable[..., StoreAccess],
 ) -> None:
     bucket = looked(access(url="s3://no-such-bucket"))
-    assert (bucket.status, "make its bucket" in bucket.remedy) == ("fail", True)
+    assert (bucket.status, "create its bucket" in bucket.remedy) == ("fail", True)
     keys = looked(access(secret_key="wrong" * 4))
     assert (keys.status, "FEDLLM_SECRET_KEY" in keys.remedy) == ("fail", True)
     away = looked(access(endpoint="http://127.0.0.1:1"))

@@ -109,5 +109,5 @@ def test_wrong_keys_are_told_with_what_to_do(
     with pytest.raises(AccessDeniedError) as refused:
         wrong.put("x", b"x")
     assert meaning in str(refused.value)
-    assert "mends FEDLLM_ACCESS_KEY and FEDLLM_SECRET_KEY" in str(refused.value)
+    assert "corrects FEDLLM_ACCESS_KEY and FEDLLM_SECRET_KEY" in str(refused.value)
     assert "a site asks for a new invitation" in str(refused.value)
