@@ -135,7 +135,7 @@ def _read_order(home: Path, name: str, sites: set[PurePosixPath]) -> ReadOrder:
         return ReadOrder.MLFLOW
     if sites.isdisjoint(PurePosixPath(name).parents):
         return ReadOrder.OTHER
-    # Withdrawals are listed in one go with their key: without it a restored site trains nothing.
+    # Withdrawals are read together with their key, without which a restored site trains nothing.
     return ReadOrder.LEDGER if last != FILE and is_database(home / name) else ReadOrder.SITE_FILE
 
 

@@ -159,7 +159,7 @@ def _federation(config: FederationConfig, stack: Endpoints | None) -> list[Named
 
     def metric() -> list[Finding]:
         counting_metric(config)
-        return []  # only what is wrong with it is worth a line
+        return []  # a valid metric needs no finding
 
     lost = stack is not None and config.store.url == "auto" and not has_volume(Place(stack.home).minio)
     of_store: list[Named] = [
@@ -175,7 +175,7 @@ def _federation(config: FederationConfig, stack: Endpoints | None) -> list[Named
             lambda: databases.database("journal", journal_url(config.name)),
         ),
         ("lease", "see `journal`", partial(federation.leftovers, config.name)),
-        ("metric", "mend the federation file", metric),
+        ("metric", "correct the federation file", metric),
     ]
     if url is not None:
         checks.append(("clock", "correct store.endpoint", partial(machine.clock, url)))
