@@ -4,7 +4,7 @@ import pytest
 
 from fedllm.config import load_federation
 from fedllm.privacy.accounting import epsilon
-from fedllm.privacy.planning import resolve
+from fedllm.privacy.configured import resolve
 
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.yaml"))
 MNIST_DP = Path(__file__).parents[1] / "examples" / "mnist_dp.yaml"

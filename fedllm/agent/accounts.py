@@ -12,6 +12,7 @@ from fedllm.data.forget import Forgotten
 from fedllm.errors import BudgetError, DataError, IdentityError, RefusedError
 from fedllm.exchange.mailbox import Received
 from fedllm.privacy.accounting import Event
+from fedllm.privacy.configured import whole_training
 from fedllm.privacy.ledger import Ledger, Limits
 from fedllm.privacy.site_ledger import dataset_of, site_ledger
 from fedllm.protocol.entry import Entry, Head
@@ -67,7 +68,7 @@ class Accounts:
             # One charge pays for one release. This site's memory has no trace of the round that was paid for:
             # another home of the same owner took it, or the memory is an older one.
             raise RefusedError("the round is on this site's ledger already: it was taken elsewhere")
-        event = self._whole(asked)
+        event = whole_training(asked, self.site)
         spent = _epsilon(event, asked.delta)
         if spent > asked.epsilon * _ROUNDING:
             raise RefusedError(
@@ -149,12 +150,6 @@ class Accounts:
         known = [head.seq for head in plan.ledgers.get(self.site, ()) if head.dataset == self.dataset]
         after = max(known, default=-1)
         return tuple(self.ledger.entries(self.dataset, after=after, show=plan.federation))
-
-    def _whole(self, asked: PrivacyPlan) -> Event:
-        """The training's full cost at this site."""
-        mine = asked.at(self.site)
-        steps = asked.rounds * (1 if asked.unit == "site" else asked.steps)
-        return Event(mine.sampling_rate, mine.noise_multiplier, steps)
 
 
 def open_accounts(site: SiteConfig, home: Path, identity: Identity) -> Accounts:

@@ -15,11 +15,11 @@ from fedllm.auditing.one_run import OneRunAudit
 from fedllm.config import FederationConfig, fedllm_home, load_site
 from fedllm.data.records import Record
 from fedllm.errors import ConfigError, LedgerError
-from fedllm.protocol.terms import NO_DP, PrivateTerms
+from fedllm.protocol.terms import NO_DP, private_terms
 
 if TYPE_CHECKING:
     from fedllm.auditing.canaries import Kind
-    from fedllm.privacy.accounting import Event
+    from fedllm.protocol.terms import PrivacyPlan
     from fedllm.training.learner import Learner
 
 CANARIES = 256  # half of them are guessed; if all guesses are right, this proves epsilon 3.7
@@ -118,19 +118,19 @@ def one_run(  # noqa: PLR0913 - what an audit rests on, each named by the caller
     """
     from fedllm.auditing.canaries import audit_training
     from fedllm.privacy.accounting import epsilon
+    from fedllm.privacy.configured import whole_training
 
-    whole = _whole(config, subject)
-    if whole is None:
+    plan = _terms(config)
+    if plan is None:
         return None
-    delta = config.privacy.delta
     return audit_training(
         _learner(config, subject),
         _records(subject),
         config.local,
-        _terms(config, whole),
+        private_terms(plan, subject.name),
         rounds=config.rounds.max,
-        claim=epsilon([whole], delta) if claim is None else claim,
-        delta=delta,
+        claim=epsilon([whole_training(plan, subject.name)], plan.delta) if claim is None else claim,
+        delta=plan.delta,
         count=canaries,
         kind=kind,
         progress=progress,
@@ -155,37 +155,23 @@ def membership_report(
     """
     from fedllm.auditing.held_out import attack_membership
 
-    whole = _whole(config, subject)
+    plan = _terms(config)
     return attack_membership(
         _learner(config, subject),
         _records(subject),
         config.local,
-        _terms(config, whole) if whole else None,
+        private_terms(plan, subject.name) if plan else None,
         rounds=config.rounds.max,
         unit_field=config.privacy.unit_field,
         progress=progress,
     )
 
 
-def _whole(config: FederationConfig, subject: Subject) -> "Event | None":
-    """Return the event of a whole training at a site; None if its training claims no privacy."""
-    from fedllm.privacy.planning import resolve
+def _terms(config: FederationConfig) -> "PrivacyPlan | None":
+    """Return the privacy terms of a training's plans; None unless a record or a person is the unit."""
+    from fedllm.privacy.configured import configured_privacy
 
-    return resolve(config, subject.name) if config.privacy.local else None
-
-
-def _terms(config: FederationConfig, whole: "Event") -> PrivateTerms:
-    privacy = config.privacy
-    assert privacy.unit != "none"  # noqa: S101 - the caller checked
-    assert privacy.clip is not None  # noqa: S101 - the configuration checks it
-    return PrivateTerms(
-        unit=privacy.unit,
-        sampling_rate=whole.sampling_rate,
-        noise_multiplier=whole.noise_multiplier,
-        clip=privacy.clip,
-        unit_field=privacy.unit_field,
-        max_per_person=privacy.max_per_person,
-    )
+    return configured_privacy(config) if config.privacy.local else None
 
 
 def _learner(config: FederationConfig, subject: Subject) -> "Learner":

@@ -28,7 +28,7 @@ from fedllm.exchange.mailbox import Mailbox, seal_to_file
 from fedllm.journal.outcomes import Dispatched
 from fedllm.journal.tables import ReleaseRow
 from fedllm.models.codec import encode_flat
-from fedllm.privacy.accounting import Event
+from fedllm.privacy.configured import whole_training
 from fedllm.privacy.ledger import Ledger, Limits
 from fedllm.protocol.layout import Layout
 from fedllm.protocol.messages import COORDINATOR, Answer, Card, Message, Plan, Update
@@ -156,7 +156,7 @@ class _Site:
             federation=plan.federation,
             run=run,
             plan_sha256=terms.sha256,
-            event=Event(terms.sampling_rate, terms.noise_multiplier, terms.rounds * terms.steps),
+            event=whole_training(terms, self.me.name),
             delta=terms.delta,
             limit=Limits(None, terms.delta),
         )

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from fedllm.config import FederationConfig
 from fedllm.errors import ConfigError
-from fedllm.privacy.accounting import ACCOUNTANT, Event, epsilon, noise_multiplier
-from fedllm.protocol.terms import ADJACENCY, NO_DP, TRUST, rounded_up
+from fedllm.privacy.accounting import ACCOUNTANT, Event, epsilon
+from fedllm.privacy.configured import min_honest, resolve, steps_per_round
+from fedllm.protocol.terms import ADJACENCY, NO_DP, TRUST
 
 MOST_POINTS = 24  # rounds with an epsilon in `by_round`; longer trainings list evenly spaced ones
 
@@ -95,34 +96,6 @@ def plan(config: FederationConfig, sites: Sequence[str], size: int | None = None
     )
 
 
-def resolve(config: FederationConfig, site: str | None = None) -> Event:
-    """Return the event of a whole training at one site, or at any that privacy.sites does not name.
-
-    `auto` noise is solved for. Steps are rounds.max times local.steps, or rounds.max where whole sites are
-    the unit.
-
-    Raises:
-        ConfigError: There is no DP, the configured noise overspends privacy.epsilon, or no noise is enough.
-    """
-    privacy = config.privacy
-    if not privacy.on or privacy.epsilon is None:
-        raise ConfigError(f"{NO_DP}: set privacy.unit and privacy.epsilon first")
-    rate = privacy.rate_at(site) if site is not None else privacy.sampling_rate or 1.0
-    noise = privacy.noise_at(site) if site is not None else privacy.noise_multiplier
-    steps = config.rounds.max * _steps_per_round(config)
-    if noise == "auto":
-        return Event(rate, noise_multiplier(privacy.epsilon, privacy.delta, rate, steps), steps)
-    whole = Event(rate, noise, steps)
-    if (spent := epsilon([whole], privacy.delta)) > privacy.epsilon:
-        least = noise_multiplier(privacy.epsilon, privacy.delta, rate, steps)
-        raise ConfigError(
-            f"privacy.noise_multiplier {noise:g} spends epsilon {rounded_up(spent)} in {steps} steps"
-            f"{f' at {site}' if site else ''}, above privacy.epsilon {privacy.epsilon:g}: "
-            f"take {least:g}, auto, or fewer rounds or steps"
-        )
-    return whole
-
-
 def signal_to_noise(config: FederationConfig, sites: Sequence[SitePlan], size: int) -> Snr:
     """Return an upper bound of how far the data moves the model over how far the noise does (L2 lengths).
 
@@ -136,7 +109,7 @@ def signal_to_noise(config: FederationConfig, sites: Sequence[SitePlan], size: i
     n / (sigma·√d) for m = n. Over T rounds it is √T times that.
     """
     steps, count = sites[0].steps, len(sites)
-    least = config.privacy.min_honest or config.rounds.min_sites
+    least = min_honest(config)
     noises = [site.noise_multiplier for site in sites]
     if config.privacy.unit == "site":
         per_step = math.sqrt(count * least / size) / max(noises)
@@ -171,17 +144,13 @@ def _times(factor: float) -> str:
 
 def _site(config: FederationConfig, site: str) -> SitePlan:
     whole = resolve(config, site)
-    per_round, delta = _steps_per_round(config), config.privacy.delta
+    per_round, delta = steps_per_round(config), config.privacy.delta
 
     def after(number: int) -> float:
         return epsilon([Event(whole.sampling_rate, whole.noise_multiplier, number * per_round)], delta)
 
     points = tuple((number, after(number)) for number in _points(config.rounds.max))
     return SitePlan(site, whole.sampling_rate, whole.noise_multiplier, whole.steps, points[-1][1], points)
-
-
-def _steps_per_round(config: FederationConfig) -> int:
-    return 1 if config.privacy.unit == "site" else config.local.steps
 
 
 def _points(rounds: int) -> Iterable[int]:

@@ -13,8 +13,9 @@ from dp_accounting.pld import PLDAccountant
 
 from fedllm.config import FederationConfig
 from fedllm.errors import ConfigError
+from fedllm.privacy.configured import resolve
 from fedllm.privacy.plan_report import as_json, write_report
-from fedllm.privacy.planning import MOST_POINTS, plan, resolve
+from fedllm.privacy.planning import MOST_POINTS, plan
 
 SITES = ("amazon", "movies", "nyt")
 
