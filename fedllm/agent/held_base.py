@@ -10,8 +10,8 @@ from pathlib import Path
 
 from fedllm.config import AdapterConfig
 from fedllm.errors import ModelError
-from fedllm.models.base import fingerprint, resolve_base
-from fedllm.models.kind import is_vision
+from fedllm.models.base import resolve_base
+from fedllm.models.folder import fingerprint, is_vision
 
 _LAYER = re.compile(r".*\.[^.]*\.(\d+)\.")  # as peft reads a layer's number out of a module's name
 # Weights that a file holds under another name than the model's module: their sizes cannot be told from it.

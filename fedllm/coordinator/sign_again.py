@@ -86,8 +86,9 @@ def _sign(journal: Journal, tracker: "Tracker", row: PublishedRelease) -> None:
 
 def _rebuild(journal: Journal, release: "RoundRelease", model: Path, out: Path) -> None:
     """Write a round's adapter from the flat model that the journal names by its hash."""
-    from fedllm.models.base import fingerprint, resolve_base
+    from fedllm.models.base import resolve_base
     from fedllm.models.codec import decode_flat
+    from fedllm.models.folder import fingerprint
     from fedllm.tasks.load import load_learner
 
     started = journal.run(release.run)

@@ -20,7 +20,8 @@ from fedllm.exchange.mailbox import Mailbox, Received
 from fedllm.exchange.store import ObjectStore
 from fedllm.journal.journal import Journal, coordinator_folder
 from fedllm.journal.lease import Lease
-from fedllm.models.base import fingerprint, resolve_base
+from fedllm.models.base import resolve_base
+from fedllm.models.folder import fingerprint
 from fedllm.protocol.layout import Layout
 from fedllm.protocol.messages import Message, Roster
 from fedllm.schedule.schedule import Schedule

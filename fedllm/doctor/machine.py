@@ -20,7 +20,7 @@ from fedllm.config.home import cache_dir, fedllm_home
 from fedllm.doctor.finding import Finding, fail, ok, warn
 from fedllm.errors import FedllmError
 from fedllm.extras import installed_extras, is_there
-from fedllm.models.base import is_intact
+from fedllm.models.folder import is_intact
 from fedllm.stack.health import response_date
 from fedllm.stack.minio import juicefs
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from fedllm.errors import ModelError
-from fedllm.models.kind import IMAGES
+from fedllm.models.folder import IMAGES
 from fedllm.models.scattering import DEFINITION, FEATURES
 from fedllm.models.shared import SharedLayout, read_flat, write_flat
 

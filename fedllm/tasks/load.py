@@ -29,7 +29,7 @@ def load_learner(folder: Path, adapter: AdapterConfig, seed: int, task: TaskConf
     Raises:
         ModelError: the base is not of the task's kind, or the adapter does not fit it.
     """
-    from fedllm.models.kind import is_vision
+    from fedllm.models.folder import is_vision
 
     if is_vision(folder) != task.traits.whole:
         raise ModelError(f"{folder.name} and task.kind {task.kind} do not go together")

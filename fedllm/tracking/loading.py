@@ -38,7 +38,8 @@ def load_adapter(base_name: str, base_sha256: str | None, adapter: Path, task: T
     Raises:
         ModelError: there is no such base, its fingerprint differs, or the adapter is unreadable.
     """
-    from fedllm.models.base import fingerprint, resolve_base
+    from fedllm.models.base import resolve_base
+    from fedllm.models.folder import fingerprint
     from fedllm.tasks.load import load_released
 
     if task.traits.whole:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from fedllm.config import TaskConfig
 from fedllm.errors import ModelError
-from fedllm.models.kind import is_vision
+from fedllm.models.folder import is_vision
 from fedllm.tracking.loading import input_columns
 from fedllm.tracking.release import RoundRelease
 

@@ -17,8 +17,9 @@ from fedllm.config import AdapterConfig, FederationConfig, LocalConfig
 from fedllm.coordinator.members import coordinator_identity
 from fedllm.exchange.mailbox import Mailbox, seal_to_file
 from fedllm.models.adapter import attach
-from fedllm.models.base import fingerprint, load_base, resolve_base
+from fedllm.models.base import load_base, resolve_base
 from fedllm.models.codec import encode_flat
+from fedllm.models.folder import fingerprint
 from fedllm.protocol.messages import (
     COORDINATOR,
     EVERYONE,

@@ -14,8 +14,9 @@ from fedllm.coordinator.training import Training
 from fedllm.exchange.mailbox import Mailbox, seal_to_file
 from fedllm.exchange.store import ObjectStore
 from fedllm.journal.outcomes import Audited, Dispatched, SiteOutcome
-from fedllm.models.base import fingerprint, resolve_base
+from fedllm.models.base import resolve_base
 from fedllm.models.codec import codec_named
+from fedllm.models.folder import fingerprint
 from fedllm.protocol.messages import COORDINATOR, Answer, Card, Message, Plan, Sealed, Update
 from fedllm.secure.envelope import sign
 from fedllm.secure.identity import Identity

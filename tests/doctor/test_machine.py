@@ -14,7 +14,8 @@ import pytest
 from fedllm.doctor import machine
 from fedllm.doctor.finding import Finding, tried
 from fedllm.doctor.servers import mlflow_version, prefect_version
-from fedllm.models.base import fingerprint, resolve_base
+from fedllm.models.base import resolve_base
+from fedllm.models.folder import fingerprint
 from fedllm.stack.health import PrefectApi
 
 Serve = Callable[[str, float], str]

@@ -15,8 +15,9 @@ import torch
 from fedllm.config import AdapterConfig
 from fedllm.errors import ModelError
 from fedllm.models.adapter import AdaptedModel, attach
-from fedllm.models.base import fingerprint, load_base, resolve_base
+from fedllm.models.base import load_base, resolve_base
 from fedllm.models.expansion import expand
+from fedllm.models.folder import fingerprint
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,8 @@ import torch
 
 from fedllm.config import AdapterConfig, TaskConfig
 from fedllm.errors import ModelError
-from fedllm.models.base import fingerprint, load_base, resolve_base
-from fedllm.models.kind import is_vision
+from fedllm.models.base import load_base, resolve_base
+from fedllm.models.folder import fingerprint, is_vision
 from fedllm.models.vision import load_vision, make_vision
 from fedllm.tasks.load import load_learner
 

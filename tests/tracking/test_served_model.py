@@ -16,7 +16,8 @@ from peft import PeftModel
 from fedllm.config import AdapterConfig, TaskConfig, load_federation
 from fedllm.errors import ModelError, TrackingError
 from fedllm.models.adapter import attach
-from fedllm.models.base import fingerprint, load_base, resolve_base
+from fedllm.models.base import load_base, resolve_base
+from fedllm.models.folder import fingerprint
 from fedllm.tasks.load import causal_learner
 from fedllm.tracking import RoundRelease, Tracker
 from fedllm.tracking.answer import answer

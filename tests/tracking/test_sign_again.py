@@ -18,8 +18,9 @@ from fedllm.coordinator.sign_again import sign_versions
 from fedllm.errors import IdentityError, ReviewError, UntrustedVersionError
 from fedllm.journal.journal import Journal, coordinator_folder
 from fedllm.journal.release_queue import mark_released, queue_release
-from fedllm.models.base import fingerprint, resolve_base
+from fedllm.models.base import resolve_base
 from fedllm.models.codec import encode_flat
+from fedllm.models.folder import fingerprint
 from fedllm.secure.identity import retire_identity
 from fedllm.tasks.load import load_learner
 from fedllm.tracking import RoundRelease, Tracker

@@ -22,8 +22,8 @@ from fedllm.config import AdapterConfig
 from fedllm.config.home import private_dir
 from fedllm.errors import FedllmError, ReviewError, UntrustedVersionError
 from fedllm.models.adapter import attach
-from fedllm.models.base import fingerprint as base_fingerprint
 from fedllm.models.base import load_base, resolve_base
+from fedllm.models.folder import fingerprint as base_fingerprint
 from fedllm.secure.identity import Identity, create_identity, fingerprint
 from fedllm.tracking import RoundRelease, Tracker
 from fedllm.tracking.version_record import RECORD, SignedRecord, open_record, sign_record
