@@ -14,9 +14,9 @@ from fedllm.data.lock import ManagedData, check_lock, managed_data
 from fedllm.data.prepare import PreparedData, cached_data, layout, prepare
 from fedllm.errors import CancelledError, ConfigError, DataError
 from fedllm.journal.journal import Journal
+from fedllm.journal.runs import find_run, new_run_id, played_by
 from fedllm.milestones import Prepared, Preparing, report
 from fedllm.preflight import preflight
-from fedllm.run_id import new_run_id
 from fedllm.simulation import agent_processes
 from fedllm.versions import tracking_uri
 
@@ -76,8 +76,8 @@ def _settle(config: FederationConfig, request: Request) -> tuple[str, Federation
         raise ConfigError(f"run_id {run!r}: use small letters, digits and hyphens, 63 at most")
     with closing(Journal(config.name)) as journal:
         if run is None and request.prefect_flow_run is not None:
-            run = journal.played_by(request.prefect_flow_run)  # Prefect runs the same flow run again
-            left = journal.run(run) if run else None
+            run = played_by(journal, request.prefect_flow_run)  # Prefect runs the same flow run again
+            left = find_run(journal, run) if run else None
             if left is not None and left.status == "cancelled":
                 raise CancelledError(f"{run} was cancelled; go on with --resume {run}")
         run = run or request.fresh_id or new_run_id()

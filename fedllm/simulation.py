@@ -30,12 +30,13 @@ from fedllm.coordinator.steps import JournaledRunner
 from fedllm.coordinator.training import open_training
 from fedllm.data.prepare import PreparedData, cached_data
 from fedllm.errors import AccessDeniedError, ConfigError, FedllmError, ObjectNotFoundError
-from fedllm.journal.journal import Journal, coordinator_folder
+from fedllm.journal.journal import Journal
+from fedllm.journal.place import coordinator_folder
+from fedllm.journal.runs import new_run_id
 from fedllm.milestones import Prepared, Preparing, report
 from fedllm.models.base import resolve_base
 from fedllm.models.codec import codec_named
 from fedllm.protocol.messages import PublicKeys
-from fedllm.run_id import new_run_id
 from fedllm.tasks.metrics import counting_metric
 
 log = logging.getLogger(__name__)

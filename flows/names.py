@@ -11,7 +11,7 @@ from prefect.runtime import flow_run
 from fedllm.config import load_federation
 from fedllm.coordinator.training import Training
 from fedllm.errors import FedllmError
-from fedllm.run_id import new_run_id
+from fedllm.journal.runs import new_run_id
 from flows.tasks import best_effort
 
 

@@ -20,6 +20,7 @@ from fedllm.coordinator.progress import played
 from fedllm.coordinator.rounds import close
 from fedllm.coordinator.training import Training
 from fedllm.errors import CancelledError, LeaseError
+from fedllm.journal.runs import find_run
 from fedllm.stack.automations import HEARTBEAT
 from fedllm.text import one_line
 from flows import events
@@ -102,7 +103,7 @@ def _watch(training: Training, over: threading.Event) -> None:
 def _emit_end(training: Training, event: str, reason: str = "") -> None:
     """Emit how the training ended, from the journal. A failure here is only logged."""
     try:
-        row = training.journal.run(training.run)
+        row = find_run(training.journal, training.run)
         rounds = played(training.journal, training.run)
         payload = {"reason": reason or (row.reason if row else ""), "rounds": rounds}
         events.emit_training_end(training, event, payload)

@@ -7,6 +7,7 @@ import pytest
 from fedllm.config import FederationConfig
 from fedllm.errors import CancelledError
 from fedllm.journal.journal import Journal
+from fedllm.journal.runs import begin_run, end_run, play_by
 from fedllm.session import Request, _settle
 
 CONFIG = FederationConfig.model_validate(
@@ -18,8 +19,8 @@ CONFIG = FederationConfig.model_validate(
 def begun(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FEDLLM_HOME", str(tmp_path_factory.mktemp("home")))
     with closing(Journal("settling")) as journal:
-        journal.begin_run("run-1", CONFIG.model_dump_json())
-        journal.play_by("flow-1", "run-1")
+        begin_run(journal, "run-1", CONFIG.model_dump_json())
+        play_by(journal, "flow-1", "run-1")
 
 
 def test_a_flow_run_that_runs_again_resumes_its_training() -> None:
@@ -29,7 +30,7 @@ def test_a_flow_run_that_runs_again_resumes_its_training() -> None:
 
 def test_a_cancelled_training_is_not_begun_again_by_its_flow_run_but_by_a_person() -> None:
     with closing(Journal("settling")) as journal:
-        journal.end_run("run-1", "cancelled", "by a test")
+        end_run(journal, "run-1", "cancelled", "by a test")
     with pytest.raises(CancelledError, match="--resume run-1"):
         _settle(CONFIG, Request(prefect_flow_run="flow-1"))
     assert _settle(CONFIG, Request(run_id="run-1", prefect_flow_run="flow-2"))[0] == "run-1"

@@ -21,7 +21,7 @@ from fedllm.data.prepare import cached_data
 from fedllm.errors import StackError
 from fedllm.exchange.iam import MinioIam
 from fedllm.exchange.minio_store import MinioStore
-from fedllm.run_id import new_run_id
+from fedllm.journal.runs import new_run_id
 from fedllm.simulation import agent_processes
 from fedllm.stack.door import Door, door_command
 from fedllm.stack.minio import MinioServer, ensure_bucket, free_port

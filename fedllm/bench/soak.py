@@ -12,7 +12,9 @@ import psutil
 
 from fedllm.config import FederationConfig
 from fedllm.endpoints import Endpoints
-from fedllm.journal.journal import Journal, coordinator_folder
+from fedllm.journal.journal import Journal
+from fedllm.journal.place import coordinator_folder
+from fedllm.journal.runs import all_runs
 
 EVERY = 2.0  # s between samples
 MEASURES = ("megabytes", "threads", "files")
@@ -104,7 +106,7 @@ def _growth(samples: list[Sample], rounds: int) -> dict[str, Any]:
 
 def _completed(journal: Journal) -> int:
     """Return the completed rounds of the newest run."""
-    runs = journal.runs()
+    runs = all_runs(journal)
     return sum(step == "release" for _, step in journal.times(runs[-1].run)) if runs else 0
 
 

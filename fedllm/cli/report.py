@@ -29,13 +29,14 @@ def report(
     Every training makes it by itself at its end, as the artifact `report.html` of its run in MLflow.
     """
     from fedllm.journal.journal import Journal
+    from fedllm.journal.runs import all_runs
     from fedllm.journal.training_facts import training_facts
     from fedllm.report import render
 
     federation = load_federation(config)
     with closing(Journal(federation.name)) as journal:
         if run is None:
-            runs = journal.runs()
+            runs = all_runs(journal)
             if not runs:
                 raise ConfigError(f"{federation.name} has no run here yet: start one with `fedllm run`")
             run = runs[-1].run

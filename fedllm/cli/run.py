@@ -19,7 +19,6 @@ from fedllm.cli.watching import mute_prefect, watching
 from fedllm.config import FederationConfig, load_federation
 from fedllm.errors import ConfigError, InterruptedRunError
 from fedllm.milestones import Prepared, Preparing, report
-from fedllm.run_id import new_run_id
 from fedllm.tasks.metrics import main_metric
 
 if TYPE_CHECKING:
@@ -95,6 +94,8 @@ def _resumable(config: FederationConfig, file: Path, resume: str | None = None) 
     Raises:
         InterruptedRunError: Ctrl-C came.
     """
+    from fedllm.journal.runs import new_run_id
+
     run_id = resume or new_run_id()
     try:
         yield run_id
@@ -222,7 +223,7 @@ def _without_simulation(config: FederationConfig) -> FederationConfig:
 
 def _written(config: FederationConfig) -> Path:
     """The configuration as a file of the coordinator's, named after its content."""
-    from fedllm.journal.journal import coordinator_folder
+    from fedllm.journal.place import coordinator_folder
 
     text = yaml.safe_dump(config.public_json(), sort_keys=False)
     name = hashlib.sha256(text.encode()).hexdigest()[:16]

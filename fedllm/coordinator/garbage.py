@@ -8,9 +8,11 @@ from pathlib import Path
 from fedllm.coordinator.progress import score
 from fedllm.errors import FedllmError
 from fedllm.exchange.store import ObjectInfo, ObjectStore
-from fedllm.journal.journal import Journal, coordinator_folder
+from fedllm.journal.journal import Journal
 from fedllm.journal.outcomes import Aggregated, Evaluated
+from fedllm.journal.place import coordinator_folder
 from fedllm.journal.release_queue import waiting_releases
+from fedllm.journal.runs import all_runs
 from fedllm.protocol.layout import Layout
 from fedllm.protocol.messages import Sealed
 
@@ -44,7 +46,7 @@ def find_garbage(journal: Journal, store: ObjectStore, *, older_than: float) -> 
         older_than: s; runs that ended since, and sites' strays younger than that, are left alone.
     """
     layout, before = Layout(journal.federation), time.time() - older_than
-    runs = journal.runs()
+    runs = all_runs(journal)
     waiting = {(run, number) for run, number, _ in waiting_releases(journal)}
     over = {
         row.run

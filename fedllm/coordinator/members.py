@@ -14,8 +14,9 @@ from fedllm.endpoints import endpoints
 from fedllm.errors import ConfigError, IdentityError
 from fedllm.exchange.connect import connect
 from fedllm.exchange.store import ObjectStore
-from fedllm.journal.journal import Journal, coordinator_folder
+from fedllm.journal.journal import Journal
 from fedllm.journal.lease import Lease
+from fedllm.journal.place import coordinator_folder
 from fedllm.journal.tables import CardRow
 from fedllm.protocol.layout import Layout
 from fedllm.protocol.messages import COORDINATOR, EVERYONE, Invitation, PublicKeys, Roster

@@ -14,8 +14,9 @@ from fedllm.coordinator.members import (
     save_roster,
     store_access,
 )
-from fedllm.journal.journal import Journal, coordinator_folder
+from fedllm.journal.journal import Journal
 from fedllm.journal.lease import Lease
+from fedllm.journal.place import coordinator_folder
 from fedllm.journal.tables import RoundKeyRow, RunRow
 from fedllm.secure.identity import retire_identity
 

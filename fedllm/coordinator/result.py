@@ -18,6 +18,7 @@ from fedllm.journal.outcomes import (
     FailedRound,
     SiteOutcome,
 )
+from fedllm.journal.runs import find_run
 from fedllm.privacy.accounting import ACCOUNTANT
 from fedllm.protocol.terms import NO_DP, TRUST, told_in_words
 from fedllm.tasks.metrics import METRICS
@@ -72,7 +73,7 @@ def result(training: Training) -> RunResult:
     sites = _sites(training, max(played))
     best = max(played, key=lambda number: score(measured[number]))
     version = released(training, best)
-    row = journal.run(run)
+    row = find_run(journal, run)
     assert row is not None  # noqa: S101 - the training is on record
     times = journal.times(run)
     return RunResult(

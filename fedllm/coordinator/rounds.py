@@ -23,6 +23,7 @@ from fedllm.errors import (
     RoundError,
 )
 from fedllm.journal.outcomes import Audited, Dispatched, Evaluated, FailedRound, SiteOutcome
+from fedllm.journal.runs import end_run
 from fedllm.logs import about
 from fedllm.milestones import Ended, Measured, Opened, report
 
@@ -130,7 +131,7 @@ def play(training: Training, runner: Runner, *, force: bool = False) -> str:
 
 def close(training: Training, status: str, reason: str) -> None:
     """End a training: the sites stop looking, what waits for MLflow is tried once more."""
-    training.journal.end_run(training.run, status, reason)
+    end_run(training.journal, training.run, status, reason)
     report(Ended(status, reason))
     try:
         training.point_head(0, None)

@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING
 from fedllm.config import FederationConfig
 from fedllm.coordinator.members import coordinator_fingerprint, coordinator_identity
 from fedllm.errors import IdentityError, ModelError, RecordRefusedError, RefusedError, ReviewError
-from fedllm.journal.journal import Journal, coordinator_folder
+from fedllm.journal.journal import Journal
+from fedllm.journal.place import coordinator_folder
 from fedllm.journal.release_queue import PublishedRelease, published_releases
+from fedllm.journal.runs import find_run
 
 if TYPE_CHECKING:
     from fedllm.tracking import RoundRelease, Tracker
@@ -91,7 +93,7 @@ def _rebuild(journal: Journal, release: "RoundRelease", model: Path, out: Path) 
     from fedllm.models.folder import fingerprint
     from fedllm.tasks.load import load_learner
 
-    started = journal.run(release.run)
+    started = find_run(journal, release.run)
     if started is None or not model.is_file():
         raise ModelError(
             f"the adapter of round {release.round} of {release.run} is not on this disk any more"

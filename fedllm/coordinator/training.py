@@ -18,8 +18,10 @@ from fedllm.errors import CancelledError, ConfigError, FedllmError, RoundError
 from fedllm.exchange.clock import StoreClock
 from fedllm.exchange.mailbox import Mailbox, Received
 from fedllm.exchange.store import ObjectStore
-from fedllm.journal.journal import Journal, coordinator_folder
+from fedllm.journal.journal import Journal
 from fedllm.journal.lease import Lease
+from fedllm.journal.place import coordinator_folder
+from fedllm.journal.runs import begin_run, find_run, play_by
 from fedllm.models.base import resolve_base
 from fedllm.models.folder import fingerprint
 from fedllm.protocol.layout import Layout
@@ -159,7 +161,7 @@ def stored_config(federation: str, run: str) -> FederationConfig | None:
     """The configuration that a run was started with; None when there is no such run."""
     journal = Journal(federation)
     try:
-        row = journal.run(run)
+        row = find_run(journal, run)
         return FederationConfig.model_validate_json(row.config) if row else None
     finally:
         journal.close()
@@ -208,9 +210,9 @@ def open_training(  # noqa: PLR0913 - what a training is made of, each named by 
             begun_by = journal.commit_bytes(f"{config.name}/keys/{run}", identity.public.verify.encode)
             if begun_by.decode() != identity.public.verify:
                 raise ConfigError(f"{run} began under former keys of the coordinator: begin a new training")
-            journal.begin_run(run, config.model_dump_json())
+            begin_run(journal, run, config.model_dump_json())
             if prefect_flow_run is not None:
-                journal.play_by(prefect_flow_run, run)
+                play_by(journal, prefect_flow_run, run)
             assert journal.epoch is not None  # noqa: S101 - set by the lease
             training = Training(
                 config=config,

@@ -19,7 +19,7 @@ from fedllm.doctor.site import visit
 from fedllm.endpoints.addresses import Endpoints, endpoints
 from fedllm.endpoints.place import Place
 from fedllm.errors import BackupError, FedllmError
-from fedllm.journal.journal import journal_url
+from fedllm.journal.place import journal_url
 from fedllm.stack.databases import databases as configured_databases
 from fedllm.stack.health import PrefectApi
 from fedllm.stack.minio import has_volume

@@ -17,8 +17,9 @@ from fedllm.doctor.databases import first_line, reading_engine, sqlite_file
 from fedllm.doctor.finding import Finding, ok, warn
 from fedllm.errors import JournalError, ObjectNotFoundError, RefusedError
 from fedllm.exchange.store import ObjectStore
-from fedllm.journal.journal import database_clock, journal_url
+from fedllm.journal.database import database_clock
 from fedllm.journal.lease import is_dead
+from fedllm.journal.place import journal_url
 from fedllm.journal.tables import FederationRow, LeaseRow, ReleaseRow, RunRow
 from fedllm.postgres_address import shown
 from fedllm.protocol.messages import PublicKeys

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, event, text
+from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, event, func, select, text
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+from sqlalchemy.orm import Session
 
 from fedllm.errors import ConfigError, JournalError
 from fedllm.postgres_address import is_postgres, with_driver
@@ -113,6 +114,13 @@ def _begin(connection: Connection) -> None:
     # refuses the write when another one came between.
     writes = connection.get_execution_options().get("writes")
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def database_clock(session: Session) -> float:
+    """S since 1970 by a clock that all who use a journal share: its database's."""
+    if session.get_bind().dialect.name == "sqlite":
+        return time.time()  # a file of this machine's
+    return float(session.scalar(select(func.extract("epoch", func.clock_timestamp()))) or 0.0)
 
 
 def copy_connection(source: sqlite3.Connection, target: sqlite3.Connection, seconds: float) -> None:

@@ -6,27 +6,23 @@ the transaction that checks its epoch, so that a zombie cannot overwrite its suc
 """
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TypeVar
 
 import stamina
 from pydantic import BaseModel
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Engine, select
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import Session
 
-from fedllm.config import fedllm_home
-from fedllm.config.home import private_dir, refuse_half_restored
 from fedllm.disk import room
 from fedllm.errors import CancelledError, ConfigError, FedllmError, JournalError, LeaseError, RoundError
-from fedllm.journal.database import alone, open_database
+from fedllm.journal.database import alone, database_clock, open_database
+from fedllm.journal.place import coordinator_folder, journal_url
 from fedllm.journal.tables import (
     FederationRow,
-    FlowRunRow,
     LeaseRow,
     OutboxRow,
     OutcomeRow,
@@ -36,54 +32,6 @@ from fedllm.journal.tables import (
 from fedllm.secure.events import SecurityLog
 
 Outcome = TypeVar("Outcome", bound=BaseModel)
-
-
-def journal_url(federation: str) -> str:
-    """`FEDLLM_JOURNAL_URL`, else a SQLite file in the coordinator's folder.
-
-    Raises:
-        BackupError: the home is half restored.
-    """
-    refuse_half_restored()
-    given = os.environ.get("FEDLLM_JOURNAL_URL")
-    return given or f"sqlite:///{_file(federation)}"
-
-
-def has_journal(federation: str) -> bool:
-    """Whether a journal was named or is there already; to open one would make it."""
-    return bool(os.environ.get("FEDLLM_JOURNAL_URL")) or _file(federation).is_file()
-
-
-def coordinator_folder(federation: str) -> Path:
-    """The coordinator's own folder for a federation, made where it is not there: keys, journal, models."""
-    folder = _folder(federation)
-    try:
-        return private_dir(folder)
-    except OSError as error:
-        raise ConfigError(
-            f"{folder} cannot be made ({error.strerror}): make {fedllm_home()} a folder that you can write "
-            "to, or set FEDLLM_HOME to another"
-        ) from None
-
-
-def _file(federation: str) -> Path:
-    return _folder(federation) / "journal.db"
-
-
-def _folder(federation: str) -> Path:
-    return fedllm_home() / "coordinator" / federation
-
-
-def update_file(number: int, sha256: str) -> str:
-    """Name of an opened update in its run's folder; it begins with the round, which forgets its own alone."""
-    return f"{number}-{sha256}.update"
-
-
-def database_clock(session: Session) -> float:
-    """S since 1970 by a clock that all who use a journal share: its database's."""
-    if session.get_bind().dialect.name == "sqlite":
-        return time.time()  # a file of this machine's
-    return float(session.scalar(select(func.extract("epoch", func.clock_timestamp()))) or 0.0)
 
 
 # A write that says the same once it is repeated: the answer to its commit may have been lost.
@@ -96,7 +44,7 @@ class Journal:
     def __init__(self, federation: str, url: str | None = None) -> None:
         self.federation = federation
         url = url or journal_url(federation)
-        coordinator_folder(federation)  # SQLite makes its file there, not the folder
+        folder = coordinator_folder(federation)  # SQLite makes its file there, not the folder
         self._engine: Engine = open_database(url)
         self._writes = self._engine.execution_options(writes=True)
         try:
@@ -105,7 +53,7 @@ class Journal:
                 self.security = SecurityLog(self._writes)
         except OperationalError as error:  # of SQLite: Postgres' own errors have their names by now
             raise JournalError(
-                f"the journal of {federation} in {_folder(federation)} cannot be opened: {error.orig}. It "
+                f"the journal of {federation} in {folder} cannot be opened: {error.orig}. It "
                 "must be a file of your own; FEDLLM_HOME says where it is looked for"
             ) from None
         self.epoch: int | None = None  # set by the lease
@@ -238,54 +186,6 @@ class Journal:
             if row is None:
                 session.add(OutboxRow(key=key, body=body))
             return row.body if row else body
-
-    # trainings
-
-    def begin_run(self, run: str, config: str) -> None:
-        """Note a training as running; a resumed one keeps its configuration."""
-        with self.write() as session:
-            row = session.get(RunRow, run)
-            if row is None:
-                session.add(
-                    RunRow(
-                        run=run,
-                        federation=self.federation,
-                        config=config,
-                        status="running",
-                        reason="",
-                        started=time.time(),
-                    )
-                )
-            else:
-                row.status, row.reason, row.finished = "running", "", None
-
-    def end_run(self, run: str, status: str, reason: str) -> None:
-        """Note how a training ended."""
-        with self.write() as session:
-            row = session.get_one(RunRow, run)
-            row.status, row.reason, row.finished = status, reason, time.time()
-
-    def play_by(self, flow_run: str, run: str) -> None:
-        """Note which Prefect flow run plays a training."""
-        with self.write() as session:
-            session.merge(FlowRunRow(flow_run=flow_run, run=run))
-
-    def played_by(self, flow_run: str) -> str | None:
-        """The training that a Prefect flow run played before it was interrupted."""
-        with self.read() as session:
-            row = session.get(FlowRunRow, flow_run)
-            return row.run if row else None
-
-    def run(self, run: str) -> RunRow | None:
-        """A training, or None."""
-        with self.read() as session:
-            return session.get(RunRow, run)
-
-    def runs(self) -> list[RunRow]:
-        """Every training of the federation, oldest first."""
-        with self.read() as session:
-            mine = select(RunRow).where(RunRow.federation == self.federation).order_by(RunRow.started)
-            return list(session.scalars(mine))
 
     # the roster and the head
 

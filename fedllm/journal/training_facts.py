@@ -23,6 +23,7 @@ from fedllm.journal.outcomes import (
     Released,
     SiteOutcome,
 )
+from fedllm.journal.runs import all_runs, find_run
 from fedllm.journal.tables import FlowRunRow, OutboxRow, OutcomeRow, ReleaseRow, RunRow
 from fedllm.protocol.layout import Layout
 from fedllm.protocol.messages import COORDINATOR, Plan, PublicKeys, Roster, Verdict
@@ -44,9 +45,9 @@ def training_facts(journal: Journal, run: str, *, dvc_lock_sha256: str | None = 
     Raises:
         ConfigError: the journal has no such training.
     """
-    row = journal.run(run)
+    row = find_run(journal, run)
     if row is None or row.federation != journal.federation:
-        known = ", ".join(one.run for one in reversed(journal.runs()[-3:])) or "none yet"
+        known = ", ".join(one.run for one in reversed(all_runs(journal)[-3:])) or "none yet"
         raise ConfigError(f"{journal.federation} has no run {run} here; the newest are: {known}")
     return _Record(journal, row).facts(dvc_lock_sha256)
 

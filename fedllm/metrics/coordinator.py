@@ -19,6 +19,7 @@ from fedllm.config import FederationConfig, fedllm_home
 from fedllm.journal.facts import STEPS, WAIT
 from fedllm.journal.journal import Journal
 from fedllm.journal.release_queue import waiting_releases
+from fedllm.journal.runs import all_runs
 from fedllm.journal.tables import LeaseRow, OutcomeRow
 from fedllm.journal.training_facts import training_facts
 from fedllm.metrics.sites_seen import CardReader
@@ -71,7 +72,7 @@ class CoordinatorMetrics(Collector):
         with self._journal.read() as session:
             sizes = dict(session.execute(counted).tuples().all())
         told = []
-        for row in self._journal.runs():
+        for row in all_runs(self._journal):
             mark = (sizes.get(row.run, 0), row.status, row.finished)
             kept = self._kept.get(row.run)
             if kept is None or kept[0] != mark:
@@ -179,7 +180,7 @@ class CoordinatorMetrics(Collector):
     def _of_journal(self) -> Iterator[Metric]:
         waiting = _gauge("fedllm_releases_waiting", "Versions that MLflow does not have yet")
         waiting.add_metric([self._name], len(waiting_releases(self._journal)))
-        runs = {row.run for row in self._journal.runs()}
+        runs = {row.run for row in all_runs(self._journal)}
         # A series that begins at 1 would hide its first event: `increase` sees what rises, not what is born.
         kinds: Counter[str] = Counter(dict.fromkeys(KINDS, 0))
         for event in self._journal.security.events():

@@ -24,6 +24,7 @@ from fedllm.errors import ConfigError
 from fedllm.journal.journal import Journal
 from fedllm.journal.outcomes import Aggregated
 from fedllm.journal.release_queue import queue_release, waiting_releases
+from fedllm.journal.runs import find_run
 from tests.backup.lost import finish, lose_everything, numbers, restore_backup
 from tests.coordinator.played import SITES
 
@@ -145,7 +146,7 @@ def test_a_release_that_waits_finds_its_adapter_in_the_new_home_and_a_running_tr
     restore_backup(tmp_path)
     with closing(Journal("played")) as journal:
         ((_, _, body),) = waiting_releases(journal)
-        row = journal.run("run-1")
+        row = find_run(journal, "run-1")
     moved = Path(json.loads(body)["adapter_folder"])
     assert moved.is_relative_to(tmp_path / "new")
     assert (moved / "adapter_model.safetensors").read_bytes() == b"adapter"

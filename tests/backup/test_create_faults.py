@@ -26,6 +26,7 @@ from fedllm.endpoints.state import StackState
 from fedllm.errors import BackupError, ConfigError
 from fedllm.journal.journal import Journal
 from fedllm.journal.lease import Lease
+from fedllm.journal.runs import begin_run
 from fedllm.stack.minio import MinioServer, minio_credentials
 from tests.coordinator.played import PlayedSite
 
@@ -76,11 +77,11 @@ def test_a_run_whose_configuration_is_older_than_this_fedllm_stops_no_backup(
     joined: FederationConfig, tmp_path: Path
 ) -> None:
     with closing(Journal("played")) as journal, Lease(journal, "run-1"):
-        journal.begin_run("run-1", '{"name": "played", "gone": 1}')
-        journal.begin_run("run-2", joined.model_dump_json())
+        begin_run(journal, "run-1", '{"name": "played", "gone": 1}')
+        begin_run(journal, "run-2", joined.model_dump_json())
     assert create_backup(tmp_path / "a.tar").federations["played"].unfinished == ("run-1", "run-2")
     with closing(Journal("played")) as journal, Lease(journal, "run-1"):
-        journal.begin_run("run-3", '{"name": "played", "gone": 1}')
+        begin_run(journal, "run-3", '{"name": "played", "gone": 1}')
     with pytest.raises(ConfigError, match="name its federation file with --config"):
         create_backup(tmp_path / "b.tar")
     assert back_up(tmp_path, joined).buckets

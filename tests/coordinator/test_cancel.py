@@ -13,6 +13,7 @@ from fedllm.coordinator.steps import JournaledRunner
 from fedllm.coordinator.training import Training, open_training
 from fedllm.errors import CancelledError, ConfigError, LeaseError
 from fedllm.journal.journal import Journal
+from fedllm.journal.runs import end_run, find_run
 from fedllm.journal.tables import RunRow
 from fedllm.protocol.messages import Head
 from tests.coordinator.played import PlayedSite, begin_round
@@ -25,7 +26,7 @@ def head_of(training: Training) -> Head:
 
 def status(config: FederationConfig, run: str) -> str:
     journal = Journal(config.name)
-    row = journal.run(run)
+    row = find_run(journal, run)
     journal.close()
     assert row is not None
     return row.status
@@ -89,7 +90,7 @@ def test_a_cancelled_run_is_resumed_by_its_own_plan(
 def test_only_a_run_that_is_under_way_can_be_cancelled(training: Training, config: FederationConfig) -> None:
     with pytest.raises(ConfigError, match="no run run-9"):
         cancel(config, "run-9")
-    training.journal.end_run("run-1", "completed", "round limit")
+    end_run(training.journal, "run-1", "completed", "round limit")
     with pytest.raises(ConfigError, match="is over: completed"):
         cancel(config, "run-1")
 

@@ -16,6 +16,7 @@ from fedllm.exchange.directory_store import DirectoryStore
 from fedllm.exchange.store import ObjectStore
 from fedllm.journal.journal import Journal
 from fedllm.journal.release_queue import mark_released, queue_release
+from fedllm.journal.runs import end_run
 from tests.coordinator.played import PlayedSite, begin_round
 
 ROUNDS = 3
@@ -142,7 +143,7 @@ def test_a_run_that_stopped_inside_a_round_is_kept_whole_whatever_it_ended_as(
         list(steps.each(LOCAL_TRAIN, 1, list(sites)))
         steps.run(DP_AUDIT, 1)
         baseline(training)
-        training.journal.end_run("run-1", "cancelled", "by a test")
+        end_run(training.journal, "run-1", "cancelled", "by a test")
         found = find_garbage(training.journal, training.mailbox.store, older_than=0)
         assert (found.objects, found.files) == ((), ())
     with open_training(config, "run-1", public) as again:

@@ -27,6 +27,7 @@ from fedllm.coordinator.site_watch import (
 from fedllm.exchange.directory_store import DirectoryStore
 from fedllm.exchange.mailbox import Mailbox
 from fedllm.journal.journal import Journal
+from fedllm.journal.runs import begin_run, end_run
 from fedllm.journal.tables import CardRow, SiteSeenRow
 from fedllm.protocol.layout import Layout
 from fedllm.secure.identity import create_identity
@@ -174,10 +175,10 @@ def test_a_training_that_began_since_has_answered_and_the_newest_one_is_gone_on_
     sites["amazon"].show_card(announced=1)
     look()
     assert states(config, journal, mailbox)["amazon"].waiting
-    journal.begin_run("run-1", config.model_dump_json())
+    begin_run(journal, "run-1", config.model_dump_json())
     verify = coordinator_identity(config.name).public.verify
     journal.commit_bytes(f"{config.name}/keys/run-1", verify.encode)
-    journal.end_run("run-1", "completed", "round limit")
+    end_run(journal, "run-1", "completed", "round limit")
     assert not states(config, journal, mailbox)["amazon"].waiting
     for name in ("movies", "nyt"):
         sites[name].show_card(announced=1)
@@ -192,9 +193,9 @@ def test_a_run_under_dp_is_not_gone_on_with(
     told = json.loads(config.model_dump_json())
     told["privacy"] |= {"unit": "record", "epsilon": 3.0, "delta": 1e-5, "clip": 1.0, "sampling_rate": 0.1}
     told["aggregation"]["weighting"] = "equal"
-    journal.begin_run("run-1", FederationConfig.model_validate(told).model_dump_json())
+    begin_run(journal, "run-1", FederationConfig.model_validate(told).model_dump_json())
     journal.commit_bytes(f"{config.name}/keys/run-1", coordinator_identity(config.name).public.verify.encode)
-    journal.end_run("run-1", "completed", "round limit")
+    end_run(journal, "run-1", "completed", "round limit")
     for site in sites.values():
         site.show_card(announced=1)
     look_at_sites(config, journal, mailbox, Attention())

@@ -9,6 +9,7 @@ from fedllm.coordinator.rounds import play
 from fedllm.coordinator.steps import JournaledRunner
 from fedllm.coordinator.training import Training
 from fedllm.errors import DataError
+from fedllm.journal.runs import find_run
 from tests.coordinator.played import PlayedSite
 
 
@@ -26,6 +27,6 @@ def test_a_public_set_that_cannot_be_evaluated_ends_the_wait_for_the_sites(
     with pytest.raises(DataError, match="line 3 has no label"):
         play(training, JournaledRunner(training))
     assert time.monotonic() - begun < 20
-    row = training.journal.run(training.run)
+    row = find_run(training.journal, training.run)
     assert row is not None
     assert row.status == "failed"

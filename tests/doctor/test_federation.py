@@ -29,6 +29,7 @@ from fedllm.endpoints.state import StackState
 from fedllm.exchange.store import ObjectStore
 from fedllm.journal.journal import Journal
 from fedllm.journal.release_queue import queue_release
+from fedllm.journal.runs import begin_run
 from fedllm.journal.tables import FederationRow, LeaseRow, RunRow
 from fedllm.privacy.site_ledger import site_ledger
 from fedllm.secure.identity import load_identity
@@ -86,7 +87,7 @@ def test_a_lease_that_somebody_holds_is_no_leftover(journal: Journal) -> None:
 
 
 def test_releases_that_wait_for_mlflow_are_counted(journal: Journal) -> None:
-    journal.begin_run("run-1", "{}")
+    begin_run(journal, "run-1", "{}")
     for number in (1, 2):
         queue_release(journal, "run-1", number, "{}")
     found = left()["releases"]

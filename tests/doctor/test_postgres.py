@@ -23,6 +23,7 @@ from fedllm.endpoints.place import Place
 from fedllm.endpoints.state import StackState
 from fedllm.errors import JournalError
 from fedllm.journal.journal import Journal
+from fedllm.journal.runs import begin_run
 from fedllm.journal.tables import LeaseRow
 from tests.coordinator.conftest import config, sites
 from tests.coordinator.played import PlayedSite
@@ -179,9 +180,9 @@ def test_a_lease_runs_by_the_databases_clock_and_not_by_this_machines(
 
 
 def test_refusals_of_two_federations_in_one_database_are_told_apart(journal: Journal, url: str) -> None:
-    journal.begin_run("ours", "{}")
+    begin_run(journal, "ours", "{}")
     with closing(Journal("other", url)) as other:
-        other.begin_run("theirs", "{}")
+        begin_run(other, "theirs", "{}")
         other.save_roster(json.dumps({"roster_version": 1, "sites": []}), after=0)
     for _ in range(2):
         journal.security.record("refused", "mill", "forged", "ours", 1)

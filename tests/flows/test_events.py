@@ -15,6 +15,7 @@ from prefect.types._datetime import now
 from fedllm.errors import CancelledError, LeaseError, RoundError
 from fedllm.journal.journal import Journal
 from fedllm.journal.outcomes import Audited, Evaluated, FailedRound, Outcome, Released
+from fedllm.journal.runs import begin_run
 from fedllm.protocol.messages import Verdict
 from fedllm.protocol.terms import PrivacyPlan
 from flows import events, watch
@@ -58,7 +59,7 @@ def training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator["Train
     monkeypatch.setenv("FEDLLM_HOME", str(tmp_path))
     privacy = SimpleNamespace(on=True)
     with closing(Journal("trial", f"sqlite:///{tmp_path / 'journal.db'}")) as journal:
-        journal.begin_run("run-1", "{}")
+        begin_run(journal, "run-1", "{}")
         journal.commit_bytes("trial/privacy/run-1", PLAN.model_dump_json().encode)
         made = SimpleNamespace(
             config=SimpleNamespace(name="trial", privacy=privacy, rounds=SimpleNamespace(max=PLAN.rounds)),

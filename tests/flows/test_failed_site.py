@@ -18,6 +18,7 @@ from fedllm.confidentiality.plain import PLAIN
 from fedllm.coordinator.steps import LOCAL_TRAIN
 from fedllm.journal.journal import Journal
 from fedllm.journal.outcomes import SiteOutcome
+from fedllm.journal.runs import begin_run
 from flows.tasks import PrefectRunner
 from tests.prefect_client import own_prefect
 
@@ -45,7 +46,7 @@ def prefect() -> Iterator[None]:
 def training(tmp_path: Path) -> Iterator["Training"]:
     """A training whose sites have done their part."""
     with closing(Journal("trial", f"sqlite:///{tmp_path / 'journal.db'}")) as journal:
-        journal.begin_run("run-1", "{}")
+        begin_run(journal, "run-1", "{}")
         for outcome in OUTCOMES:
             step = f"remote-local-train {outcome.site}"
             journal.once("run-1", 1, step, SiteOutcome, lambda outcome=outcome: outcome)

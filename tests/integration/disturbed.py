@@ -15,7 +15,7 @@ from playground import STEP, fedllm
 
 from fedllm.endpoints import endpoints
 from fedllm.endpoints.place import Place
-from fedllm.journal.journal import coordinator_folder
+from fedllm.journal.place import coordinator_folder
 from fedllm.stack.health import answers, health_urls
 from fedllm.stack.supervise import Control
 

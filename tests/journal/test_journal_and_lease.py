@@ -11,6 +11,7 @@ from fedllm.journal import lease as lease_module
 from fedllm.journal.journal import Journal
 from fedllm.journal.lease import Lease
 from fedllm.journal.outcomes import FailedRound
+from fedllm.journal.runs import begin_run, find_run
 from fedllm.journal.tables import LeaseRow
 
 KILLED = (
@@ -84,10 +85,10 @@ def test_a_killed_coordinators_lease_is_taken_over_at_once(url: str) -> None:
 @pytest.mark.servers
 def test_a_run_that_a_killed_coordinator_left_is_marked_crashed_by_the_next(url: str) -> None:
     journal = Journal("fed", url)
-    journal.begin_run("left", "{}")
+    begin_run(journal, "left", "{}")
     subprocess.run([sys.executable, "-c", KILLED, url, "left"], check=False)
     with Lease(journal, "next"):
-        row = journal.run("left")
+        row = find_run(journal, "left")
     assert row is not None
     assert row.status == "crashed"
     assert "--resume left" in row.reason

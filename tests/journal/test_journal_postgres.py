@@ -15,6 +15,7 @@ from fedllm.journal.journal import Journal
 from fedllm.journal.lease import Lease
 from fedllm.journal.outcomes import FailedRound
 from fedllm.journal.release_queue import mark_released, published, queue_release, waiting_releases
+from fedllm.journal.runs import begin_run
 from fedllm.journal.tables import LeaseRow
 from tests.journal.test_journal_and_lease import (  # noqa: F401 - run here on the url below
     journal,
@@ -219,7 +220,7 @@ def test_a_database_that_stays_away_is_one_line_without_its_password(server: Pos
 
 
 def test_releases_wait_in_the_order_of_their_rounds_and_events_are_counted(journal: Journal) -> None:  # noqa: F811 - pytest's
-    journal.begin_run("run", "{}")
+    begin_run(journal, "run", "{}")
     for number in (10, 2, 1):
         queue_release(journal, "run", number, f"body {number}")
     queue_release(journal, "run", 2, "a second time")

@@ -40,6 +40,7 @@ from fedllm.journal.journal import Journal
 from fedllm.journal.lease import Lease
 from fedllm.journal.outcomes import FailedRound, SiteOutcome
 from fedllm.journal.release_queue import queue_release
+from fedllm.journal.runs import begin_run, end_run
 from fedllm.journal.tables import RunRow
 from fedllm.metrics import sites_seen
 from fedllm.metrics.coordinator import RUNS, CoordinatorMetrics
@@ -164,7 +165,7 @@ def test_what_is_counted_is_born_at_zero_so_that_the_first_event_shows(
 def running(config: FederationConfig, journal: Journal, run: str) -> Iterator[None]:
     """A training under way, under the terms of the one that is over; nothing is left of it."""
     terms = journal.commit_bytes(f"{config.name}/privacy/run-dp", lambda: b"")
-    journal.begin_run(run, config.model_dump_json())
+    begin_run(journal, run, config.model_dump_json())
     journal.commit_bytes(f"{config.name}/privacy/{run}", lambda: terms)
     try:
         yield
@@ -184,7 +185,7 @@ def test_rounds_that_a_privacy_plan_does_not_pay_for_are_told_while_a_training_r
         assert unpaid("run-short") == 0
         journal.once("run-short", 1, "failed", FailedRound, lambda: FailedRound(reason="nobody came"))
         assert unpaid("run-short") == 1
-        journal.end_run("run-short", "completed", "")
+        end_run(journal, "run-short", "completed", "")
         assert unpaid("run-short") is None
 
 
@@ -207,12 +208,12 @@ def test_what_waits_and_who_leads_is_told_as_it_changes(config: FederationConfig
     assert value(before, "fedllm_lease_held", federation=name) == 0
     assert value(before, "fedllm_releases_waiting", federation=name) == 0
     with closing(Journal(name)) as leading, Lease(leading, "run-next"):
-        leading.begin_run("run-next", config.model_dump_json())
+        begin_run(leading, "run-next", config.model_dump_json())
         queue_release(leading, "run-next", 1, json.dumps({"dvc_lock_sha256": None}))
         leading.security.record("replay", "west", "number 3 is below 4", "run-next", 1)
         leading.security.record("replay", "west", "number 3 is below 4", "run-next", 1)
         during = scraped(metrics)
-        leading.end_run("run-next", "cancelled", "")
+        end_run(leading, "run-next", "cancelled", "")
     assert value(during, "fedllm_lease_held", federation=name) == 1
     assert value(during, "fedllm_releases_waiting", federation=name) == 1
     assert value(during, "fedllm_security_events_total", federation=name, kind="replay") == 2
@@ -224,7 +225,7 @@ def test_labels_do_not_grow_with_runs_nor_with_sites_that_left(
     config: FederationConfig, journal: Journal
 ) -> None:
     for number in range(RUNS + 5):
-        journal.begin_run(f"many-{number:02}", config.model_dump_json())
+        begin_run(journal, f"many-{number:02}", config.model_dump_json())
     roster = roster_of(journal, coordinator_identity(config.name))
     kept = tuple(site for site in roster.sites if site.name != "west")
     changed = save_roster(journal, roster, sites=kept)

@@ -21,6 +21,7 @@ from fedllm.errors import ConfigError, RoundError
 from fedllm.journal.facts import TrainingFacts
 from fedllm.journal.journal import Journal
 from fedllm.journal.outcomes import REFUSED, Audited, Evaluated, RefusedRelease, SiteOutcome
+from fedllm.journal.runs import find_run
 from fedllm.journal.tables import OutcomeRow
 from fedllm.journal.training_facts import training_facts
 from fedllm.privacy.accounting import Event, epsilon
@@ -137,7 +138,7 @@ def test_under_dp_nothing_that_rests_on_a_sites_records_is_shown(private: Traini
     assert private.finished is None
     assert [one.state for one in private.rounds] == ["finished"] * 2
     with closing(Journal("private")) as journal:
-        finished = journal.run("run-dp").finished  # type: ignore[union-attr]
+        finished = find_run(journal, "run-dp").finished  # type: ignore[union-attr]
         assert finished is not None
         assert journal.require("run-dp", 1, "dp-audit", Audited).verdicts[0].epsilon
 
@@ -242,7 +243,7 @@ def test_a_report_that_cannot_be_made_costs_the_report_alone(
     monkeypatch.setattr("fedllm.report.render", broken)
     with opened(configuration(tmp_path, name="unreported"), tmp_path, agents=False) as training:
         close(training, "failed", "nobody came")
-        row = training.journal.run("run-1")
+        row = find_run(training.journal, "run-1")
     assert row is not None
     assert (row.status, row.reason) == ("failed", "nobody came")
     assert "make the report with `fedllm report run-1`" in caplog.text

@@ -12,6 +12,7 @@ from fedllm.coordinator.release import publish_waiting, released
 from fedllm.errors import RecordRefusedError, TrackingError
 from fedllm.journal.journal import Journal
 from fedllm.journal.release_queue import queue_release, waiting_releases
+from fedllm.journal.runs import begin_run
 from fedllm.tracking import RoundRelease, Tracker
 from tests.review.reviewed import SIGNER
 
@@ -50,7 +51,7 @@ def test_a_refused_release_is_told_once_and_kept_and_does_not_hold_up_the_next(
     make_release: Make,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    training.journal.begin_run("run-a", "{}")
+    begin_run(training.journal, "run-a", "{}")
     queue(training, make_release, 1, privacy=TOO_LONG)
     queue(training, make_release, 2)
     with caplog.at_level(logging.ERROR, logger="fedllm.coordinator.release"):
@@ -72,7 +73,7 @@ def test_a_refused_release_is_published_once_it_is_possible(
     bare_adapter: Path,
     tmp_path: Path,
 ) -> None:
-    training.journal.begin_run("run-b", "{}")
+    begin_run(training.journal, "run-b", "{}")
     training.run = "run-b"
     folder = tmp_path / "not-yet"
     folder.mkdir()
@@ -88,7 +89,7 @@ def test_a_refused_release_is_published_once_it_is_possible(
 
 
 def test_a_queue_ends_where_mlflow_is_away(training: Any, make_release: Make) -> None:  # noqa: ANN401
-    training.journal.begin_run("run-a", "{}")
+    begin_run(training.journal, "run-a", "{}")
     training.tracking_uri = "http://127.0.0.1:9"
     queue(training, make_release, 1)
     publish_waiting(training)

@@ -16,8 +16,10 @@ from fedllm.config import FederationConfig
 from fedllm.coordinator.members import coordinator_identity
 from fedllm.coordinator.sign_again import sign_versions
 from fedllm.errors import IdentityError, ReviewError, UntrustedVersionError
-from fedllm.journal.journal import Journal, coordinator_folder
+from fedllm.journal.journal import Journal
+from fedllm.journal.place import coordinator_folder
 from fedllm.journal.release_queue import mark_released, queue_release
+from fedllm.journal.runs import begin_run
 from fedllm.models.base import resolve_base
 from fedllm.models.codec import encode_flat
 from fedllm.models.folder import fingerprint
@@ -68,7 +70,7 @@ def published(
     version = tracker.publish(release)
     moved = replace(release, adapter_folder="/a/home/of/before")
     with closing(Journal(NAME)) as journal:
-        journal.begin_run("run-a", CONFIG.model_dump_json())
+        begin_run(journal, "run-a", CONFIG.model_dump_json())
         queue_release(journal, "run-a", 1, moved.to_json())
         mark_released(journal, "run-a", 1, json.dumps({"name": NAME, "version": version.version, "uri": ""}))
     return Published(uri, tracker, folder)
