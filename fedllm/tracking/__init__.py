@@ -1,4 +1,4 @@
-"""MLflow as the record: a parent run a training, a child run a round, a registered version a model.
+"""Record in MLflow: one parent run per training, one child run per round, one version per model.
 
 Importing this package does not import MLflow; constructing a `Tracker` does.
 """

@@ -1,4 +1,4 @@
-"""What a model makes of one text, with how sure it is."""
+"""A model's answer to one text, with its probabilities."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,14 +8,14 @@ from fedllm.tracking.loading import as_records
 
 @dataclass(frozen=True)
 class Answer:
-    """A label with its probabilities, or generated text without any."""
+    """A label with probabilities, or generated text without them."""
 
     text: str
-    probabilities: dict[str, float] | None = None  # by label; they add up to 1
+    probabilities: dict[str, float] | None = None  # by label; sum to 1
 
     @property
     def words(self) -> str:
-        """As a person reads it: `positive (93.0 %)`."""
+        """The answer for display, such as `positive (93.0 %)`."""
         if self.probabilities is None:
             return self.text
         return f"{self.text} ({100 * self.probabilities[self.text]:.1f} %)"
@@ -24,8 +24,8 @@ class Answer:
 def answer(learner: Any, text: str) -> Answer:  # noqa: ANN401 - of any task
     """Answer one text.
 
-    The probability is over the task's labels: the softmax of their first tokens' logits, as the label
-    itself is chosen.
+    The probabilities are the softmax over the logits of the labels' first tokens; the label with the
+    largest one is the answer.
 
     Raises:
         ModelError: the task's template needs more than one text.

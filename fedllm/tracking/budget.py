@@ -1,6 +1,6 @@
-"""The privacy budget where reviewers look: tags, a table, the ledgers, and epsilon against quality.
+"""The privacy budget for reviewers: tags, a table, the ledgers, and a plot of quality against epsilon.
 
-Epsilon is an upper bound, so what is shown of it is rounded up, and what is left of a budget down.
+Epsilon is an upper bound: it is shown rounded up, and the remaining budget rounded down.
 """
 
 import hashlib
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from fedllm.protocol.terms import PrivacyPlan
 
 METRIC = "dp/epsilon"
-LEDGERS = "ledgers"  # artifact folder, a file of JSON lines a site
+LEDGERS = "ledgers"  # artifact folder, one file of JSON lines per site
 TABLE = "privacy/budget.json"
 PICTURE = "privacy/epsilon_quality.png"
-MOST_NAMED = 20  # points of the picture that bear their round's number
+MOST_NAMED = 20  # points of the picture labelled with their round
 
 
 class Head(Protocol):
@@ -34,22 +34,22 @@ class Head(Protocol):
 
     @property
     def seq(self) -> int:
-        """Its number."""
+        """Sequence number of the entry."""
 
     @property
     def sha256(self) -> str:
-        """Of the entry."""
+        """SHA-256 of the entry."""
 
 
 def privacy_tags(
     plan: "PrivacyPlan | None", spent: float | None, heads: Mapping[str, Iterable[Head]]
 ) -> dict[str, str]:
-    """What a version says of its privacy; without a plan one tag, `dp.epsilon: not configured`.
+    """Return a version's privacy tags; without a plan the single tag `dp.epsilon: not configured`.
 
     Args:
-        plan: of the run.
-        spent: the largest epsilon of the sites whose ledgers were checked; None: none could be.
-        heads: of each site's ledgers, one a data set.
+        plan: privacy plan of the run.
+        spent: largest epsilon over the sites whose ledgers were checked; None if none could be checked.
+        heads: by site, the heads of its ledgers, one per data set.
     """
     if plan is None:
         return dict(NO_DP)
@@ -70,7 +70,7 @@ def privacy_tags(
 def budget_row(
     site: str, *, spent: float | None, budget: float, steps: int | None, verdict: str
 ) -> dict[str, Any]:
-    """A site's row of the budget table; epsilon and steps are those of its ledger, in this training."""
+    """Return a site's row of the budget table; epsilon and steps are its ledger's for this training."""
     return {
         "site": site,
         "epsilon": None if spent is None else float(rounded_up(spent)) if math.isfinite(spent) else "inf",
@@ -82,18 +82,18 @@ def budget_row(
 
 
 def left_pct(spent: float, budget: float) -> float:
-    """What is left of a budget, % of its epsilon, rounded down to a tenth."""
+    """Return the remaining budget in % of its epsilon, rounded down to a tenth."""
     return max(0.0, math.floor(1000 * (1 - spent / budget)) / 10) if math.isfinite(spent) else 0.0
 
 
 def ledgers_sha256(heads: Mapping[str, Iterable[Head]]) -> str:
-    """SHA-256 over the sorted lines `site seq sha256`, a line a ledger, each ended by LF."""
+    """Return the SHA-256 of the sorted lines `site seq sha256`, one per ledger, each ended by LF."""
     lines = sorted(f"{site} {head.seq} {head.sha256}\n" for site, held in heads.items() for head in held)
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def epsilon_of(release: RoundRelease) -> float | None:
-    """The largest epsilon of the sites after this round, where there is one that a curve can show."""
+    """Return the largest epsilon of the sites after this round; None if it is unknown or infinite."""
     for row in release.epsilon_quality:
         if row["round"] == release.round and row.get("epsilon") is not None:
             return float(row["epsilon"]) if math.isfinite(row["epsilon"]) else None
@@ -101,10 +101,10 @@ def epsilon_of(release: RoundRelease) -> float | None:
 
 
 def log_budget(client: "MlflowClient", child_id: str, parent_id: str, release: RoundRelease) -> list[str]:
-    """Write ledgers, table and picture to the round's run, and to the training's unless a later round has.
+    """Write ledgers, table and picture to the round's run, and to the training's if no later round has.
 
     Returns:
-        Artifacts that are tables.
+        Paths of the artifacts that are tables.
     """
     if not (release.budget or release.ledgers or release.epsilon_quality):
         return []
@@ -131,7 +131,7 @@ def _write(release: RoundRelease, folder: Path) -> None:
 
 
 def draw(release: RoundRelease) -> "Figure":
-    """Quality on the public set against the largest epsilon of the sites, a point a round."""
+    """Plot quality on the public set against the largest epsilon of the sites, one point per round."""
     from matplotlib.figure import Figure
 
     measured = {key: value for row in release.epsilon_quality for key, value in row.items()}
@@ -161,13 +161,13 @@ def draw(release: RoundRelease) -> "Figure":
     axes.set_ylabel(f"{metric.words} on the public set")
     axes.set_title(f"{release.federation}, {release.run}: what the quality cost, by round")
     axes.grid(visible=True, color="0.9")
-    # To look for the emptiest corner takes the longer the more points there are.
+    # "best" searches for the emptiest corner, which slows down with the number of points.
     axes.legend(frameon=False, loc="best" if len(rows) <= MOST_NAMED else "lower right")
     return figure
 
 
 def _named(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The points that bear their round's number, the last among them: more than that hide each other."""
+    """Return the points to label with their round, the last included; more labels would overlap."""
     every = math.ceil(len(rows) / MOST_NAMED)
     return rows[::-every][::-1]
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from fedllm.config.kinds import Kind
 
-_CELL = 60  # characters of a cell: a site's reason may be long, and stands in `sites.json`
+_CELL = 60  # characters per cell: a site's reason may be long; `sites.json` holds it in full
 _CHECKED = (
     "It holds every file against the coordinator's signature first; elsewhere than at the coordinator give "
     "its fingerprint, as its owner tells it: `pin=`. `mlflow.pyfunc.load_model` checks nothing before it "
@@ -29,7 +29,7 @@ def render(release: RoundRelease, version_uri: str) -> str:
 
     Args:
         release: the round.
-        version_uri: what a user passes to MLflow, such as `models:/sentiment@challenger`.
+        version_uri: URI that a user passes to MLflow, such as `models:/sentiment@challenger`.
     """
     parts = [
         (

@@ -1,8 +1,8 @@
-"""The one door to MLflow: publish a round, finish a training, ask for the best.
+"""The only access to MLflow: publish a round, finish a training, find the best version.
 
-Nothing here uses MLflow's active run or its global address, so it works from any thread. Every write is
-searched for before it is created and keyed by (run, round, SHA-256): publishing again after a crash, at
-whatever point, ends with one run and one version.
+Nothing here uses MLflow's active run or its global address, so it works from any thread. Each write is
+keyed by (run, round, SHA-256) and searched for before it is created: publishing again after a crash at any
+point leaves one run and one version.
 """
 
 from collections.abc import Mapping
@@ -25,11 +25,11 @@ STATUS = {"completed": "FINISHED", "cancelled": "KILLED", "failed": "FAILED"}
 
 
 class Tracker:
-    """A record at one MLflow server.
+    """Read and write the record at one MLflow server.
 
     Args:
-        uri: of a server that tracks and registers, such as `http://127.0.0.1:5000`.
-        signer: the coordinator, whose signature each version gets; None: to read alone.
+        uri: tracking and registry server, such as `http://127.0.0.1:5000`.
+        signer: the coordinator's identity, which signs each version; None for read-only use.
     """
 
     def __init__(self, uri: str, signer: Identity | None = None) -> None:
@@ -38,12 +38,12 @@ class Tracker:
         self.client = connect(self.uri)
 
     def publish(self, release: RoundRelease) -> PublishedVersion:
-        """Record a round, register its model and sign the version; a second call finds the first one's.
+        """Record a round, register its model and sign the version; a second call returns the same version.
 
         Raises:
             IdentityError: there is no signer.
             TrackingError: MLflow does not answer; call again later with the same release.
-            RecordRefusedError: MLflow refuses this release; others may be taken all the same.
+            RecordRefusedError: MLflow refuses this release; it may still accept others.
             ModelError: the release's adapter folder is incomplete.
         """
         check_adapter(release.adapter_folder)
@@ -63,7 +63,7 @@ class Tracker:
         return _published(release.federation, version)
 
     def is_signed(self, federation: str, number: str) -> bool:
-        """Whether a version's record holds, by the signer's present keys; its files are not looked at.
+        """Return whether a version's record verifies with the signer's current keys; its files are not read.
 
         Raises:
             IdentityError: there is no signer.
@@ -75,11 +75,11 @@ class Tracker:
             return registry.is_signed(registered(self.client, federation, number), signer)
 
     def sign_again(self, release: RoundRelease, number: str) -> None:
-        """Sign a version that is registered already, and upload its files anew from this machine's disk.
+        """Sign a registered version and upload its files again from this machine's disk.
 
         Args:
-            release: the version's, as the journal kept it, with its adapter's folder on this disk.
-            number: the version's number, as the journal kept it.
+            release: the version's release from the journal, with its adapter folder on this disk.
+            number: the version's number from the journal.
 
         Raises:
             IdentityError: there is no signer.
@@ -99,10 +99,10 @@ class Tracker:
         """End a training's parent run.
 
         Args:
-            federation: its name.
-            run: its id; a training that published nothing gets its parent run here.
+            federation: name of the federation.
+            run: id of the training; its parent run is created here if it published nothing.
             summary: JSON; `status` is completed, cancelled or failed, `config` the federation's. It is
-                kept as `summary.json`; numbers at its top become metrics named `final.…`.
+                stored as `summary.json`; top-level numbers become metrics named `final.…`.
 
         Raises:
             TrackingError: MLflow does not answer or refuses.
@@ -119,7 +119,7 @@ class Tracker:
             self.client.set_terminated(run_id, STATUS.get(status, "FAILED"))
 
     def log_report(self, federation: str, run: str, page: str) -> None:
-        """Keep a training's report (HTML) as the artifact `report.html` of its parent run.
+        """Store a training's report (HTML) as the artifact `report.html` of its parent run.
 
         Raises:
             TrackingError: MLflow does not answer or refuses.
@@ -129,7 +129,7 @@ class Tracker:
             self.client.log_text(run_id, page, REPORT)
 
     def report_address(self, federation: str, run: str) -> str:
-        """Where MLflow's UI shows a training's report.
+        """Return the URL of a training's report in MLflow's UI.
 
         Raises:
             TrackingError: MLflow does not answer.
@@ -140,17 +140,17 @@ class Tracker:
         return f"{self.uri}/#/experiments/{experiment_id}/runs/{run_id}/artifacts/{REPORT}"
 
     def best(self, federation: str, run: str) -> PublishedVersion | None:
-        """The best version of one training by the metric that counts, of equals the first.
+        """Return a training's best version by its main metric, the first if several are equal.
 
         Raises:
             TrackingError: MLflow does not answer.
         """
         with answering(self.uri):
-            found = self._best(federation, run)
-        return _published(federation, found) if found else None
+            version = self._best(federation, run)
+        return _published(federation, version) if version else None
 
     def champion_metrics(self, name: str) -> dict[str, float] | None:
-        """What the version with the alias `champion` scored, or None when there is none.
+        """Return the metrics of the version with the alias `champion`, or None if there is none.
 
         Raises:
             TrackingError: MLflow does not answer.
@@ -185,13 +185,13 @@ class Tracker:
     def _challenge(self, release: RoundRelease, version: "ModelVersion") -> None:
         """Point `challenger` at the best version of the release's training.
 
-        Once it points at one of this training's, that is the best of those before: no other is read again.
+        If it already points at a version of this training, that is the best so far: no other is read.
         """
         name = release.federation
         alias = self.client.get_registered_model(name).aliases.get(registry.CHALLENGER)
-        held = self.client.get_model_version(name, alias) if alias is not None else None
-        if held is not None and held.tags.get("fed.run") == release.run:
-            best = registry.best_version([held, version])
+        current = self.client.get_model_version(name, alias) if alias is not None else None
+        if current is not None and current.tags.get("fed.run") == release.run:
+            best = registry.best_version([current, version])
         else:
             best = self._best(name, release.run)
         if best is not None and str(best.version) != str(alias):

@@ -1,4 +1,4 @@
-"""One MLflow client, explicit about its server, that notices within seconds when nobody answers."""
+"""An MLflow client with an explicit server, which notices within seconds that the server is down."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-STORE_SECONDS = 10.0  # to list a run's artifacts, which takes milliseconds
-PROBE_SECONDS = 10.0  # a server beside a training on the same cores may need some of them
-DEAD = frozenset({502, 503, 504})  # a proxy answers, MLflow does not
-# The content is at fault; not a password (401, 403), an address (404), time (408) or haste (429).
+STORE_SECONDS = 10.0  # to list a run's artifacts, normally milliseconds
+PROBE_SECONDS = 10.0  # a server that shares its cores with a training may be slow
+DEAD = frozenset({502, 503, 504})  # from a proxy whose MLflow is down
+# The content is wrong, as opposed to password (401, 403), address (404), time-out (408) or rate (429).
 REFUSED = frozenset({400, 409, 413, 414, 415, 422})
 
-# What the user set stays.
+# Applied only to variables that the user has not set.
 MANNERS = {
-    # MLflow's own defaults keep trying for minutes; a round must not wait that long.
+    # MLflow's defaults retry for minutes; a round must not wait that long.
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",  # s
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
-    # stdout belongs to `--json`, and stderr to one line an error.
+    # stdout is reserved for `--json`, stderr for one line per error.
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
@@ -37,46 +37,46 @@ MANNERS = {
 
 
 def connect(uri: str) -> "MlflowClient":
-    """Make a client of the tracking and registry server at `uri`, without touching MLflow's globals.
+    """Return a client of the tracking and registry server at `uri`, without setting MLflow's globals.
 
     Raises:
-        ConfigError: a variable switches the check of certificates off.
+        ConfigError: an environment variable disables certificate checks.
     """
     be_brief()
     if uri.startswith("https://"):
         refuse_unchecked()
-    _introduce(uri)
+    _set_credentials(uri)
     from mlflow import MlflowClient
 
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
 def be_brief() -> None:
-    """Set MLflow's patience and silence for this process; call it before MLflow's first import."""
+    """Set MLflow's time-outs and quiet output for this process; call it before MLflow is first imported."""
     for name, value in MANNERS.items():
         os.environ.setdefault(name, value)
 
 
-def _introduce(uri: str) -> None:
-    """Have the local stack's password and CA in MLflow's variables for its own server, and for no other.
+def _set_credentials(uri: str) -> None:
+    """Set the local stack's password and CA in MLflow's variables for its own server and no other.
 
-    MLflow takes them from the environment whatever server it calls.
+    MLflow reads these variables for every server it calls.
     """
     from fedllm.endpoints import endpoints
 
-    here = endpoints()
-    for name, value in (here.mlflow_credentials() if here else {}).items():
-        if here is not None and uri.rstrip("/") == here.mlflow_url:
+    local = endpoints()
+    for name, value in (local.mlflow_credentials() if local else {}).items():
+        if local is not None and uri.rstrip("/") == local.mlflow_url:
             os.environ[name] = value
         elif os.environ.get(name) == value:
             del os.environ[name]
 
 
 def probe(uri: str) -> None:
-    """Ask a server whether it is there; any answer of its own will do.
+    """Check that a server is up; any answer of its own counts.
 
     Raises:
-        TrackingError: nobody answers, or its certificate is not to be trusted.
+        TrackingError: the server does not answer, or its certificate is not trusted.
     """
     if not uri.startswith(("http://", "https://")):
         return
@@ -95,11 +95,11 @@ def probe(uri: str) -> None:
 
 @contextmanager
 def answering(uri: str) -> Iterator[None]:
-    """Turn every way in which MLflow can fail inside the block into one `TrackingError`.
+    """Convert every MLflow failure inside the block into a `TrackingError`.
 
     Raises:
-        RecordRefusedError: MLflow is there and does not take the content of a request.
-        TrackingError: everything else, which may be different later.
+        RecordRefusedError: MLflow is up and refuses the content of a request.
+        TrackingError: any other failure, which may be temporary.
     """
     from mlflow.exceptions import MlflowException
 
@@ -113,10 +113,10 @@ def answering(uri: str) -> Iterator[None]:
 
 
 def stored(uri: str, ask: Callable[[], T]) -> T:
-    """What a first, small question about artifacts comes to, within `STORE_SECONDS`.
+    """Return the result of a first, small artifact request, within `STORE_SECONDS`.
 
-    MLflow's server asks its artifact store again and again for minutes when that is down, and its client
-    waits as long. The thread of a question without an answer is left behind.
+    MLflow's server retries for minutes while its artifact store is down, and its client waits as long.
+    After a time-out the request's thread is abandoned.
 
     Raises:
         TrackingError: no answer in time.
@@ -126,14 +126,14 @@ def stored(uri: str, ask: Callable[[], T]) -> T:
     def run() -> None:
         try:
             done.set_result(ask())
-        except BaseException as error:  # noqa: BLE001 - raised again by whoever waits
+        except BaseException as error:  # noqa: BLE001 - re-raised in the waiting thread
             done.set_exception(error)
 
     Thread(target=run, name="artifacts", daemon=True).start()
     try:
         return done.result(STORE_SECONDS)
     except TimeoutError:
-        if done.done():  # the question's own
+        if done.done():  # raised by `ask` itself
             raise
         raise TrackingError(
             f"MLflow at {uri} answers, and its artifact store does not within {STORE_SECONDS:.0f} s: start "
@@ -142,7 +142,7 @@ def stored(uri: str, ask: Callable[[], T]) -> T:
 
 
 def _status(error: Exception) -> int | None:
-    """The HTTP status that an error stands for: MLflow's own, or of a request to its artifacts."""
+    """Return an error's HTTP status: MLflow's own, or that of a request for artifacts."""
     from mlflow.exceptions import MlflowException
 
     if isinstance(error, MlflowException):
@@ -158,4 +158,4 @@ def _unreachable(uri: str, why: str) -> TrackingError:
 
 def _line(error: Exception) -> str:
     text = " ".join(str(error).split())
-    return text if len(text) <= 300 else f"{text[:300]} …"  # noqa: PLR2004 - a line that can be read
+    return text if len(text) <= 300 else f"{text[:300]} …"  # noqa: PLR2004 - a readable line

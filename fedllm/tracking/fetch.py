@@ -1,4 +1,4 @@
-"""Get a model to use: a registered version, a peft folder, or the bare base (`zero-shot`)."""
+"""Load a model for use: a registered version, a peft folder, or the bare base (`zero-shot`)."""
 
 import json
 import logging
@@ -24,10 +24,10 @@ _REGISTERED = re.compile(r"^models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<v
 
 @dataclass(frozen=True)
 class Trust:
-    """Whose signature makes a registered version fit to be loaded."""
+    """Whose signature a registered version needs before it is loaded."""
 
-    pin: str | None  # fingerprint of the coordinator; None: it is not known here, and nothing is loaded
-    unsigned: bool = False  # also load a version that has no record, as versions of before have none
+    pin: str | None  # fingerprint of the coordinator; None: unknown, so nothing is loaded
+    unsigned: bool = False  # also load a version without a record, as older versions are
 
 
 NOBODY = Trust(None)
@@ -35,14 +35,14 @@ NOBODY = Trust(None)
 
 @dataclass(frozen=True)
 class OpenedModel:
-    """A model ready to answer, and what it is."""
+    """A loaded model with its name and task."""
 
     name: str  # models:/{name}/{version}, a folder, or `zero-shot`
     learner: Any
     task: TaskConfig
 
     def predict(self, model_input: Any) -> list[str]:  # noqa: ANN401 - as `as_records` reads it
-        """Answer every row, as MLflow's pyfunc of the version does.
+        """Answer every row, as the version's MLflow pyfunc does.
 
         Args:
             model_input: a DataFrame with the task's columns, a list of texts or of mappings, or a mapping
@@ -66,19 +66,19 @@ class FetchedVersion:
     base_name: str
     base_sha256: str
     task: TaskConfig
-    signed_by: str | None = None  # fingerprint of the coordinator; None: it has no record
+    signed_by: str | None = None  # fingerprint of the coordinator; None: no record
 
 
 def is_registered(wanted: str) -> bool:
-    """Whether `wanted` names a registered version and so needs MLflow."""
+    """Return whether `wanted` names a registered version and so needs MLflow."""
     return wanted.startswith("models:/")
 
 
 def registered_name(wanted: str) -> str:
-    """The registered model that `models:/NAME@ALIAS` or `models:/NAME/VERSION` names: a federation.
+    """Return the NAME in `models:/NAME@ALIAS` or `models:/NAME/VERSION`, which is a federation.
 
     Raises:
-        TrackingError: it names no version.
+        TrackingError: the text names no version.
     """
     return _parsed(wanted)["name"]
 
@@ -86,18 +86,17 @@ def registered_name(wanted: str) -> str:
 def open_model(
     wanted: str, config: FederationConfig, tracking_uri: str | None, trust: Trust = NOBODY
 ) -> OpenedModel:
-    """Load what a user named.
+    """Load the model that a user named.
 
     Args:
         wanted: `models:/name@alias`, `models:/name/version`, a peft folder, or `zero-shot`.
-        config: names the base and the task of a folder and of the bare base; a registered version brings
-            its own.
-        tracking_uri: MLflow's; needed for a registered version alone.
+        config: base and task for a folder or the bare base; a registered version holds its own.
+        tracking_uri: MLflow server; needed only for a registered version.
         trust: whose signature a registered version needs.
 
     Raises:
         TrackingError: MLflow does not answer or has no such version.
-        ModelError: the base is absent or another one, or the folder is no adapter.
+        ModelError: the base is missing or a different one, or the folder is no adapter.
         UntrustedVersionError: the version's files are not those that its coordinator signed.
     """
     if wanted == ZERO_SHOT:
@@ -116,7 +115,7 @@ def open_model(
 
 
 def open_version(wanted: str, tracking_uri: str, trust: Trust) -> OpenedModel:
-    """Load a registered version by fedllm's own code; none of the version's code runs.
+    """Load a registered version with fedllm's own code; none of the version's code runs.
 
     Raises:
         TrackingError, ModelError, UntrustedVersionError: as `open_model`.
@@ -128,15 +127,15 @@ def open_version(wanted: str, tracking_uri: str, trust: Trust) -> OpenedModel:
 
 
 def fetch_version(tracking_uri: str, wanted: str, folder: Path, trust: Trust) -> FetchedVersion:
-    """Copy a version's files into an empty `folder`, once its signed record and every hash in it hold.
+    """Copy a version's files into an empty `folder` and check them against its signed record.
 
-    A version without a record is copied where `trust.unsigned` allows it: adapter, base record and task
-    alone, unchecked.
+    With `trust.unsigned`, a version without a record is copied too: only its adapter, base record and task,
+    unchecked.
 
     Raises:
         TrackingError: MLflow does not answer, or there is no such version.
         ModelError: the version was not published by fedllm.
-        UntrustedVersionError: its files are not those that its coordinator signed; nothing was read of them.
+        UntrustedVersionError: its files are not those that its coordinator signed; none was parsed.
     """
     match = _parsed(wanted)
     client = connect(tracking_uri)
@@ -170,7 +169,7 @@ def read_version(uri: str, folder: Path) -> FetchedVersion:
     """Read the `artifacts` folder of a version.
 
     Raises:
-        ModelError: it is not one that fedllm writes.
+        ModelError: fedllm did not write the folder.
     """
     try:
         base = json.loads((folder / "base.json").read_text(encoding="utf-8"))

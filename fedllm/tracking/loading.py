@@ -1,4 +1,4 @@
-"""Bring a published model back to life: its base by name and fingerprint, its inputs as records."""
+"""Load a published model: resolve its base by name and fingerprint, read its inputs as records."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -25,15 +25,15 @@ def load_plain(base_name: str, task: TaskConfig) -> "TaskLearner":
 
 
 def load_adapter(base_name: str, base_sha256: str | None, adapter: Path, task: TaskConfig) -> "TaskLearner":
-    """Load the base model and put a plain peft adapter on top.
+    """Load the base model with a plain peft adapter.
 
-    Where a kind's models are released whole, `adapter` holds all of it: it needs no base.
+    For a task kind whose models are released whole, `adapter` holds the entire model and no base is needed.
 
     Args:
         base_name: a name, folder or hub id that `resolve_base` knows.
-        base_sha256: fingerprint (hex) that the base had in training; None: not known, any will do.
-        adapter: the folder of a version's files.
-        task: what it was trained for.
+        base_sha256: fingerprint (hex) of the base in training; None accepts any.
+        adapter: folder of a version's files.
+        task: task that the adapter was trained for.
 
     Raises:
         ModelError: there is no such base, its fingerprint differs, or the adapter is unreadable.
@@ -45,16 +45,16 @@ def load_adapter(base_name: str, base_sha256: str | None, adapter: Path, task: T
     if task.traits.whole:
         return load_released(adapter, None, task)
     folder = resolve_base(base_name)
-    if base_sha256 is not None and (found := fingerprint(folder)) != base_sha256:
+    if base_sha256 is not None and (actual := fingerprint(folder)) != base_sha256:
         raise ModelError(
-            f"the base model {base_name} here has fingerprint {found[:12]}…, the adapter was trained on "
+            f"the base model {base_name} here has fingerprint {actual[:12]}…, the adapter was trained on "
             f"{base_sha256[:12]}…: fetch the same revision of the base"
         )
     return load_released(folder, adapter, task)
 
 
 def input_columns(task: TaskConfig) -> dict[str, str]:
-    """What a prediction needs: role in the template → column of a record (`text` → `text`)."""
+    """Return the inputs of a prediction: role in the template → column of a record (`text` → `text`)."""
     if not task.traits.template:
         return {task.traits.input: task.fields[task.traits.input]}
     roles = dict.fromkeys(re.findall(r"\{(\w+)\}", task.template))
@@ -62,7 +62,7 @@ def input_columns(task: TaskConfig) -> dict[str, str]:
 
 
 def as_records(given: Any, task: TaskConfig) -> list[dict[str, str]]:  # noqa: ANN401 - see below
-    """Read what a user passes to `predict` as records.
+    """Convert the input of `predict` to records.
 
     Args:
         given: a DataFrame, a text, a list of texts or of mappings, or a mapping from column to a text or

@@ -1,28 +1,28 @@
-"""The parts of a card: tables whose cells cannot break them."""
+"""Markdown of a card: tables with escaped cells."""
 
 import re
 from collections.abc import Iterable, Mapping
 
 from fedllm.tasks.metrics import METRICS, main_metric, metric_named, shown
 
-ROWS = 20  # groups and sites that fit a screen
+ROWS = 20  # groups or sites that fit on a screen
 
-# What begins or ends markup within a line, and what GitHub's dialect makes a link of by itself.
+# Characters that begin or end inline markup, and those that GitHub's dialect turns into links.
 _MARKUP = re.compile(r"[\\`*_\[\]<|&~@]|:(?=//)|(?<=\bwww)\.", flags=re.IGNORECASE)
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """A table of cells that are fit to be shown."""
+    """Return a table of cells that are already escaped."""
     names = list(head)
     return "\n".join([line(names), line(["---"] * len(names)), *[line(cells) for cells in rows]])
 
 
 def by_importance(metrics: Mapping[str, float], chosen: str | None = None) -> list[str]:
-    """Totals first, then the groups, in each the metric that counts first; a single group is the total.
+    """Sort metric names: totals, then groups, the main metric first in each; drop a lone group `all`.
 
     Args:
         metrics: by name and as name/{group}.
-        chosen: the metric that counts; None: the task's own.
+        chosen: the main metric; None: the task's own.
     """
     main = main_metric(metrics, chosen)
     groups = {name.partition("/")[2] for name in metrics} - {""}
@@ -31,12 +31,12 @@ def by_importance(metrics: Mapping[str, float], chosen: str | None = None) -> li
 
 
 def line(cells: Iterable[str]) -> str:
-    """A row of a table."""
+    """Return a row of a table."""
     return "| " + " | ".join(cells) + " |"
 
 
 def cell(text: str, most: int | None = None) -> str:
-    """A cell that cannot break the table or become markup, of at most so many characters to be read."""
+    """Return a cell with markup escaped, cut to at most `most` characters before escaping."""
     words = " ".join(text.split())
     if most is not None and len(words) > most:
         words = f"{words[: most - 1]}…"
@@ -44,18 +44,18 @@ def cell(text: str, most: int | None = None) -> str:
 
 
 def plain(value: object) -> str:
-    """A value of a table; four digits are enough."""
+    """Format a value of a table, floats with four significant digits."""
     if value is None:
         return "-"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def metric(name: str) -> str:
-    """A metric's name in a cell, with its unit where a percentage does not say it."""
-    found = METRICS.get(name)
-    return f"{cell(name)} ({found.unit})" if found and found.unit else cell(name)
+    """Return a metric's name as a cell, with its unit if it has one."""
+    known = METRICS.get(name)
+    return f"{cell(name)} ({known.unit})" if known and known.unit else cell(name)
 
 
 def number(name: str, value: float | None) -> str:
-    """A value by its metric's name: a share as %, another as it is."""
+    """Format a value by its metric's name: a share in %, another as a number."""
     return "-" if value is None else shown(name, value)

@@ -1,4 +1,4 @@
-"""A version's files: models-from-code pyfunc, a plain peft folder or a whole image model, no pickle."""
+"""Write a version's files: models-from-code pyfunc, a peft folder or a whole image model, no pickle."""
 
 import base64
 import importlib.metadata
@@ -20,14 +20,14 @@ ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")  # peft's
 VISION_FILES = ("config.json", "model.safetensors")  # of a small model that is shared whole
 REQUIRED = ("fedllm", "mlflow", "torch", "transformers", "peft", "safetensors")
 REQUIRED_OF_WHOLE = ("fedllm", "mlflow", "torch", "safetensors", "kymatio", "scipy")
-_INPUTS = {  # what an example holds, by the kind's input
+_INPUTS = {  # content of the input example, by the task kind's input
     "text": "An example of what to judge.",
     "image": base64.b64encode(bytes(28 * 28)).decode(),  # blank
 }
 
 
 def check_adapter(folder: str) -> Path:
-    """The folder of what was trained.
+    """Return the path of an adapter folder after checking that it is complete.
 
     Raises:
         ModelError: a file of a plain peft adapter, or of an image model, is missing.
@@ -40,18 +40,18 @@ def check_adapter(folder: str) -> Path:
 
 
 def model_files(folder: Path) -> tuple[str, ...]:
-    """The files of a released model: a peft adapter's, or a small image model's."""
+    """Return the file names of a released model: a peft adapter's or a small image model's."""
     return VISION_FILES if is_vision(folder) else ADAPTER_FILES
 
 
 def save_package(release: RoundRelease, logged: "LoggedModel", run_id: str, folder: Path) -> None:
-    """Write the version's files into `folder`, which must not exist. Loads no weights.
+    """Write the version's files into `folder`, which must not exist. Load no weights.
 
     Args:
         release: the round.
         logged: the MLflow model that the files will be uploaded to.
         run_id: the round's MLflow run.
-        folder: where to; a sibling `parts` is used on the way.
+        folder: target; its sibling `parts` is created as a temporary folder.
 
     Raises:
         ModelError: the adapter folder is incomplete.
@@ -64,7 +64,7 @@ def save_package(release: RoundRelease, logged: "LoggedModel", run_id: str, fold
     base = {"name": release.base_name, "sha256": release.base_sha256}
     (parts / "base.json").write_text(json.dumps(base, sort_keys=True), encoding="utf-8")
     (parts / "task.json").write_text(json.dumps(release.task, sort_keys=True), encoding="utf-8")
-    # Only the two files that load: peft also writes a README that names folders of this machine.
+    # Only the two files that loading needs: peft's README names folders of this machine.
     plain = parts / "adapter"
     plain.mkdir()
     for name in model_files(adapter):
@@ -107,31 +107,31 @@ def _signature(task: TaskConfig) -> "ModelSignature":
 
     inputs = Schema([ColSpec("string", column) for column in input_columns(task).values()])
     signature = ModelSignature(inputs=inputs, outputs=Schema([ColSpec("string")]))
-    # MLflow would refuse a list of texts and a mapping to texts for named columns. This mark leaves the
-    # check to the model, whose own (`as_records`) takes both and names the column that is missing.
+    # MLflow would refuse a list of texts and a mapping to texts for named columns. This flag leaves the
+    # check to the model: `as_records` accepts both and names a missing column.
     signature._is_signature_from_type_hint = True  # noqa: SLF001 - no public way; without it tables still work
     return signature
 
 
 def _requirements(task: TaskConfig) -> list[str]:
-    """The packages of this process, so that MLflow need not load the model to find out.
+    """Return pip requirements with this process's versions; otherwise MLflow loads the model to infer them.
 
-    Each line can be installed on another machine: without the name of a local build, which no index has, and
-    without a fedllm that was installed from a folder of this machine.
+    Each line installs on another machine: local build tags, which no index has, are removed, and a fedllm
+    that was installed from a local folder is left out.
     """
     names = REQUIRED_OF_WHOLE if task.traits.whole else REQUIRED
     return [line for name in names if (line := _installable(name))]
 
 
 def _installable(name: str) -> str | None:
-    """A package as pip can install it elsewhere; None where only this machine has it."""
+    """Return a package's pip requirement; None if only this machine has the package."""
     try:
-        found = importlib.metadata.distribution(name)
+        package = importlib.metadata.distribution(name)
     except importlib.metadata.PackageNotFoundError:
         return None  # run from a source tree
-    origin = json.loads(found.read_text("direct_url.json") or "{}")
+    origin = json.loads(package.read_text("direct_url.json") or "{}")
     if commit := origin.get("vcs_info", {}).get("commit_id"):
         return f"{name} @ {origin['vcs_info']['vcs']}+{origin['url']}@{commit}"
-    if name == "fedllm" and (found.read_text("WHEEL") is None or origin.get("url", "").startswith("file:")):
-        return None  # a source tree or a folder; what conda built names a folder as well, and is on an index
-    return f"{name}=={found.version.partition('+')[0]}"
+    if name == "fedllm" and (package.read_text("WHEEL") is None or origin.get("url", "").startswith("file:")):
+        return None  # a source tree or a folder; a conda build names a folder too but is on an index
+    return f"{name}=={package.version.partition('+')[0]}"

@@ -1,4 +1,4 @@
-"""The registry: one version for a round's model, the tags it carries, and the alias of the best."""
+"""The registry: one version per round's model, its tags, and the alias of the best."""
 
 import math
 import tempfile
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 CHALLENGER = "challenger"
 CHAMPION = "champion"
-PREVIOUS = "previous"  # the champion before it
+PREVIOUS = "previous"  # the previous champion
 EVAL = "eval."
 BASELINE = "eval_baseline."
-METRIC = "public.metric"  # the one that counts; absent where it is the task's own
+METRIC = "public.metric"  # the main metric; absent if it is the task's own
 
 
 def version_tags(release: RoundRelease) -> dict[str, str]:
-    """Everything a reviewer filters by; the client returns a version's metrics and parameters empty."""
+    """Return the tags that reviewers filter by; MLflow returns no metrics or parameters of a version."""
     tags = {
         "fed.run": release.run,
         "fed.round": str(release.round),
@@ -52,7 +52,7 @@ def version_tags(release: RoundRelease) -> dict[str, str]:
 
 
 def ensure_model(client: "MlflowClient", name: str) -> None:
-    """Create the registered model when it is not there."""
+    """Create the registered model if it does not exist."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -65,7 +65,7 @@ def ensure_model(client: "MlflowClient", name: str) -> None:
 
 
 def versions(client: "MlflowClient", name: str, wanted: str = "") -> "Iterator[ModelVersion]":
-    """All versions of a model, all pages; `wanted` narrows MLflow's filter."""
+    """Yield all versions of a model over all pages; `wanted` extends MLflow's filter."""
     token = None
     while True:
         page = client.search_model_versions(f"name = '{name}'{wanted}", page_token=token)
@@ -76,7 +76,7 @@ def versions(client: "MlflowClient", name: str, wanted: str = "") -> "Iterator[M
 
 
 def registered(client: "MlflowClient", name: str, version: str) -> "ModelVersion":
-    """A version of the registry.
+    """Return a version of the registry.
 
     Raises:
         ReviewError: there is no such version.
@@ -92,30 +92,30 @@ def registered(client: "MlflowClient", name: str, version: str) -> "ModelVersion
 
 
 def find_version(client: "MlflowClient", release: RoundRelease, run_id: str) -> "ModelVersion | None":
-    """The version that holds this round's model, if there is one; the oldest if there are more."""
-    found = [
+    """Return the oldest version that holds this round's model, or None."""
+    matching = [
         version
         for version in versions(client, release.federation, f" and run_id = '{run_id}'")
         if version.tags.get("model.sha256") == release.model_sha256
     ]
-    return min(found, key=lambda version: int(version.version), default=None)
+    return min(matching, key=lambda version: int(version.version), default=None)
 
 
 def uploaded_model(
     client: "MlflowClient", experiment_id: str, release: RoundRelease, run_id: str
 ) -> "tuple[LoggedModel, dict[str, str]]":
-    """The round's MLflow model with all its files, uploaded now, also where an earlier upload was cut off.
+    """Upload the round's MLflow model with all its files, also after an interrupted upload.
 
     Returns:
-        The model, and the SHA-256 of each file as it was on this disk: the store is not asked for them.
+        The model, and the SHA-256 of each file as hashed on this disk, not by the store.
     """
     from mlflow.entities import LoggedModelOutput, LoggedModelStatus
 
-    wanted = f"source_run_id = '{run_id}' and tags.`model.sha256` = '{release.model_sha256}'"
-    found = client.search_logged_models([experiment_id], filter_string=wanted, max_results=1)
+    query = f"source_run_id = '{run_id}' and tags.`model.sha256` = '{release.model_sha256}'"
+    existing = client.search_logged_models([experiment_id], filter_string=query, max_results=1)
     logged = (
-        found[0]
-        if found
+        existing[0]
+        if existing
         else client.create_logged_model(
             experiment_id,
             name=f"{release.federation}-{release.run}-{release.round}",
@@ -138,7 +138,7 @@ def uploaded_model(
 
 
 def is_signed(version: "ModelVersion", signer: Identity) -> bool:
-    """Whether a version carries a record that holds, by these very keys."""
+    """Return whether a version has a record that verifies with exactly these keys."""
     try:
         open_record(str(version.name), str(version.version), dict(version.tags), fingerprint(signer.public))
     except UntrustedVersionError:
@@ -153,7 +153,7 @@ def sign_version(
     hashes: Mapping[str, str],
     signer: Identity,
 ) -> None:
-    """Give a version its record. Its number is known only now, and is part of what is signed."""
+    """Sign a version's record after registration: the record contains the version's number."""
     record = VersionRecord(
         federation=release.federation,
         version=number,
@@ -180,23 +180,23 @@ def create_version(
 
 
 def best_version(found: "Iterable[ModelVersion]") -> "ModelVersion | None":
-    """The version that is best by the metric that counts; of equals the first."""
+    """Return the best version by its main metric, the first if several are equal."""
     scored = [(score, version) for version in found if (score := _score(version.tags)) is not None]
     return max(scored, key=lambda pair: (pair[0], -int(pair[1].version)))[1] if scored else None
 
 
 def numbers(tags: Mapping[str, str], prefix: str) -> dict[str, float]:
-    """The metrics that a version carries as tags; what people put beside them is none."""
-    found = {}
+    """Return the metrics among a version's tags; skip values that are not finite numbers."""
+    metrics = {}
     for name, value in tags.items():
         with suppress(ValueError):
             if name.startswith(prefix) and math.isfinite(number := float(value)):
-                found[name.removeprefix(prefix)] = number
-    return found
+                metrics[name.removeprefix(prefix)] = number
+    return metrics
 
 
 def _score(tags: Mapping[str, str]) -> float | None:
-    """Higher is better; None where the metric that counts was not measured."""
+    """Return a version's score (higher is better); None if its main metric was not measured."""
     metrics = numbers(tags, EVAL)
     metric = main_metric(metrics, tags.get(METRIC))
     value = metrics.get(metric.name)

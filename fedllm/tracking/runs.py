@@ -1,8 +1,8 @@
-"""The runs: a parent a training, a child a round. Each is searched for before it is created.
+"""MLflow runs: one parent per training, one child per round. Each is searched for before it is created.
 
-Runs are named by tags that are set when they are created, in one request: a crash leaves a run that is
-found again, or none. Everything written twice is the same twice: parameters, metrics with the round's own
-time stamp, artifacts under fixed names.
+A run is identified by tags that are set in the request that creates it: after a crash it can be found
+again, or it does not exist. Writing is idempotent: parameters, metrics with the round's own time stamp,
+artifacts under fixed names.
 """
 
 import json
@@ -21,31 +21,31 @@ if TYPE_CHECKING:
 TRAINING = "training"
 ROUND = "round"
 SITES_TABLE = "sites.json"
-LONGEST_PARAM = 500  # characters, what every MLflow store takes
+LONGEST_PARAM = 500  # characters that every MLflow store accepts
 
 
 def experiment(client: "MlflowClient", federation: str) -> str:
-    """Id of the federation's experiment, created when it is not there."""
+    """Return the id of the federation's experiment; create it if needed."""
     from mlflow.exceptions import MlflowException
 
-    found = client.get_experiment_by_name(federation)
-    if found is None:
+    existing = client.get_experiment_by_name(federation)
+    if existing is None:
         try:
             return str(client.create_experiment(federation))
         except MlflowException:
-            found = client.get_experiment_by_name(federation)  # another thread was first
-            if found is None:
+            existing = client.get_experiment_by_name(federation)  # another thread was first
+            if existing is None:
                 raise
-    if found.lifecycle_stage == "deleted":
-        client.restore_experiment(found.experiment_id)
-    return str(found.experiment_id)
+    if existing.lifecycle_stage == "deleted":
+        client.restore_experiment(existing.experiment_id)
+    return str(existing.experiment_id)
 
 
 def training(client: "MlflowClient", experiment_id: str, run: str, config: Mapping[str, Any]) -> "Run":
-    """The parent run of a training; parameters are the flattened configuration."""
+    """Return a training's parent run, created if needed, with the flattened configuration as parameters."""
     tags = {"fed.kind": TRAINING, "fed.run": run}
-    found = _find(client, experiment_id, tags)
-    parent = found or client.create_run(experiment_id, tags=tags, run_name=run)
+    existing = _find(client, experiment_id, tags)
+    parent = existing or client.create_run(experiment_id, tags=tags, run_name=run)
     missing = {k: v for k, v in flatten(config) if k not in parent.data.params}
     if missing:
         from mlflow.entities import Param
@@ -55,9 +55,9 @@ def training(client: "MlflowClient", experiment_id: str, run: str, config: Mappi
 
 
 def round_run(client: "MlflowClient", experiment_id: str, parent: "Run", release: RoundRelease) -> "Run":
-    """The child run of a round, with its metrics, its parameters and the sites as a table.
+    """Return a round's child run after logging its metrics, parameters and table of sites.
 
-    The parent gets the same metrics with the round as step: that is the training's curve.
+    The parent gets the same metrics with the round as step, which draws the training's curve.
     """
     from mlflow.entities import Metric, Param
 
@@ -72,7 +72,7 @@ def round_run(client: "MlflowClient", experiment_id: str, parent: "Run", release
         tags={**identity, "mlflow.parentRunId": parent.info.run_id, "fed.sites": release.site_list},
         run_name=f"{release.run} round {release.round}",
     )
-    # A second publication writes the same rows, which the store keeps once.
+    # A second publication writes the same rows, which the store keeps only once.
     when = child.info.start_time  # ms since 1970
     metrics = [
         Metric(safe_name(name), value, when, release.round)
@@ -98,7 +98,7 @@ def round_run(client: "MlflowClient", experiment_id: str, parent: "Run", release
 
 
 def _log_sites(client: "MlflowClient", run_id: str, rows: list[dict[str, Any]]) -> list[str]:
-    """Write the table that MLflow's UI shows; `log_table` would append to it when publishing again."""
+    """Write the table of sites for MLflow's UI; `log_table` would append to it on a second publication."""
     if not rows:
         return []
     client.log_dict(run_id, as_table(rows), SITES_TABLE)
@@ -106,16 +106,16 @@ def _log_sites(client: "MlflowClient", run_id: str, rows: list[dict[str, Any]]) 
 
 
 def _find(client: "MlflowClient", experiment_id: str, tags: Mapping[str, str]) -> "Run | None":
-    """The oldest live run that carries all the tags."""
-    wanted = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
-    found = client.search_runs(
-        [experiment_id], filter_string=wanted, max_results=1, order_by=["attributes.start_time ASC"]
+    """Return the oldest live run that has all the tags, or None."""
+    query = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
+    matching = client.search_runs(
+        [experiment_id], filter_string=query, max_results=1, order_by=["attributes.start_time ASC"]
     )
-    return found[0] if found else None
+    return matching[0] if matching else None
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Yield a nested configuration as `local.lr` → `0.001`; lists are JSON, long values are cut."""
+    """Yield a nested configuration as `local.lr` → `0.001`; lists become JSON, long values are cut."""
     for key, value in config.items():
         name = f"{prefix}{key}"
         if isinstance(value, Mapping) and value:
@@ -126,7 +126,7 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 
 def log_final(client: "MlflowClient", run_id: str, summary: Mapping[str, Any]) -> None:
-    """Log the numbers at the top of a summary, and below `eval`, as metrics named `final.…`."""
+    """Log a summary's numbers, top-level and below `eval`, as metrics named `final.…`."""
     from mlflow.entities import Metric
 
     numbers = {**summary, **_below(summary, "eval")}

@@ -1,8 +1,8 @@
-"""The code of a registered version: MLflow runs this file as it is (models from code, no pickle).
+"""The code of a registered version: MLflow runs this file unchanged (models from code, no pickle).
 
 The version's folder holds `base.json` (name and fingerprint of the base model), `task.json` and `adapter/`,
-a plain peft folder. The base itself is not copied: it is resolved by name on the machine that loads, and
-refused when its fingerprint differs.
+a plain peft folder. The base itself is not copied: the machine that loads the version resolves it by name
+and refuses it if its fingerprint differs.
 """
 
 import json
@@ -16,13 +16,13 @@ from mlflow.pyfunc import PythonModel, PythonModelContext
 
 
 class FederatedAdapter(PythonModel):  # type: ignore[misc]
-    """A base model with a federated adapter; answers labels for a classification, text otherwise."""
+    """A base model with a federated adapter; predicts labels for a classification, text otherwise."""
 
     def load_context(self, context: PythonModelContext) -> None:
         """Load base and adapter.
 
         Raises:
-            ModelError: the base is absent, or not the one that the adapter was trained on.
+            ModelError: the base is missing, or not the one that the adapter was trained on.
         """
         from fedllm.config import TaskConfig
         from fedllm.tracking.loading import load_adapter
@@ -35,7 +35,7 @@ class FederatedAdapter(PythonModel):  # type: ignore[misc]
 
     def predict(
         self,
-        model_input: pandas.DataFrame,  # or a list or a mapping; this hint alone keeps MLflow from guessing
+        model_input: pandas.DataFrame,  # or a list or a mapping; with this hint MLflow infers no type
         params: Mapping[str, Any] | None = None,  # noqa: ARG002 - MLflow's interface
     ) -> list[str]:
         """Answer every row.
@@ -43,7 +43,7 @@ class FederatedAdapter(PythonModel):  # type: ignore[misc]
         Args:
             model_input: a DataFrame with the task's columns, a list of texts or of mappings, or a mapping
                 from column to text or texts.
-            params: none are known.
+            params: ignored.
 
         Raises:
             ModelError: a column that the template needs is missing.

@@ -1,4 +1,4 @@
-"""The files of a registered version, held against its signed record before any of them is read."""
+"""Check a registered version's files against its signed record before any of them is parsed."""
 
 import posixpath
 from collections.abc import Iterable, Mapping
@@ -28,7 +28,7 @@ _COMMON = frozenset(
         f"{ARTIFACTS}/task.json",
     }
 )
-# Every file that a version consists of: a language model's and an image model's. There is no third kind.
+# Every file of a version: of a language model and of an image model. There is no third kind.
 PACKAGES = tuple(
     _COMMON | {f"{ADAPTER}/{name}" for name in trained} for trained in (ADAPTER_FILES, VISION_FILES)
 )
@@ -36,27 +36,27 @@ _FOLDERS = frozenset({"", ARTIFACTS, ADAPTER})
 
 
 def package_hashes(folder: Path) -> dict[str, str]:
-    """SHA-256 by path of a package that is about to be uploaded.
+    """Return the SHA-256 by path of a package before its upload.
 
     Raises:
-        ModelError: it holds a file that no version has, or lacks one.
+        ModelError: the package holds an unknown file or lacks one.
     """
     files = sorted(path for path in folder.rglob("*") if not path.is_dir())
-    found = {path.relative_to(folder).as_posix(): sha256_file(path) for path in files}
-    if found.keys() not in PACKAGES:
-        wrong = min((found.keys() ^ package for package in PACKAGES), key=len)
+    hashes = {path.relative_to(folder).as_posix(): sha256_file(path) for path in files}
+    if hashes.keys() not in PACKAGES:
+        wrong = min((hashes.keys() ^ package for package in PACKAGES), key=len)
         raise ModelError(f"the package of a version is not as it should be: {', '.join(sorted(wrong))}")
-    return found
+    return hashes
 
 
 class StoredFiles:
-    """The folder of a registered version in MLflow's artifact store, whose word is not taken for anything."""
+    """The folder of a registered version in MLflow's artifact store, which is not trusted."""
 
     def __init__(self, client: "MlflowClient", tracking_uri: str, version: "ModelVersion") -> None:
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
         self.uri = f"models:/{version.name}/{version.version}"
-        # The client leaves `version.model_id` empty; the source is models:/{model_id} all the same.
+        # The client leaves `version.model_id` empty; the source is still models:/{model_id}.
         model_id = str(version.source).removeprefix("models:/")
         if not model_id.startswith("m-"):
             raise ModelError(f"{self.uri} was not published by fedllm: it holds no adapter")
@@ -64,23 +64,23 @@ class StoredFiles:
         self._repository: Any = get_artifact_repository(location, tracking_uri=tracking_uri)
 
     def fetch(self, hashes: Mapping[str, str], folder: Path) -> None:
-        """Copy a version's files into an empty `folder`, if they are those of its record.
+        """Copy a version's files into an empty `folder` and check them against its record.
 
-        Each is written under the record's own path, whatever the store lists, and hashed on this disk.
+        Each is written under the path in the record, not the store's, and hashed on this disk.
 
         Args:
             hashes: SHA-256 by path, from the signed record.
-            folder: where to.
+            folder: target.
 
         Raises:
             UntrustedVersionError: a file was changed, added or removed.
         """
         if hashes.keys() not in PACKAGES:
             raise UntrustedVersionError(f"{self.uri}: its record names files that no version has")
-        there = self._listed()
-        if added := sorted(there - hashes.keys()):
+        listed = self._listed()
+        if added := sorted(listed - hashes.keys()):
             raise UntrustedVersionError(f"{self.uri}: {_named(added)} was added in the artifact store")
-        if missing := sorted(hashes.keys() - there):
+        if missing := sorted(hashes.keys() - listed):
             raise UntrustedVersionError(f"{self.uri}: {_named(missing)} is missing in the artifact store")
         self.copy(hashes, folder)
         changed = sorted(name for name in hashes if sha256_file(folder / name) != hashes[name])
@@ -91,30 +91,30 @@ class StoredFiles:
             )
 
     def copy(self, names: Iterable[str], folder: Path) -> None:
-        """Copy files by name into `folder`, unchecked."""
+        """Copy files by name into `folder` without checking them."""
         for name in names:
             target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
-            # The public `download_artifacts` lets the store say what is a folder, and what is in it.
+            # The public `download_artifacts` lets the store define what is a folder and its contents.
             self._repository._download_file(name, str(target))  # noqa: SLF001
 
     def listed_adapter(self) -> frozenset[str]:
-        """The allowed names below `artifacts/` that are there, for a version that has no record."""
+        """Return the allowed names below `artifacts/` in the store, for a version without a record."""
         allowed = frozenset[str]().union(*PACKAGES)
         return frozenset(name for name in self._listed() & allowed if name.startswith(f"{ARTIFACTS}/"))
 
     def _listed(self) -> frozenset[str]:
-        """Every file, and every folder that no version has, as the store lists them."""
-        found: set[str] = set()
+        """Return every file, and every folder that no version has, as listed by the store."""
+        names: set[str] = set()
         for folder in sorted(_FOLDERS):
             for entry in self._repository.list_artifacts(folder or None):
                 path = posixpath.normpath(str(entry.path))
                 if not (entry.is_dir and path in _FOLDERS):
-                    found.add(path)
-        return frozenset(found)
+                    names.add(path)
+        return frozenset(names)
 
 
 def _named(names: list[str]) -> str:
-    """A few names in a line, as they may be shown."""
+    """Join up to three names, escaped and shortened for display."""
     shown = ", ".join(ascii(name)[1:-1][:80] for name in names[:3])
     return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"  # noqa: PLR2004

@@ -1,7 +1,7 @@
-"""The signed record of a registered version: which files it consists of, by SHA-256.
+"""The signed record of a registered version: the SHA-256 of each of its files.
 
-The coordinator signs it with its Ed25519 key (DSSE, `fedllm.secure.envelope`) and keeps it as a tag of the
-version. MLflow's server and its artifact store are places to keep bytes: what a version is, the record says.
+The coordinator signs it with its Ed25519 key (DSSE, `fedllm.secure.envelope`) and stores it as a tag of the
+version. MLflow's server and artifact store only keep bytes: the record defines the version.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ PAYLOAD_TYPE = "application/vnd.fedllm.version+json"
 
 
 class VersionRecord(BaseModel):
-    """What the coordinator says of one version: where it comes from, and every file of it."""
+    """The coordinator's statement about one version: its origin and all its files."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, populate_by_name=True)
 
@@ -34,12 +34,12 @@ class VersionRecord(BaseModel):
 
     @property
     def tags(self) -> dict[str, str]:
-        """The version's tags that say the same."""
+        """The version's tags that must agree with the record."""
         return {"fed.run": self.run, "fed.round": str(self.round), "model.sha256": self.model_sha256}
 
 
 class SignedRecord(BaseModel):
-    """The tag: the record's envelope, and the keys to verify it with once their fingerprint is the pinned."""
+    """The tag: the record's envelope, and the keys that verify it if their fingerprint equals the pin."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -48,24 +48,24 @@ class SignedRecord(BaseModel):
 
 
 def sign_record(record: VersionRecord, identity: Identity) -> str:
-    """The value of the tag `record.signed`."""
+    """Return the value of the tag `record.signed`."""
     payload = record.model_dump_json(by_alias=True).encode()
     envelope = sign_payload(payload, PAYLOAD_TYPE, identity).decode()
     return SignedRecord(envelope=envelope, keys=identity.public).model_dump_json()
 
 
 def open_record(name: str, version: str, tags: Mapping[str, str], pin: str | None) -> VersionRecord:
-    """The record of a version, once its signature holds.
+    """Verify and return the record of a version.
 
     Args:
-        name: the registered model's.
+        name: of the registered model.
         version: its number.
-        tags: as MLflow returns them; they are not trusted.
-        pin: the fingerprint of the coordinator whose word counts; None: nobody's is known here.
+        tags: as MLflow returns them; not trusted.
+        pin: fingerprint of the trusted coordinator; None if unknown.
 
     Raises:
-        UntrustedVersionError: there is no record, another key signed it, it is of another version, or the
-            version's tags contradict it.
+        UntrustedVersionError: there is no pin or no record, another key signed it, it belongs to another
+            version, or the version's tags contradict it.
     """
     uri = f"models:/{name}/{version}"
     if pin is None:
@@ -88,7 +88,7 @@ def open_record(name: str, version: str, tags: Mapping[str, str], pin: str | Non
 
 
 def _verified(uri: str, tag: str, pin: str) -> VersionRecord:
-    """What the pinned coordinator signed; the payload is parsed after its signature was verified."""
+    """Return the record that the pinned coordinator signed; parse it only after verifying the signature."""
     try:
         signed = SignedRecord.model_validate_json(tag)
     except ValidationError:
