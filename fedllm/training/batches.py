@@ -1,7 +1,7 @@
-"""Random batches by seed, and how a batch is split into parts that go through the model at once.
+"""Draw random batches from a seed, and split a batch into parts for single passes of the model.
 
-Batches themselves are never sorted by length: length goes with silo and label, and batches unlike the
-data train worse. Inside a batch the order means nothing.
+Batches themselves are never sorted by length: length correlates with silo and label, and batches unlike the
+data train worse. The order within a batch has no effect.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,25 +10,25 @@ import numpy as np
 
 
 def draw(count: int, batch_size: int, steps: int, seed: Sequence[int]) -> Iterator[list[int]]:
-    """Draw `steps` batches of indices, every record once before any comes twice.
+    """Draw `steps` batches of indices; every record is drawn once before any is drawn again.
 
     Args:
-        count: records there are.
-        batch_size: indices a batch.
-        steps: batches.
+        count: number of records.
+        batch_size: indices per batch.
+        steps: number of batches.
         seed: of the draw, such as (seed, round).
     """
-    chance = np.random.default_rng(list(seed))
-    waiting: list[int] = []
+    rng = np.random.default_rng(list(seed))
+    queue: list[int] = []
     for _ in range(steps):
-        while len(waiting) < batch_size:
-            waiting += chance.permutation(count).tolist()
-        yield waiting[:batch_size]
-        waiting = waiting[batch_size:]
+        while len(queue) < batch_size:
+            queue += rng.permutation(count).tolist()
+        yield queue[:batch_size]
+        queue = queue[batch_size:]
 
 
 def filled(lengths: Sequence[int], most: int) -> list[list[int]]:
-    """Parts in the order given, each of at most so many tokens; a longer example is one by itself."""
+    """Split in the given order into parts of at most `most` tokens; a longer example is its own part."""
     parts: list[list[int]] = []
     tokens = most
     for index, length in enumerate(lengths):
@@ -41,7 +41,7 @@ def filled(lengths: Sequence[int], most: int) -> list[list[int]]:
 
 
 def by_length(lengths: Sequence[int], most: int) -> list[list[int]]:
-    """Parts of like lengths, each of at most so many tokens when padded to its longest example."""
+    """Split into parts of similar lengths, each at most `most` tokens when padded to its longest example."""
     parts: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lambda index: lengths[index]):
         if not parts or (len(parts[-1]) + 1) * lengths[index] > most:

@@ -1,8 +1,8 @@
 """DP-SGD on a site's own records (Abadi et al. 2016, arXiv 1607.00133).
 
-A step draws each unit by itself, bounds what every one of them adds to the sum of gradients, adds noise and
-divides by a public number. All that follows, momentum, Adam, FedProx, is computed from what is hidden by now.
-Of the records themselves nothing is told: no loss, no count, and no error for one that cannot be read.
+Each step draws every unit independently, clips its contribution to the sum of gradients, adds noise and
+divides by a public number. Momentum, Adam and FedProx use only the noised gradients. The result discloses
+nothing else about the records: no loss, no count, and no error for an unreadable record.
 """
 
 import logging
@@ -27,12 +27,12 @@ from fedllm.training.precision import accelerator
 
 log = logging.getLogger(__name__)
 
-_AT_ONCE = 64  # examples of persons whose sums are held at once
+_GROUP_EXAMPLES = 64  # most examples of a group of persons whose gradients are held at once
 
 
 @dataclass(frozen=True)
 class PrivateResult:
-    """Steps that were done; seconds, for the site's own account of its time alone."""
+    """Steps done, and seconds, which only the site's own time record uses."""
 
     steps: int
     seconds: float
@@ -50,34 +50,34 @@ def train_privately(  # noqa: PLR0913 - a plan's terms, each named by the caller
     progress: Callable[[int, int], None] = silent,
     noise: NoiseSource | None = None,
 ) -> PrivateResult:
-    """Train the shared part in place by `steps` Poisson-sampled Gaussian mechanisms, from where it stands.
+    """Train the shared part in place, from its present values, by Poisson-sampled Gaussian mechanisms.
 
-    For each, adding or removing one unit changes the sum by at most `terms.clip`, and the noise on every
-    number has the standard deviation `terms.noise_multiplier * terms.clip`. Each step is done and counts,
-    also one that draws nobody.
+    In each step, adding or removing one unit changes the sum by at most `terms.clip`, and the noise on every
+    number has the standard deviation `terms.noise_multiplier * terms.clip`. A step that draws no unit is
+    also done and counted.
 
     Args:
         learner: the model, whose present values are FedProx's anchor, and its task.
-        records: the site's own. Those that the task cannot read, or that name no person where one is the
-            unit, are left out, and none but the site's log hears of it: an error would tell of them.
-        local: optimizer, schedule; `batch_size` is the public denominator. `max_grad_norm` has no meaning.
+        records: the site's own. Records that the task cannot read, or that name no person where the person
+            is the unit, are left out; only the site's log notes it, because an error would disclose them.
+        local: optimizer, schedule; `batch_size` is the public denominator. `max_grad_norm` has no effect.
         terms: the unit, its sampling rate, clip and noise.
-        steps: mechanisms to run, at most `local.steps` where a site accepts less.
-        round_number: from 1; schedules span the federation, so they need it.
+        steps: mechanisms to run, at most `local.steps`; fewer where the site limits them.
+        round_number: from 1; schedules span the whole federation.
         rounds: of the whole federation.
         progress: called after every step with (step, steps).
-        noise: source of the sampling and of the noise; a fresh cryptographic one if it is not given.
+        noise: source of the sampling and of the noise; default: a fresh cryptographic one.
 
     Raises:
         ModelError: the task does not fit the model.
-        TrainingError: gradients that cannot be told apart by example, or that depend on the examples beside
-            them; or an adapter that did not move.
+        TrainingError: gradients cannot be computed per example, or depend on the other examples of a pass;
+            or the adapter did not move.
     """
-    begun = time.perf_counter()
-    chance = SecureNoise() if noise is None else noise
+    start = time.perf_counter()
+    source = SecureNoise() if noise is None else noise
     engine = accelerator(local.precision)
     learner.model.to(engine.device)
-    learner.encode([])  # fails for a task that does not fit the model: that is no secret of the records
+    learner.encode([])  # raises if the task does not fit the model, which discloses nothing of the records
     trainable = learner.shared.trainable
     anchor = [parameter.detach().clone() for parameter in trainable]
     optimizer = make_optimizer(trainable, local)
@@ -88,8 +88,8 @@ def train_privately(  # noqa: PLR0913 - a plan's terms, each named by the caller
         passes = Passes(learner, gradients, engine)
         for step in range(1, steps + 1):
             set_rate(optimizer, local, (round_number - 1) * local.steps + step, rounds * local.steps)
-            drawn = [readable.examples(unit) for unit in draw_units(units, terms, chance)]
-            noised = grid.hide(clipped_sums(learner, passes, drawn, grid), chance)
+            drawn = [readable.examples(unit) for unit in draw_units(units, terms, source)]
+            noised = grid.hide(clipped_sums(learner, passes, drawn, grid), source)
             for parameter, hidden in zip(trainable, noised, strict=True):
                 parameter.grad = (hidden / local.batch_size).float()
             if local.prox_mu:
@@ -97,14 +97,14 @@ def train_privately(  # noqa: PLR0913 - a plan's terms, each named by the caller
             optimizer.step()
             progress(step, steps)
     assert_moved(trainable, anchor)
-    return PrivateResult(steps, time.perf_counter() - begun)
+    return PrivateResult(steps, time.perf_counter() - start)
 
 
 def units_of(records: Sequence[Record], terms: PrivateTerms) -> list[list[int]]:
-    """The units of privacy as indices of their records.
+    """Return the units of privacy, each as the indices of its records.
 
-    Records without a person's name are in none where persons are the units: together they would be one that
-    several people share.
+    Where persons are the units, records without a person's name belong to no unit: together they would form
+    one unit that several people share.
     """
     if terms.unit != "person":
         return [[index] for index in range(len(records))]
@@ -118,7 +118,7 @@ def units_of(records: Sequence[Record], terms: PrivateTerms) -> list[list[int]]:
 def draw_units(
     units: Sequence[Sequence[int]], terms: PrivateTerms, chance: NoiseSource
 ) -> list[Sequence[int]]:
-    """Draw each unit by itself with probability q (Poisson sampling), and some of its records at random."""
+    """Draw each unit with probability q (Poisson sampling), and at most `max_per_person` of its records."""
     drawn = np.flatnonzero(chance.chosen(len(units), terms.sampling_rate)).tolist()
     return [_bounded(units[i], terms.max_per_person, chance) for i in drawn]
 
@@ -126,12 +126,12 @@ def draw_units(
 def clipped_sums(
     learner: Learner, passes: Passes, units: Sequence[Sequence[Any]], grid: Grid
 ) -> list[torch.Tensor]:
-    """The sum over units of each one's clipped gradient, which is the same to the bit whoever the others are.
+    """Sum the units' clipped gradients; a unit's term is the same to the bit whichever others are drawn.
 
     Args:
-        learner: whose shared part it is.
+        learner: owner of the shared part.
         passes: over the learner's examples.
-        units: each one's examples; its gradient is the sum of theirs.
+        units: the examples of each unit; a unit's gradient is the sum of its examples' gradients.
         grid: clips and rounds.
 
     Returns:
@@ -147,7 +147,7 @@ def clipped_sums(
 def _by_unit(
     learner: Learner, passes: Passes, units: Sequence[Sequence[Any]]
 ) -> Iterator[list[torch.Tensor]]:
-    """Whole units' gradients, some units at a time: for each tensor (units, *shape)."""
+    """Yield the gradients of some whole units at a time: for each tensor (units, *shape)."""
     if all(len(unit) == 1 for unit in units):
         for _, single in passes([unit[0] for unit in units]):
             yield single
@@ -157,7 +157,7 @@ def _by_unit(
         owners = [number for number, unit in enumerate(group) for _ in unit]
         totals = [parameter.new_zeros(len(group), *parameter.shape) for parameter in learner.shared.trainable]
         for rows, single in passes(examples):
-            for at, row in enumerate(rows):  # one after the other: a unit's own order is all that counts
+            for at, row in enumerate(rows):  # one by one: only the order within a unit matters then
                 for total, part in zip(totals, single, strict=True):
                     total[owners[row]] += part[at]
         yield totals
@@ -166,7 +166,7 @@ def _by_unit(
 def _groups(units: Sequence[Sequence[Any]]) -> Iterator[list[Sequence[Any]]]:
     group: list[Sequence[Any]] = []
     for unit in units:
-        if group and sum(map(len, group)) + len(unit) > _AT_ONCE:
+        if group and sum(map(len, group)) + len(unit) > _GROUP_EXAMPLES:
             yield group
             group = []
         group.append(unit)
@@ -180,21 +180,21 @@ def _bounded(unit: Sequence[int], most: int, chance: NoiseSource) -> Sequence[in
 
 
 class _Readable:
-    """Records as examples, made when they are first drawn."""
+    """Records as examples, each encoded when it is first drawn."""
 
     def __init__(self, learner: Learner, records: Sequence[Record]) -> None:
         self._learner, self._records = learner, records
-        self._made: dict[int, list[Any]] = {}
+        self._encoded: dict[int, list[Any]] = {}
 
     def examples(self, indices: Sequence[int]) -> list[Any]:
-        """As examples, but for records that cannot be."""
-        return [example for index in indices for example in self._one(index)]
+        """Return the records at `indices` as examples, without the unreadable ones."""
+        return [example for index in indices for example in self._encode(index)]
 
-    def _one(self, index: int) -> list[Any]:
-        if index not in self._made:
+    def _encode(self, index: int) -> list[Any]:
+        if index not in self._encoded:
             try:
-                self._made[index] = self._learner.encode([self._records[index]])
-            except Exception as error:  # noqa: BLE001 - whatever a record does, others may not notice
+                self._encoded[index] = self._learner.encode([self._records[index]])
+            except Exception as error:  # noqa: BLE001 - no record may affect another unit's term
                 log.warning("a record is left out: %s", error)
-                self._made[index] = []
-        return self._made[index]
+                self._encoded[index] = []
+        return self._encoded[index]

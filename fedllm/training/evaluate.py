@@ -1,4 +1,4 @@
-"""How good a model is on records whose answers are known."""
+"""Evaluate a model on labelled records."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,16 +13,15 @@ from fedllm.training.judged import Judged
 from fedllm.training.learner import Learner
 from fedllm.training.precision import accelerator
 
-Given = TypeVar("Given")
-Made = TypeVar("Made")
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
-
-Compute = Callable[[Sequence[Judged]], float]  # a metric over records, at least one
+Compute = Callable[[Sequence[Judged]], float]  # a metric over at least one record
 
 
 @dataclass(frozen=True)
 class GroupMetrics:
-    """One group's metrics by name, and its size."""
+    """Metrics of one group by name, and its number of records."""
 
     metrics: dict[str, float]
     count: int
@@ -30,12 +29,12 @@ class GroupMetrics:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The same over all records, and by group."""
+    """Metrics over all records, and by group."""
 
     metrics: dict[str, float]
     count: int
     by_group: dict[str, GroupMetrics]
-    judged: tuple[Judged, ...] = ()  # record by record, in their order
+    judged: tuple[Judged, ...] = ()  # one per record, in order
 
 
 def evaluate(
@@ -45,41 +44,44 @@ def evaluate(
     *,
     progress: Callable[[int], None] = lambda _done: None,
 ) -> Evaluation:
-    """Compare a model with records' answers.
+    """Evaluate a model on records with answers.
 
     Args:
         learner: the model and its task.
-        records: with answers; those without the field `silo` are one group, `all`.
-        metrics: what to compute of the judged records, by name.
-        progress: called before the first batch and after each one with the number of records judged so
-            far; what it raises ends the evaluation.
+        records: with answers; records without the field `silo` form the group `all`.
+        metrics: functions of the judged records, by metric name.
+        progress: called before the first batch and after each batch with the number of records judged so
+            far; an exception that it raises ends the evaluation.
+
+    Returns:
+        The metrics over all records and by group, and each record's judgement.
 
     Raises:
-        DataError: no records, or one that the task cannot read.
+        DataError: there are no records, or the task cannot read one.
     """
     if not records:
         raise DataError("no records to evaluate on")
-    every = judged(learner, learner.encode(records), progress)
+    results = judged(learner, learner.encode(records), progress)
     by_name: dict[str, list[Judged]] = {}
-    for record, one in zip(records, every, strict=True):
-        by_name.setdefault(group_of(record), []).append(one)
+    for record, result in zip(records, results, strict=True):
+        by_name.setdefault(group_of(record), []).append(result)
 
-    def of(rows: Sequence[Judged]) -> GroupMetrics:
+    def measure(rows: Sequence[Judged]) -> GroupMetrics:
         return GroupMetrics({name: compute(rows) for name, compute in metrics.items()}, len(rows))
 
-    groups = {name: of(rows) for name, rows in sorted(by_name.items())}
-    return Evaluation(of(every).metrics, len(records), groups, tuple(every))
+    groups = {name: measure(rows) for name, rows in sorted(by_name.items())}
+    return Evaluation(measure(results).metrics, len(records), groups, tuple(results))
 
 
 def losses(learner: Learner, examples: Sequence[Any]) -> list[float]:
-    """Each example's loss."""
+    """Return each example's loss."""
     return [one.loss for one in judged(learner, examples)]
 
 
 def judged(
     learner: Learner, examples: Sequence[Any], progress: Callable[[int], None] = lambda _done: None
 ) -> list[Judged]:
-    """Each example's judgement; `progress` as above."""
+    """Judge each example; `progress` as for `evaluate`."""
     engine = accelerator("auto")
     learner.model.to(engine.device)
     by_row: dict[int, Judged] = {}
@@ -96,27 +98,27 @@ def judged(
     return [by_row[i] for i in range(len(examples))]
 
 
-def _on_cores(do: Callable[[Given], Made], each: Sequence[Given], device: str) -> Iterator[Made]:
-    """Results in order, one piece of work per core at a time.
+def _on_cores(function: Callable[[_Item], _Result], items: Sequence[_Item], device: str) -> Iterator[_Result]:
+    """Yield the results in order; on a CPU each core computes one item at a time.
 
     A small model's operations are too short to be split between cores: threads that wait for each other took
     1.7 to 2 times the processor time, and beside sites that train on the same cores 2 to 3 times the seconds.
     """
     cores = torch.get_num_threads()
-    if device != "cpu" or cores == 1 or len(each) == 1:
-        yield from map(do, each)
+    if device != "cpu" or cores == 1 or len(items) == 1:
+        yield from map(function, items)
         return
-    # PyTorch's number of threads is each thread's own, and that of threads that begin later.
+    # PyTorch's number of threads applies to the calling thread and to threads that start later.
     pool = ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,))
     try:
-        yield from pool.map(do, each)
+        yield from pool.map(function, items)
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(cores)
 
 
 def predict(learner: Learner, records: Sequence[Record | str]) -> list[str]:
-    """Answer texts or records, in the number format that this machine computes best."""
+    """Answer texts or records, in the number format that is fastest on this machine."""
     engine = accelerator("auto")
     learner.model.to(engine.device)
     with torch.inference_mode(), engine.autocast():

@@ -1,4 +1,4 @@
-"""How good a model is on the public set, and how far two differ, with 95 % intervals."""
+"""95 % intervals for a model's result on the public set, and for the difference of two models."""
 
 import math
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Difference:
-    """A difference of two means and its interval; above 0 the first is better."""
+    """A difference of two means and its interval; above 0 the first model is better."""
 
     value: float
     low: float
@@ -19,7 +19,7 @@ class Difference:
 
 @cache
 def wilson(right: int, records: int) -> tuple[float, float]:
-    """Where a share lies, both ends between 0 and 1 (Wilson 1927, JASA 22:209-212).
+    """Return the interval of a share, both ends between 0 and 1 (Wilson 1927, JASA 22:209-212).
 
     >>> low, high = wilson(56, 70)
     >>> f"{low:.4f} {high:.4f}"
@@ -32,10 +32,10 @@ def wilson(right: int, records: int) -> tuple[float, float]:
 
 
 def unpaired(right: int, records: int, other_right: int, other_records: int) -> Difference:
-    """Difference of two independent shares, p1 - p2.
+    """Return the difference of two independent shares, p1 - p2.
 
-    Newcombe 1998, Statistics in Medicine 17:873-890, method 10: Wilson's bounds of each share, squared and
-    added.
+    Newcombe 1998, Statistics in Medicine 17:873-890, method 10: root of the sum of squares of each
+    share's distances to its Wilson bounds.
 
     >>> d = unpaired(56, 70, 48, 80)
     >>> f"{d.low:.4f} {d.high:.4f}"
@@ -50,32 +50,32 @@ def unpaired(right: int, records: int, other_right: int, other_records: int) -> 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Two models on the same records: how often both, one, or none of them was right."""
+    """Counts of records on which both models, one alone, or neither was right."""
 
     both: int
-    first: int  # the first alone
-    second: int  # the second alone
+    first: int  # the first model alone
+    second: int  # the second model alone
     none: int
 
     @property
     def records(self) -> int:
-        """All of them."""
+        """The number of records."""
         return self.both + self.first + self.second + self.none
 
 
 def count_pairs(first: Sequence[bool], second: Sequence[bool]) -> Pairs:
-    """Count how two models did, record by record."""
-    found = [(a, b) for a, b in zip(first, second, strict=True)]
+    """Count how often both models, one alone, or neither was right on the same records."""
+    outcomes = [(a, b) for a, b in zip(first, second, strict=True)]
     return Pairs(
-        *(found.count(kind) for kind in ((True, True), (True, False), (False, True), (False, False)))
+        *(outcomes.count(outcome) for outcome in ((True, True), (True, False), (False, True), (False, False)))
     )
 
 
 def paired(pairs: Pairs) -> Difference:
-    """Difference of two shares on the same records.
+    """Return the difference of two shares on the same records.
 
-    Newcombe 1998, Statistics in Medicine 17:2635-2650, method 10: as `unpaired`, less what the two have in
-    common, with phi corrected for continuity.
+    Newcombe 1998, Statistics in Medicine 17:2635-2650, method 10: as `unpaired`, less the correlation of the
+    two models, with phi corrected for continuity.
 
     >>> d = paired(Pairs(59, 6, 16, 80))
     >>> f"{d.value:.4f} {d.low:.4f} {d.high:.4f}"
@@ -88,11 +88,11 @@ def paired(pairs: Pairs) -> Difference:
     phi = _phi(pairs, first, second)
     below, above = (p - l1, u2 - q), (u1 - p, q - l2)
     value = (pairs.first - pairs.second) / n
-    return Difference(value, value - _without(phi, *below), value + _without(phi, *above))
+    return Difference(value, value - _reach(phi, *below), value + _reach(phi, *above))
 
 
 def mcnemar(pairs: Pairs) -> float:
-    """Two-sided p of the exact test that each model alone is right equally often (McNemar 1947).
+    """Return the two-sided p of the exact test that each model alone is right equally often (McNemar 1947).
 
     >>> mcnemar(Pairs(1, 1, 7, 12))
     0.0703125
@@ -104,7 +104,7 @@ def mcnemar(pairs: Pairs) -> float:
 
 
 def paired_mean(differences: Sequence[float]) -> Difference:
-    """Mean of paired differences with Student's interval; one record has none (it is infinite)."""
+    """Return the mean of paired differences with Student's interval, which is infinite for one record."""
     from scipy.stats import t
 
     n = len(differences)
@@ -127,6 +127,6 @@ def _phi(pairs: Pairs, first: int, second: int) -> float:
     return cross / math.sqrt(product)
 
 
-def _without(phi: float, one: float, other: float) -> float:
-    """Hypotenuse less what is common; rounding may take the square just below 0."""
+def _reach(phi: float, one: float, other: float) -> float:
+    """Return the hypotenuse of two distances less their correlation; rounding may give a square below 0."""
     return math.sqrt(max(0.0, one**2 + other**2 - 2 * phi * one * other))

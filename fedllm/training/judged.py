@@ -1,11 +1,11 @@
-"""What a model made of one record whose answer is known."""
+"""A model's result on one labelled record."""
 
 from typing import NamedTuple
 
 
 class Judged(NamedTuple):
-    """One record's judgement; where the task has no labels there is only a loss."""
+    """One record's judgement; a task without labels gives the loss alone."""
 
-    loss: float  # nats a token of the answer
+    loss: float  # nats per token of the answer
     expected: str | None = None  # the record's label
-    given: str | None = None  # the label that the model finds likeliest
+    given: str | None = None  # the label that the model rates likeliest

@@ -1,4 +1,4 @@
-"""What is trained: a shared model, and how records become examples, losses and judgements."""
+"""The interface of a model in training: from records to examples, losses and judgements."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -11,47 +11,47 @@ from fedllm.training.judged import Judged
 
 
 class Shape(NamedTuple):
-    """What a pass under privacy is like: told by each of its examples alone, and public."""
+    """The public shape of a pass in private training; each of its examples determines it alone."""
 
-    size: tuple[int, ...]  # what each example is padded to, for `losses`
-    most: int  # examples of a pass
+    size: tuple[int, ...]  # to which `losses` pads each example
+    most: int  # examples per pass, at most
 
 
 class Learner(Protocol):
-    """One kind of task on one model. Examples are opaque to everybody else."""
+    """One kind of task on one model. Only the learner reads its examples."""
 
     model: Any  # a torch module
 
     @property
     def shared(self) -> SharedModel:
-        """The part that travels."""
+        """The part that sites and coordinator exchange."""
 
     def encode(self, records: Iterable[Record]) -> list[Any]:
         """Turn records into examples. Raises `DataError` for one that the task cannot read."""
 
     def split(self, examples: Sequence[Any]) -> list[list[int]]:
-        """Split examples into parts for `losses` or `judge`, as is cheapest here: lists of their indices."""
+        """Split examples into parts that are cheap for `losses` or `judge`; returns lists of indices."""
 
     def shape(self, example: Any) -> Shape:  # noqa: ANN401 - opaque
-        """The shape of the passes that an example may be in, whoever else is in them."""
+        """Return the shape of an example's passes, which does not depend on the other examples."""
 
     def trials(self, count: int) -> list[list[Any]]:
-        """Made-up examples, the same ones whenever asked, and as if seen for the first time.
+        """Make synthetic examples: the same ones on every call, with nothing about them cached.
 
         Returns:
-            For each of some shapes `count` examples, or the most of a pass if that is less.
+            For each of some shapes `count` examples, or a full pass if that is less.
         """
 
     def losses(self, examples: Sequence[Any], size: tuple[int, ...] | None = None) -> torch.Tensor:
-        """One loss an example, whatever the others are; fp32, (batch,).
+        """Return one loss per example, independent of the other examples; fp32, (batch,).
 
         Args:
             examples: of one part.
-            size: of a `Shape` to pad each of them to; without it they share a pass as is cheapest.
+            size: of a `Shape`, to which each example is padded; default: the cheapest form of a pass.
         """
 
     def judge(self, examples: Sequence[Any]) -> list[Judged]:
-        """Each example's loss, with labels where the task has some."""
+        """Return each example's loss, with its expected and given label where the task has labels."""
 
     def predict(self, records: Sequence[Record | str]) -> list[str]:
-        """Answer records, or texts where the task needs one field alone."""
+        """Answer records, or texts where the task needs a single field."""

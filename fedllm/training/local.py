@@ -1,4 +1,4 @@
-"""What a site does in one round: some optimizer steps on its own records."""
+"""A site's training in one round: optimizer steps on its own records."""
 
 import math
 import time
@@ -19,7 +19,7 @@ _ADAM_BETAS = (0.9, 0.999)
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What was done: optimizer steps, records seen with repeats, mean loss over the steps, seconds."""
+    """Optimizer steps done, records seen (with repeats), mean loss over the steps, seconds."""
 
     steps: int
     examples: int
@@ -28,7 +28,7 @@ class TrainingResult:
 
 
 def silent(step: int, steps: int) -> None:
-    """Report progress to nobody."""
+    """Ignore progress."""
 
 
 def train(  # noqa: PLR0913 - a plan's terms, each named by the caller
@@ -42,45 +42,45 @@ def train(  # noqa: PLR0913 - a plan's terms, each named by the caller
     seed: int,
     progress: Callable[[int, int], None] = silent,
 ) -> TrainingResult:
-    """Train the shared part in place, from where it stands.
+    """Train the shared part in place, from its present values.
 
-    The loss is the mean over the batch's examples, each of which counts alike. The same seed, round and
-    number of threads give the same bits.
+    The loss is the unweighted mean over the batch's examples. The same seed, round and number of threads give
+    the same bits.
 
     Args:
         learner: the model, whose present values are FedProx's anchor, and its task.
         records: the site's own.
         local: optimizer, schedule, batch size.
-        steps: optimizer steps to do, at most `local.steps` where a site accepts less.
-        round_number: from 1; schedules span the federation, so they need it.
+        steps: optimizer steps to do, at most `local.steps`; fewer where the site limits them.
+        round_number: from 1; schedules span the whole federation.
         rounds: of the whole federation.
         seed: of the batches, with the round.
         progress: called after every step with (step, steps).
 
     Raises:
-        DataError: no records, or one that the task cannot read.
-        TrainingError: a loss that is not finite, or an adapter that did not move.
+        DataError: there are no records, or the task cannot read one.
+        TrainingError: the loss is not finite, or the adapter did not move.
     """
     if not records:
         raise DataError("no records to train on")
-    begun = time.perf_counter()
+    start = time.perf_counter()
     engine = accelerator(local.precision)
     learner.model.to(engine.device)
     trainable = learner.shared.trainable
-    drawn = _drawn(len(records), local.batch_size, steps, (seed, round_number))
+    drawn = _drawn_indices(len(records), local.batch_size, steps, (seed, round_number))
     examples = dict(zip(drawn, learner.encode([records[i] for i in drawn]), strict=True))
     anchor = [parameter.detach().clone() for parameter in trainable]
     optimizer = make_optimizer(trainable, local)
     total = 0.0
-    # Drawn once more and one at a time: all batches of a plan would be steps times batch_size numbers.
+    # Batches are drawn again, one at a time: a plan's batches together are steps times batch_size numbers.
     for step, batch in enumerate(draw(len(records), local.batch_size, steps, (seed, round_number)), start=1):
         set_rate(optimizer, local, (round_number - 1) * local.steps + step, rounds * local.steps)
         optimizer.zero_grad(set_to_none=True)
-        chosen = [examples[i] for i in batch]
+        batch_examples = [examples[i] for i in batch]
         loss = 0.0
-        for part in learner.split(chosen):
+        for part in learner.split(batch_examples):
             with engine.autocast():
-                share = learner.losses([chosen[i] for i in part]).sum() / len(chosen)
+                share = learner.losses([batch_examples[i] for i in part]).sum() / len(batch_examples)
             engine.backward(share)
             loss += float(share.detach())
         if not math.isfinite(loss):
@@ -92,18 +92,18 @@ def train(  # noqa: PLR0913 - a plan's terms, each named by the caller
         total += loss
         progress(step, steps)
     assert_moved(trainable, anchor)
-    return TrainingResult(steps, steps * local.batch_size, total / steps, time.perf_counter() - begun)
+    return TrainingResult(steps, steps * local.batch_size, total / steps, time.perf_counter() - start)
 
 
-def _drawn(count: int, batch_size: int, steps: int, seed: tuple[int, int]) -> Sequence[int]:
-    """Which of `count` records are drawn at all: nothing else is worth the tokenizer's time."""
+def _drawn_indices(count: int, batch_size: int, steps: int, seed: tuple[int, int]) -> Sequence[int]:
+    """Return the indices that the round's batches contain: no other record needs to be tokenised."""
     if steps * batch_size >= count:
-        return range(count)  # none comes twice before all came once
+        return range(count)  # all are drawn once before any is drawn again
     return sorted({i for batch in draw(count, batch_size, steps, seed) for i in batch})
 
 
 def rate(local: LocalConfig, step: int, steps: int) -> float:
-    """The share of `local.lr` at a step of the whole federation, both counted from 1."""
+    """Return the factor of `local.lr` at a step of `steps` in the whole federation, counted from 1."""
     if step <= local.warmup:
         return step / local.warmup
     done = (step - 1 - local.warmup) / max(1, steps - local.warmup)  # from 0 to just below 1
@@ -115,13 +115,13 @@ def rate(local: LocalConfig, step: int, steps: int) -> float:
 
 
 def set_rate(optimizer: torch.optim.Optimizer, local: LocalConfig, step: int, steps: int) -> None:
-    """Set the learning rate for a step of the whole federation, both counted from 1."""
+    """Set the learning rate for a step of `steps` in the whole federation, counted from 1."""
     for group in optimizer.param_groups:
         group["lr"] = local.lr * rate(local, step, steps)
 
 
 def make_optimizer(parameters: list[torch.nn.Parameter], local: LocalConfig) -> torch.optim.Optimizer:
-    """A fresh optimizer, as the plan names it."""
+    """Make the optimizer that the plan names."""
     if local.optimizer == "sgd":
         return torch.optim.SGD(
             parameters, lr=local.lr, momentum=local.momentum, weight_decay=local.weight_decay
@@ -137,8 +137,8 @@ def pull(parameters: list[torch.nn.Parameter], anchor: list[torch.Tensor], prox_
 
 
 def assert_moved(parameters: list[torch.nn.Parameter], anchor: list[torch.Tensor]) -> None:
-    """Raise `TrainingError` where training changed nothing, or left numbers that are not finite."""
-    # Training that changes nothing can look right in every other respect.
+    """Raise `TrainingError` if training changed nothing, or left numbers that are not finite."""
+    # A training that changes nothing can look right in every other respect.
     if all(
         torch.equal(parameter.detach(), start) for parameter, start in zip(parameters, anchor, strict=True)
     ):

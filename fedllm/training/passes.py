@@ -1,11 +1,12 @@
-"""Passes in which an example's gradient is the same to the bit, whoever else was drawn.
+"""Passes in which an example's gradient is the same to the bit, whichever other examples are drawn.
 
-A clip bounds what one unit adds to a sum. That all others add what they add without it takes a second thing,
-which padding to the longest and kernels that look at the number of rows both break: in bf16 others' gradients
-moved by up to 3.5 % of the clip. Here the shape of an example's pass is its own, and public, but for the
-number of rows; that neither this number nor the place among them changes a bit is tried before the first step
-on the machine at hand. Where the number does, it is the same in every pass: copies fill it up, and their
-gradients are thrown away. Where that does not help, nothing is trained.
+A clip bounds the term of one unit in a sum. Differential privacy also requires that the unit does not change
+the terms of the others. Padding to the longest example and kernels that depend on the number of rows both
+break this: in bf16 others' gradients moved by up to 3.5 % of the clip. Here an example alone determines the
+shape of its pass, which is public, except for the number of rows. Before the first step, a trial on this
+machine checks that neither the number of rows nor an example's place among them changes a bit. If the number
+does, every pass is filled up to the same number with copies, whose gradients are discarded. If that does not
+help, training is refused.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,14 +18,14 @@ from fedllm.errors import TrainingError
 from fedllm.training.learner import Learner, Shape
 from fedllm.training.per_example import PerExample
 
-_KNOWN: dict[tuple[Any, ...], bool] = {}  # by what a trial depends on: whether passes have to be full
+_MUST_BE_FULL: dict[tuple[Any, ...], bool] = {}  # trial results, by everything that a trial depends on
 
 
 class Passes:
-    """Single gradients of any number of examples."""
+    """Per-example gradients of any number of examples."""
 
     def __init__(self, learner: Learner, gradients: PerExample, engine: Any) -> None:  # noqa: ANN401 - untyped
-        """Try made-up examples in different companies, once for each kind of model in a process.
+        """Try synthetic examples beside different others, once per kind of model in a process.
 
         Args:
             learner: on its device.
@@ -32,11 +33,11 @@ class Passes:
             engine: an Accelerator.
 
         Raises:
-            TrainingError: gradients depend on the company in this precision, on this machine.
+            TrainingError: on this machine and in this precision, gradients depend on the other examples.
         """
         self._learner, self._gradients = learner, gradients
         shared, threads = learner.shared, torch.get_num_threads()
-        kind = (
+        key = (
             type(learner),
             shared.frozen_sha256,
             shared.layout,
@@ -44,21 +45,21 @@ class Passes:
             engine.mixed_precision,
             threads,
         )
-        if kind not in _KNOWN:
-            _KNOWN[kind] = self._must_be_full(engine.mixed_precision)
-        self._full = _KNOWN[kind]
+        if key not in _MUST_BE_FULL:
+            _MUST_BE_FULL[key] = self._must_be_full(engine.mixed_precision)
+        self._full = _MUST_BE_FULL[key]
 
     def __call__(self, examples: Sequence[Any]) -> Iterator[tuple[list[int], list[torch.Tensor]]]:
-        """Compute them pass by pass; an example's own order among those of its shape is kept.
+        """Compute gradients pass by pass; examples of one shape keep their order.
 
         Yields:
-            Indices of some examples, and for every shared tensor in order their gradients, (rows, *shape).
+            Indices of a pass's examples, and for each shared tensor in order their gradients, (rows, *shape).
         """
-        alike: dict[Shape, list[int]] = {}
+        by_shape: dict[Shape, list[int]] = {}
         for index, example in enumerate(examples):
-            alike.setdefault(self._learner.shape(example), []).append(index)
-        for shape in sorted(alike):  # not in the order of the draw: a person's records are summed in this one
-            rows = alike[shape]
+            by_shape.setdefault(self._learner.shape(example), []).append(index)
+        for shape in sorted(by_shape):  # not in the order of the draw: a person's gradients are summed so
+            rows = by_shape[shape]
             for start in range(0, len(rows), shape.most):
                 part = rows[start : start + shape.most]
                 yield part, self._pass([examples[i] for i in part], shape, full=self._full)
@@ -68,15 +69,15 @@ class Passes:
         return [part[: len(examples)] for part in self._gradients(filled, shape.size)]
 
     def _must_be_full(self, precision: str) -> bool:
-        """Whether the number of rows has to be the same in every pass. Raises `TrainingError`."""
+        """Return whether every pass needs the same number of rows. Raises `TrainingError`."""
         shared = self._learner.shared
         start = shared.read()
         moved = torch.randn(start.shape, generator=torch.Generator().manual_seed(0))
-        shared.write(start + 0.02 * moved)  # an adapter begins at zero, where much of a gradient is zero too
+        shared.write(start + 0.02 * moved)  # an adapter starts at zero, where much of a gradient is zero too
         try:
             kinds = range(len(self._learner.trials(1)))
             for full in (False, True):
-                if all(self._same_in_company(kind, full=full, many=kind == kinds[-1]) for kind in kinds):
+                if all(self._same_beside_others(kind, full=full, many=kind == kinds[-1]) for kind in kinds):
                     return full
         finally:
             shared.write(start)
@@ -87,14 +88,14 @@ class Passes:
             f"what one record changes: {other}"
         )
 
-    def _same_in_company(self, kind: int, *, full: bool, many: bool) -> bool:
-        """Whether a made-up example's gradient is the same alone and in companies of two, five or many."""
+    def _same_beside_others(self, kind: int, *, full: bool, many: bool) -> bool:
+        """Return whether a synthetic example's gradient is equal in passes of one, two, five and many rows."""
         most = self._learner.shape(self._learner.trials(1)[kind][0]).most
         seen: list[list[torch.Tensor]] = []
-        for rows in (1, 2, 5, *([most] if many else [])):  # once is enough: it takes seconds
+        for rows in (1, 2, 5, *([most] if many else [])):  # many for one kind alone: it takes seconds
             examples = self._learner.trials(rows)[kind]
             place = len(examples) // 2
             examples[0], examples[place] = examples[place], examples[0]
-            found = self._pass(examples, self._learner.shape(examples[0]), full=full)
-            seen.append([part[place] for part in found])
+            gradients = self._pass(examples, self._learner.shape(examples[0]), full=full)
+            seen.append([part[place] for part in gradients])
         return all(torch.equal(one, first) for each in seen for one, first in zip(each, seen[0], strict=True))

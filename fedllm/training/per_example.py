@@ -1,4 +1,4 @@
-"""Each example's own gradient, by opacus' hooks on the model as it is."""
+"""Per-example gradients by opacus' hooks, without wrapping the model."""
 
 import logging
 import warnings
@@ -13,35 +13,35 @@ from fedllm.training.learner import Learner
 
 
 class PerExample(Protocol):
-    """At least one example to gradients: for every shared tensor in order (examples, *shape), fp32."""
+    """Gradients of at least one example: for each shared tensor in order (examples, *shape), fp32."""
 
     def __call__(self, examples: Sequence[Any], size: tuple[int, ...]) -> list[torch.Tensor]:
-        """Pad to the size of a `Shape`, as `Learner.losses` does."""
+        """Compute them with examples padded to the size of a `Shape`, as `Learner.losses` does."""
 
 
 @contextmanager
 def per_example_gradients(learner: Learner, engine: Any) -> Iterator[PerExample]:  # noqa: ANN401 - untyped
-    """Let a model tell each example's gradient apart; whatever happens inside, it is left as it was.
+    """Attach hooks for per-example gradients; restores the model on exit, also after an exception.
 
     Modules stay in evaluation mode, so that there is no dropout. With bf16 autocast a gradient is computed in
-    bf16 and returned in fp32: all that follows bounds and sums the number that is there.
+    bf16 and returned in fp32; clip and sum use the returned values.
 
     Args:
         learner: on its device.
         engine: an Accelerator.
 
     Yields:
-        The function.
+        The function that computes the gradients.
 
     Raises:
-        TrainingError: opacus has no way to this model's gradients, or they are not those of the shared part.
+        TrainingError: opacus does not support the model, or the model trains other tensors than it shares.
     """
     model, shared = learner.model, learner.shared.trainable
     if {id(p) for p in model.parameters() if p.requires_grad} != {id(p) for p in shared}:
         raise TrainingError(
             "the model trains other tensors than it shares: their gradients would not be hidden"
         )
-    # The hooks look away from modules that are not in training mode: those of the shared tensors have to be.
+    # The hooks skip modules that are not in training mode: the owners of shared tensors have to be in it.
     owners = [m for m in model.modules() if any(p.requires_grad for p in m.parameters(recurse=False))]
     modes = [owner.training for owner in owners]
     hooks = _attach(model)
@@ -62,9 +62,9 @@ def per_example_gradients(learner: Learner, engine: Any) -> Iterator[PerExample]
         hooks.cleanup()
         for owner, mode in zip(owners, modes, strict=True):
             owner.training = mode
-            for left in ("activations", "max_batch_len"):  # of a pass that did not come to its end
-                if hasattr(owner, left):
-                    delattr(owner, left)
+            for name in ("activations", "max_batch_len"):  # left by a pass that failed
+                if hasattr(owner, name):
+                    delattr(owner, name)
         for parameter in shared:
             parameter.grad = None
 
@@ -73,8 +73,8 @@ def _attach(model: torch.nn.Module) -> Any:  # noqa: ANN401 - opacus is untyped
     handlers = list(logging.root.handlers)
     from opacus.grad_sample import GradSampleHooks
 
-    logging.root.handlers[:] = handlers  # opacus sets the whole process' logging up when it is imported
-    # That the lowest shared tensor's module has inputs without gradients is as it should be.
+    logging.root.handlers[:] = handlers  # importing opacus configures the logging of the whole process
+    # The module of the lowest shared tensor has inputs without gradients by design.
     warnings.filterwarnings("ignore", message="Full backward hook is firing")
     if faults := GradSampleHooks.validate(model):
         raise TrainingError(f"opacus cannot tell this model's examples apart: {faults[0]}")
@@ -82,14 +82,14 @@ def _attach(model: torch.nn.Module) -> Any:  # noqa: ANN401 - opacus is untyped
 
 
 def _take(parameter: torch.nn.Parameter, count: int) -> torch.Tensor:
-    """What the hooks left at one tensor: (count, *shape), fp32."""
-    found = getattr(parameter, "grad_sample", None)
-    parameter.grad_sample = None  # type: ignore[attr-defined]  # opacus' own
+    """Return and clear one tensor's gradients from the hooks: (count, *shape), fp32."""
+    gradients = getattr(parameter, "grad_sample", None)
+    parameter.grad_sample = None  # type: ignore[attr-defined]  # an attribute of opacus
     parameter.grad = None
-    # A known fault trains nothing while loss and epsilon look right (meta-pytorch/opacus#820).
-    if not isinstance(found, torch.Tensor) or found.shape != (count, *parameter.shape):
+    # With a known bug nothing is trained while loss and epsilon look right (meta-pytorch/opacus#820).
+    if not isinstance(gradients, torch.Tensor) or gradients.shape != (count, *parameter.shape):
         raise TrainingError(
             f"opacus found no gradient by example for a shared tensor of shape {tuple(parameter.shape)}: "
             "the model does not use it, or uses it in a way that opacus does not see"
         )
-    return found.float()
+    return gradients.float()

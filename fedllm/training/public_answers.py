@@ -1,4 +1,4 @@
-"""Which public records a model answered rightly, kept small, so that two models can be compared in pairs."""
+"""A compact record of a model's answers to the public set, for paired comparison of two models."""
 
 import hashlib
 import json
@@ -10,14 +10,14 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from fedllm.data.records import Record
 from fedllm.training.judged import Judged
 
-ARTIFACT = "public_answers.json"  # of a round's run
+ARTIFACT = "public_answers.json"  # in a round's run
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Place = Annotated[int, Field(ge=0)]  # of a label among the names
+Place = Annotated[int, Field(ge=0)]  # index of a label in the names
 
 
 class Labels(BaseModel):
-    """Each record's expected and given label, as places in a list of names."""
+    """Each record's expected and given label, as indices into a list of names."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -35,15 +35,15 @@ class Labels(BaseModel):
 
     @property
     def pairs(self) -> list[tuple[str, str]]:
-        """The names, record by record: expected, given."""
+        """The expected and the given label of each record, by name."""
         return [(self.names[a], self.names[b]) for a, b in zip(self.expected, self.given, strict=True)]
 
 
 class PublicAnswers(BaseModel):
-    """A model's answers to the coordinator's public set, record by record in the set's order.
+    """A model's answers to the coordinator's public set, in the order of its records.
 
-    Where answers are right or wrong, a bitmap: record i is bit i % 8 of byte i // 8, the lowest first. Else
-    each record's loss. A metric that counts may need more beside it.
+    Tasks with labels keep a bitmap of right answers: record i is bit i % 8 of byte i // 8, the lowest first.
+    Other tasks keep each record's loss. The metric that counts may need further parts.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -66,7 +66,7 @@ class PublicAnswers(BaseModel):
 
     @property
     def judged(self) -> tuple[bool, ...] | None:
-        """Whether each record's answer was right; None where no answer is the right one."""
+        """Whether each record's answer was right; None for a task without labels."""
         if self.right is None:
             return None
         bitmap = bytes.fromhex(self.right)
@@ -76,12 +76,12 @@ class PublicAnswers(BaseModel):
 def public_answers(
     records: Sequence[Record], judged: Sequence[Judged], needs: Collection[str] = ()
 ) -> PublicAnswers | None:
-    """Keep an evaluation of public records; None where it holds numbers that are not finite.
+    """Record an evaluation of public records; None if it holds numbers that are not finite.
 
     Args:
         records: the public set.
         judged: each record's judgement, in the same order.
-        needs: parts that a comparison needs beside the bitmap, or beside losses where there are no labels.
+        needs: parts that a comparison needs besides the bitmap, or besides losses where there are no labels.
     """
     labelled = all(one.expected is not None for one in judged)
     try:
@@ -108,16 +108,16 @@ def _bitmap(judged: Sequence[Judged]) -> str:
 def _labels(judged: Sequence[Judged]) -> Labels:
     pairs = [(str(one.expected), str(one.given)) for one in judged]
     names = sorted({label for pair in pairs for label in pair})
-    place = {name: number for number, name in enumerate(names)}
+    index = {name: number for number, name in enumerate(names)}
     return Labels(
         names=tuple(names),
-        expected=tuple(place[expected] for expected, _ in pairs),
-        given=tuple(place[given] for _, given in pairs),
+        expected=tuple(index[expected] for expected, _ in pairs),
+        given=tuple(index[given] for _, given in pairs),
     )
 
 
 def public_sha256(records: Sequence[Record]) -> str:
-    """SHA-256 of the records as JSON lines with sorted keys, each ended by LF, in their order."""
+    """Return the SHA-256 of the records as JSON lines with sorted keys, each ended by LF, in order."""
     digest = hashlib.sha256()
     for record in records:
         digest.update(json.dumps(dict(record), sort_keys=True, ensure_ascii=False).encode() + b"\n")
