@@ -13,12 +13,12 @@ def _compute(judged: Sequence[Judged]) -> float:
 
 
 def _interval(value: float, records: int, answers: PublicAnswers | None) -> Interval | None:
-    del answers  # the number of right ones is all that it needs
+    del answers  # the number of right answers, from the value, is enough
     return wilson(round(value * records), records) if records else None
 
 
 def _compare(new: Measured, old: Measured) -> Comparison:
-    """Pairs of answers where both are on record, else two independent shares."""
+    """Compare pairs of answers where both are recorded, else two independent shares."""
     value = new.metrics["accuracy"] - old.metrics["accuracy"]
     why = unpairable(new, old)
     if new.answers and old.answers and not why:

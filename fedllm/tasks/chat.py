@@ -1,4 +1,4 @@
-"""Chat: the filled template is a user's turn in the model's own format, the record's words are the reply."""
+"""Chat: the filled template is a user's turn in the model's chat format, the record's answer is the reply."""
 
 from fedllm.config import TaskConfig
 from fedllm.data.records import Record
@@ -17,7 +17,7 @@ from fedllm.tasks.examples import (
 
 
 class Chat:
-    """A `Wording`: a user's turn, then the record's answer, to its end."""
+    """A `Wording`: a user's turn, then the record's answer and an end token."""
 
     labels = None
 
@@ -26,7 +26,7 @@ class Chat:
         self._task = task
 
     def prompt(self, record: Record) -> list[int]:
-        """The turn in the tokenizer's chat template; the filled template alone where it has none."""
+        """Return the turn in the tokenizer's chat template, or the filled template if there is none."""
         if not self._tokenizer.chat_template:
             return prompt_of(self._tokenizer, record, self._task)
         turns = [{"role": "user", "content": fill(record, self._task)}]
@@ -34,12 +34,12 @@ class Chat:
         return plain(self._tokenizer, text)
 
     def example(self, record: Record) -> Example:
-        """The turn and the reply, which takes half of `max_length` at most."""
+        """Return the turn and the reply, which is cut to half of `max_length`."""
         answer = written_answer(self._tokenizer, record, self._task)
         return example_of(self._tokenizer, self._task, self.prompt(record), answer)
 
     def is_cut(self, record: Record) -> bool:
-        """Whether turn or reply is too long."""
+        """Return whether turn or reply is too long."""
         if is_beyond(record, self._task):
             return True
         return is_written_cut(self._tokenizer, record, self._task, self.prompt(record))

@@ -1,4 +1,4 @@
-"""Classification: a text's label is the answer, and the likeliest first token of all labels decides."""
+"""Classification: the answer is a text's label; the likeliest first token of the labels decides."""
 
 from functools import cached_property
 
@@ -11,7 +11,7 @@ from fedllm.tasks.examples import Example, example_of, field, is_beyond, plain, 
 
 
 class Classification:
-    """A `Wording`: the filled template, then the words that stand for the record's label."""
+    """A `Wording`: the filled template, then the words for the record's label."""
 
     def __init__(self, tokenizer: Tokenizer, task: TaskConfig) -> None:
         self._tokenizer = tokenizer
@@ -22,8 +22,8 @@ class Classification:
         """Each label's answer tokens.
 
         Raises:
-            ModelError: a label has no words or more than `max_length` leaves room for, or two labels start
-                with the same token, so that the first would not tell them apart.
+            ModelError: a label has no words or no room for a prompt in `max_length`, or two labels start with
+                the same token.
         """
         task = self._task
         words = {label: tuple(plain(self._tokenizer, word)) for label, word in task.labels.items()}
@@ -40,14 +40,14 @@ class Classification:
         return words
 
     def prompt(self, record: Record) -> list[int]:
-        """The filled template."""
+        """Return the filled template."""
         return prompt_of(self._tokenizer, record, self._task)
 
     def example(self, record: Record) -> Example:
-        """The filled template and the label's words; long prompts are cut before the template's last words.
+        """Return filled template and label's words; cuts a long prompt before the template's last words.
 
         Raises:
-            DataError: a record without a field, or with a label that the task does not know.
+            DataError: the record lacks a field, or its label is not in the task.
         """
         label = field(record, self._task, "label")
         if label not in self.labels:
@@ -55,7 +55,7 @@ class Classification:
         return example_of(self._tokenizer, self._task, self.prompt(record), self.labels[label])
 
     def is_cut(self, record: Record) -> bool:
-        """Whether the prompt is longer than the label's words leave room for."""
+        """Return whether the prompt does not fit beside the label's words."""
         if is_beyond(record, self._task):
             return True
         answer = self.labels[field(record, self._task, "label")]

@@ -1,4 +1,4 @@
-"""Texts as tokens: a template filled with a record's words, a prompt and an answer cut to size, a batch."""
+"""Turn texts into tokens: fill a template, cut prompt and answer to size, pad a batch."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from fedllm.data.site_records import CHARACTERS
 from fedllm.errors import DataError
 from fedllm.models.base import Tokenizer
 
-IGNORED = -100  # a label that counts for nothing
+IGNORED = -100  # a label that the loss ignores
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Example:
 
     @property
     def length(self) -> int:
-        """Tokens that the model is fed: the last one of the answer is only ever predicted."""
+        """The number of tokens fed to the model: the answer's last token is only predicted."""
         return len(self.prompt) + len(self.answer) - 1
 
 
@@ -41,12 +41,12 @@ class Padded:
 
     @property
     def keep(self) -> int:
-        """For how many of the last positions logits are wanted."""
+        """The number of last positions whose logits are computed."""
         return self.labels.shape[1]
 
 
 def collate(examples: Sequence[Example], pad: int, size: tuple[int, int] | None = None) -> Padded:
-    """Pad examples at the left: to (tokens fed, tokens answered) if given, else to the longest of them."""
+    """Pad examples at the left: to (tokens fed, answer tokens) if given, else to the longest example."""
     width = max(example.length for example in examples)
     keep = max(len(example.answer) for example in examples)
     if size is not None:
@@ -65,10 +65,10 @@ def collate(examples: Sequence[Example], pad: int, size: tuple[int, int] | None 
 def example_of(
     tokenizer: Tokenizer, task: TaskConfig, prompt: Sequence[int], answer: tuple[int, ...]
 ) -> Example:
-    """A prompt and its answer; a prompt that is too long is cut before the template's last words."""
+    """Join a prompt and its answer; cuts a prompt that is too long before the template's last words."""
     room = task.max_length - len(answer)
     if len(prompt) > room:
-        # What follows the text tells the model what to do: it is the text that is cut.
+        # The words after the text instruct the model, so the text is cut.
         last = len(plain(tokenizer, task.template.rpartition("}")[2]))
         tail = min(last, room - 1)
         prompt = [*prompt[: room - tail], *(prompt[-tail:] if tail else ())]
@@ -76,57 +76,57 @@ def example_of(
 
 
 def prompt_of(tokenizer: Tokenizer, record: Record, task: TaskConfig) -> list[int]:
-    """The filled template as the tokenizer begins a text; never empty."""
+    """Tokenise the filled template, with the tokenizer's start tokens; never empty."""
     prompt = list(tokenizer(fill(record, task)).input_ids)
     return prompt or [tokenizer.eos_token_id]
 
 
 def written_answer(tokenizer: Tokenizer, record: Record, task: TaskConfig) -> tuple[int, ...]:
-    """The record's own words and an end, cut to half of `max_length`."""
+    """Tokenise the record's answer and an end token, cut to half of `max_length`."""
     words = plain(tokenizer, field(record, task, "answer")[: most_characters(task)])
     return (*words, tokenizer.eos_token_id)[: max(1, task.max_length // 2)]
 
 
 def is_written_cut(tokenizer: Tokenizer, record: Record, task: TaskConfig, prompt: Sequence[int]) -> bool:
-    """Whether a prompt and the record's own words as its answer are too long, each by itself or together."""
+    """Return whether a prompt and the record's answer are too long, alone or together."""
     answer = len(plain(tokenizer, field(record, task, "answer"))) + 1
     return answer > max(1, task.max_length // 2) or len(prompt) > task.max_length - answer
 
 
 def plain(tokenizer: Tokenizer, text: str) -> list[int]:
-    """A text's own tokens, without any that begin or end one."""
+    """Tokenise a text without start or end tokens."""
     return list(tokenizer(text, add_special_tokens=False).input_ids)
 
 
 def fill(record: Record, task: TaskConfig) -> str:
-    """The template with the record's fields in it, cut before the template's last words.
+    """Fill the template with the record's fields, cut before the template's last words.
 
-    However often the template names a field, no more is put together than the tokens that count can need.
+    The result is at most `most_characters` plus the last words, however often the template names a field.
     """
     head, brace, last = task.template.rpartition("}")
     room = most_characters(task)
     parts = []
-    for piece in _pieces(record, task, head + brace):  # to its end: each field must be there
+    for piece in _pieces(record, task, head + brace):  # all of them: each field must exist
         parts.append(piece[:room])
         room -= len(parts[-1])
     return "".join(parts) + last
 
 
 def is_beyond(record: Record, task: TaskConfig) -> bool:
-    """Whether the filled template is longer than the characters that any tokenizer is shown."""
+    """Return whether the filled template is longer than `most_characters`."""
     return sum(map(len, _pieces(record, task, task.template))) > most_characters(task)
 
 
 def most_characters(task: TaskConfig) -> int:
-    """Characters of a text that the tokenizer sees, at most: what is beyond is cut before.
+    """Return the most characters of a text that are tokenised; the rest is cut before.
 
-    Words of any language come to fewer characters a token, so that all tokens which count are there.
+    Words of any language have fewer characters per token than that, so no token within `max_length` is lost.
     """
     return CHARACTERS * task.max_length
 
 
 def field(record: Record, task: TaskConfig, name: str) -> str:
-    """A record's field, by the task's name for it. Raises `DataError` where the record lacks it."""
+    """Return a record's field by the task's name for it. Raises `DataError` if the record lacks it."""
     key = task.fields.get(name, name)
     if key not in record:
         raise DataError(
@@ -136,7 +136,7 @@ def field(record: Record, task: TaskConfig, name: str) -> str:
 
 
 def _pieces(record: Record, task: TaskConfig, template: str) -> Iterator[str]:
-    # Plain replacement: a text that holds braces must not be read as a template itself.
+    # Plain replacement: a text with braces must not be read as a template.
     done = 0
     while (opened := template.find("{", done)) >= 0 and (closed := template.find("}", opened)) >= 0:
         yield template[done:opened]

@@ -1,4 +1,4 @@
-"""Images on a small shared model: the cross-entropy of a label, the likeliest class."""
+"""Image classification on a small shared model: cross-entropy of the label, likeliest class."""
 
 import base64
 import binascii
@@ -18,19 +18,19 @@ from fedllm.models.vision import CLASSES, VisionModel, load_vision
 from fedllm.training.judged import Judged
 from fedllm.training.learner import Shape
 
-_TOGETHER = 50  # images of a micro-batch: single gradients of more would leave the processor's cache
+_MICRO_BATCH = 50  # images: per-example gradients of more would not fit the processor's cache
 
 
 @dataclass(frozen=True)
 class Image:
-    """A record's pixels, row by row, and its class."""
+    """A record's pixels in row-major order, and its class."""
 
     pixels: bytes
     label: int
 
 
 class ImageLearner:
-    """An image model with a task. Features that it has computed are kept for as long as it lives."""
+    """An image model with a task. It caches computed features for its lifetime."""
 
     def __init__(self, shared: VisionModel, task: TaskConfig) -> None:
         self._shared = shared
@@ -47,35 +47,35 @@ class ImageLearner:
         return self._shared
 
     def encode(self, records: Iterable[Record]) -> list[Image]:
-        """Records as pixels. Raises `DataError`."""
+        """Decode records to pixels. Raises `DataError`."""
         return [self._image(record, labelled=True) for record in records]
 
     def split(self, examples: Sequence[Image]) -> list[list[int]]:
-        """Micro-batches in the order given, small enough for a gradient of each image."""
-        return list(_chunks(len(examples), _TOGETHER))
+        """Split into micro-batches in the given order, small enough for per-example gradients."""
+        return list(_chunks(len(examples), _MICRO_BATCH))
 
     def shape(self, example: Image) -> Shape:
-        """All images are alike."""
+        """Return the one shape of all images."""
         del example
-        return Shape((), _TOGETHER)
+        return Shape((), _MICRO_BATCH)
 
     def trials(self, count: int) -> list[list[Image]]:
-        """Pixels at random. Their features are computed anew."""
-        chance = np.random.default_rng(0)
-        pixels = [chance.bytes(SIDE * SIDE) for _ in range(min(count, _TOGETHER))]
+        """Make images of random pixels. Their features are computed anew."""
+        rng = np.random.default_rng(0)
+        pixels = [rng.bytes(SIDE * SIDE) for _ in range(min(count, _MICRO_BATCH))]
         if self._features is not None:
             self._features.forget(pixels)
         return [[Image(one, number % CLASSES) for number, one in enumerate(pixels)]]
 
     def losses(self, examples: Sequence[Image], size: tuple[int, ...] | None = None) -> torch.Tensor:
-        """Each image's cross-entropy; fp32, (batch,)."""
-        del size  # they all have the same
+        """Return each image's cross-entropy; fp32, (batch,)."""
+        del size  # all images have the same
         logits = self._logits(examples)  # (batch, classes)
         labels = torch.tensor([image.label for image in examples], device=logits.device)
         return torch.nn.functional.cross_entropy(logits, labels, reduction="none")
 
     def judge(self, examples: Sequence[Image]) -> list[Judged]:
-        """Each image's loss, and the likeliest class."""
+        """Return each image's loss and likeliest class."""
         logits = self._logits(examples).cpu()  # (batch, classes)
         labels = torch.tensor([image.label for image in examples])
         losses = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
@@ -87,18 +87,18 @@ class ImageLearner:
         ]
 
     def predict(self, records: Sequence[Record | str]) -> list[str]:
-        """The label of each record, or of each base64 image."""
+        """Return the likeliest label of each record or base64 image."""
         field = self.task.fields["image"]
-        asked = [{field: one} if isinstance(one, str) else one for one in records]
-        images = [self._image(record, labelled=False) for record in asked]
+        rows = [{field: one} if isinstance(one, str) else one for one in records]
+        images = [self._image(record, labelled=False) for record in rows]
         answers = []
-        for rows in _chunks(len(images), _TOGETHER):
-            logits = self._logits([images[i] for i in rows])  # (batch, classes)
+        for chunk in _chunks(len(images), _MICRO_BATCH):
+            logits = self._logits([images[i] for i in chunk])  # (batch, classes)
             answers += [self._classes[i] for i in logits.argmax(1).tolist()]
         return answers
 
     def probabilities(self, record: Record) -> None:
-        """None: an image's answer is its label alone."""
+        """Return None: an image model answers with a label alone."""
         del record
 
     def _image(self, record: Record, *, labelled: bool) -> Image:
@@ -117,28 +117,28 @@ class ImageLearner:
         return Image(pixels, self._classes.index(label))
 
     def _logits(self, examples: Sequence[Image]) -> torch.Tensor:
-        """(batch, classes), fp32."""
+        """Return fp32 logits, (batch, classes)."""
         pixels = [image.pixels for image in examples]
         device = next(self.model.parameters()).device
         if self._features is None:
-            found: torch.Tensor = self.model(as_pixels(pixels).unsqueeze(1).to(device)).float()
-            return found
-        # One matrix costs next to nothing in fp32, and every digit of it is the model's.
+            logits: torch.Tensor = self.model(as_pixels(pixels).unsqueeze(1).to(device)).float()
+            return logits
+        # One matrix is cheap in fp32, and autocast would round the whole model.
         with torch.autocast(device.type, enabled=False):
             exact: torch.Tensor = self.model(self._features(pixels).to(device))
             return exact
 
 
 class _ImageTask:
-    """A `Task` on small image models, all of whose weights are trained and released."""
+    """A `Task` on small image models, whose weights are all trained and released."""
 
     def fresh(self, folder: Path, adapter: AdapterConfig, seed: int, task: TaskConfig) -> ImageLearner:
-        """The model as its folder has it: adapter and seed have no meaning here."""
+        """Load the model from its folder; adapter and seed have no effect."""
         del adapter, seed
         return ImageLearner(load_vision(folder), task)
 
     def released(self, folder: Path, adapter: Path | None, task: TaskConfig) -> ImageLearner:
-        """The whole model from the released folder; there is no adapter beside it."""
+        """Load the whole model from the released folder; there is no adapter."""
         del adapter
         return ImageLearner(load_vision(folder), task)
 

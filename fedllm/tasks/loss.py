@@ -1,4 +1,4 @@
-"""Loss: the mean over records of the cross-entropy of their answers' tokens, or of an image's class."""
+"""Loss: the mean over records of the cross-entropy of the answer's tokens, or of an image's class."""
 
 from collections.abc import Sequence
 
@@ -13,13 +13,13 @@ def _compute(judged: Sequence[Judged]) -> float:
 
 
 def _interval(value: float, records: int, answers: PublicAnswers | None) -> Interval | None:
-    """None: losses of records differ by what is in them, so that a mean's interval says little of a model."""
+    """Return None: losses vary with the records' content, so a mean's interval says little about a model."""
     del value, records, answers
     return None
 
 
 def _compare(new: Measured, old: Measured) -> Comparison:
-    """Pairs of losses where both are on record; without them there is no interval."""
+    """Compare pairs of losses where both are recorded; else there is no interval."""
     value = old.metrics["loss"] - new.metrics["loss"]
     why = unpairable(new, old)
     if new.answers and old.answers and not why:

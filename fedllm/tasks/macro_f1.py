@@ -1,7 +1,7 @@
-"""Macro F1: the mean over labels of each label's F1, so that a rare label weighs as much as a frequent one.
+"""Macro F1: the unweighted mean of the labels' F1, so that a rare label weighs as much as a frequent one.
 
-As scikit-learn's `f1_score(average="macro")`: the labels are those that are expected or given at least once,
-and the F1 of a label is 2 TP / (expected + given), 0 where none is right.
+Matches scikit-learn's `f1_score(average="macro")`: the labels are those expected or given at least once, and
+a label's F1 is 2 TP / (expected + given), 0 if no answer is right.
 """
 
 from collections import Counter
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 RESAMPLES = 2000
 _SEED = 1
-_TOGETHER = 100  # resamples drawn at once, which bounds memory to some megabytes
+_DRAWN_AT_ONCE = 100  # resamples, which bounds memory to some megabytes
 
 
 def _compute(judged: Sequence[Judged]) -> float:
@@ -33,7 +33,7 @@ def _compute(judged: Sequence[Judged]) -> float:
 
 
 def _interval(value: float, records: int, answers: PublicAnswers | None) -> Interval | None:
-    """Percentile bootstrap over records."""
+    """Return the percentile bootstrap interval over records."""
     del value, records
     if answers is None or answers.labels is None or answers.records == 1:
         return None
@@ -42,7 +42,7 @@ def _interval(value: float, records: int, answers: PublicAnswers | None) -> Inte
 
 
 def _compare(new: Measured, old: Measured) -> Comparison:
-    """Paired percentile bootstrap over records where both models' labels are on record."""
+    """Compare by paired percentile bootstrap where both models' labels are recorded."""
     value = new.metrics["macro_f1"] - old.metrics["macro_f1"]
     why = unpairable(new, old)
     if new.answers and old.answers and not why:
@@ -58,7 +58,7 @@ def _compare(new: Measured, old: Measured) -> Comparison:
 def _difference(
     value: float, records: int, mine: Sequence[tuple[str, str]], theirs: Sequence[tuple[str, str]]
 ) -> Difference:
-    """The interval of a difference on the same records; one record has none (it is infinite)."""
+    """Return a difference on the same records with its interval, which is infinite for one record."""
     if records == 1:
         return Difference(value, -float("inf"), float("inf"))
     first, second = _bootstrap([mine, theirs])
@@ -66,33 +66,33 @@ def _difference(
 
 
 def _bootstrap(models: Sequence[Sequence[tuple[str, str]]]) -> "list[NDArray[np.float64]]":
-    """Each model's macro F1 on the same resamples of the records (Efron & Tibshirani 1993, ch. 13).
+    """Compute each model's macro F1 on the same resamples of the records (Efron & Tibshirani 1993, ch. 13).
 
-    Macro F1 depends on how often each combination of expected and given labels occurs alone, and these counts
-    in a resample of n records are multinomial: so they are drawn, and not the records.
+    Macro F1 depends only on the counts of each combination of expected and given labels. In a resample of n
+    records these counts are multinomial, so the counts are drawn instead of the records.
 
     Args:
-        models: for each the records' (expected, given) labels, in the records' order.
+        models: each model's (expected, given) labels per record, in the records' order.
 
     Returns:
-        For each model (RESAMPLES,).
+        One array of shape (RESAMPLES,) per model.
     """
     import numpy as np
 
     counts = Counter(zip(*models, strict=True))
-    cells = sorted(counts)  # of one (expected, given) a model
+    cells = sorted(counts)  # each has one (expected, given) pair per model
     shares = np.array([counts[cell] for cell in cells]) / counts.total()  # (cells,)
     labels = sorted({label for cell in cells for pair in cell for label in pair})
-    chance = np.random.default_rng(_SEED)
+    rng = np.random.default_rng(_SEED)
     scores: list[list[NDArray[np.float64]]] = [[] for _ in models]
-    for _ in range(RESAMPLES // _TOGETHER):
-        drawn = chance.multinomial(counts.total(), shares, size=_TOGETHER)  # (together, cells)
+    for _ in range(RESAMPLES // _DRAWN_AT_ONCE):
+        drawn = rng.multinomial(counts.total(), shares, size=_DRAWN_AT_ONCE)  # (together, cells)
         for number, kept in enumerate(scores):
             pairs = [cell[number] for cell in cells]
             expected = np.array([[label == pair[0] for label in labels] for pair in pairs])  # (cells, labels)
             given = np.array([[label == pair[1] for label in labels] for pair in pairs])
             right = drawn @ (expected & given)  # (together, labels)
-            seen = drawn @ (expected.astype(int) + given)  # the same
+            seen = drawn @ (expected.astype(int) + given)  # (together, labels)
             each = np.divide(2 * right, seen, out=np.zeros(seen.shape), where=seen > 0)
             kept.append(each.sum(1) / (seen > 0).sum(1))
     return [np.concatenate(kept) for kept in scores]

@@ -1,4 +1,4 @@
-"""The seam of metrics: what a metric is, how a model's value is shown, and how two models are compared."""
+"""The interface of metrics: how a value is computed and shown, and how two models are compared."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,32 +14,32 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True)
 class Measured:
-    """One model on the public set."""
+    """One model's metrics on the public set."""
 
     metrics: Mapping[str, float]
-    records: int | None  # that were measured; None: not on record
-    answers: PublicAnswers | None  # None: not on record
+    records: int | None  # number measured; None: not recorded
+    answers: PublicAnswers | None  # None: not recorded
     metric: str | None = None  # the one that counts; None: the task's own
 
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric: a constant in a file of its own, and a line in `fedllm.tasks.metrics`.
+    """One metric: a constant in its own file, listed in `fedllm.tasks.metrics`.
 
     Attributes:
-        name: the key in mappings, tags and JSON; small letters, digits and underscores.
-        words: the name as people read it, within a sentence.
-        higher_is_better: else lower is.
+        name: the key in mappings, tags and JSON; lower-case letters, digits and underscores.
+        words: the name as written within a sentence.
+        higher_is_better: False if lower is better.
         share: whether values are between 0 and 1 and shown as percentages.
-        unit: of a value, in words; empty where a percentage says it.
-        gain: what a difference that is better is called, after its number.
-        needs: what `PublicAnswers` must keep of single records for `compare` and `interval`; a metric that
-            needs `right` or `labels` is one of tasks with labels alone.
-        compute: the value over judged records, at least one.
-        compare: two models, the new one first.
-        interval: where the value of one model lies with 95 % confidence; from the value, the number of
-            records, and their answers (None for a group of them). None where there is no interval.
-        method: how `interval` comes about; empty where there is none.
+        unit: of a value, in words; empty for percentages.
+        gain: the words for an improvement, after its number.
+        needs: what `PublicAnswers` must keep per record for `compare` and `interval`; `right` and `labels`
+            restrict a metric to tasks with labels.
+        compute: the value over at least one judged record.
+        compare: compares two models, the new one first.
+        interval: the 95 % confidence interval of one model's value, from the value, the number of records,
+            and their answers (None for a group); returns None if there is no interval.
+        method: the name of the method behind `interval`; empty if there is none.
     """
 
     name: str
@@ -56,35 +56,35 @@ class Metric:
 
     @property
     def title(self) -> str:
-        """The name where a heading begins."""
+        """The name with a capital, as at the start of a heading."""
         return self.words[:1].upper() + self.words[1:]
 
     @property
     def of_labels(self) -> bool:
-        """Whether the metric is one of expected and given labels."""
+        """Whether the metric needs expected and given labels."""
         return self.needs != "losses"
 
     def score(self, value: float) -> float:
-        """A number that is higher for the better of two values."""
+        """Return a number that is higher for the better of two values."""
         return value if self.higher_is_better else -value
 
     def shown(self, value: float, digits: int = 4) -> str:
-        """A value: a percentage with one digit, or a number with `digits` of them."""
+        """Format a value: a percentage with one decimal, or a number with `digits` decimals."""
         return f"{100 * value:.1f} %" if self.share else f"{value:.{digits}f}"
 
     def signed(self, difference: float) -> str:
-        """A difference, in percentage points or as a number, with its sign."""
+        """Format a difference with its sign, in percentage points or as a number."""
         return f"{100 * difference:+.1f}" if self.share else f"{difference:+.4f}"
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """How much better one model is than another, in the metric's own unit."""
+    """The improvement of one model over another, in the metric's unit."""
 
     metric: Metric
     value: float  # above 0 the new model is better
-    interval: Difference | None  # None: it cannot be told from what MLflow holds
-    how: str  # by which method, from what
+    interval: Difference | None  # None: MLflow does not hold what it needs
+    how: str  # method and data
 
     @property
     def words(self) -> str:
@@ -99,7 +99,7 @@ class Comparison:
 
 
 def unpairable(new: Measured, old: Measured) -> str:
-    """Why two models cannot be compared record by record; empty where they can."""
+    """Return why two models cannot be compared in pairs; empty if they can."""
     if new.answers is None or old.answers is None:
         return "answers are not on record"
     if new.answers.public_sha256 != old.answers.public_sha256:

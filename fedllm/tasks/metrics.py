@@ -1,4 +1,4 @@
-"""The metrics that there are, and which of them counts. Loads no torch."""
+"""The available metrics, and the choice of the one that counts. Loads no torch."""
 
 from collections.abc import Mapping
 
@@ -25,14 +25,14 @@ _OWN = {kind.metric for kind in KINDS.values()}
 
 
 def metric_of(task: TaskConfig, name: str = AUTO) -> Metric:
-    """The metric that counts for a task.
+    """Return the metric that counts for a task.
 
     Args:
-        task: what is measured.
-        name: `evaluation.metric`; auto: the task's own.
+        task: the task that is measured.
+        name: `evaluation.metric`; `auto` selects the task's own metric.
 
     Raises:
-        ConfigError: there is no such metric, or the task has no labels that it could be computed from.
+        ConfigError: there is no such metric, or it needs labels and the task has none.
     """
     if name == AUTO:
         return METRICS[task.traits.metric]
@@ -48,12 +48,12 @@ def metric_of(task: TaskConfig, name: str = AUTO) -> Metric:
 
 
 def counting_metric(config: FederationConfig) -> Metric:
-    """The metric that counts in a federation. Raises `ConfigError` as `metric_of`."""
+    """Return the metric that counts in a federation. Raises `ConfigError` as `metric_of`."""
     return metric_of(config.task, config.evaluation.metric)
 
 
 def chosen_name(config: FederationConfig) -> str | None:
-    """The name of the metric that counts where it is not the task's own; None: it is.
+    """Return the name of the metric that counts; None if it is the task's own.
 
     Raises:
         ConfigError: as `metric_of`.
@@ -63,7 +63,7 @@ def chosen_name(config: FederationConfig) -> str | None:
 
 
 def measured_metrics(task: TaskConfig, name: str = AUTO) -> tuple[Metric, ...]:
-    """What is measured of a model: loss, the task's own metric, and the one that counts, each once.
+    """Return the metrics to measure: loss, the task's own, and the one that counts, without repeats.
 
     Raises:
         ConfigError: as `metric_of`.
@@ -73,31 +73,31 @@ def measured_metrics(task: TaskConfig, name: str = AUTO) -> tuple[Metric, ...]:
 
 
 def by_precedence(chosen: str | None) -> list[Metric]:
-    """The metrics that may count in a mapping, the first that is in it does.
+    """Return the metrics that may count in a mapping; the first one in it counts.
 
     Args:
-        chosen: as `chosen_name`; what is no metric here is passed over.
+        chosen: as `chosen_name`; an unknown name is ignored.
     """
     first = METRICS.get(chosen or "")
     return [*([first] if first else []), *(metric for metric in METRICS.values() if metric.name in _OWN)]
 
 
 def main_metric(metrics: Mapping[str, float], chosen: str | None = None) -> Metric:
-    """The metric that counts among measured ones: the chosen one, else the task's own.
+    """Return the metric that counts among measured ones: the chosen one, else the task's own.
 
     Args:
-        metrics: by name; those of groups, such as `loss/movies`, are passed over.
+        metrics: by name; metrics of groups, such as `loss/movies`, are ignored.
         chosen: as `chosen_name`.
     """
     return next((one for one in by_precedence(chosen) if one.name in metrics), LOSS)
 
 
 def metric_named(key: str) -> Metric | None:
-    """The metric of a mapping's key, such as `loss/movies`; None where there is no such metric."""
+    """Return the metric of a mapping's key, such as `loss/movies`; None if there is no such metric."""
     return METRICS.get(key.partition("/")[0])
 
 
 def shown(key: str, value: float) -> str:
-    """A value of a mapping by its key; what is no metric of fedllm is a number with four digits."""
+    """Format a value by its key; four decimals if the key is no metric of fedllm."""
     metric = metric_named(key)
     return f"{value:.4f}" if metric is None else metric.shown(value)

@@ -1,4 +1,4 @@
-"""Summarization: the filled template is the prompt, the record's own words are the answer."""
+"""Summarization: the filled template is the prompt, the record's answer field is the answer."""
 
 from fedllm.config import TaskConfig
 from fedllm.data.records import Record
@@ -8,7 +8,7 @@ from fedllm.tasks.examples import Example, example_of, is_beyond, is_written_cut
 
 
 class Summarization:
-    """A `Wording`: the filled template, then the record's answer, to its end."""
+    """A `Wording`: the filled template, then the record's answer and an end token."""
 
     labels = None
 
@@ -17,16 +17,16 @@ class Summarization:
         self._task = task
 
     def prompt(self, record: Record) -> list[int]:
-        """The filled template."""
+        """Return the filled template."""
         return prompt_of(self._tokenizer, record, self._task)
 
     def example(self, record: Record) -> Example:
-        """The filled template and the answer, which takes half of `max_length` at most."""
+        """Return the filled template and the answer, which is cut to half of `max_length`."""
         answer = written_answer(self._tokenizer, record, self._task)
         return example_of(self._tokenizer, self._task, self.prompt(record), answer)
 
     def is_cut(self, record: Record) -> bool:
-        """Whether prompt or answer is too long."""
+        """Return whether prompt or answer is too long."""
         if is_beyond(record, self._task):
             return True
         return is_written_cut(self._tokenizer, record, self._task, self.prompt(record))

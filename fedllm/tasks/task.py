@@ -1,4 +1,4 @@
-"""The seam of tasks: one interface, one file a kind; `fedllm.tasks.load` names the files."""
+"""The interface of tasks: one file per kind; `fedllm.tasks.load` lists the files."""
 
 from pathlib import Path
 from typing import Protocol
@@ -9,33 +9,33 @@ from fedllm.training.learner import Learner
 
 
 class TaskLearner(Learner, Protocol):
-    """A learner that also says how sure it is."""
+    """A learner that also gives probabilities."""
 
     def probabilities(self, record: Record) -> dict[str, float] | None:
-        """Probabilities of the labels for one record, which add up to 1; None where the kind gives none."""
+        """Return the labels' probabilities for one record, with sum 1; None if the kind has none."""
 
 
 class Task(Protocol):
-    """One kind of task on models: the constant `TASK` of the kind's own file.
+    """One kind of task on models: the constant `TASK` of the kind's file.
 
-    What needs no model (fields, labels, template, own metric) is the kind's row in `fedllm.config.kinds`.
-    This half turns a model's folder into a learner, which says the rest:
+    The parts that need no model (fields, labels, template, own metric) are the kind's row in
+    `fedllm.config.kinds`. A task turns a model's folder into a learner, which defines the rest:
 
-    - prompt and answer: `encode` turns records into examples, each by its record alone;
-    - loss: `losses`, one an example, whatever the others are;
-    - judgement: `judge`, the loss, with the expected and the given label where the kind has labels;
-    - prediction: `predict`, a label where the kind has labels, else text.
+    - prompt and answer: `encode` turns each record into an example, from that record alone;
+    - loss: `losses` gives one per example, independent of the other examples;
+    - judgement: `judge` gives the loss, with expected and given label where the kind has labels;
+    - prediction: `predict` gives a label where the kind has labels, else text.
 
     A kind neither reads a path nor runs code that a plan or a record names. The four kinds on causal language
-    models differ in a `Wording` alone and share `CausalTask`.
+    models share `CausalTask` and differ only in the `Wording`.
     """
 
     def fresh(self, folder: Path, adapter: AdapterConfig, seed: int, task: TaskConfig) -> TaskLearner:
-        """A learner to be trained.
+        """Return a learner for training.
 
         Args:
             folder: of the base model.
-            adapter: what is trained.
+            adapter: the adapter to train.
             seed: of the federation; it fixes the adapter's start.
             task: of this kind.
 
@@ -44,13 +44,13 @@ class Task(Protocol):
         """
 
     def released(self, folder: Path, adapter: Path | None, task: TaskConfig) -> TaskLearner:
-        """A learner that answers, in evaluation mode.
+        """Return a learner for prediction, in evaluation mode.
 
         Args:
-            folder: of the base model; of the released files where the kind's models are released whole.
-            adapter: what was trained on the base; None: the base as it is.
+            folder: of the base model, or of the released files where the kind releases whole models.
+            adapter: what was trained on the base; None: the base alone.
             task: of this kind.
 
         Raises:
-            ModelError: what was trained does not fit the base, or the task the model.
+            ModelError: the adapter does not fit the base, or the task does not fit the model.
         """

@@ -1,4 +1,4 @@
-"""Text: the filled template itself is what the model learns to continue; there is no answer beside it."""
+"""Text: the model learns to continue the filled template; there is no separate answer."""
 
 from fedllm.config import TaskConfig
 from fedllm.data.records import Record
@@ -9,7 +9,7 @@ from fedllm.tasks.examples import Example, fill, is_beyond, plain, prompt_of
 
 
 class Text:
-    """A `Wording`: one token that begins a text, then all of the filled template."""
+    """A `Wording`: one start token, then the filled template."""
 
     labels = None
 
@@ -18,11 +18,11 @@ class Text:
         self._task = task
 
     def prompt(self, record: Record) -> list[int]:
-        """The filled template, which the model goes on with."""
+        """Return the filled template, which the model continues."""
         return prompt_of(self._tokenizer, record, self._task)
 
     def example(self, record: Record) -> Example:
-        """A beginning and the text, cut to `max_length`. Raises `DataError` where there is no text."""
+        """Return a start token and the text, cut to `max_length`. Raises `DataError` if the text is empty."""
         tokenizer = self._tokenizer
         start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
         words = plain(tokenizer, fill(record, self._task))
@@ -31,7 +31,7 @@ class Text:
         return Example((start,), tuple(words[: self._task.max_length - 1]))
 
     def is_cut(self, record: Record) -> bool:
-        """Whether the text has more tokens than fit beside its beginning."""
+        """Return whether the text has more tokens than fit beside the start token."""
         if is_beyond(record, self._task):
             return True
         return len(plain(self._tokenizer, fill(record, self._task))) > self._task.max_length - 1

@@ -1,4 +1,4 @@
-"""What a kind of task says to a causal language model: prompt, answer, and how the answer is judged."""
+"""The interface of a wording: a kind's prompt, answer and labels for a causal language model."""
 
 from collections.abc import Mapping
 from typing import Protocol
@@ -10,16 +10,16 @@ from fedllm.tasks.examples import Example
 
 
 class Wording(Protocol):
-    """A kind of task in one tokenizer's tokens. It holds no model, and nothing of a record.
+    """A kind of task in one tokenizer's tokens. It holds no model and no data of a record.
 
-    Whoever implements it keeps to this:
+    An implementation guarantees:
 
-    - A record's tokens depend on that record alone: privacy by record counts on it.
-    - No text of a record is read as a template, and no more of it is tokenised than can count.
-    - `prompt` is what `example` of the same record begins with, unless that had to be cut.
+    - A record's tokens depend on that record alone: record-level privacy relies on it.
+    - No text of a record is read as a template, and only what may fit is tokenised.
+    - `example` of a record starts with its `prompt`, unless that had to be cut.
 
-    The loss follows: it is the mean cross-entropy of an example's answer tokens. So do judgement and
-    prediction: with `labels` the likeliest first token among them, else the words that the model writes.
+    This defines the loss: the mean cross-entropy of an example's answer tokens. It also defines judgement and
+    prediction: with `labels` the likeliest first token among them, else the generated text.
     """
 
     def __init__(self, tokenizer: Tokenizer, task: TaskConfig) -> None: ...
@@ -33,15 +33,15 @@ class Wording(Protocol):
         """
 
     def prompt(self, record: Record) -> list[int]:
-        """The tokens that the model answers. Raises `DataError` for a record that lacks a field."""
+        """Return the tokens of the prompt. Raises `DataError` if the record lacks a field."""
 
     def example(self, record: Record) -> Example:
-        """Prompt and answer, cut to `task.max_length`.
+        """Return prompt and answer, cut to `task.max_length`.
 
         Raises:
-            DataError: a record without a field, or with an answer that the task does not know.
+            DataError: the record lacks a field, or its answer is not in the task.
             ModelError: as `labels`.
         """
 
     def is_cut(self, record: Record) -> bool:
-        """Whether `example` leaves some of the record's words out. Raises as `example`."""
+        """Return whether `example` leaves out some of the record's words. Raises as `example`."""

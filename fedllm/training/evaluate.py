@@ -1,4 +1,4 @@
-"""Evaluate a model on labelled records."""
+"""Evaluate a model on records with known answers."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor

@@ -1,4 +1,4 @@
-"""A model's result on one labelled record."""
+"""A model's result on one record with a known answer."""
 
 from typing import NamedTuple
 

@@ -89,7 +89,7 @@ class Passes:
         )
 
     def _same_beside_others(self, kind: int, *, full: bool, many: bool) -> bool:
-        """Return whether a synthetic example's gradient is equal in passes of one, two, five and many rows."""
+        """Return whether a synthetic example's gradient is equal in passes of 1, 2, 5 and many rows."""
         most = self._learner.shape(self._learner.trials(1)[kind][0]).most
         seen: list[list[torch.Tensor]] = []
         for rows in (1, 2, 5, *([most] if many else [])):  # many for one kind alone: it takes seconds
