@@ -21,10 +21,10 @@ class AdaptedModel:
     """A base model with a LoRA adapter attached; made by `attach`.
 
     Attributes:
-        model: the peft model, to be called as the base is.
+        model: the peft model, called like the base.
         config: of the adapter.
         layout: of the shared tensors.
-        frozen_sha256: over every A as it was at the start, in order of names.
+        frozen_sha256: over every initial A, in order of names.
     """
 
     def __init__(self, model: CausalModel, config: AdapterConfig, seed: int) -> None:
@@ -57,7 +57,7 @@ class AdaptedModel:
         return self._shared
 
     def read(self) -> torch.Tensor:
-        """The shared tensors as one fp32 vector on the CPU, a copy; shape (layout.size,)."""
+        """Return a copy of the shared tensors as one fp32 vector on the CPU; shape (layout.size,)."""
         return read_flat(self._shared)
 
     def write(self, flat: torch.Tensor) -> None:
@@ -65,47 +65,47 @@ class AdaptedModel:
         write_flat(self._shared, flat)
 
     def save(self, folder: Path, base: str | None = None) -> None:
-        """Write a plain peft folder, the same bytes for the same adapter.
+        """Write a plain peft folder; the same adapter gives the same bytes.
 
         Args:
-            folder: made if it is not there.
-            base: the base model as a configuration names it; adapter_config.json names it as other tools
-                know it, so that `peft.AutoPeftModelForCausalLM.from_pretrained(folder)` finds it.
+            folder: created if it does not exist.
+            base: the base model's name in a configuration; adapter_config.json gets its public name, so
+                that `peft.AutoPeftModelForCausalLM.from_pretrained(folder)` finds it.
         """
         from safetensors.torch import save_file
 
         folder.mkdir(parents=True, exist_ok=True)
         factors = {name: factor.detach().to("cpu").contiguous() for name, factor in self._factors.items()}
         save_file(factors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-        described: dict[str, Any] = self.model.peft_config["default"].to_dict()
-        known_as, revision = public_name(base) if base else (None, None)
-        described |= {"base_model_name_or_path": known_as, "revision": revision, "inference_mode": True}
-        # peft holds its targets as a set, whose order would change from process to process.
-        text = json.dumps(described, indent=1, sort_keys=True, default=sorted)
+        peft_config: dict[str, Any] = self.model.peft_config["default"].to_dict()
+        public, revision = public_name(base) if base else (None, None)
+        peft_config |= {"base_model_name_or_path": public, "revision": revision, "inference_mode": True}
+        # peft holds the targets as a set, whose order differs between processes.
+        text = json.dumps(peft_config, indent=1, sort_keys=True, default=sorted)
         (folder / "adapter_config.json").write_text(text + "\n", encoding="utf-8")
 
     def detach(self) -> CausalModel:
-        """Take the adapter off; this object is of no use afterwards."""
+        """Remove the adapter and return the base; do not use this object afterwards."""
         return self.model.unload()
 
 
 def attach(model: CausalModel, config: AdapterConfig, seed: int) -> AdaptedModel:
-    """Put a LoRA adapter on a base model, at the start that the seed fixes: A expanded, B zero.
+    """Attach a LoRA adapter to a base model at its initial values: A expanded from the seed, B zero.
 
     Args:
-        model: from `load_base`; it is changed in place.
+        model: from `load_base`; changed in place.
         config: rank, alpha, targets, layers; `ffa-lora` shares B, `lora` both A and B.
         seed: of the federation.
 
     Raises:
-        ModelError: no module has the targets' names in the layers asked for.
+        ModelError: no module in these layers has a target's name.
     """
     from peft import LoraConfig, get_peft_model
 
     if config.method == "lora":
         log.warning("adapter.method lora averages A and B apart: that is not the average of the models")
     _check_targets(model, config)
-    wanted = LoraConfig(
+    lora = LoraConfig(
         r=config.rank,
         lora_alpha=int(config.alpha) if float(config.alpha).is_integer() else config.alpha,
         target_modules=list(config.targets),
@@ -114,7 +114,7 @@ def attach(model: CausalModel, config: AdapterConfig, seed: int) -> AdaptedModel
         bias="none",
         task_type="CAUSAL_LM",
     )
-    adapted = get_peft_model(model, wanted)
+    adapted = get_peft_model(model, lora)
     return AdaptedModel(adapted.eval(), config, seed)
 
 
@@ -133,10 +133,10 @@ def _check_targets(model: CausalModel, config: AdapterConfig) -> None:
 
 
 def _factors(model: CausalModel) -> dict[str, torch.nn.Parameter]:
-    """Every A and B by the name under which peft saves it, in order of names."""
-    found = {
+    """Return every A and B by the name under which peft saves it, in order of names."""
+    factors = {
         name.replace(".default.weight", ".weight"): parameter
         for name, parameter in model.named_parameters()
         if ".lora_A." in name or ".lora_B." in name
     }
-    return dict(sorted(found.items()))
+    return dict(sorted(factors.items()))

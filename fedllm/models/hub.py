@@ -1,4 +1,4 @@
-"""Base models of a hub such as huggingface.co: whether it answers is known within seconds."""
+"""Base models from a hub such as huggingface.co, which must answer within seconds."""
 
 import os
 import re
@@ -10,9 +10,9 @@ from pathlib import Path
 
 from fedllm.errors import ModelError
 
-PATIENCE = 4.0  # s until a hub must answer; its client alone would try for half a minute
+PATIENCE = 4.0  # s within which a hub must answer; its client alone retries for half a minute
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?(@[\w./-]+)?")
-_WANTED = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.model", "*.txt", "*.jinja"]
+_PATTERNS = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.model", "*.txt", "*.jinja"]
 _LOCAL = (
     "without a network name a folder that holds config.json, tokenizer.json and model.safetensors, or "
     "smollm2-135m"
@@ -20,10 +20,10 @@ _LOCAL = (
 
 
 def require_hub(name: str) -> None:
-    """Make sure that a model is in the hub client's cache, or that the hub answers. Nothing is fetched.
+    """Check that a model is in the hub client's cache, or that the hub answers. Fetches nothing.
 
     Args:
-        name: a hub id, with @revision or without.
+        name: a hub id, with or without @revision.
 
     Raises:
         ModelError: the name cannot be a hub id, or nothing answers within `PATIENCE`.
@@ -37,7 +37,7 @@ def require_hub(name: str) -> None:
 
 
 def from_hub(name: str) -> Path:
-    """Fetch a model, or find it in the hub client's cache; returns its folder.
+    """Fetch a model unless the hub client's cache has it, and return its folder.
 
     Raises:
         ModelError: the hub does not answer in time, or has no such model.
@@ -48,18 +48,18 @@ def from_hub(name: str) -> Path:
     repository, _, revision = name.partition("@")
     try:
         folder = snapshot_download(
-            repository, revision=revision or None, allow_patterns=_WANTED, etag_timeout=PATIENCE
+            repository, revision=revision or None, allow_patterns=_PATTERNS, etag_timeout=PATIENCE
         )
-    except Exception as error:  # noqa: BLE001 - the hub client raises many kinds, all with the same cure
-        said = " ".join(str(error).split())[:200] or type(error).__name__
+    except Exception as error:  # noqa: BLE001 - the hub client raises many kinds, all with the same remedy
+        cause = " ".join(str(error).split())[:200] or type(error).__name__
         raise ModelError(
-            f"model.base: no folder, .gguf file or hub model {name!r} ({said}); {_LOCAL}"
+            f"model.base: no folder, .gguf file or hub model {name!r} ({cause}); {_LOCAL}"
         ) from None
     return Path(folder)
 
 
 def hub_id(name: str) -> str | None:
-    """The id that other tools know a base by; None for a folder, a file, or a name of fedllm's own."""
+    """Return a base's public id; None for a folder, a file, or a name that only fedllm knows."""
     path = Path(name).expanduser()
     if "/" not in name or path.exists() or path.suffix == ".gguf" or not _ID.fullmatch(name):
         return None
@@ -67,44 +67,44 @@ def hub_id(name: str) -> str | None:
 
 
 def _cached(name: str) -> bool:
-    """Whether any revision of a model is in the hub client's cache."""
+    """Return whether any revision of a model is in the hub client's cache."""
     cache = Path(os.environ.get("HF_HUB_CACHE") or _home() / "hub").expanduser()
     repository = name.partition("@")[0].replace("/", "--")
     return any((cache / f"models--{repository}" / "snapshots").glob("*/config.json"))
 
 
 def _refusal(repository: str) -> str | None:
-    """Why a model cannot be had from the hub; None where it says nothing against it."""
+    """Return why the hub does not provide a model; None if it does."""
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "TRUE", "YES", "ON"}:
         return "it is not in the cache, and HF_HUB_OFFLINE is set"
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
     failures: list[str] = []
     done = threading.Event()
 
-    def ask() -> None:
+    def request() -> None:
         try:
-            # The endpoint is the user's own, and http alone where a test or a mirror has no TLS.
+            # The user chooses the endpoint; it is http only where a test or a mirror has no TLS.
             with urllib.request.urlopen(f"{endpoint}/api/models/{repository}", timeout=PATIENCE):  # noqa: S310  # nosec B310
                 pass
-        except urllib.error.HTTPError as answer:
-            if answer.code >= HTTPStatus.INTERNAL_SERVER_ERROR or not _has_token():
-                failures.append(f"does not have it (HTTP {answer.code})")
+        except urllib.error.HTTPError as error:
+            if error.code >= HTTPStatus.INTERNAL_SERVER_ERROR or not _has_token():
+                failures.append(f"does not have it (HTTP {error.code})")
         except (OSError, ValueError) as error:
             failures.append(f"does not answer ({getattr(error, 'reason', error)})")
         done.set()
 
-    # A name server may take longer than any limit of a connection: the thread is left behind.
-    threading.Thread(target=ask, daemon=True, name="hub").start()
+    # A name server may exceed the timeout of a connection: the thread is not joined.
+    threading.Thread(target=request, daemon=True, name="hub").start()
     if not done.wait(PATIENCE):
         return f"it is not in the cache, and {endpoint} does not answer within {PATIENCE:.0f} s"
     return f"it is not in the cache, and {endpoint} {failures[0]}" if failures else None
 
 
 def _has_token() -> bool:
-    """Whether the hub's client has a token, so that it may see what a question without one does not."""
+    """Return whether the hub client has a token, and so may see more than a request without one."""
     return bool(os.environ.get("HF_TOKEN")) or (_home() / "token").is_file()
 
 
 def _home() -> Path:
-    given = os.environ.get("HF_HOME")
-    return Path(given or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "huggingface").expanduser()
+    home = os.environ.get("HF_HOME")
+    return Path(home or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "huggingface").expanduser()

@@ -1,4 +1,4 @@
-"""The part of a model that travels: one flat vector, in an order that all parties share."""
+"""The shared part of a model as one flat vector, in the same order for all parties."""
 
 import hashlib
 import json
@@ -15,19 +15,19 @@ from fedllm.errors import ModelError
 
 @dataclass(frozen=True)
 class SharedLayout:
-    """Which tensors are shared, in the order in which the flat vector holds them."""
+    """The shared tensors, in the order of the flat vector."""
 
     names: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]
 
     @cached_property
     def size(self) -> int:
-        """How many numbers the flat vector has."""
+        """The length of the flat vector."""
         return sum(torch.Size(shape).numel() for shape in self.shapes)
 
     @cached_property
     def sha256(self) -> str:
-        """Of the names and shapes as compact JSON, `[[name, [rows, columns]], …]`."""
+        """SHA-256 of the names and shapes as compact JSON, `[[name, [rows, columns]], …]`."""
         pairs = [[name, list(shape)] for name, shape in zip(self.names, self.shapes, strict=True)]
         return hashlib.sha256(json.dumps(pairs, separators=(",", ":")).encode()).hexdigest()
 
@@ -37,29 +37,29 @@ class SharedModel(Protocol):
 
     model: Any  # a torch module
     layout: SharedLayout
-    frozen_sha256: str  # over what is expanded or kept and not shared
+    frozen_sha256: str  # over the parts that are fixed and not shared
 
     @property
     def trainable(self) -> list[torch.nn.Parameter]:
         """The shared tensors, in the layout's order."""
 
     def read(self) -> torch.Tensor:
-        """A copy of the shared tensors; fp32 on the CPU, (layout.size,)."""
+        """Return a copy of the shared tensors; fp32 on the CPU, (layout.size,)."""
 
     def write(self, flat: torch.Tensor) -> None:
         """Set the shared tensors from (layout.size,). Raises `ModelError` for another shape."""
 
     def save(self, folder: Path, base: str | None = None) -> None:
-        """Write the files of a released version, the same bytes for the same model."""
+        """Write the files of a released version; the same model gives the same bytes."""
 
 
 def read_flat(parameters: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Tensors as one fp32 vector on the CPU, a copy."""
+    """Return a copy of the tensors as one fp32 vector on the CPU."""
     return torch.cat([part.detach().reshape(-1).to("cpu", torch.float32) for part in parameters])
 
 
 def write_flat(parameters: Sequence[torch.Tensor], flat: torch.Tensor) -> None:
-    """Set tensors from one vector. Raises `ModelError` when it has another size."""
+    """Set tensors from one vector. Raises `ModelError` if its size differs."""
     size = sum(part.numel() for part in parameters)
     if flat.shape != (size,):
         raise ModelError(f"the adapter takes {size} numbers, not a tensor of {tuple(flat.shape)}")

@@ -1,4 +1,4 @@
-"""A random two-layer Llama that trains in milliseconds: the model of tests and of quick trials."""
+"""A random two-layer Llama that trains in milliseconds, for tests and quick trials."""
 
 from pathlib import Path
 
@@ -9,8 +9,8 @@ _WORDS = ("positive", "negative")
 def make_tiny(folder: Path) -> Path:
     """Write the model `tiny`: hidden size 32, 2 layers, 256 bytes and a few words as its vocabulary.
 
-    Its tokenizer knows ` positive` and ` negative` as tokens of their own, since as bytes both would
-    start with the same blank. The weights are drawn from a fixed seed: the same bytes everywhere.
+    Its tokenizer has ` positive` and ` negative` as single tokens, since as bytes both would start with the
+    same blank. The weights are drawn from a fixed seed: the same bytes everywhere.
     """
     import torch
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
@@ -23,8 +23,8 @@ def make_tiny(folder: Path) -> Path:
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
     core.add_tokens([AddedToken(f" {word}", normalized=False) for word in _WORDS])
-    marks = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>"}
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, **marks)
+    special = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>"}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, **special)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=32,

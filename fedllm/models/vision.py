@@ -1,4 +1,4 @@
-"""Small image models, shared whole: the FedAvg paper's CNN, and a linear one on scattering features."""
+"""Small image models with all weights shared: the FedAvg paper's CNN, and a linear model on scattering."""
 
 import hashlib
 import json
@@ -37,7 +37,7 @@ def _cnn() -> nn.Module:
 
 
 def _linear() -> nn.Module:
-    """Tramèr and Boneh 2021 (arXiv 2011.11660): a linear model on features that nobody learns; from zero."""
+    """Tramèr and Boneh 2021 (arXiv 2011.11660): a linear model on fixed features; starts at zero."""
     linear = nn.Linear(FEATURES, CLASSES)
     nn.init.zeros_(linear.weight)
     nn.init.zeros_(linear.bias)
@@ -48,13 +48,13 @@ ARCHITECTURES: Mapping[str, Callable[[], nn.Module]] = {"mnist-cnn": _cnn, "mnis
 
 
 class VisionModel:
-    """An image model whose every weight is shared.
+    """An image model whose weights are all shared.
 
     Attributes:
         model: of pixels (batch, 1, 28, 28) in [0, 1], or of features (batch, 3969) where `scatters`.
         architecture: its name.
         layout: of the shared tensors.
-        frozen_sha256: over what is fixed and not learned, in words.
+        frozen_sha256: over the description of its fixed part.
     """
 
     def __init__(self, model: nn.Module, architecture: str) -> None:
@@ -66,7 +66,7 @@ class VisionModel:
 
     @property
     def scatters(self) -> bool:
-        """Whether the model reads scattering features in the place of pixels."""
+        """Whether the model reads scattering features instead of pixels."""
         return self.architecture == "mnist-scattering"
 
     @property
@@ -75,7 +75,7 @@ class VisionModel:
         return list(self.model.parameters())
 
     def read(self) -> torch.Tensor:
-        """All weights as one fp32 vector on the CPU, a copy; shape (layout.size,)."""
+        """Return a copy of all weights as one fp32 vector on the CPU; shape (layout.size,)."""
         return read_flat(self.trainable)
 
     def write(self, flat: torch.Tensor) -> None:
@@ -83,23 +83,23 @@ class VisionModel:
         write_flat(self.trainable, flat)
 
     def save(self, folder: Path, base: str | None = None) -> None:
-        """Write a folder that `load_vision` reads, the same bytes for the same model.
+        """Write a folder for `load_vision`; the same model gives the same bytes.
 
         Args:
-            folder: made if it is not there.
-            base: what config.json names as the model that this one started from.
+            folder: created if it does not exist.
+            base: name of the model that this one started from, for config.json.
         """
         from safetensors.torch import save_file
 
         folder.mkdir(parents=True, exist_ok=True)
         weights = {name: part.detach().cpu().contiguous() for name, part in self.model.state_dict().items()}
         save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
-        told = {"model_type": IMAGES, "architecture": self.architecture} | ({"base": base} if base else {})
-        (folder / CONFIG).write_text(json.dumps(told, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        config = {"model_type": IMAGES, "architecture": self.architecture} | ({"base": base} if base else {})
+        (folder / CONFIG).write_text(json.dumps(config, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def make_vision(folder: Path, architecture: str) -> Path:
-    """Write a fresh model of that name, its weights drawn from a fixed seed: the same bytes everywhere."""
+    """Write a fresh model of that name, with weights from a fixed seed: the same bytes everywhere."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_SEED)
         model = ARCHITECTURES[architecture]()
@@ -108,19 +108,19 @@ def make_vision(folder: Path, architecture: str) -> Path:
 
 
 def load_vision(folder: Path) -> VisionModel:
-    """Load what `save` wrote, in fp32.
+    """Load a folder that `save` wrote, in fp32.
 
     Raises:
-        ModelError: it is no such folder.
+        ModelError: the folder is not such a model.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
-        told = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        model = ARCHITECTURES[told["architecture"]]()
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        model = ARCHITECTURES[config["architecture"]]()
         model.load_state_dict(load_file(folder / WEIGHTS))
-        return VisionModel(model, told["architecture"])
+        return VisionModel(model, config["architecture"])
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise ModelError(
             f"{folder}: no image model of fedllm: {' '.join(str(error).split())[:200]}"
