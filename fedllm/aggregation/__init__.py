@@ -1,4 +1,4 @@
-"""From the sites' updates to the next global model."""
+"""Aggregate the sites' updates into the next global model."""
 
 from fedllm.aggregation.combine import COMBINES, combined
 from fedllm.aggregation.state import decode_state, encode_state

@@ -1,4 +1,4 @@
-"""How the updates of a round become one: the combinations that `aggregation.combine` names."""
+"""Combine the updates of a round into one; `aggregation.combine` names the combination."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,13 +15,13 @@ from fedllm.errors import RefusedError
 class Combine:
     """A combination: a stream of (weight, update) in, one update out.
 
-    Updates are flat float32 of shape (n,), and so is the result. The stream is read once and in order, and no
-    more of it is in memory than the combination says. The same updates give the same bytes on every machine.
-    Server optimisers take the result as the round's update.
+    Updates and result are flat float32 of shape (n,). The stream is read once and in order; each combination
+    states how much of it is in memory. The same updates give the same bytes on every machine. Server
+    optimisers take the result as the round's update.
     """
 
-    of: Callable[[Updates, int | None], torch.Tensor]  # the second: see `combined`
-    needs_single_updates: bool  # else their weighted sum is all that it depends on
+    of: Callable[[Updates, int | None], torch.Tensor]  # the second argument: the denominator of `combined`
+    needs_single_updates: bool  # else it depends on their weighted sum alone
 
 
 COMBINES: Mapping[str, Combine] = {
@@ -36,14 +36,14 @@ def combined(name: str, updates: Updates, denominator: int | None = None) -> tor
     Args:
         name: one of `COMBINES`.
         updates: in the order that `closed.json` fixes.
-        denominator: what a sum is divided by where that is fixed beforehand (site-level privacy); None: the
-            weights' sum.
+        denominator: a divisor of the sum that is fixed beforehand (site-level privacy); None: the weights'
+            sum.
 
     Returns:
         float32, shape (n,).
 
     Raises:
-        RefusedError: the updates do not fit each other, or there is a denominator and no sum to divide by it.
+        RefusedError: the updates do not fit each other, or the combination takes no denominator.
     """
     combine = COMBINES[name]
     if denominator is not None and combine.needs_single_updates:

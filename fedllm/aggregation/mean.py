@@ -9,22 +9,22 @@ from fedllm.errors import RefusedError
 def weighted_mean(updates: Updates, denominator: int | None = None) -> torch.Tensor:
     """Average updates by integer weights, as federated averaging does (McMahan et al. 2017, Algorithm 1).
 
-    The sum runs in float64 in the order given and is divided once, at the end. Floating-point sums depend
-    on their order, so the caller passes the order that `closed.json` fixes, whatever order the updates
-    arrived in: then the result is the same to the bit, whoever computes it. Multiplication and addition are
-    two operations on purpose: a fused one rounds once instead of twice, and not every processor has it.
+    The sum runs in float64 in the given order and is divided once, at the end. Floating-point sums depend on
+    their order, so the caller passes the order that `closed.json` fixes, not the order of arrival: then the
+    result is the same to the bit on every machine. Multiplication and addition are two operations on purpose:
+    a fused one rounds once instead of twice, and not every processor has it.
 
     Args:
         updates: pairs of a weight, an unnormalised integer >= 0, and a flat float32 tensor, shape (n,).
-            It is read once; each tensor may be freed as soon as the next one is asked for.
-        denominator: a public number fixed beforehand, where a site's absence must not change by how much
-            the others count (site-level privacy); else the weights' sum.
+            It is read once; each tensor may be freed when the next one is requested.
+        denominator: a public number fixed beforehand, where a site's absence must not change the others'
+            share (site-level privacy); None: the weights' sum.
 
     Returns:
         sum(weight * update) / denominator, float32, shape (n,).
 
     Raises:
-        RefusedError: there is no update, a weight is no such integer, the weights sum to zero, or a
+        RefusedError: there is no update, a weight is not such an integer, the weights sum to zero, or a
             tensor is not flat float32 of the first one's size.
     """
     summed = 0

@@ -1,4 +1,4 @@
-"""The server optimiser's state as bytes: safetensors, in one encoding alone."""
+"""Encode the server optimiser's state as safetensors, in one canonical encoding."""
 
 import torch
 from safetensors import SafetensorError
@@ -10,13 +10,13 @@ NAMES = frozenset({"m", "v"})
 
 
 def encode_state(state: dict[str, torch.Tensor]) -> bytes:
-    """Write a state; the same tensors always give the same bytes.
+    """Encode a state; the same tensors always give the same bytes.
 
     Args:
         state: float32 tensors of shape (n,) under `m` and `v`, or neither.
 
     Raises:
-        RefusedError: a name, type or shape is not one of these.
+        RefusedError: a name, type or shape is another.
     """
     for name, tensor in state.items():
         _check(name, tensor)
@@ -25,18 +25,18 @@ def encode_state(state: dict[str, torch.Tensor]) -> bytes:
 
 
 def decode_state(data: bytes, size: int) -> dict[str, torch.Tensor]:
-    """Read a state that `encode_state` wrote.
+    """Decode a state that `encode_state` wrote.
 
     Args:
         data: the bytes.
         size: n, the number of shared parameters.
 
     Returns:
-        float32 tensors of shape (n,), under the names that were written.
+        float32 tensors of shape (n,) by name.
 
     Raises:
-        RefusedError: the bytes are anything else, hold a number that is not finite or a negative `v`, or
-            are not the one encoding of what they hold (padding, metadata, another order).
+        RefusedError: the bytes are not such a state, hold a number that is not finite or a negative `v`, or
+            are not its canonical encoding (padding, metadata, another order).
     """
     try:
         read = load(data)

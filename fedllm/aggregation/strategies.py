@@ -1,6 +1,6 @@
-"""Server optimisers: what the mean update does to the global model.
+"""Server optimisers: apply the mean update to the global model.
 
-With x the model, d the mean update (x after local training minus x before), lr the server's rate:
+With x the model, d the mean update (x after local training minus x before), lr the server's learning rate:
 
 | strategy | step | source |
 |---|---|---|
@@ -40,20 +40,20 @@ def apply_strategy(
 ) -> Step:
     """Take one server step.
 
-    The arithmetic is in float64, one rounding an operation, and what is kept is rounded to float32: a
-    training that resumes from a stored state goes on to the bit as one that never stopped.
+    The arithmetic is in float64 with one rounding per operation, and the kept state is rounded to float32: a
+    run that resumes from a stored state gives the same bits as one without interruption.
 
     Args:
         config: strategy and its constants.
         model: the global model before the round, float32, shape (n,).
-        mean_update: what `weighted_mean` returned, float32, shape (n,).
-        state: what the round before returned; empty before the first.
+        mean_update: the combined update of the round, float32, shape (n,).
+        state: from the previous round; empty in the first.
 
     Returns:
-        The next model, float32, shape (n,), and the state to keep with the round. Arguments are unchanged.
+        The next model, float32, shape (n,), and the state to store with the round. Arguments are unchanged.
 
     Raises:
-        RefusedError: shapes, or the state's names, do not fit the strategy; the result is not finite.
+        RefusedError: shapes or the state's names do not fit the strategy, or the result is not finite.
     """
     if model.shape != mean_update.shape or model.ndim != 1:
         raise RefusedError(

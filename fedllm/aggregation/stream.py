@@ -1,4 +1,4 @@
-"""The stream that every combination reads: a weight and an update of each site."""
+"""The input of every combination: a stream of each site's weight and update."""
 
 from collections.abc import Iterable, Iterator
 
@@ -12,10 +12,10 @@ LARGEST_WEIGHT = 2**53  # above it an integer may not be exact in float64
 
 
 def checked(updates: Updates) -> Iterator[tuple[int, torch.Tensor]]:
-    """Pass a stream on, one update at a time.
+    """Check a stream and yield its pairs, one at a time.
 
     Raises:
-        RefusedError: a weight is no such integer, or an update is not flat float32 of the first one's size.
+        RefusedError: a weight is out of range, or an update is not flat float32 of the first one's size.
     """
     size: int | None = None
     for number, (weight, update) in enumerate(updates):
