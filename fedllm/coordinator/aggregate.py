@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 
 def aggregate(training: Training, number: int) -> Aggregated:
-    """Compute the next adapter from `closed.json` alone: bit-identical whoever does it, and when."""
+    """Compute the next adapter from `closed.json` alone; every coordinator gets the same bits at any time."""
     audited = training.journal.require(training.run, number, "dp-audit", Audited)
     plan = read_plan(training, number)
     size = training.learner().shared.layout.size
     before = decode_flat(read_model(training, plan.model), size)  # (n,)
 
-    # Where whole sites are hidden, one that stays away must not make the others count for more.
+    # With a site as the unit, an absent site must not raise the weight of the others.
     fixed = len(plan.sites) if plan.privacy is not None and plan.privacy.unit == "site" else None
     settings = training.config.aggregation
     view, combine = (
@@ -32,8 +32,8 @@ def aggregate(training: Training, number: int) -> Aggregated:
         partial(combined, settings.combine, denominator=fixed),
     )
     update = training.mode.coordinator.total(view, audited.counted, combine)
-    earlier = training.schedule.start(training.journal, training.run, number)
-    state = _optimizer(training, earlier, size)
+    former = training.schedule.start(training.journal, training.run, number)
+    state = _optimizer(training, former, size)
     after, state = apply_strategy(settings, before, update, state)
     members = tuple(site.recipient for site in training.roster.sites)
     return Aggregated(
@@ -45,7 +45,7 @@ def aggregate(training: Training, number: int) -> Aggregated:
 
 
 def _optimizer(training: Training, earlier: Aggregated | None, size: int) -> "dict[str, torch.Tensor]":
-    """The server optimiser's state as the newest aggregated round left it."""
+    """Return the server optimiser's state after the newest aggregated round; empty if there is none."""
     if earlier is None or earlier.optimizer is None:
         return {}
     return decode_state(training.mailbox.fetch_payload(earlier.optimizer), size)

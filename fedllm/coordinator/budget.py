@@ -1,4 +1,4 @@
-"""What a training has cost its sites by a round, as its record shows it."""
+"""The privacy that a training has spent up to a round, as its MLflow record shows it."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -18,9 +18,9 @@ from fedllm.tracking.release import RoundRelease
 
 @dataclass(frozen=True)
 class Budget:
-    """The parts of a queued release that are about privacy; all empty without DP but the tags, which say so.
+    """The privacy part of a queued release. Without DP all is empty except the tags, which say so.
 
-    Ledgers are named by their heads alone: `with_ledgers` reads them once the release is published.
+    It names ledgers by their heads only: `with_ledgers` reads the entries when the release is published.
     """
 
     privacy: dict[str, str]
@@ -29,7 +29,7 @@ class Budget:
 
 
 def budget(training: Training, number: int) -> Budget:
-    """Gather a run's privacy up to a round."""
+    """Return the privacy of a run up to a round."""
     plan = privacy_plan(training)
     if plan is None:
         return Budget(privacy_tags(None, None, {}), [], {})
@@ -48,14 +48,14 @@ def budget(training: Training, number: int) -> Budget:
     return Budget(
         privacy=privacy_tags(plan, _largest(last), heads),
         rows=rows,
-        ledger_heads={site: [head.model_dump() for head in mine] for site, mine in heads.items()},
+        ledger_heads={site: [head.model_dump() for head in of_site] for site, of_site in heads.items()},
     )
 
 
 def with_ledgers(journal: Journal, release: RoundRelease) -> RoundRelease:
-    """Add to a queued release what the journal holds of it: ledgers, steps charged, epsilon by round.
+    """Add ledgers, charged steps and epsilon by round from the journal to a queued release.
 
-    A release that was queued with its ledgers in it, by an earlier version of fedllm, is returned as it is.
+    A release that an earlier version of fedllm queued with its ledgers is returned unchanged.
 
     Raises:
         LedgerError: a ledger does not lead to the head that the release and its tag name.
@@ -63,8 +63,8 @@ def with_ledgers(journal: Journal, release: RoundRelease) -> RoundRelease:
     if release.ledger_heads is None or not release.budget:
         return release
     ledgers, steps = {}, {}
-    for site, told in release.ledger_heads.items():
-        chains = [chain_up_to(journal, site, LedgerHead.model_validate(head)) for head in told]
+    for site, named in release.ledger_heads.items():
+        chains = [chain_up_to(journal, site, LedgerHead.model_validate(head)) for head in named]
         ledgers[site] = [entry.model_dump_json() for entries, _ in chains for entry in entries]
         steps[site] = _steps(release, [state for _, state in chains])
     return dataclasses.replace(
@@ -76,18 +76,18 @@ def with_ledgers(journal: Journal, release: RoundRelease) -> RoundRelease:
 
 
 def spent(training: Training, number: int) -> float | None:
-    """The largest epsilon of the run's sites after a round; None where no ledger could be checked."""
+    """Return the largest epsilon of the run's sites after a round; None if no ledger could be checked."""
     return _largest(accounted(training, number))
 
 
 def accounted(training: Training, number: int) -> dict[str, Verdict]:
-    """The newest verdict on each site up to a round, with the newest epsilon that a ledger showed."""
+    """Return each site's newest verdict up to a round, with the newest epsilon that its ledger showed."""
     rounds = [newest for _, newest in _accounts(training.journal, training.run, number)]
     return rounds[-1] if rounds else {}
 
 
 def _accounts(journal: Journal, run: str, last: int) -> Iterator[tuple[int, dict[str, Verdict]]]:
-    """For each closed round up to `last`, in order, what `accounted` says of it."""
+    """Yield each closed round up to `last`, in order, with the result of `accounted` for it."""
     newest: dict[str, Verdict] = {}
     for number, audited in journal.outcomes(run, "dp-audit", Audited, last).items():
         for verdict in audited.verdicts:
@@ -103,7 +103,7 @@ def _largest(last: dict[str, Verdict]) -> float | None:
 
 
 def _by_round(journal: Journal, run: str, last: int) -> list[dict[str, Any]]:
-    """Epsilon and quality of each measured round: the verdicts hold what was computed when it was closed."""
+    """Return epsilon and quality of each measured round; epsilon is as computed when the round was closed."""
     epsilon = {number: _largest(newest) for number, newest in _accounts(journal, run, last)}
     rows = []
     for number, measured in journal.outcomes(run, "evaluate", Evaluated, last).items():
@@ -113,7 +113,7 @@ def _by_round(journal: Journal, run: str, last: int) -> list[dict[str, Any]]:
 
 
 def _steps(release: RoundRelease, chains: list[ChainState]) -> int | None:
-    """Steps that a site's ledgers charge to the release's training."""
+    """Return the steps that a site's ledgers charge to the release's training; None for no charge."""
     charged = [
         reservation.charged
         for chain in chains

@@ -1,4 +1,4 @@
-"""A site's card, as those who coordinate read it: what the site's agent says of itself, and when it did."""
+"""Read a site's card at the coordinator: what the site's agent reports, and when it did."""
 
 from dataclasses import dataclass
 
@@ -16,26 +16,26 @@ PREPARING = "is preparing its base model"
 
 @dataclass(frozen=True)
 class ShownCard:
-    """A card, and when the agent showed it by the store's clock, in s since 1970."""
+    """A card, and when the agent published it: s since 1970 by the store's clock."""
 
     card: Card
     at: float
 
     def is_fresh(self, now: float) -> bool:
-        """Whether its agent was there a moment ago by the store's clock; it may have said that it stops."""
+        """Return whether the agent published the card recently; the card may say that it has stopped."""
         return now - self.at <= FRESH
 
     def is_live(self, now: float) -> bool:
-        """Whether its agent takes part in a round that begins now."""
+        """Return whether the agent can take part in a round that begins now."""
         return self.is_fresh(now) and self.card.state not in {"preparing", "stopped"}
 
 
 def shown_card(store: ObjectStore, federation: str, keys: PublicKeys) -> ShownCard:
-    """Read the card of the site that these keys belong to.
+    """Read and verify the card of the site with these keys.
 
     Raises:
-        ObjectNotFoundError: its agent has never shown one.
-        RefusedError: what is there is not the site's own.
+        ObjectNotFoundError: the site's agent has never published one.
+        RefusedError: the card is not a valid one of this site.
         ExchangeError: the store does not answer.
     """
     key = Layout(federation).card(keys.name)
@@ -46,24 +46,24 @@ def shown_card(store: ObjectStore, federation: str, keys: PublicKeys) -> ShownCa
 
 
 def refuse_older(journal: Journal, card: Card) -> int:
-    """The number of the newest card that was noted of a site, -1 for none.
+    """Return the highest card number on record for the card's site; -1 if there is none.
 
     Raises:
-        ReplayError: this card has a lower one.
+        ReplayError: this card's number is lower.
     """
     with journal.read() as session:
         row = session.get(CardRow, (journal.federation, card.sender))
-    noted = row.counter if row is not None else -1
-    if card.counter < noted:
+    known = row.counter if row is not None else -1
+    if card.counter < known:
         raise ReplayError(
-            f"its card is number {card.counter}, {noted} was seen before: the store shows an old one, or the "
+            f"its card is number {card.counter}, {known} was seen before: the store shows an old one, or the "
             "site lost its memory and needs new keys (`fedllm site rekey`)"
         )
-    return noted
+    return known
 
 
 def note_number(journal: Journal, card: Card) -> None:
-    """Note a card's number, which only rises. Raises `ReplayError` when it fell."""
+    """Record a card's number. Raises `ReplayError` if it is lower than the one on record."""
     if card.counter > refuse_older(journal, card):
         row = CardRow(federation=journal.federation, site=card.sender, counter=card.counter)
         with journal.write() as session:

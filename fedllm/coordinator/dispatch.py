@@ -18,20 +18,23 @@ from fedllm.protocol.messages import COORDINATOR, EVERYONE, Card, Plan, Report, 
 
 log = logging.getLogger(__name__)
 
-_HEADERS = 64 * 1024  # bytes that age's header and that of safetensors may take
+_HEADERS = 64 * 1024  # bytes that the headers of age and safetensors may take
 
 
 def dispatch(training: Training, number: int, say: Callable[[str], None] = log.info) -> Dispatched:
-    """Publish a round's plan, or after a crash the same plan again.
+    """Publish a round's plan; after a crash, the same plan again.
 
     Args:
         training: the training.
         number: of the round.
-        say: hears whom it waits for and why, each time that this changes.
+        say: called with the sites that it waits for and why, whenever that changes.
+
+    Returns:
+        The plan's hash and its sites.
 
     Raises:
-        LedBeforeError: the store knows a plan of this round, and this journal does not.
-        RoundError: fewer live sites than `min_sites`.
+        LedBeforeError: the store holds a plan of this round that this journal does not know.
+        RoundError: fewer than `min_sites` sites are live.
     """
     key = training.layout.plan(training.run, number)
     if not training.journal.has_bytes(key):
@@ -44,29 +47,29 @@ def dispatch(training: Training, number: int, say: Callable[[str], None] = log.i
 
 
 def _refuse_led_before(training: Training, number: int) -> None:
-    """Give a round's number up when the journal was restored and does not know its plan.
+    """Give up a round's number if the journal was restored from a backup that lacks the round's plan.
 
-    A plan is on record before it is shown, so one in the store that is not on record is from the time after
-    the backup. Sites that were not restored refuse a second plan under its number, and their answers to the
-    first one are in the store still. The next number is free of both.
+    A plan is on record before it is published, so a plan in the store that is not on record was made after
+    the backup. Sites that were not restored refuse a second plan with its number, and their answers to the
+    first one are still in the store. The next number has neither problem.
     """
     mail, run = training.mailbox, training.run
     try:
-        found = mail.find(training.layout.plan(run, number), Plan, mail.me.public, run=run, number=number)
+        earlier = mail.find(training.layout.plan(run, number), Plan, mail.me.public, run=run, number=number)
     except RefusedError:
-        return  # not of these keys, so no site takes it for this coordinator's either
-    if found is not None:
-        forget_updates(training, number, found.message.sites)  # nobody has the key that opens them
+        return  # not signed with these keys, so no site accepts it either
+    if earlier is not None:
+        forget_updates(training, number, earlier.message.sites)  # the key that opens them is lost
         raise LedBeforeError("it was led before this journal was restored: sites may hold on to its plan")
 
 
 def read_plan(training: Training, number: int) -> Plan:
-    """The plan that this coordinator signed for a round."""
+    """Return the plan that this coordinator signed for a round."""
     return training.own(training.layout.plan(training.run, number), Plan, number).message
 
 
 def show_plan_again(training: Training, number: int, known: Dispatched) -> None:
-    """Show the plan of a round that a crash cut short, its model and the head; a closed round needs none."""
+    """Publish plan, model and head of an interrupted round again, unless the round is closed."""
     if training.journal.outcome(training.run, number, "dp-audit", Audited) is None:
         show_model_again(training, read_plan(training, number).model)
         training.show_again(training.layout.plan(training.run, number))
@@ -76,10 +79,10 @@ def show_plan_again(training: Training, number: int, known: Dispatched) -> None:
 def _plan(training: Training, number: int, say: Callable[[str], None]) -> Plan:
     config = training.config
     cards = live_sites(training, number, say)
-    chosen = training.schedule.cohort(config, sorted(cards), number)
+    cohort = training.schedule.cohort(config, sorted(cards), number)
     shared = training.learner().shared
     weighting = config.aggregation.weighting
-    follows = previous_report(training, number)
+    previous = previous_report(training, number)
     return Plan(
         federation=config.name,
         sender=COORDINATOR,
@@ -89,17 +92,17 @@ def _plan(training: Training, number: int, say: Callable[[str], None]) -> Plan:
         roster_version=training.roster.roster_version,
         epoch=training.epoch,
         rounds=max(config.rounds.max, number),
-        follows=follows,
+        follows=previous,
         deadline=training.now() + config.rounds.deadline,
         seed=config.seed,
-        sites=chosen,
-        weights=_weights(training, [cards[site] for site in chosen]),
+        sites=cohort,
+        weights=_weights(training, [cards[site] for site in cohort]),
         weighting=weighting,
         base_sha256=training.base[1],
         adapter=config.model.adapter,
         layout_sha256=shared.layout.sha256,
         frozen_sha256=shared.frozen_sha256,
-        model=_model_for(training, number, chosen),
+        model=_model_for(training, number, cohort),
         task=config.task,
         local=config.local,
         codec=config.codec,
@@ -108,19 +111,19 @@ def _plan(training: Training, number: int, say: Callable[[str], None]) -> Plan:
         confidentiality=config.confidentiality,
         schedule=training.schedule.name,
         privacy=privacy_plan(training),
-        ledgers=known_heads(training.journal, chosen),
+        ledgers=known_heads(training.journal, cohort),
     )
 
 
-def _most_bytes(numbers: int) -> int:
-    """How large a sealed update may be whose numbers take so many bytes: age adds 16 to every 64 KiB."""
-    return numbers + numbers // 4096 + _HEADERS
+def _most_bytes(encoded: int) -> int:
+    """Return the largest size of a sealed update from its encoded bytes: age adds 16 bytes per 64 KiB."""
+    return encoded + encoded // 4096 + _HEADERS
 
 
 def _weights(training: Training, cards: list[Card]) -> dict[str, int]:
-    """Each site's public integer: examples told, batch size (times steps later), or 1.
+    """Return each site's public integer weight: its examples, the batch size (times steps later), or 1.
 
-    Counts are the sites' own claims, bounded by their share: `fedllm.aggregation.weights.capped`.
+    Counts of examples are the sites' own claims; `fedllm.aggregation.weights.capped` bounds their share.
     """
     aggregation = training.config.aggregation
     if aggregation.weighting != "examples":
@@ -129,21 +132,21 @@ def _weights(training: Training, cards: list[Card]) -> dict[str, int]:
     return capped({card.sender: card.examples or 0 for card in cards}, aggregation.weight_cap)
 
 
-def _model_for(training: Training, number: int, chosen: tuple[str, ...]) -> Sealed:
-    """The global adapter that the round starts from, sealed for every chosen site."""
-    before = training.schedule.start(training.journal, training.run, number)
-    wanted = tuple(site.recipient for site in training.roster.sites if site.name in chosen)
-    known = before is not None and set(wanted) <= set(before.sealed_for)
-    if before is not None and known and show_model_again(training, before.model):
-        return before.model
-    # The first round starts from the adapter as it is made; later ones are sealed anew for who joined since,
-    # has new keys, or when the store lost what it had.
-    data = encode_flat(training.initial()) if before is None else read_model(training, before.model)
-    return seal_model(training, data, wanted)
+def _model_for(training: Training, number: int, cohort: tuple[str, ...]) -> Sealed:
+    """Return the global adapter that the round starts from, sealed for every site of the cohort."""
+    newest = training.schedule.start(training.journal, training.run, number)
+    recipients = tuple(site.recipient for site in training.roster.sites if site.name in cohort)
+    covered = newest is not None and set(recipients) <= set(newest.sealed_for)
+    if newest is not None and covered and show_model_again(training, newest.model):
+        return newest.model
+    # The first round starts from the initial adapter. A later adapter is sealed anew if sites have joined or
+    # changed keys since, or if the store has lost it.
+    data = encode_flat(training.initial()) if newest is None else read_model(training, newest.model)
+    return seal_model(training, data, recipients)
 
 
 def previous_report(training: Training, number: int) -> str | None:
-    """Hash of the newest report before a round; failed rounds have none."""
+    """Return the hash of the newest report before a round; None if there is none. Failed rounds have none."""
     for earlier in range(number - 1, 0, -1):
         if training.journal.outcome(training.run, earlier, "failed", FailedRound):
             continue

@@ -1,4 +1,4 @@
-"""Step 3, dp-audit: check every update, then fix in closed.json which of them count."""
+"""Step 3, dp-audit: check every update, then record in closed.json which of them count."""
 
 import hashlib
 from collections.abc import Sequence
@@ -21,10 +21,13 @@ from fedllm.protocol.messages import COORDINATOR, EVERYONE, Closed, Counted, Pla
 
 
 def dp_audit(training: Training, number: int, outcomes: Sequence[SiteOutcome]) -> Audited:
-    """Close a round. From here on its aggregate is the same whoever computes it.
+    """Close a round: from here on its aggregate is fixed, on any coordinator.
+
+    Returns:
+        The hash of closed.json, the updates that count, and a verdict per site.
 
     Raises:
-        RoundError: fewer updates may count than `min_sites`.
+        RoundError: fewer than `min_sites` updates may count.
     """
     key = training.layout.closed(training.run, number)
     envelope = training.publish(key, lambda: _close(training, number, outcomes))
@@ -43,13 +46,13 @@ def _close(training: Training, number: int, outcomes: Sequence[SiteOutcome]) -> 
     model_norm = float(decode_flat(read_model(training, plan.model), size).double().norm())
     verdicts: list[Verdict] = []
     counted: list[Counted] = []
-    # Sorted by name: the order of arrival must not show in the sum's rounding.
+    # Sorted by name: the order of arrival must not affect the sum's rounding.
     for outcome in sorted(outcomes, key=lambda done: done.site):
-        verdict = _verdict(training, plan, outcome, _as_planned(plan, outcome, size, model_norm))
+        verdict = _verdict(training, plan, outcome, _trained_under(plan, outcome, size, model_norm))
         verdicts.append(verdict)
         if verdict.accepted and outcome.payload is not None:
-            planned = plan.weights[outcome.site]
-            share = weight(plan.weighting, planned, outcome.steps)
+            planned_weight = plan.weights[outcome.site]
+            share = weight(plan.weighting, planned_weight, outcome.steps)
             counted.append(Counted(site=outcome.site, weight=share, payload=outcome.payload))
     if len(counted) < training.config.rounds.min_sites:
         reasons = "; ".join(f"{v.site}: {v.reason}" for v in verdicts if not v.accepted)
@@ -71,8 +74,8 @@ def _close(training: Training, number: int, outcomes: Sequence[SiteOutcome]) -> 
     )
 
 
-def _as_planned(plan: Plan, outcome: SiteOutcome, size: int, model_norm: float) -> Trained:
-    """What the plan lets an outcome be."""
+def _trained_under(plan: Plan, outcome: SiteOutcome, size: int, model_norm: float) -> Trained:
+    """Return what the update checks need to know of a plan and an outcome."""
     return Trained(
         site=outcome.site,
         local=plan.local,
@@ -87,27 +90,27 @@ def _as_planned(plan: Plan, outcome: SiteOutcome, size: int, model_norm: float) 
 
 
 def _verdict(training: Training, plan: Plan, outcome: SiteOutcome, trained: Trained) -> Verdict:
-    """What is found about one site; every refusal goes on the record of security events."""
+    """Audit one site; every refusal is recorded as a security event."""
     site, security = outcome.site, training.journal.security
     try:
         _check_conduct(training, plan, outcome)
     except RefusedError as error:
         security.refused(error, site, training.run, plan.round)
-        verdict, told = refuse(site, f"{error.kind}: {error}", {}, "signature"), True
+        verdict, noted = refuse(site, f"{error.kind}: {error}", {}, "signature"), True
     else:
-        verdict, told = _checked(training, plan, outcome, trained), False
+        verdict, noted = _checked(training, plan, outcome, trained), False
     if plan.privacy is not None:
         verdict = account_for(training.journal, plan, outcome, verdict, member(training, site))
-    if not (verdict.accepted or told) and "fail" in verdict.checks.values() and outcome.status == "updated":
+    if not (verdict.accepted or noted) and "fail" in verdict.checks.values() and outcome.status == "updated":
         security.record("refused", site, verdict.reason, training.run, plan.round)
     return verdict
 
 
 def _check_conduct(training: Training, plan: Plan, outcome: SiteOutcome) -> None:
-    """Whether the site is a member still, keeps to its quota, and stands by its first word.
+    """Check that the site is still a member, is within its quota, and has not replaced its update.
 
     Raises:
-        RefusedError: it is not, or does not.
+        RefusedError: one of the checks fails.
     """
     site, run, number = outcome.site, training.run, plan.round
     keys = member(training, site)
@@ -123,7 +126,7 @@ def _check_conduct(training: Training, plan: Plan, outcome: SiteOutcome) -> None
             training.layout.update(site, run, number), Update, keys, **place_of(plan)
         )
     except RefusedError as error:
-        # Anybody who can write to the store could do that: the signed message that was pinned holds.
+        # Anyone with write access to the store could do that: the pinned signed message holds.
         training.journal.security.refused(error, site, run, number)
         return
     if again is not None and again.sha256 != outcome.update_sha256:
@@ -137,7 +140,7 @@ def _checked(training: Training, plan: Plan, outcome: SiteOutcome, trained: Trai
         verdict = refuse(site, f"{outcome.status}: {outcome.reason}", {}, failed)
         if outcome.status == "refused":
             return verdict
-        # Nothing came that could be checked: nothing failed either.
+        # There was nothing to check, so no check failed.
         return verdict.model_copy(update={"checks": dict.fromkeys(verdict.checks, "not observable")})
     if outcome.payload.sealed_bytes > plan.most_bytes:
         reason = f"{outcome.payload.sealed_bytes} bytes, the plan allows {plan.most_bytes}"

@@ -1,4 +1,4 @@
-"""Step 5, evaluate: the coordinator's own public set, against zero-shot and the champion."""
+"""Step 5, evaluate: measure the model on the coordinator's public set, against zero-shot and champion."""
 
 import math
 
@@ -20,11 +20,11 @@ def evaluate(training: Training, number: int) -> Evaluated:
     """Measure a round's model and publish the round's report.
 
     Raises:
-        TrainingError: the model answers with no finite number any more.
+        TrainingError: the model's loss is not finite.
     """
     journal, run = training.journal, training.run
     model = journal.require(run, number, "aggregate", Aggregated).model
-    # The aggregate is on record: nobody needs a single site's update any more.
+    # The aggregate is on record: the sites' updates are no longer needed.
     forget_updates(training, number, journal.require(run, number, "dispatch", Dispatched).sites)
     measured = _measure(training, number, model)
     closed = journal.require(run, number, "dp-audit", Audited)
@@ -47,7 +47,7 @@ def evaluate(training: Training, number: int) -> Evaluated:
 
 
 def baseline(training: Training) -> Evaluated:
-    """Zero-shot: the base model with the adapter as it is before the first round."""
+    """Measure zero-shot once: the base model with the initial adapter. Return the recorded result."""
     return training.journal.once(training.run, 0, "baseline", Evaluated, lambda: _measure(training, 0, None))
 
 
@@ -74,19 +74,19 @@ def _measure(training: Training, number: int, model: Sealed | None) -> Evaluated
             f"the model's loss on the public set is {loss}: training diverged; lower local.lr"
         )
     metrics = dict(result.metrics)
-    for group, part in result.by_group.items():
-        metrics |= {f"{name}/{group}": value for name, value in part.metrics.items()}
+    for group, group_result in result.by_group.items():
+        metrics |= {f"{name}/{group}": value for name, value in group_result.metrics.items()}
     return Evaluated(
         metrics=metrics,
         records=result.count,
-        by_group={group: part.count for group, part in result.by_group.items()},
+        by_group={group: group_result.count for group, group_result in result.by_group.items()},
         answers=public_answers(public, result.judged, (counting_metric(config).needs,)),
         metric=chosen_name(config),
     )
 
 
 def _champion(training: Training) -> dict[str, float] | None:
-    """The champion's metrics, when MLflow is there and has one."""
+    """Return the champion's metrics; None if MLflow does not answer or has no champion."""
     if training.tracking_uri is None:
         return None
     from fedllm.tracking import Tracker
@@ -94,4 +94,4 @@ def _champion(training: Training) -> dict[str, float] | None:
     try:
         return Tracker(training.tracking_uri).champion_metrics(training.config.name)
     except TrackingError:
-        return None  # MLflow being away never stops a round
+        return None  # an unreachable MLflow never stops a round

@@ -1,4 +1,4 @@
-"""A phase after the training: every site whose update came is asked something, and replies."""
+"""A phase after the training: the coordinator queries every site whose update came, and waits for replies."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,13 +15,13 @@ from fedllm.protocol.messages import COORDINATOR, Plan, PublicKeys, Query, Reply
 
 
 def open_phase(training: Training, number: int, sites: tuple[str, ...], *, phase: Phase) -> None:
-    """Show every site its query, then point the head at the phase; after a crash the same queries.
+    """Publish a query per site, then point the head at the phase; after a crash, the same queries again.
 
     Args:
         training: the training.
         number: of the plan.
-        sites: whom the phase asks.
-        phase: which it is.
+        sites: that the phase queries.
+        phase: to open.
     """
     view = view_of(training, number)
     plan_sha256 = _plan_sha256(training, number)
@@ -47,13 +47,13 @@ def open_phase(training: Training, number: int, sites: tuple[str, ...], *, phase
 def exchange_phase(
     training: Training, number: int, site: str, say: Callable[[str], None], *, phase: Phase
 ) -> SiteOutcome:
-    """Wait for one site's reply, until the plan's deadline."""
+    """Wait for one site's reply until the plan's deadline, and return the site's outcome."""
     plan = read_plan(training, number)
-    return wait_for_site(training, plan, site, lambda keys: _Watch(training, plan, keys, phase), say)
+    return wait_for_site(training, plan, site, lambda keys: _ReplyWatch(training, plan, keys, phase), say)
 
 
 @dataclass(frozen=True)
-class _Watch:
+class _ReplyWatch:
     training: Training
     plan: Plan
     keys: PublicKeys
@@ -62,10 +62,10 @@ class _Watch:
     def look(self) -> SiteOutcome | None:
         mail, run, number, site = self.training.mailbox, self.training.run, self.plan.round, self.keys.name
         key = self.training.layout.reply(site, run, number, self.phase.name)
-        found = mail.find(key, Reply, self.keys, **place_of(self.plan))
-        if found is None:
+        received = mail.find(key, Reply, self.keys, **place_of(self.plan))
+        if received is None:
             return None
-        reply = found.message
+        reply = received.message
         if (reply.plan_sha256, reply.phase) != (_plan_sha256(self.training, number), self.phase.name):
             raise RefusedError("replies to another plan or phase than the one of this round")
         if mail.store.stat(key).modified > self.plan.deadline + GRACE:

@@ -1,4 +1,4 @@
-"""A coordinator's federations side by side: for whoever names a wrong file or has changed its name."""
+"""List a coordinator's federations, for hints when a file is the wrong one or its name was changed."""
 
 from contextlib import closing
 
@@ -10,27 +10,27 @@ from fedllm.journal.journal import Journal
 from fedllm.journal.tables import FederationRow
 from fedllm.protocol.messages import Roster
 
-_NAMED = 5  # federations that a hint names
+_NAMED = 5  # largest number of federations that a hint names
 
 
 def rosters() -> dict[str, Roster]:
-    """The newest roster of every federation that this coordinator's journals know, by name."""
-    found: dict[str, Roster] = {}
+    """Return the newest roster of every federation in this coordinator's journals, by name."""
+    newest: dict[str, Roster] = {}
     for folder in sorted((fedllm_home() / "coordinator").glob("*/")):
-        if folder.name in found:
-            continue  # in a journal that several share, and that was read
+        if folder.name in newest:
+            continue  # in a journal that federations share and that was already read
         with closing(Journal(folder.name)) as journal, journal.read() as session:
             rows = session.scalars(select(FederationRow)).all()
-            found |= {row.federation: Roster.model_validate_json(row.roster) for row in rows}
-    return found
+            newest |= {row.federation: Roster.model_validate_json(row.roster) for row in rows}
+    return newest
 
 
 def other_federations(federation: str, site: str | None = None) -> str:
-    """A hint at other federations with members, or with one member; empty where there is none.
+    """Return a hint that names the other federations with members; empty if there are none.
 
     Args:
-        federation: the one that was named.
-        site: a member that is looked for.
+        federation: the one that the user named.
+        site: list only federations with this member; None: all.
     """
     others = [
         f"{name} ({listed(roster.sites)})"

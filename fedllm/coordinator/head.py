@@ -1,4 +1,4 @@
-"""head.json: the one key that sites poll."""
+"""Publish head.json, the one key that sites poll."""
 
 from fedllm.coordinator.members import roster_of
 from fedllm.exchange.mailbox import Mailbox
@@ -16,21 +16,21 @@ def point_head(  # noqa: PLR0913 - what a head names
     *,
     phase: str | None = None,
 ) -> bytes:
-    """Tell the sites where to look, and return the envelope.
+    """Publish a head that names a plan, or an idle one, and return its envelope.
 
     Args:
         journal: the federation's, under this coordinator's lease.
         mailbox: the coordinator's.
         run: the training.
         number: of the plan.
-        plan_sha256: of the plan's envelope; None: nowhere, nothing is asked.
-        phase: after the training, in which the sites of this plan have requests in their inboxes.
+        plan_sha256: of the plan's envelope; None: idle, no plan is open.
+        phase: the phase after the training whose queries are in the sites' inboxes; None: the training.
 
     Raises:
-        LeaseError, CancelledError: this coordinator leads no more.
+        LeaseError, CancelledError: this coordinator no longer leads.
     """
     counter = journal.next_head()
-    assert journal.epoch is not None  # noqa: S101 - who points a head holds the lease
+    assert journal.epoch is not None  # noqa: S101 - the caller holds the lease
     head = Head(
         federation=journal.federation,
         sender=COORDINATOR,

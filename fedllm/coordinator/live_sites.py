@@ -1,4 +1,4 @@
-"""Which sites a round can be planned with, by their cards; and whom it waits for, and why."""
+"""Wait for the sites that can take part in a round, by their cards, and report which are missing and why."""
 
 import logging
 import time
@@ -14,80 +14,81 @@ from fedllm.text import one_line
 
 log = logging.getLogger(__name__)
 
-_LOOK = 0.3  # s between two looks
+_LOOK = 0.3  # s between two looks at the cards
 _DAY = 86_400.0  # s
 
 
 @dataclass(frozen=True)
-class _Look:
-    """What was seen of a site: the card of a live one, or why it is not."""
+class _SiteLook:
+    """A site's card if it is live, else why it is not."""
 
     card: Card | None
-    why: str = ""  # said after the site's name
+    why: str = ""  # shown after the site's name
     preparing: bool = False
 
 
 def live_sites(training: Training, number: int, say: Callable[[str], None] = log.info) -> dict[str, Card]:
-    """Wait for the sites that a round can be planned with.
+    """Wait for enough live sites to plan a round.
 
-    A training begins when all are live or `rounds.join` has passed; its later rounds wait for `min_sites`.
-    While these are too few, a site that is preparing is waited for as long as a round may take.
+    The first round waits until all sites are live or `rounds.join` has passed; later rounds wait for
+    `min_sites`. While fewer than `min_sites` are live, it waits for a preparing site as long as a round may
+    take.
 
     Args:
         training: the training.
         number: of the round.
-        say: hears whom it waits for and why, each time that this changes.
+        say: called with the sites that it waits for and why, whenever that changes.
 
     Returns:
-        The card of each live site that can be given a weight, by name.
+        The card of each live site that can be weighted, by name.
 
     Raises:
-        RoundError: they are fewer than `min_sites`.
+        RoundError: fewer than `min_sites` such sites are live.
     """
     rounds = training.config.rounds
     enough = rounds.min_sites if number > 1 else len(training.roster.sites)
-    asked = [s for s in training.roster.sites if training.sites is None or s.name in training.sites]
-    enough = min(enough, len(asked))
-    begun, said = time.monotonic(), ""
+    invited = [s for s in training.roster.sites if training.sites is None or s.name in training.sites]
+    enough = min(enough, len(invited))
+    begun, shown_line = time.monotonic(), ""
     while True:
         training.check()
-        looks = {site.name: _look(training, site, number) for site in asked}
-        found = {name: look.card for name, look in looks.items() if look.card is not None}
-        cards = {name: card for name, card in found.items() if _weighable(training, card)}
+        looks = {site.name: _look(training, site, number) for site in invited}
+        live = {name: look.card for name, look in looks.items() if look.card is not None}
+        cards = {name: card for name, card in live.items() if _weighable(training, card)}
         if len(cards) >= enough or not _is_worth_waiting(training, len(cards), looks, begun):
             break
         line = _waiting(training, looks, cards, enough - len(cards))
-        if line != said:
-            said = line
+        if line != shown_line:
+            shown_line = line
             say(line)
             report(Waiting(line))
         training.stopping.wait(_LOOK)
-    if said:
+    if shown_line:
         report(Waiting())
-    untold = sorted(found.keys() - cards.keys())
-    for name in untold:
+    uncounted = sorted(live.keys() - cards.keys())
+    for name in uncounted:
         log.warning("%s has told no examples to weigh it by: left out", name)
     if len(cards) < rounds.min_sites:
         raise RoundError(
-            f"{len(cards)} of {len(asked)} sites are live, rounds.min_sites is {rounds.min_sites}: "
-            f"{_advice(looks, untold)}"
+            f"{len(cards)} of {len(invited)} sites are live, rounds.min_sites is {rounds.min_sites}: "
+            f"{_advice(looks, uncounted)}"
         )
     return cards
 
 
-def _is_worth_waiting(training: Training, live: int, looks: Mapping[str, _Look], begun: float) -> bool:
-    """Whether a further look may find more sites."""
+def _is_worth_waiting(training: Training, live: int, looks: Mapping[str, _SiteLook], begun: float) -> bool:
+    """Return whether to look again for more live sites."""
     return time.monotonic() - begun < _patience(training, live, looks)
 
 
-def _patience(training: Training, live: int, looks: Mapping[str, _Look]) -> float:
-    """How long to wait in all, s."""
+def _patience(training: Training, live: int, looks: Mapping[str, _SiteLook]) -> float:
+    """Return how long to wait in total, in s."""
     rounds = training.config.rounds
     preparing = any(look.preparing for look in looks.values())
     return max(rounds.join, rounds.deadline) if preparing and live < rounds.min_sites else rounds.join
 
 
-def _waiting(training: Training, looks: Mapping[str, _Look], live: Collection[str], missing: int) -> str:
+def _waiting(training: Training, looks: Mapping[str, _SiteLook], live: Collection[str], missing: int) -> str:
     why = [
         f"{name} {look.why or 'has told no examples to weigh it by'}"
         for name, look in sorted(looks.items())
@@ -97,43 +98,43 @@ def _waiting(training: Training, looks: Mapping[str, _Look], live: Collection[st
     return f"waiting for {missing} of {len(looks)}, {patience:.0f} s at most: {'; '.join(why)}"
 
 
-def _advice(looks: Mapping[str, _Look], untold: list[str]) -> str:
+def _advice(looks: Mapping[str, _SiteLook], uncounted: list[str]) -> str:
     away = sorted(name for name, look in looks.items() if look.card is None and not look.preparing)
     advice = [f"start the agents of {', '.join(away)}"] if away else []
     if preparing := sorted(name for name, look in looks.items() if look.preparing):
         advice.append(f"begin again when the agents of {', '.join(preparing)} have prepared their base model")
-    if untold:
+    if uncounted:
         advice.append(
-            f"set aggregation.weighting to equal, since {', '.join(untold)} told no examples to weigh by "
+            f"set aggregation.weighting to equal, since {', '.join(uncounted)} told no examples to weigh by "
             "(tell_count in site.yaml)"
         )
     return ", and ".join(advice) or "more sites have to join"
 
 
 def _weighable(training: Training, card: Card) -> bool:
-    """Whether a site told what its weight rests on; it keeps its count to itself unless its owner says so."""
+    """Return whether a site can be weighted: it publishes its number of examples only if allowed."""
     return training.config.aggregation.weighting != "examples" or bool(card.examples)
 
 
-def _look(training: Training, site: PublicKeys, number: int) -> _Look:
-    """A site's card when it is fresh by the store's clock and says that the site can take part."""
+def _look(training: Training, site: PublicKeys, number: int) -> _SiteLook:
+    """Read a site's card and judge, by the store's clock, whether the site can take part."""
     try:
         now, shown = training.now(), shown_card(training.mailbox.store, training.config.name, site)
         if not shown.is_fresh(now):
-            return _Look(None, f"has not been seen since {_clock(shown.at, now)}")
+            return _SiteLook(None, f"has not been seen since {_clock(shown.at, now)}")
         note_number(training.journal, shown.card)
     except ObjectNotFoundError:
-        return _Look(None, "has never been seen")
+        return _SiteLook(None, "has never been seen")
     except RefusedError as error:
         training.journal.security.refused(error, site.name, training.run, number)
-        return _Look(None, f"has a card that is refused ({one_line(str(error))})")
+        return _SiteLook(None, f"has a card that is refused ({one_line(str(error))})")
     if shown.card.state == "stopped":
-        return _Look(None, f"was stopped at {_clock(shown.at, now)}")
+        return _SiteLook(None, f"was stopped at {_clock(shown.at, now)}")
     if shown.card.state == "preparing":
-        return _Look(None, PREPARING, preparing=True)
-    return _Look(shown.card)
+        return _SiteLook(None, PREPARING, preparing=True)
+    return _SiteLook(shown.card)
 
 
 def _clock(at: float, now: float) -> str:
-    """A time of the day, here; with its date when that was not today."""
+    """Format a local time of day; with its date if it is over 12 h ago."""
     return time.strftime("%H:%M" if now - at < _DAY / 2 else "%Y-%m-%d %H:%M", time.localtime(at))

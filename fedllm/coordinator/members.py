@@ -31,26 +31,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StoreAccess:
-    """Where the store is and how the coordinator enters it."""
+    """The store's address and the coordinator's credentials for it."""
 
     url: str
     endpoint: str | None
     region: str
     access_key: str | None
     secret_key: str | None = field(repr=False)
-    ca: str | None = None  # PEM; None: the authorities that this machine believes
-    door: str | None = None  # where sites come in; None: they meet the store itself
-    door_ca: str | None = None  # PEM of who vouches for the door
-    registrar: tuple[str, str] | None = field(default=None, repr=False)  # may make users; None: the same keys
+    ca: str | None = None  # PEM; None: the authorities that this machine trusts
+    door: str | None = None  # the proxy that sites connect to; None: they connect to the store
+    door_ca: str | None = None  # PEM of the door's authority
+    registrar: tuple[str, str] | None = field(default=None, repr=False)  # may create users; None: same keys
 
     @property
     def sites_endpoint(self) -> str | None:
-        """Where sites enter."""
+        """The address that sites connect to."""
         return self.door or self.endpoint
 
     @property
     def sites_ca(self) -> str | None:
-        """PEM of who vouches for where sites enter."""
+        """PEM of the authority for the address that sites connect to."""
         return self.door_ca if self.door else self.ca
 
     @property
@@ -60,62 +60,62 @@ class StoreAccess:
 
     @property
     def has_users(self) -> bool:
-        """Whether the store tells its users apart: a folder does not."""
+        """Whether the store has users: a folder has none."""
         return self.url.startswith("s3://")
 
     def connect(self) -> ObjectStore:
-        """The store, as the coordinator may use it."""
+        """Connect to the store as the coordinator."""
         return connect(self.url, self.endpoint, self.region, self.access_key, self.secret_key, self.ca)
 
 
 def store_access(config: FederationConfig) -> StoreAccess:
-    """Resolve `store`; `auto` is the local stack's MinIO.
+    """Resolve `store` of a configuration; `auto` is the local stack's MinIO.
 
     Raises:
-        ConfigError: the stack is down, or the credentials of an s3:// store are not in the environment, or
-            FEDLLM_CA_FILE, the file of such a store's own authority, cannot be read.
+        ConfigError: the stack is down, the environment lacks the credentials of an s3:// store, or
+            FEDLLM_CA_FILE, the certificate of such a store's own authority, cannot be read.
     """
     store = config.store
     if store.url == "auto":
-        here = endpoints()
-        if here is None:
+        local = endpoints()
+        if local is None:
             raise ConfigError("store.url is auto and the local stack is down: start it with `fedllm up`")
         return StoreAccess(
-            f"s3://{here.bucket}",
-            here.minio_url,
+            f"s3://{local.bucket}",
+            local.minio_url,
             store.region,
-            here.minio_access_key,
-            here.minio_secret_key,
-            here.ca,
-            door=here.door_url,
-            door_ca=here.ca,
-            registrar=here.registrar,
+            local.minio_access_key,
+            local.minio_secret_key,
+            local.ca,
+            door=local.door_url,
+            door_ca=local.ca,
+            registrar=local.registrar,
         )
     access, secret = os.environ.get("FEDLLM_ACCESS_KEY"), os.environ.get("FEDLLM_SECRET_KEY")
     if store.url.startswith("s3://") and not (access and secret):
         raise ConfigError("an s3:// store needs FEDLLM_ACCESS_KEY and FEDLLM_SECRET_KEY in the environment")
     ca_file = os.environ.get("FEDLLM_CA_FILE") if store.url.startswith("s3://") else None
-    told = read_ca(ca_file) if ca_file else None
-    # Behind a door that speaks TLS the store may be on loopback, and in the clear.
-    bare = store.door is not None and (store.endpoint or "").startswith("http://")
-    ca = None if bare else told
-    found = StoreAccess(store.url, store.endpoint, store.region, access, secret, ca)
-    return replace(found, door=store.door, door_ca=told)
+    authority = read_ca(ca_file) if ca_file else None
+    # Behind a door with TLS, the store may be on loopback without TLS.
+    without_tls = store.door is not None and (store.endpoint or "").startswith("http://")
+    ca = None if without_tls else authority
+    resolved = StoreAccess(store.url, store.endpoint, store.region, access, secret, ca)
+    return replace(resolved, door=store.door, door_ca=authority)
 
 
 def coordinator_identity(federation: str) -> Identity:
-    """The coordinator's keys for a federation, made on first use."""
+    """Return the coordinator's keys for a federation; create them on first use."""
     folder = coordinator_folder(federation) / "keys"
     return load_identity(folder) if folder.exists() else create_identity(folder, COORDINATOR)
 
 
 def coordinator_fingerprint(federation: str) -> str | None:
-    """The fingerprint of the coordinator's keys; None where this machine holds none for the federation.
+    """Return the fingerprint of the coordinator's keys; None if this machine has none for the federation.
 
-    Nothing is made, whatever the name.
+    Creates nothing, also for an invalid name.
 
     Raises:
-        IdentityError: there are keys, and they cannot be read.
+        IdentityError: the keys cannot be read.
     """
     if re.fullmatch(NAME, federation) is None:
         return None
@@ -124,7 +124,7 @@ def coordinator_fingerprint(federation: str) -> str | None:
 
 
 def roster_of(journal: Journal, identity: Identity) -> Roster:
-    """The newest roster; version 0 has no sites."""
+    """Return the newest roster; version 0, without sites, if there is none yet."""
     kept = journal.roster()
     if kept is not None:
         return Roster.model_validate_json(kept)
@@ -139,7 +139,7 @@ def roster_of(journal: Journal, identity: Identity) -> Roster:
 
 
 def publish_roster(store: ObjectStore, journal: Journal, identity: Identity) -> None:
-    """Show the newest roster to all, again if it changed meanwhile: an old one must not come last."""
+    """Publish the newest roster, again if it changed meanwhile: an older one must not be written last."""
     shown = -1
     while (roster := roster_of(journal, identity)).roster_version != shown:
         store.put(Layout(roster.federation).roster, sign(roster, identity))
@@ -149,25 +149,25 @@ def publish_roster(store: ObjectStore, journal: Journal, identity: Identity) -> 
 def add_site(
     config: FederationConfig, keys: PublicKeys, *, replace: bool = False, origin: Origin = "real"
 ) -> bytes:
-    """Take a site into the roster and make its sealed invitation.
+    """Add a site to the roster and return its sealed invitation.
 
-    On MinIO the site gets a user of its own with literal prefixes. Adding a site again gives it a new
-    secret; the old one stops working.
+    On MinIO the site gets its own user with literal prefixes. Adding a site again gives it a new secret;
+    the old one stops working.
 
     Args:
         config: the federation.
-        keys: what its card says.
-        replace: put these keys in the place of others under the same name; between trainings alone.
-        origin: `simulated` for a site that a simulation makes; a federation has members of one origin.
+        keys: public keys from the site's card.
+        replace: replace other keys under the same name; only between trainings.
+        origin: `simulated` for a site that a simulation makes; all members of a federation share one origin.
 
     Raises:
         ConfigError: the federation's members are of the other origin.
-        IdentityError: the name is taken by other keys, or the keys by another name.
+        IdentityError: the name belongs to other keys, or the keys to another name.
         LeaseError: keys are to be replaced while a training is under way.
     """
     if keys.name in {COORDINATOR, EVERYONE}:
         raise IdentityError(f"a site cannot be called {keys.name}: choose another name")
-    seal(b"", [keys.recipient])  # a recipient that cannot be sealed for must not get into the roster
+    seal(b"", [keys.recipient])  # an invalid recipient must not enter the roster
     access = store_access(config)
     identity = coordinator_identity(config.name)
     with closing(Journal(config.name)) as journal:
@@ -176,7 +176,7 @@ def add_site(
         others = tuple(site for site in roster.sites if site.name != keys.name)
         taken = len(others) < len(roster.sites) and keys not in roster.sites
         for site in others:
-            # One pair of keys under two names would make every site refuse the roster.
+            # Sites refuse a roster that holds one pair of keys under two names.
             if site.verify == keys.verify or site.recipient == keys.recipient:
                 raise IdentityError(
                     f"{keys.name}'s card has the keys of {site.name}, who is in the roster: each site makes"
@@ -189,7 +189,7 @@ def add_site(
             )
         with Lease(journal, "keys") if taken else nullcontext():
             if keys not in roster.sites:
-                note_origin(journal, keys, origin)  # first: no member is without one
+                note_origin(journal, keys, origin)  # first: every member has an origin
                 sites = tuple(sorted((*others, keys), key=lambda site: site.name))
                 roster = save_roster(journal, roster, sites=sites)
                 forget_card(journal, keys.name)
@@ -198,14 +198,14 @@ def add_site(
 
 
 def save_roster(journal: Journal, roster: Roster, **changes: object) -> Roster:
-    """Keep a changed roster under the next version. Raises `ConfigError` when another was faster."""
+    """Save a changed roster as the next version and return it. Raises `ConfigError` if another came first."""
     changed = roster.model_copy(update={"roster_version": roster.roster_version + 1, **changes})
     journal.save_roster(changed.model_dump_json(by_alias=True), after=roster.roster_version)
     return changed
 
 
 def forget_card(journal: Journal, name: str) -> None:
-    """Let a site's card begin to count anew: it has new keys, or none."""
+    """Forget a site's card number: the site has new keys or was removed, and counts from the start."""
     with journal.write() as session:
         row = session.get(CardRow, (journal.federation, name))
         if row is not None:
@@ -213,7 +213,7 @@ def forget_card(journal: Journal, name: str) -> None:
 
 
 def invite(access: StoreAccess, roster: Roster, keys: PublicKeys, identity: Identity) -> bytes:
-    """A sealed invitation for a site of the roster; its store user gets a new secret."""
+    """Return a sealed invitation for a site of the roster; gives its store user a new secret."""
     site_access: tuple[str, str] | tuple[None, None] = (None, None)
     if access.has_users:
         site_access = store_iam(access).add_site(roster.federation, keys.name)
@@ -221,10 +221,10 @@ def invite(access: StoreAccess, roster: Roster, keys: PublicKeys, identity: Iden
 
 
 def store_iam(access: StoreAccess) -> "MinioIam":
-    """The users of the store.
+    """Return the administration of the store's users.
 
     Raises:
-        ConfigError: the store's administrator's keys are not known here.
+        ConfigError: this machine lacks the keys of the store's administrator.
     """
     from fedllm.exchange.iam import MinioIam
 

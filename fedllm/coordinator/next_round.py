@@ -1,4 +1,4 @@
-"""Which round comes next, and whether there should be one."""
+"""Decide which round comes next, and whether to play one."""
 
 from collections.abc import Iterator
 
@@ -14,7 +14,7 @@ BUDGET_SPENT = "privacy budget spent"
 
 
 def remaining(training: Training) -> Iterator[int]:
-    """Numbers of the rounds still to play: failed ones are passed over and made up for."""
+    """Yield the numbers of the rounds still to play; further rounds make up for failed ones."""
     journal, run = training.journal, training.run
     for number in training.schedule.numbers(journal, run):
         if played(journal, run) >= training.config.rounds.max:
@@ -23,7 +23,7 @@ def remaining(training: Training) -> Iterator[int]:
 
 
 def stop_reason(training: Training) -> str | None:
-    """Why the training should stop before its round limit, or None."""
+    """Return why the training should stop before its round limit; None if it should go on."""
     rounds = training.config.rounds
     measured = evaluations(training)
     newest = max(measured, default=0)
@@ -46,22 +46,22 @@ def stop_reason(training: Training) -> str | None:
 
 
 def over(training: Training, number: int, *, force: bool) -> str | None:
-    """Why a round should not be begun any more, or None.
+    """Return why a round should not begin; None if it should.
 
     Raises:
-        RoundError: there is privacy for none, and none was completed.
+        RoundError: the privacy budget allows no more rounds, and none was completed.
     """
     limit = privacy_plan(training)
     if limit is not None and number > limit.rounds:
         if not played(training.journal, training.run):
             raise RoundError(f"no round was completed before: {BUDGET_SPENT}; begin a new training")
-        return BUDGET_SPENT  # failed rounds were charged as well, and nothing insists on more
+        return BUDGET_SPENT  # failed rounds were charged too; `force` cannot exceed the budget
     begun = training.journal.outcome(training.run, number, "dispatch", Dispatched) is not None
     return None if force or begun else stop_reason(training)
 
 
 def is_overdue(training: Training, number: int) -> bool:
-    """Whether a round was under way when its coordinator died, and its deadline has passed since."""
+    """Return whether an interrupted round was dispatched but not closed, and its deadline has passed."""
     dispatched = training.journal.outcome(training.run, number, "dispatch", Dispatched)
     closed = training.journal.outcome(training.run, number, "dp-audit", Audited)
     if dispatched is None or closed is not None:

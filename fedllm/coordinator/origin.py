@@ -1,7 +1,7 @@
-"""Where a federation's members come from: real sites were enrolled, simulated ones were made by a simulation.
+"""The origin of a federation's members: real sites were enrolled, a simulation made simulated ones.
 
-A federation is one or the other. The journal notes a member's origin before the roster names it, and every
-change of the roster checks all members first, so that neither kind can join the other.
+All members of a federation share one origin. The journal records a member's origin before the roster names
+it, and every change of the roster checks all members first, so the two kinds cannot mix.
 """
 
 from collections.abc import Sequence
@@ -19,34 +19,34 @@ from fedllm.protocol.messages import PublicKeys, Roster
 
 Origin = Literal["real", "simulated"]
 
-_NAMED = 5  # members that a message names
+_NAMED = 5  # largest number of members that a message names
 
 
 def note_origin(journal: Journal, keys: PublicKeys, origin: Origin) -> None:
-    """Note how the owner of these keys, who is not in the roster, comes in."""
+    """Record the origin of a site, before it enters the roster."""
     row = OriginRow(federation=journal.federation, site=keys.name, verify=keys.verify, origin=origin)
     with journal.write() as session:
         session.merge(row)
 
 
 def members_by_origin(journal: Journal) -> dict[Origin, list[PublicKeys]]:
-    """The members of the newest roster by their origin, each list in the roster's order."""
-    kept = journal.roster()
-    sites = Roster.model_validate_json(kept).sites if kept is not None else ()
-    found: dict[Origin, list[PublicKeys]] = {"real": [], "simulated": []}
+    """Return the members of the newest roster by origin, each list in the roster's order."""
+    stored = journal.roster()
+    sites = Roster.model_validate_json(stored).sites if stored is not None else ()
+    members: dict[Origin, list[PublicKeys]] = {"real": [], "simulated": []}
     with journal.read() as session:
         for keys in sites:
             row = session.get(OriginRow, (journal.federation, keys.name, keys.verify))
             simulated = row.origin == "simulated" if row else _is_simulated_here(journal.federation, keys)
-            found["simulated" if simulated else "real"].append(keys)
-    return found
+            members["simulated" if simulated else "real"].append(keys)
+    return members
 
 
 def refuse_another_origin(journal: Journal, origin: Origin) -> None:
-    """Refuse a member that comes in another way than those who are in the roster.
+    """Refuse a new member whose origin differs from that of the roster's members.
 
     Raises:
-        ConfigError: with the members in the way, and what to do.
+        ConfigError: the origins differ; names the members and what to do.
     """
     members, federation = members_by_origin(journal), journal.federation
     if origin == "real" and members["simulated"]:
@@ -63,10 +63,10 @@ def refuse_another_origin(journal: Journal, origin: Origin) -> None:
 
 
 def refuse_simulation(config: FederationConfig) -> None:
-    """Refuse a configuration that simulates the sites of a federation with real members; nothing is made.
+    """Refuse a configuration that simulates sites of a federation with real members. Creates nothing.
 
     Raises:
-        ConfigError: with their names, and what to do.
+        ConfigError: there are real members; names them and what to do.
     """
     if config.simulation is not None and has_journal(config.name):
         with closing(Journal(config.name)) as journal:
@@ -74,14 +74,14 @@ def refuse_simulation(config: FederationConfig) -> None:
 
 
 def listed(sites: Sequence[PublicKeys]) -> str:
-    """Names for a message: the first few of many."""
+    """Join the sites' names for a message; only the first few of many."""
     names = [keys.name for keys in sites]
     more = len(names) - _NAMED
     return ", ".join(names) if more <= 0 else f"{', '.join(names[:_NAMED])} and {more} more"
 
 
 def _is_simulated_here(federation: str, keys: PublicKeys) -> bool:
-    """Whether a member from before origins were noted has its home where this machine's simulations do."""
+    """Return whether a member without a recorded origin has its home among this machine's simulations."""
     card = fedllm_home() / "simulated" / federation / keys.name / "card.json"
     try:
         return PublicKeys.model_validate_json(card.read_bytes()) == keys

@@ -1,4 +1,4 @@
-"""Tensors on the coordinator's own disk: what was checked is what counts, whatever the store shows later."""
+"""Keep tensors on the coordinator's disk: the checked bytes count, even if the store's change later."""
 
 import contextlib
 import hashlib
@@ -17,12 +17,12 @@ log = logging.getLogger(__name__)
 
 
 def keep_update(training: Training, sealed: Sealed, number: int, payload: bytes) -> None:
-    """Keep an accepted update's opened bytes: its site could still write over them in the store."""
+    """Keep an accepted update's opened bytes: its site could still overwrite the upload in the store."""
     write_whole(training.folder / update_file(number, sealed.sha256), payload)
 
 
 def read_update(training: Training, sealed: Sealed, number: int, limit: int) -> bytes:
-    """An accepted update's bytes: from this coordinator's disk, else (another one audited) from the store."""
+    """Return an accepted update's bytes from this disk, or from the store if another coordinator audited."""
     kept = _kept(training, sealed, update_file(number, sealed.sha256))
     if kept is not None:
         return kept
@@ -31,9 +31,10 @@ def read_update(training: Training, sealed: Sealed, number: int, limit: int) -> 
 
 
 def forget_updates(training: Training, number: int, sites: Iterable[str]) -> None:
-    """Destroy what could still open a single update of a round that is over, then the updates themselves.
+    """Destroy the round's key, then delete the updates of a round that has ended.
 
-    The key goes first: what a store that is away keeps cannot be opened. `fedllm gc` removes it later.
+    The key goes first: uploads that stay in an unreachable store cannot be opened. `fedllm gc` removes them
+    later.
     """
     destroy_round_key(training, number)
     for path in training.folder.glob(update_file(number, "*")):
@@ -53,7 +54,7 @@ def _kept(training: Training, sealed: Sealed, name: str) -> bytes | None:
 
 
 def read_model(training: Training, model: Sealed) -> bytes:
-    """A global adapter's bytes: from this coordinator's disk, else from the store."""
+    """Return a global adapter's bytes from this coordinator's disk, else from the store."""
     return _kept(training, model, f"{model.sha256}.model") or training.mailbox.fetch_payload(model)
 
 
@@ -63,14 +64,14 @@ def seal_model(training: Training, data: bytes, recipients: tuple[str, ...]) -> 
     (training.folder / f"{sha256}.model").write_bytes(data)
     path = training.folder / f"{sha256}.sealed"
     draft = seal_to_file(data, [*recipients, training.mailbox.me.public.recipient], "unnamed", path)
-    # Named by what is stored: sealed anew for whoever joined since, it is another object, and both stay.
+    # Named by the sealed bytes: a model sealed anew for sites that joined later is another object; both stay.
     sealed = draft.model_copy(update={"key": training.layout.model(training.run, draft.sealed_sha256)})
     training.mailbox.send_payload(path, sealed)
     return sealed
 
 
 def show_model_again(training: Training, model: Sealed) -> bool:
-    """Whether a sealed model is in the store; one that the store lost is sent again from this disk."""
+    """Ensure that a sealed model is in the store, from this disk if lost; return whether it is there."""
     store = training.mailbox.store
     with contextlib.suppress(ObjectNotFoundError):
         if store.stat(model.key).size == model.sealed_bytes:

@@ -1,29 +1,29 @@
-"""How much a site may keep in the store: a policy of S3 bounds where it writes, not how much."""
+"""Bound how much a site keeps in the store: an S3 policy bounds only where it writes."""
 
 from fedllm.coordinator.training import Training
 from fedllm.errors import QuotaError
 from fedllm.protocol.messages import Plan
 
-MOST_OBJECTS = 10_000  # of one site, over all rounds and runs; `fedllm gc` removes what is over
+MOST_OBJECTS = 10_000  # per site, over all rounds and runs; `fedllm gc` removes those of ended runs
 
 
 def check_quota(training: Training, plan: Plan, site: str) -> None:
-    """Hold what a site keeps for this round, and how many objects in all, against its quota.
+    """Check a site's objects of this round, and their number over all rounds, against its quota.
 
     Raises:
-        QuotaError: with the count or the bytes that are too many.
+        QuotaError: the site exceeds its quota; names the count or the bytes.
     """
     store, layout = training.mailbox.store, training.layout
     run, number = training.run, plan.round
     prefix = layout.round_prefix(site, run, number)
     objects = training.mode.objects
     expected = {f"{prefix}{one.name}" for one in objects}
-    found = list(store.list(prefix, most=len(expected) + 1))
-    if strange := [there.key for there in found if there.key not in expected]:
+    stored = list(store.list(prefix, most=len(expected) + 1))
+    if strange := [entry.key for entry in stored if entry.key not in expected]:
         name = strange[0].rpartition("/")[2][:60]
-        belong = ", ".join(one.name for one in objects)
-        raise QuotaError(f"it keeps {name!r} under this round: {belong} alone belong there")
-    size = sum(there.size for there in found)
+        allowed = ", ".join(one.name for one in objects)
+        raise QuotaError(f"it keeps {name!r} under this round: {allowed} alone belong there")
+    size = sum(entry.size for entry in stored)
     most = sum(one.most_bytes(plan) for one in objects)
     if size > most:
         raise QuotaError(f"it keeps {size} bytes for this round, its quota is {most}")

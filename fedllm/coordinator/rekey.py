@@ -1,4 +1,4 @@
-"""New keys for the coordinator, between trainings: the runbook's step when the old ones were stolen."""
+"""Replace the coordinator's keys between trainings: the runbook's step after the keys were stolen."""
 
 from collections.abc import Mapping
 from contextlib import closing
@@ -22,11 +22,10 @@ from fedllm.secure.identity import retire_identity
 
 
 def rekey_coordinator(config: FederationConfig) -> Mapping[str, bytes]:
-    """Replace the coordinator's keys; returns a new sealed invitation for each site.
+    """Replace the coordinator's keys and return a new sealed invitation per site.
 
-    The former keys are kept beside the new ones, for the record. Every site gets a new store secret and
-    must accept the new coordinator by its fingerprint; runs that began under the former keys cannot be
-    resumed.
+    The former keys are kept beside the new ones. Every site gets a new store secret and must accept the
+    new coordinator by its fingerprint; runs that began under the former keys cannot be resumed.
 
     Raises:
         LeaseError: a training is under way.
@@ -44,7 +43,7 @@ def rekey_coordinator(config: FederationConfig) -> Mapping[str, bytes]:
 
 
 def destroy_keys_of_rounds(journal: Journal) -> None:
-    """Destroy what is left of rounds' keys: they are sealed for the former keys, and no run goes on."""
+    """Destroy the remaining round keys: they are sealed for the former keys, and no run can continue."""
     mine = select(RunRow.run).where(RunRow.federation == journal.federation)
     with journal.write() as session:
         session.execute(delete(RoundKeyRow).where(RoundKeyRow.run.in_(mine)))

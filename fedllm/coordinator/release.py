@@ -1,4 +1,4 @@
-"""Step 6, release: an MLflow version with its card and tags. MLflow being away queues it, no more."""
+"""Step 6, release: publish an MLflow version with its card and tags. Queue it while MLflow is unreachable."""
 
 import json
 import logging
@@ -29,32 +29,32 @@ log = logging.getLogger(__name__)
 
 
 def release(training: Training, number: int) -> Released:
-    """Queue the round's version and publish everything that waits, this one last."""
+    """Queue the round's version, publish the whole queue in order, and return where the version is."""
     from fedllm.tracking import RoundRelease
 
     if training.tracking_uri is None:
         return Released(queued=False)
-    made = _describe(training, number, RoundRelease)
-    queue_release(training.journal, training.run, number, made.to_json())
+    described = _describe(training, number, RoundRelease)
+    queue_release(training.journal, training.run, number, described.to_json())
     publish_waiting(training)
     return released(training, number)
 
 
 def released(training: Training, number: int) -> Released:
-    """Where a round's version is now."""
-    told = published(training.journal, training.run, number)
-    if told is None:
+    """Return whether a round's version is queued, refused or published, and where."""
+    record = published(training.journal, training.run, number)
+    if record is None:
         refused = training.journal.outcome(training.run, number, REFUSED, RefusedRelease)
         return Released(queued=training.tracking_uri is not None, refused=refused.reason if refused else None)
-    version = json.loads(told)
+    version = json.loads(record)
     return Released(queued=False, name=version["name"], version=version["version"], uri=version["uri"])
 
 
 def publish_waiting(training: Training) -> None:
-    """Publish what is queued, in order. MLflow being away ends that; what it refuses is passed over.
+    """Publish queued releases in order; stop if MLflow is unreachable, and skip what it refuses.
 
-    So is a release whose ledgers in this journal are no longer the ones that it names. A refusal is an error
-    in the log once, and on record; the release is offered again the next time.
+    It also skips a release whose ledgers in this journal are not the ones that it names. A refusal is logged
+    as an error once and recorded; the release is tried again next time.
     """
     from fedllm.tracking import RoundRelease, Tracker
 
@@ -70,8 +70,8 @@ def publish_waiting(training: Training) -> None:
         except TrackingError as error:
             log.warning("MLflow does not take round %d of %s, it stays queued: %s", number, run, error)
             return
-        told = {"name": version.name, "version": version.version, "uri": version.uri}
-        mark_released(training.journal, run, number, json.dumps(told))
+        location = {"name": version.name, "version": version.version, "uri": version.uri}
+        mark_released(training.journal, run, number, json.dumps(location))
 
 
 def _note_refusal(training: Training, run: str, number: int, reason: str) -> None:
@@ -83,7 +83,7 @@ def _note_refusal(training: Training, run: str, number: int, reason: str) -> Non
 
 
 def finish_record(training: Training, summary: dict[str, Any]) -> None:
-    """End the training's parent run in MLflow; MLflow being away leaves it open, no more."""
+    """End the training's parent run in MLflow; if MLflow is unreachable, log it and leave the run open."""
     from fedllm.tracking import Tracker
 
     if training.tracking_uri is None:
@@ -99,7 +99,7 @@ def _describe(training: Training, number: int, kind: "type[RoundRelease]") -> "R
     aggregated = journal.require(run, number, "aggregate", Aggregated)
     evaluated = journal.require(run, number, "evaluate", Evaluated)
     audited = journal.require(run, number, "dp-audit", Audited)
-    cost, before = budget(training, number), baseline(training)
+    cost, zero_shot = budget(training, number), baseline(training)
     shared = training.learner().shared
     shared.write(decode_flat(read_model(training, aggregated.model), shared.layout.size))
     folder = training.folder / f"round-{number}"
@@ -116,14 +116,14 @@ def _describe(training: Training, number: int, kind: "type[RoundRelease]") -> "R
         task=config.task.model_dump(mode="json"),
         config=config.public_json(),
         metrics=dict(evaluated.metrics),
-        baseline=dict(before.metrics),
+        baseline=dict(zero_shot.metrics),
         champion=dict(evaluated.champion) if evaluated.champion else None,
         site_rows=site_rows(training, number, audited),
         privacy=cost.privacy,
         budget=cost.rows,
         ledger_heads=cost.ledger_heads,
         answers=evaluated.answers.model_dump(mode="json") if evaluated.answers else None,
-        zero_shot_answers=before.answers.model_dump(mode="json") if before.answers else None,
+        zero_shot_answers=zero_shot.answers.model_dump(mode="json") if zero_shot.answers else None,
         prefect_flow_run=training.prefect_flow_run,
         dvc_lock_sha256=training.dvc_lock_sha256,
         metric=evaluated.metric,
@@ -131,24 +131,24 @@ def _describe(training: Training, number: int, kind: "type[RoundRelease]") -> "R
 
 
 def site_rows(training: Training, number: int, audited: Audited) -> list[dict[str, Any]]:
-    """One row a site: what it did, and what dp-audit found."""
+    """Return one row per site: its work in the round, and the verdict of dp-audit."""
     weights = {counted.site: counted.weight for counted in audited.counted}
     rows = []
     for verdict in audited.verdicts:
         step = f"remote-local-train {verdict.site}"
-        did = training.journal.require(training.run, number, step, SiteOutcome)
+        outcome = training.journal.require(training.run, number, step, SiteOutcome)
         rows.append(
             {
                 "site": verdict.site,
-                "status": did.status,
+                "status": outcome.status,
                 "counts": verdict.site in weights,
                 "weight": weights.get(verdict.site),
-                "steps": did.steps,
-                "examples": did.examples,
-                "loss": did.loss,
+                "steps": outcome.steps,
+                "examples": outcome.examples,
+                "loss": outcome.loss,
                 "norm": verdict.norm,
-                "seconds": did.seconds,
-                "bytes": did.payload.sealed_bytes if did.payload else 0,
+                "seconds": outcome.seconds,
+                "bytes": outcome.payload.sealed_bytes if outcome.payload else 0,
                 "verdict": "accepted" if verdict.accepted else verdict.reason,
                 "privacy": verdict.privacy,
                 "not_observable": ", ".join(n for n, saw in verdict.checks.items() if saw == NOT_OBSERVABLE),

@@ -17,59 +17,61 @@ PROGRESS = 2.0  # s between looks at a site's card
 
 
 def remote_local_train(training: Training, number: int, site: str, say: Callable[[str], None]) -> SiteOutcome:
-    """Wait for one site's answer and update.
+    """Wait for one site's answer and update, and return the site's outcome.
 
     Args:
         training: the training.
         number: of the plan, from 1.
-        site: whom to wait for.
-        say: shows progress to whoever watches this step.
+        site: its name.
+        say: called with lines of progress.
     """
     plan = read_plan(training, number)
-    return wait_for_site(training, plan, site, lambda keys: _Watch(training, plan, keys, number, say), say)
+    return wait_for_site(
+        training, plan, site, lambda keys: _UpdateWatch(training, plan, keys, number, say), say
+    )
 
 
-class _Watch:
-    """Looks at one site's keys for one round."""
+class _UpdateWatch:
+    """Reads one site's objects of one round."""
 
     def __init__(
         self, training: Training, plan: Plan, keys: PublicKeys, number: int, say: Callable[[str], None]
     ) -> None:
         self._training, self._plan, self._keys, self._number, self._say = training, plan, keys, number, say
         self._answer: Answer | None = None
-        self._told = -1
+        self._reported_step = -1
         self._card_etag: str | None = None
         self._card_due = 0.0  # by our monotonic clock
 
     def look(self) -> SiteOutcome | None:
-        """What the site did, or None while it is still at it."""
+        """Return the site's outcome, or None while it is still at work."""
         mail, layout, run = self._training.mailbox, self._training.layout, self._training.run
         site, number = self._keys.name, self._number
         if self._answer is None:
-            found = mail.find(layout.answer(site, run, number), Answer, self._keys, **place_of(self._plan))
-            if found is None:
+            received = mail.find(layout.answer(site, run, number), Answer, self._keys, **place_of(self._plan))
+            if received is None:
                 return None
-            self._answer = found.message
-            self._of_this_plan(found.message.plan_sha256)
-            if found.message.decision == "decline":
-                return SiteOutcome(site=site, status="declined", reason=one_line(found.message.reason))
-            told = one_line(found.message.reason)
-            self._say(f"{site}: {found.message.decision}, {found.message.steps} steps {told}")
-            report(SiteStep(number, site, 0, found.message.steps))
+            self._answer = received.message
+            self._check_plan(received.message.plan_sha256)
+            if received.message.decision == "decline":
+                return SiteOutcome(site=site, status="declined", reason=one_line(received.message.reason))
+            explanation = one_line(received.message.reason)
+            self._say(f"{site}: {received.message.decision}, {received.message.steps} steps {explanation}")
+            report(SiteStep(number, site, 0, received.message.steps))
         key = layout.update(site, run, number)
         update = mail.find(key, Update, self._keys, **place_of(self._plan))
         if update is None:
             self._show_progress()
             return None
-        self._of_this_plan(update.message.plan_sha256)
+        self._check_plan(update.message.plan_sha256)
         if mail.store.stat(key).modified > self._plan.deadline + GRACE:
             return SiteOutcome(site=site, status="silent", reason="the update came after the deadline")
         return self._outcome(update)
 
-    def _of_this_plan(self, plan_sha256: str) -> None:
+    def _check_plan(self, plan_sha256: str) -> None:
         journal, run = self._training.journal, self._training.run
-        mine = journal.require(run, self._number, "dispatch", Dispatched)
-        if plan_sha256 != mine.plan_sha256:
+        dispatched = journal.require(run, self._number, "dispatch", Dispatched)
+        if plan_sha256 != dispatched.plan_sha256:
             raise RefusedError("answers another plan than the one of this round")
 
     def _outcome(self, received: Received[Update]) -> SiteOutcome:
@@ -89,7 +91,7 @@ class _Watch:
             raise RefusedError("the payload is not under the site's own key of this round")
         if update.steps > min(self._answer.steps, self._plan.local.steps):
             raise RefusedError(f"claims {update.steps} steps, promised were {self._answer.steps}")
-        private = self._plan.privacy is not None  # what a site tells all the same is passed on to nobody
+        private = self._plan.privacy is not None  # under DP these are dropped, even if a site sends them
         return SiteOutcome(
             site=site,
             status="updated",
@@ -104,7 +106,7 @@ class _Watch:
         )
 
     def _show_progress(self) -> None:
-        """Tell how far the site is; its card is advisory, so faults in it are passed over."""
+        """Report the site's progress from its card; the card is advisory, so ignore faults in it."""
         if time.monotonic() < self._card_due:
             return
         self._card_due = time.monotonic() + PROGRESS
@@ -120,7 +122,7 @@ class _Watch:
         except (ObjectNotFoundError, RefusedError):
             return
         at = card.progress
-        if at and (at.run, at.round) == (self._training.run, self._number) and at.step > self._told:
-            self._told = at.step
+        if at and (at.run, at.round) == (self._training.run, self._number) and at.step > self._reported_step:
+            self._reported_step = at.step
             self._say(f"{self._keys.name}: step {at.step} of {at.steps}")
             report(SiteStep(self._number, self._keys.name, at.step, at.steps))

@@ -1,4 +1,4 @@
-"""What a training came to, in the JSON that others rely on: `fedllm.run/1`."""
+"""A training's result, and its public JSON, `fedllm.run/1`."""
 
 import json
 import statistics
@@ -26,47 +26,47 @@ from fedllm.tasks.metrics import METRICS
 
 @dataclass(frozen=True)
 class RunResult:
-    """A finished training. `to_json` gives the public schema; the rest is for tables."""
+    """A finished training. `to_json` returns the public schema; the fields also serve tables."""
 
     status: str
     stop_reason: str
     run_id: str
     rounds: int
     model: dict[str, str | None]  # name, version, uri, sha256: of the best round
-    eval: dict[str, Any]  # the best round's metrics, `by_group` among them
+    eval: dict[str, Any]  # the best round's metrics, including `by_group`
     baseline: dict[str, Any]
     sites: dict[str, dict[str, Any]]
-    seconds: dict[str, float | None]  # None under DP: sites keep their times, also within a sum
-    by_round: dict[int, dict[str, float]]  # metrics of every round, 0 is zero-shot
-    privacy: dict[str, Any]  # what may be claimed; `words` says it in a line
-    metric: str | None = None  # the one that counts; None: the task's own, and then absent from the JSON
+    seconds: dict[str, float | None]  # None under DP: sites keep their times private, also within a sum
+    by_round: dict[int, dict[str, float]]  # metrics of every round; 0 is zero-shot
+    privacy: dict[str, Any]  # the privacy claim; `words` is its one-line form
+    metric: str | None = None  # the main one; None: the task's own, and absent from the JSON
 
     def public(self) -> dict[str, Any]:
-        """The `fedllm.run/1` object."""
-        told = asdict(self)
-        told["by_round"] = {str(number): metrics for number, metrics in self.by_round.items()}
+        """Return the `fedllm.run/1` object."""
+        fields = asdict(self)
+        fields["by_round"] = {str(number): metrics for number, metrics in self.by_round.items()}
         if self.metric is None:
-            del told["metric"]
-        return {"schema": "fedllm.run/1", **told}
+            del fields["metric"]
+        return {"schema": "fedllm.run/1", **fields}
 
     def to_json(self) -> str:
-        """One line."""
+        """Return the `fedllm.run/1` object as one line of JSON."""
         return json.dumps(self.public(), sort_keys=False)
 
 
 def grouped(metrics: dict[str, float]) -> dict[str, Any]:
-    """`{"loss": …, "loss/movies": …}` as `{"loss": …, "by_group": {"movies": {…}}}`."""
-    told: dict[str, Any] = {name: value for name, value in metrics.items() if "/" not in name}
+    """Turn `{"loss": …, "loss/movies": …}` into `{"loss": …, "by_group": {"movies": {…}}}`."""
+    overall: dict[str, Any] = {name: value for name, value in metrics.items() if "/" not in name}
     by_group: dict[str, dict[str, float]] = {}
     for name, value in metrics.items():
         metric, slash, group = name.partition("/")
         if slash:
             by_group.setdefault(group, {})[metric] = value
-    return told | {"by_group": by_group}
+    return overall | {"by_group": by_group}
 
 
 def result(training: Training) -> RunResult:
-    """Gather what the journal knows of a training."""
+    """Build the result of a training from its journal."""
     journal, run = training.journal, training.run
     measured = evaluations(training)
     played = [number for number in measured if number > 0]
@@ -93,7 +93,7 @@ def result(training: Training) -> RunResult:
         seconds={
             "total": None
             if training.config.privacy.on
-            else max(times.values()) - row.started,  # a look at a finished run is no part of it
+            else max(times.values()) - row.started,  # not until now: the run may have ended long ago
             "per_round_overhead": _overhead(training, played, times),
         },
         by_round={number: dict(done.metrics) for number, done in measured.items()},
@@ -102,22 +102,22 @@ def result(training: Training) -> RunResult:
     )
 
 
-def _precision(measured: Evaluated) -> dict[str, Any]:
-    """On how many records, and where each metric that has an interval lies with 95 % confidence."""
-    precision: dict[str, Any] = {"records": measured.records}
-    for name, value in measured.metrics.items():
+def _precision(evaluated: Evaluated) -> dict[str, Any]:
+    """Return the number of records, and the 95 % confidence interval of each metric that has one."""
+    precision: dict[str, Any] = {"records": evaluated.records}
+    for name, value in evaluated.metrics.items():
         metric = METRICS.get(name)  # None: of a group
-        if metric and (interval := metric.interval(value, measured.records, measured.answers)):
+        if metric and (interval := metric.interval(value, evaluated.records, evaluated.answers)):
             precision[f"{name}_interval"] = list(interval)
     return precision
 
 
 def _claim(training: Training, sites: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """What a training may claim: the largest epsilon of its sites, and under which terms."""
+    """Return the privacy claim of a training: the largest epsilon of its sites, and the terms."""
     plan = privacy_plan(training)
     if plan is None:
         return {"unit": "none", "epsilon": None, "words": NO_DP}
-    spent = max((told["epsilon"] for told in sites.values() if told["epsilon"] is not None), default=None)
+    spent = max((row["epsilon"] for row in sites.values() if row["epsilon"] is not None), default=None)
     return {
         "unit": plan.unit,
         "epsilon": spent,
@@ -131,7 +131,7 @@ def _claim(training: Training, sites: dict[str, dict[str, Any]]) -> dict[str, An
 
 
 def _sites(training: Training, last: int) -> dict[str, dict[str, Any]]:
-    told: dict[str, dict[str, Any]] = {}
+    rows: dict[str, dict[str, Any]] = {}
     for number in range(1, last + 1):
         if training.journal.outcome(training.run, number, "failed", FailedRound):
             continue
@@ -139,28 +139,28 @@ def _sites(training: Training, last: int) -> dict[str, dict[str, Any]]:
         audited = training.journal.require(training.run, number, "dp-audit", Audited)
         verdicts = {verdict.site: verdict for verdict in audited.verdicts}
         for site in training.journal.require(training.run, number, "dispatch", Dispatched).sites:
-            at = told.setdefault(
+            row = rows.setdefault(
                 site,
                 {"rounds": 0, "epsilon": None, "delta": None, "bytes_up": 0, "bytes_down": 0, "declined": 0},
             )
             step = f"remote-local-train {site}"
-            did = training.journal.require(training.run, number, step, SiteOutcome)
+            outcome = training.journal.require(training.run, number, step, SiteOutcome)
             verdict = verdicts[site]
-            at["rounds"] += verdict.accepted
+            row["rounds"] += verdict.accepted
             if plan.privacy is not None and verdict.epsilon is not None:
-                at["epsilon"], at["delta"] = verdict.epsilon, plan.privacy.delta
-            at["bytes_up"] += did.payload.sealed_bytes if did.payload else 0
-            at["bytes_down"] += plan.model.sealed_bytes
-            at["declined"] += did.status == "declined"
-    return told
+                row["epsilon"], row["delta"] = verdict.epsilon, plan.privacy.delta
+            row["bytes_up"] += outcome.payload.sealed_bytes if outcome.payload else 0
+            row["bytes_down"] += plan.model.sealed_bytes
+            row["declined"] += outcome.status == "declined"
+    return rows
 
 
 def _overhead(training: Training, played: list[int], times: dict[tuple[int, str], float]) -> float | None:
-    """Median seconds of a round that were neither a site's training nor the evaluation.
+    """Return the median seconds per round outside the slowest site's training and the evaluation.
 
-    A round lasts from the end of the one before to its own; rounds that followed a failed one or a
-    crash count as they were. The first one, in which the base model is evaluated as well, counts only where
-    there is no other, and from its plan on.
+    A round lasts from the end of the previous round to its own end; rounds after a failed round or a crash
+    count unchanged. The first round also evaluates the base model, so it counts only if it is the only one,
+    and then from its plan on.
     """
     if training.config.privacy.on:
         return None

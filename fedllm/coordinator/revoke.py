@@ -1,4 +1,4 @@
-"""Taking a site out: the roster, its store user and with it every session, its card."""
+"""Remove a site: its entry in the roster, its store user with every session, and its card number."""
 
 from contextlib import closing
 
@@ -21,11 +21,11 @@ REVOKED = "revoked"  # the kind of the security event
 
 
 def revoke_site(config: FederationConfig, name: str, reason: str = "") -> int:
-    """Take a site out of the federation, also while a training runs; returns the new roster's version.
+    """Remove a site from the federation, also during a training; return the new roster's version.
 
-    The coordinator stops counting it within seconds, seals nothing more for it, and removes its store user:
-    its keys and secret are worth nothing from then on. The same name may join again with new keys. What
-    it contributed to earlier rounds stays in their models. Called again, it finishes what was interrupted.
+    The coordinator stops counting the site within seconds, seals nothing more for it, and removes its store
+    user: its keys and secret stop working. The same name may join again with new keys. The site's earlier
+    contributions stay in the models. After an interruption, a second call completes the removal.
 
     Raises:
         ConfigError: no such site was ever in the roster.
@@ -34,18 +34,20 @@ def revoke_site(config: FederationConfig, name: str, reason: str = "") -> int:
     access, identity = store_access(config), coordinator_identity(config.name)
     with closing(Journal(config.name)) as journal:
         roster = roster_of(journal, identity)
-        kept = tuple(site for site in roster.sites if site.name != name)
-        before = any((event.kind, event.party) == (REVOKED, name) for event in journal.security.events())
-        if len(kept) == len(roster.sites) and not before:
+        remaining = tuple(site for site in roster.sites if site.name != name)
+        already_revoked = any(
+            (event.kind, event.party) == (REVOKED, name) for event in journal.security.events()
+        )
+        if len(remaining) == len(roster.sites) and not already_revoked:
             raise ConfigError(
                 f"{name} is not in the roster of {config.name}: see `fedllm site list --config FILE`"
                 f"{other_federations(config.name, name)}"
             )
-        if len(kept) < len(roster.sites):
-            roster = save_roster(journal, roster, sites=kept)
+        if len(remaining) < len(roster.sites):
+            roster = save_roster(journal, roster, sites=remaining)
             journal.security.record(REVOKED, name, reason or "revoked by the coordinator")
             forget_card(journal, name)
-        # First the roster: sites refuse every plan of a roster that is newer than the one they are shown.
+        # The roster first: sites refuse plans that name a newer roster than the one in the store.
         publish_roster(access.connect(), journal, identity)
         if access.has_users:
             store_iam(access).remove_site(config.name, name)
@@ -53,11 +55,11 @@ def revoke_site(config: FederationConfig, name: str, reason: str = "") -> int:
 
 
 def revoke_simulated(config: FederationConfig) -> tuple[str, ...]:
-    """Take out every member that a simulation made, so that real sites may join; returns their names.
+    """Remove every simulated member, so that real sites may join; return their names.
 
     Raises:
-        ConfigError: there is none.
-        ExchangeError: the store does not answer: call again for those that are left.
+        ConfigError: there are no simulated members.
+        ExchangeError: the store does not answer: call again for the remaining members.
     """
     with closing(Journal(config.name)) as journal:
         names = tuple(keys.name for keys in members_by_origin(journal)["simulated"])

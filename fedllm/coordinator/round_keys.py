@@ -1,8 +1,8 @@
-"""A round's own age key: sites seal their updates to it, and it is destroyed once they are summed.
+"""A round's own age key: sites seal their updates for it, and it is destroyed once they are summed.
 
-Whoever takes the coordinator's long-term keys later, and kept a copy of the store, cannot open the updates
-of past rounds. The key lives in the journal, sealed for the coordinator; a database's backups and a disk's
-spare blocks may outlive the row.
+An attacker who later takes the coordinator's long-term keys, and has a copy of the store, cannot open the
+updates of past rounds. The key is in the journal, sealed for the coordinator; database backups and spare
+disk blocks may outlive the row.
 """
 
 import pyrage
@@ -16,7 +16,7 @@ from fedllm.secure.sealing import seal, unseal
 
 
 def round_recipient(training: Training, number: int) -> str:
-    """The age recipient of a round, drawn once: a coordinator that resumes finds the same."""
+    """Return a round's age recipient; draw it once, so a resumed coordinator gets the same one."""
     with training.journal.write() as session:
         row = session.get(RoundKeyRow, (training.run, number))
         if row is None:
@@ -32,10 +32,10 @@ def round_recipient(training: Training, number: int) -> str:
 
 
 def round_identity(training: Training, number: int) -> Identity:
-    """What opens the updates of a round.
+    """Return the identity that opens the updates of a round.
 
     Raises:
-        RefusedError: the key is destroyed, since the round is aggregated.
+        RefusedError: the key is destroyed because the round has ended.
     """
     with training.journal.read() as session:
         row = session.get(RoundKeyRow, (training.run, number))
@@ -48,7 +48,7 @@ def round_identity(training: Training, number: int) -> Identity:
 
 
 def destroy_round_key(training: Training, number: int) -> None:
-    """Delete a round's key; SQLite overwrites the row and gives up the log that still holds it."""
+    """Delete a round's key; SQLite overwrites the row and truncates the log that still holds it."""
     with training.journal.read() as session:
         if session.get(RoundKeyRow, (training.run, number)) is None:
             return
@@ -60,7 +60,7 @@ def destroy_round_key(training: Training, number: int) -> None:
 
 
 def destroy_stale_keys(training: Training) -> None:
-    """Destroy the keys of rounds that are over: a coordinator may have died before it did."""
-    over = {number for number, step in training.journal.times(training.run) if step in {"failed", "evaluate"}}
-    for number in over:
+    """Destroy the keys of ended rounds that a crashed coordinator left."""
+    done = {number for number, step in training.journal.times(training.run) if step in {"failed", "evaluate"}}
+    for number in done:
         destroy_round_key(training, number)

@@ -1,4 +1,4 @@
-"""One round as a mode of confidentiality sees it: its plan, its uploads and its replies."""
+"""A round as a mode of confidentiality sees it: its plan, uploads and replies."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from fedllm.protocol.messages import Plan, Sealed
 
 @dataclass(frozen=True)
 class TrainingRound:
-    """A round of a training under this coordinator's lease; a `RoundView`."""
+    """A `RoundView` of a training under this coordinator's lease."""
 
     training: Training
     plan: Plan
@@ -29,22 +29,22 @@ class TrainingRound:
         keep_update(self.training, update, self.plan.round, opened)
 
     def read(self, update: Sealed) -> bytes:
-        """Return what was kept; what another coordinator audited is fetched."""
+        """Return the kept bytes; fetch them if another coordinator audited the update."""
         return read_update(self.training, update, self.plan.round, self.plan.most_bytes)
 
     def replies(self, phase: str) -> Mapping[str, str]:
-        """Return the sites' replies in a phase after the training, by name."""
-        found = {
+        """Return the replies in a phase after the training, by site."""
+        outcomes = {
             site: self.training.journal.outcome(
                 self.training.run, self.plan.round, f"{phase} {site}", SiteOutcome
             )
             for site in self.plan.sites
         }
         return {
-            site: done.reply for site, done in found.items() if done is not None and done.reply is not None
+            site: done.reply for site, done in outcomes.items() if done is not None and done.reply is not None
         }
 
 
 def view_of(training: Training, number: int) -> TrainingRound:
-    """Return a round that was dispatched."""
+    """Return the view of a dispatched round."""
     return TrainingRound(training, read_plan(training, number), training.learner().shared.layout.size)

@@ -1,4 +1,4 @@
-"""Whether a site's agent runs: a second invitation takes its store keys away."""
+"""Detect a running agent: a second invitation would void its store keys."""
 
 from contextlib import closing
 
@@ -11,11 +11,11 @@ from fedllm.protocol.messages import PublicKeys
 
 
 def card_age(config: FederationConfig, keys: PublicKeys) -> float | None:
-    """Seconds since a member's agent showed its card; None for no member, or an agent that does not run.
+    """Return the seconds since a member's agent published its card; None if no agent runs.
 
     Args:
         config: the federation.
-        keys: of the site, which must be in the roster with these.
+        keys: of the site; None is returned if the roster does not hold them.
     """
     if coordinator_fingerprint(config.name) is None:
         return None
@@ -28,14 +28,14 @@ def card_age(config: FederationConfig, keys: PublicKeys) -> float | None:
         shown = shown_card(store, config.name, keys)
         now = store.now()
     except (ExchangeError, RefusedError):
-        return None  # nothing is known of an agent
+        return None  # no valid card
     return max(0.0, now - shown.at) if shown.is_fresh(now) and shown.card.state != "stopped" else None
 
 
 def refuse_running(config: FederationConfig, keys: PublicKeys) -> None:
-    """Raise `IdentityError` where a new invitation would cut a running agent off from the store.
+    """Raise `IdentityError` if a new invitation would cut a running agent off from the store.
 
-    A folder as the store tells no users apart, so nobody is cut off there.
+    A folder as the store has no users, so it cuts nobody off.
     """
     age = card_age(config, keys) if store_access(config).has_users else None
     if age is not None:

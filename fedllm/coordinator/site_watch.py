@@ -1,7 +1,7 @@
-"""A look at all sites' cards: who fell silent, who is back, who has new data; each is told once.
+"""Watch all sites' cards for sites that fall silent, return or have new data; emit each event once.
 
-What was seen is in the journal, and so is what Prefect has not heard yet: a crash between the two neither
-loses an event nor makes another one.
+The journal holds both the last known state and the events not yet sent to Prefect: a crash between the two
+neither loses nor repeats an event.
 """
 
 import json
@@ -23,7 +23,7 @@ from fedllm.journal.tables import OutboxRow, RunRow, SiteSeenRow, WatchEventRow
 from fedllm.protocol.messages import Card, PublicKeys
 
 SILENT = 300.0  # s without a card: thirty heartbeats
-DAYS = 7.0  # in which announcements count together
+DAYS = 7.0  # days in which announcements count together
 
 SITE_SILENT, SITE_BACK = "fedllm.site.silent", "fedllm.site.back"
 SITE_NEW_DATA, NEW_DATA = "fedllm.site.new-data", "fedllm.federation.new-data"
@@ -31,37 +31,37 @@ SITE_NEW_DATA, NEW_DATA = "fedllm.site.new-data", "fedllm.federation.new-data"
 
 @dataclass(frozen=True)
 class Attention:
-    """What is worth telling."""
+    """When to emit an event."""
 
     silent: float = SILENT  # s without a card after which a site counts as silent
-    least: int = 2  # different sites with new data that ask for a round
+    least: int = 2  # number of sites with new data that triggers a round
     days: float = DAYS
 
 
 @dataclass(frozen=True)
 class SiteState:
-    """One site of the roster at this look."""
+    """One site of the roster at a look."""
 
     site: str
     state: str  # of its card: preparing, idle, training, stopped; `unheard` before the first one
     heard: float | None  # s since 1970 by the store's clock
     silent: bool
     announced: int
-    waiting: bool  # its announcement was followed by no round yet
+    waiting: bool  # no round has followed its announcement
 
 
 @dataclass(frozen=True)
 class WatchEvent:
-    """What Prefect is to hear. The same event has the same id, however often it is told."""
+    """An event for Prefect. Its id stays the same when it is sent again."""
 
     id: str
     name: str
-    site: str | None  # None: it is about the federation
+    site: str | None  # None: about the federation
     payload: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class _Glance:
+class _SeenCard:
     keys: PublicKeys
     heard: float | None
     card: Card | None
@@ -70,35 +70,38 @@ class _Glance:
 def look_at_sites(
     config: FederationConfig, journal: Journal, mailbox: Mailbox, attention: Attention
 ) -> list[SiteState]:
-    """Look at every card of the roster once, and note what is new as events (`untold_events`).
+    """Read the card of every site once, and record changes as events (`untold_events`).
 
     Args:
         config: the federation.
         journal: its journal; a training may be under way in another process.
-        mailbox: the coordinator's way to the store.
-        attention: what is worth telling.
+        mailbox: the coordinator's.
+        attention: when to emit an event.
+
+    Returns:
+        The state of every site.
 
     Raises:
         ExchangeError: the store does not answer; the next look goes on.
     """
-    glances = [_glance(journal, mailbox, keys) for keys in roster_of(journal, mailbox.me).sites]
+    seen_cards = [_read_card(journal, mailbox, keys) for keys in roster_of(journal, mailbox.me).sites]
     now = mailbox.store.now()
     with journal.write() as session:
-        rows = [_note(session, config.name, glance, now, attention) for glance in glances]
+        rows = [_update_row(session, config.name, seen, now, attention) for seen in seen_cards]
         begun = _newest_start(session, config.name)
         for row in rows:
             if row.since < begun:
-                row.answered = row.announced  # a training that began since has seen these data
-        waiting = [row for row in rows if _waits(row, attention)]
+                row.answered = row.announced  # a later training has used these data
+        waiting = [row for row in rows if _is_waiting(row, attention)]
         if len(waiting) >= attention.least:
-            _ask_for_a_round(session, mailbox, waiting)
-        states = {glance.keys.name: glance.card.state if glance.card else "unheard" for glance in glances}
-        seen = {glance.keys.name: glance.heard for glance in glances}
+            _emit_new_data(session, mailbox, waiting)
+        states = {seen.keys.name: seen.card.state if seen.card else "unheard" for seen in seen_cards}
+        heard = {seen.keys.name: seen.heard for seen in seen_cards}
         return [
             SiteState(
                 row.site,
                 states[row.site],
-                seen[row.site],
+                heard[row.site],
                 row.silent,
                 row.announced,
                 row.announced > row.answered,
@@ -108,36 +111,36 @@ def look_at_sites(
 
 
 def untold_events(journal: Journal) -> list[WatchEvent]:
-    """The events that Prefect has not been told, or not surely."""
+    """Return the events that Prefect has not confirmed."""
     with journal.read() as session:
         mine = select(WatchEventRow).where(WatchEventRow.federation == journal.federation)
         return [WatchEvent(row.id, **json.loads(row.body)) for row in session.scalars(mine)]
 
 
 def forget_events(journal: Journal, events: list[WatchEvent]) -> None:
-    """Prefect has these."""
+    """Delete events that Prefect has received."""
     with journal.write() as session:
         session.execute(delete(WatchEventRow).where(WatchEventRow.id.in_([event.id for event in events])))
 
 
-def _glance(journal: Journal, mailbox: Mailbox, keys: PublicKeys) -> _Glance:
-    """A site's card, if it is the site's own and not an older one than was seen before."""
+def _read_card(journal: Journal, mailbox: Mailbox, keys: PublicKeys) -> _SeenCard:
+    """Read a site's card; without a card if it is missing, invalid or older than the newest on record."""
     try:
         shown = shown_card(mailbox.store, journal.federation, keys)
         refuse_older(journal, shown.card)
     except ObjectNotFoundError:
-        return _Glance(keys, None, None)
+        return _SeenCard(keys, None, None)
     except RefusedError as error:
         journal.security.refused(error, keys.name)
-        return _Glance(keys, None, None)
-    return _Glance(keys, shown.at, shown.card)
+        return _SeenCard(keys, None, None)
+    return _SeenCard(keys, shown.at, shown.card)
 
 
-def _note(
-    session: Session, federation: str, glance: _Glance, now: float, attention: Attention
+def _update_row(
+    session: Session, federation: str, seen: _SeenCard, now: float, attention: Attention
 ) -> SiteSeenRow:
-    """Bring what is known of a site up to date, with an event for each change."""
-    site, verify = glance.keys.name, glance.keys.verify
+    """Update the journal's row of a site, with an event for each change, and return the row."""
+    site, verify = seen.keys.name, seen.keys.verify
     row = session.get(SiteSeenRow, (federation, site))
     if row is None:
         row = SiteSeenRow(
@@ -151,40 +154,43 @@ def _note(
             since=time.time(),
         )
         session.add(row)
-    card = glance.card
-    if glance.heard is not None:
-        row.heard = max(row.heard, glance.heard)
-    if row.verify != verify:  # it joined anew, and may count anew
+    card = seen.card
+    if seen.heard is not None:
+        row.heard = max(row.heard, seen.heard)
+    if row.verify != verify:  # it joined again with new keys, and its number may start again
         row.verify = verify
         row.announced = row.answered = card.announced if card else 0
     if card is not None and card.announced > row.announced:
         row.announced, row.since = card.announced, time.time()
-        _tell(session, federation, SITE_NEW_DATA, site, {"announced": card.announced})
+        _emit(session, federation, SITE_NEW_DATA, site, {"announced": card.announced})
     silent = now - row.heard > attention.silent
     if silent != row.silent:
         row.silent = silent
-        told = {"heard": row.heard, "goodbye": card is not None and card.state == "stopped"}
-        _tell(session, federation, SITE_SILENT if silent else SITE_BACK, site, told)
+        payload = {"heard": row.heard, "goodbye": card is not None and card.state == "stopped"}
+        _emit(session, federation, SITE_SILENT if silent else SITE_BACK, site, payload)
     return row
 
 
-def _waits(row: SiteSeenRow, attention: Attention) -> bool:
+def _is_waiting(row: SiteSeenRow, attention: Attention) -> bool:
     return row.announced > row.answered and time.time() - row.since <= attention.days * 86400
 
 
-def _ask_for_a_round(session: Session, mailbox: Mailbox, waiting: list[SiteSeenRow]) -> None:
-    """One event for all of these announcements; none of them counts again."""
+def _emit_new_data(session: Session, mailbox: Mailbox, waiting: list[SiteSeenRow]) -> None:
+    """Emit one event for all these announcements, and mark them as answered."""
     federation, verify = mailbox.layout.federation, mailbox.me.public.verify
     for row in waiting:
         row.answered = row.announced
-    told = {"sites": sorted(row.site for row in waiting), "run": _goes_on(session, federation, verify)}
-    _tell(session, federation, NEW_DATA, None, told)
+    payload = {
+        "sites": sorted(row.site for row in waiting),
+        "run": _run_to_continue(session, federation, verify),
+    }
+    _emit(session, federation, NEW_DATA, None, payload)
 
 
-def _goes_on(session: Session, federation: str, verify: str) -> str | None:
-    """The run that a further round goes on with; None begins a new one.
+def _run_to_continue(session: Session, federation: str, verify: str) -> str | None:
+    """Return the run that the next round continues; None to begin a new run.
 
-    Not one under DP, whose privacy plan covers its own rounds and no more; nor one of former keys.
+    A run under DP cannot continue: its privacy plan covers only its own rounds. Nor can a run of former keys.
     """
     newest = session.scalars(
         select(RunRow)
@@ -199,13 +205,13 @@ def _goes_on(session: Session, federation: str, verify: str) -> str | None:
 
 
 def _newest_start(session: Session, federation: str) -> float:
-    """When the newest training began that was played to its end, s since 1970."""
+    """Return when the newest completed training began, in s since 1970; 0 if there is none."""
     ended = (RunRow.federation == federation, RunRow.status == "completed")
-    found = session.scalars(select(RunRow.started).where(*ended).order_by(RunRow.started.desc()).limit(1))
-    return found.first() or 0.0
+    starts = session.scalars(select(RunRow.started).where(*ended).order_by(RunRow.started.desc()).limit(1))
+    return starts.first() or 0.0
 
 
-def _tell(
+def _emit(
     session: Session, federation: str, name: str, site: str | None, payload: Mapping[str, object]
 ) -> None:
     body = json.dumps({"name": name, "site": site, "payload": payload})

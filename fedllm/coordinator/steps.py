@@ -1,4 +1,4 @@
-"""The steps of a round, a row each, and the runner that does each of them once."""
+"""The table of a round's steps, and the runner that runs each of them once."""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -41,12 +41,12 @@ class Step(Generic[T_co]):
 
     Attributes:
         name: in the journal, in Prefect and in reports.
-        outcome: the record of it that the journal keeps.
+        outcome: the record that the journal keeps.
         function: `function(training, number, say)`, or `function(training, number, site, say)` per site.
-        per_site: whether each site has a run of its own, all at once.
-        begin: `begin(training, number, sites)`, before a per-site step, also when it is resumed.
-        again: `again(training, number, outcome)`, where a resumed round meets a step that was done.
-        milestone: `milestone(number, outcome)`, for whoever watches.
+        per_site: whether the step runs once per site, for all sites at once.
+        begin: `begin(training, number, sites)`, called before a per-site step, also when it is resumed.
+        again: `again(training, number, outcome)`, called when a resumed round skips the step.
+        milestone: `milestone(number, outcome)`, returns the milestone to report.
     """
 
     name: str
@@ -89,12 +89,12 @@ RELEASE = Step(
 
 
 def steps_of(training: Training) -> tuple[Step[Outcome], ...]:
-    """List the steps of a training's rounds, in order: its mode of confidentiality may add phases."""
-    later = tuple(_exchange(phase) for phase in training.mode.later)
+    """Return the steps of a training's rounds, in order; its mode of confidentiality may add phases."""
+    later = tuple(_phase_step(phase) for phase in training.mode.later)
     return (DISPATCH, LOCAL_TRAIN, *later, DP_AUDIT, AGGREGATE, EVALUATE, RELEASE)
 
 
-def _exchange(phase: Phase) -> Step[SiteOutcome]:
+def _phase_step(phase: Phase) -> Step[SiteOutcome]:
     return Step(
         phase.name,
         SiteOutcome,
@@ -106,10 +106,12 @@ def _exchange(phase: Phase) -> Step[SiteOutcome]:
 
 
 def arrivals(training: Training, number: int) -> list[SiteOutcome]:
-    """Return what the sites of a plan did in the training, as far as the journal has it."""
-    asked = training.journal.require(training.run, number, DISPATCH.name, Dispatched).sites
-    done = [training.journal.outcome(training.run, number, f"{TRAIN} {site}", SiteOutcome) for site in asked]
-    return [one for one in done if one is not None]
+    """Return the recorded outcomes of a plan's sites in the training phase."""
+    sites = training.journal.require(training.run, number, DISPATCH.name, Dispatched).sites
+    outcomes = [
+        training.journal.outcome(training.run, number, f"{TRAIN} {site}", SiteOutcome) for site in sites
+    ]
+    return [one for one in outcomes if one is not None]
 
 
 def _audit(training: Training, number: int) -> Audited:
@@ -117,21 +119,21 @@ def _audit(training: Training, number: int) -> Audited:
 
 
 class Runner(Protocol):
-    """How steps are run: by plain calls, or as Prefect's tasks."""
+    """Runs steps: by plain calls, or as Prefect tasks."""
 
     def run(self, step: Step[T], number: int) -> T:
-        """Do a step, or return the outcome that the journal has."""
+        """Run a step once and return its recorded outcome."""
 
     def each(
         self, step: Step[T], number: int, sites: Sequence[str], meanwhile: Callable[[], None]
     ) -> Iterator[T]:
-        """Do a per-site step for all sites at once, and yield their outcomes as they arrive.
+        """Run a per-site step for all sites at once, and yield their outcomes as they arrive.
 
         Args:
             step: with `per_site`.
             number: of the plan.
-            sites: by name.
-            meanwhile: done in this thread while the sites work.
+            sites: their names.
+            meanwhile: called in this thread while the sites work.
         """
 
 
@@ -142,7 +144,7 @@ class JournaledRunner:
         self.training = training
 
     def run(self, step: Step[T], number: int, say: Say = log.info) -> T:
-        """Do a step, or return the outcome that the journal has."""
+        """Run a step once and return its recorded outcome."""
         training = self.training
         done = training.journal.outcome(training.run, number, step.name, step.outcome)
         if done is None:
@@ -157,7 +159,7 @@ class JournaledRunner:
         return done
 
     def run_site(self, step: Step[T], number: int, site: str, say: Say) -> T:
-        """Do a per-site step for one site, or return the outcome that the journal has."""
+        """Run a per-site step for one site once, and return its recorded outcome."""
         training, name = self.training, f"{step.name} {site}"
         with about(federation=training.config.name, run=training.run, round=number, site=site):
             done = training.journal.once(
@@ -174,7 +176,7 @@ class JournaledRunner:
         sites: Sequence[str],
         meanwhile: Callable[[], None] = lambda: None,
     ) -> Iterator[T]:
-        """Do a per-site step for all sites at once, a thread each."""
+        """Run a per-site step for all sites at once, one thread per site."""
         with ThreadPoolExecutor(max_workers=max(1, len(sites))) as pool:
             runs = [pool.submit(self.run_site, step, number, site, lambda _text: None) for site in sites]
             meanwhile()

@@ -1,4 +1,4 @@
-"""One training as its coordinator holds it: what every step needs, opened once."""
+"""A training at its coordinator: the resources that every step needs, opened once."""
 
 import logging
 import threading
@@ -49,7 +49,7 @@ class Training:
     mailbox: Mailbox
     epoch: int
     public: Path  # the public evaluation set
-    sites: tuple[str, ...] | None  # those to ask; None: the whole roster
+    sites: tuple[str, ...] | None  # sites that may take part; None: the whole roster
     tracking_uri: str | None  # None: nothing is published
     prefect_flow_run: str | None = None
     dvc_lock_sha256: str | None = None
@@ -67,7 +67,7 @@ class Training:
 
     @property
     def schedule(self) -> Schedule:
-        """Who is asked when, and when a version is due."""
+        """The federation's schedule: which sites train when, and when a version is due."""
         return SCHEDULES[self.config.rounds.mode]
 
     @property
@@ -94,7 +94,7 @@ class Training:
         return roster_of(self.journal, self.mailbox.me)
 
     def learner(self) -> "Learner":
-        """The base model with the federation's adapter and task, loaded on first use and kept."""
+        """Return the base model with the federation's adapter and task; load it on first use."""
         if self._learner is None:
             from fedllm.tasks.load import load_learner
 
@@ -104,32 +104,34 @@ class Training:
         return self._learner
 
     def initial(self) -> "torch.Tensor":
-        """The shared part of the adapter before the first round, flat: (n,) fp32."""
+        """Return the adapter's shared part before the first round, flat: (n,) fp32."""
         self.learner()
         assert self._initial is not None  # noqa: S101 - set with the adapter
         return self._initial
 
     def now(self) -> float:
-        """The store's clock, s since 1970."""
+        """Return the time by the store's clock, in s since 1970."""
         if self._clock is None:
             self._clock = StoreClock(self.mailbox.store)
         return self._clock.now()
 
     def check(self) -> None:
-        """Raise what stops this training: a cancel, or a lost lease."""
+        """Raise the error that stops this training, if any: a cancel or a lost lease."""
         if self.stopping.is_set():
             raise self.stop_cause or CancelledError(f"{self.run} was cancelled")
 
     def stop(self, cause: FedllmError) -> None:
-        """Let every wait end with `cause`."""
+        """Stop the training: every wait and check raises `cause`."""
         self.stop_cause = self.stop_cause or cause
         self.stopping.set()
 
     def own(self, key: str, kind: type[M], number: int) -> Received[M]:
-        """What this coordinator signed under a key, by its journal: a store may lose it or show an old one.
+        """Return the message that this coordinator signed under a key.
+
+        It comes from the journal: the store may lose a message or show an old one.
 
         Raises:
-            RoundError: it is not in this journal.
+            RoundError: the message is not in this journal.
         """
 
         def gone() -> bytes:
@@ -139,26 +141,26 @@ class Training:
         return self.mailbox.open(envelope, kind, self.mailbox.me.public, run=self.run, number=number)
 
     def show_again(self, key: str) -> None:
-        """Put what was signed under a key back into the store."""
-        self.publish(key, _never)
+        """Upload the signed message of a key again."""
+        self.publish(key, _refuse_unsigned)
 
     def publish(self, key: str, make: Callable[[], Message]) -> bytes:
-        """Sign a message once, commit it, and show it; after a crash the same bytes are shown."""
+        """Sign a message once, commit it and upload it; after a crash upload the same bytes. Return them."""
         envelope = self.journal.commit_bytes(key, lambda: sign(make(), self.mailbox.me))
         self.mailbox.store.put(key, envelope)
         return envelope
 
     def point_head(self, number: int, plan_sha256: str | None, phase: str | None = None) -> None:
-        """Tell the sites where to look: at a plan, a phase of it, or (None) nowhere."""
+        """Publish a head that names a plan, or a phase of it; with None an idle head."""
         point_head(self.journal, self.mailbox, self.run, number, plan_sha256, phase=phase)
 
 
-def _never() -> Message:
+def _refuse_unsigned() -> Message:
     raise RoundError("nothing was signed under this key yet")
 
 
 def stored_config(federation: str, run: str) -> FederationConfig | None:
-    """The configuration that a run was started with; None when there is no such run."""
+    """Return the configuration that a run was started with; None if there is no such run."""
     journal = Journal(federation)
     try:
         row = find_run(journal, run)
@@ -179,18 +181,18 @@ def open_training(  # noqa: PLR0913 - what a training is made of, each named by 
     prefect_flow_run: str | None = None,
     dvc_lock_sha256: str | None = None,
 ) -> Iterator[Training]:
-    """Take the lease and hold everything a training needs until the block ends.
+    """Take the lease, and keep the training's resources open until the block ends.
 
     Raises:
         LeaseError: another coordinator leads this federation.
-        ConfigError: `sites` names one that is not in the roster.
+        ConfigError: the roster is empty or lacks one of `sites`, or the run began under former keys.
     """
     identity = coordinator_identity(config.name)
     journal = Journal(config.name)
-    box: list[Training] = []
+    opened: list[Training] = []
 
     def lost(why: FedllmError) -> None:
-        for training in box:
+        for training in opened:
             training.stop(why)
 
     try:
@@ -226,11 +228,11 @@ def open_training(  # noqa: PLR0913 - what a training is made of, each named by 
                 prefect_flow_run=prefect_flow_run,
                 dvc_lock_sha256=dvc_lock_sha256,
             )
-            box.append(training)
+            opened.append(training)
             try:
                 yield training
             finally:
-                # Threads that still wait for sites end now, and the old epoch fences off what they write.
+                # Threads that still wait for sites end now; the old epoch fences off their writes.
                 training.stop(CancelledError(f"{run} was interrupted: resume with --resume {run}"))
     finally:
         journal.close()

@@ -1,4 +1,4 @@
-"""The report that a training leaves at its end: on the coordinator's disk, and in MLflow."""
+"""Write a training's report at its end: on the coordinator's disk and in MLflow."""
 
 import logging
 from pathlib import Path
@@ -10,7 +10,7 @@ log = logging.getLogger(__name__)
 
 
 def report_training(training: Training) -> None:
-    """Make the report of a training that is over. Whatever keeps it from being made ends no training."""
+    """Write the report of an ended training. A failure is logged and does not affect the training."""
     try:
         page = _page(training)
         report_file(training).write_text(page, encoding="utf-8")
@@ -18,12 +18,12 @@ def report_training(training: Training) -> None:
             from fedllm.tracking import Tracker
 
             Tracker(training.tracking_uri).log_report(training.config.name, training.run, page)
-    except Exception as error:  # noqa: BLE001 - a picture of the training, not the training
+    except Exception as error:  # noqa: BLE001 - a report must not fail a training
         log.warning("%s: %s; make the report with `fedllm report %s`", training.run, error, training.run)
 
 
 def report_file(training: Training) -> Path:
-    """Where the report is on the coordinator's disk."""
+    """Return the report's path on the coordinator's disk."""
     return training.folder / "report.html"
 
 

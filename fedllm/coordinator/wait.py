@@ -1,4 +1,4 @@
-"""Wait for one site's part in a plan, until its deadline."""
+"""Wait for one site's outcome in a plan, until the plan's deadline."""
 
 import time
 from collections.abc import Callable
@@ -10,19 +10,19 @@ from fedllm.journal.outcomes import SiteOutcome
 from fedllm.protocol.messages import Plan, PublicKeys
 from fedllm.text import one_line
 
-POLL = 0.4  # s between looks at what a site wrote
-ROSTER = 2.0  # s between looks at whether it was revoked
+POLL = 0.4  # s between looks at a site's objects
+ROSTER = 2.0  # s between checks that the site is still in the roster
 GRACE = 2.0  # s after the deadline in which an upload that began in time may end
 
 
 class Look(Protocol):
-    """Looks at what one site wrote."""
+    """Reads one site's objects."""
 
     def look(self) -> SiteOutcome | None:
         """Return the site's outcome, or None while it is still at work.
 
         Raises:
-            RefusedError: what it wrote is not what it should be.
+            RefusedError: an object of the site is invalid.
             ExchangeError: the store does not answer.
         """
 
@@ -34,24 +34,27 @@ def wait_for_site(
     watch: Callable[[PublicKeys], Look],
     say: Callable[[str], None],
 ) -> SiteOutcome:
-    """Look until the site has an outcome. One that stays silent costs the deadline and no more.
+    """Poll until the site has an outcome, and return it; a silent site gets one at the deadline.
 
     Args:
         training: the training.
-        plan: what the site was asked.
+        plan: that the site works on.
         site: its name.
-        watch: makes what looks, from the keys that the site has now.
-        say: shows progress to whoever watches this step.
+        watch: makes the watcher from the site's current keys.
+        say: called with lines of progress.
+
+    Raises:
+        ExchangeError: the store does not answer after the deadline.
     """
     if (keys := member(training, site)) is None:
-        return _left(site)
+        return _not_a_member(site)
     watcher = watch(keys)
     roster_due = time.monotonic() + ROSTER
     while True:
         training.check()
         if time.monotonic() >= roster_due:
             if member(training, site) != keys:
-                return _left(site)
+                return _not_a_member(site)
             roster_due = time.monotonic() + ROSTER
         try:
             done = watcher.look()
@@ -60,7 +63,7 @@ def wait_for_site(
             return SiteOutcome(site=site, status="refused", reason=one_line(str(error)))
         except ExchangeError as error:
             if training.now() > plan.deadline + GRACE and not isinstance(error, ObjectNotFoundError):
-                raise  # whether an update came in time cannot be said now
+                raise  # unknown whether the update came in time
             say(f"the store does not answer: {error}")
             done = None
         if done is not None:
@@ -72,9 +75,9 @@ def wait_for_site(
 
 
 def member(training: Training, site: str) -> PublicKeys | None:
-    """Return a site's keys as the newest roster has them; None when it was revoked or never was in it."""
+    """Return a site's keys from the newest roster; None if it is not in it."""
     return next((entry for entry in training.roster.sites if entry.name == site), None)
 
 
-def _left(site: str) -> SiteOutcome:
+def _not_a_member(site: str) -> SiteOutcome:
     return SiteOutcome(site=site, status="refused", reason="it is not in the roster with these keys any more")
