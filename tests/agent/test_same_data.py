@@ -34,7 +34,7 @@ def test_another_name_over_the_same_data_is_told(site: SiteConfig, tmp_path: Pat
     note_use(site, tmp_path / "home")
     renamed = site.model_copy(update={"dataset_id": "ward-8"})
     (told,) = other_uses(renamed, tmp_path / "home")
-    assert f"accounted for as ward-7 in {tmp_path / 'home' / 'ledger.db'} as well" in told
+    assert f"also accounted for as ward-7 in {tmp_path / 'home' / 'ledger.db'}, and neither" in told
 
 
 def test_a_second_home_over_the_same_data_is_told_whatever_the_path_to_them(
