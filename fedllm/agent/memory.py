@@ -10,68 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from sqlalchemy import LargeBinary, String, create_engine, event, func, insert, select
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy import create_engine, event, func, insert, select
+from sqlalchemy.orm import Session
 
+from fedllm.agent.memory_tables import HighWaterRow, ReplyRow, SeenRow, SpentRow, Table, WorkRow
 from fedllm.agent.policy import Spent
 from fedllm.errors import EquivocationError, RefusedError, ReplayError
 from fedllm.secure.events import SecurityLog
 
 State = Literal["declined", "reserved", "committed", "released"]
 _UNSENT = {"reserved", "committed"}
-
-
-class _Table(DeclarativeBase):
-    pass
-
-
-class _HighWater(_Table):
-    """Numbers that only rise: an older message is a replay or a zombie's."""
-
-    __tablename__ = "high_water"
-    name: Mapped[str] = mapped_column(String(40), primary_key=True)
-    value: Mapped[int]
-
-
-class _Seen(_Table):
-    """The message that raised a mark to its value: there may be one for each value."""
-
-    __tablename__ = "seen"
-    name: Mapped[str] = mapped_column(String(40), primary_key=True)
-    value: Mapped[int]
-    sha256: Mapped[str] = mapped_column(String(64))
-
-
-class _Spent(_Table):
-    """What a run has taken of the site."""
-
-    __tablename__ = "spent"
-    run: Mapped[str] = mapped_column(String(63), primary_key=True)
-    bytes: Mapped[int]
-    seconds: Mapped[float]  # s of training
-
-
-class _Work(_Table):
-    __tablename__ = "work"
-    run: Mapped[str] = mapped_column(String(63), primary_key=True)
-    round: Mapped[int] = mapped_column(primary_key=True)
-    plan_sha256: Mapped[str] = mapped_column(String(64))
-    state: Mapped[str] = mapped_column(String(10))
-    answer: Mapped[bytes] = mapped_column(LargeBinary)  # envelope
-    update: Mapped[bytes | None] = mapped_column(LargeBinary)  # envelope
-    payload: Mapped[str | None]  # JSON of the sealed payload's description
-    at: Mapped[float]  # s since 1970
-
-
-class _Reply(_Table):
-    """A reply in a phase after the training, committed before it is shown."""
-
-    __tablename__ = "reply"
-    run: Mapped[str] = mapped_column(String(63), primary_key=True)
-    round: Mapped[int] = mapped_column(primary_key=True)
-    phase: Mapped[str] = mapped_column(String(63), primary_key=True)
-    query_sha256: Mapped[str] = mapped_column(String(64))
-    envelope: Mapped[bytes] = mapped_column(LargeBinary)
 
 
 @dataclass(frozen=True)
@@ -106,7 +54,7 @@ class Memory:
     def __init__(self, path: Path) -> None:
         self._engine = create_engine(f"sqlite:///{path}")
         event.listen(self._engine, "connect", _pragmas)
-        _Table.metadata.create_all(self._engine)
+        Table.metadata.create_all(self._engine)
         self.security = SecurityLog(self._engine)
 
     def close(self) -> None:
@@ -116,7 +64,7 @@ class Memory:
     def value(self, name: str) -> int:
         """The highest value seen under `name`, 0 at first."""
         with Session(self._engine) as session:
-            row = session.get(_HighWater, name)
+            row = session.get(HighWaterRow, name)
             return row.value if row else 0
 
     def rise(self, name: str, value: int, sha256: str | None = None) -> None:
@@ -132,24 +80,25 @@ class Memory:
             EquivocationError: another message had this very value.
         """
         with self._engine.begin() as connection:
-            found = connection.scalar(select(_HighWater.value).where(_HighWater.name == name))
+            found = connection.scalar(select(HighWaterRow.value).where(HighWaterRow.name == name))
             if found is not None and value < found:
                 raise ReplayError(f"{name} {value} is below {found}, which was seen before")
             if sha256 is not None:
-                told = connection.execute(select(_Seen.value, _Seen.sha256).where(_Seen.name == name)).first()
-                if told is not None and told.value == value and told.sha256 != sha256:
+                newest = select(SeenRow.value, SeenRow.sha256).where(SeenRow.name == name)
+                seen = connection.execute(newest).first()
+                if seen is not None and seen.value == value and seen.sha256 != sha256:
                     raise EquivocationError(f"{name} {value} was seen before with other content")
-                if told is None or value > told.value:
+                if seen is None or value > seen.value:
                     row = {"name": name, "value": value, "sha256": sha256}
-                    connection.execute(insert(_Seen).prefix_with("OR REPLACE").values(row))
+                    connection.execute(insert(SeenRow).prefix_with("OR REPLACE").values(row))
             if found is None or value > found:
                 row = {"name": name, "value": value}
-                connection.execute(insert(_HighWater).prefix_with("OR REPLACE").values(row))
+                connection.execute(insert(HighWaterRow).prefix_with("OR REPLACE").values(row))
 
     def spent(self, run: str) -> Spent:
         """What a run has taken of the site so far."""
         with Session(self._engine) as session:
-            row = session.get(_Spent, run)
+            row = session.get(SpentRow, run)
             return Spent(row.bytes, row.seconds) if row else Spent()
 
     def trained(self, run: str, seconds: float) -> None:
@@ -159,12 +108,12 @@ class Memory:
 
     def tally(self) -> Tally:
         """Count over all rounds and runs."""
-        size = func.sum(func.json_extract(_Work.payload, "$.sealed_bytes"))
-        by_end = select(_Work.state, _Work.payload.is_(None), func.count(), size)
+        size = func.sum(func.json_extract(WorkRow.payload, "$.sealed_bytes"))
+        by_end = select(WorkRow.state, WorkRow.payload.is_(None), func.count(), size)
         with Session(self._engine) as session:
-            rows = session.execute(by_end.group_by(_Work.state, _Work.payload.is_(None)))
+            rows = session.execute(by_end.group_by(WorkRow.state, WorkRow.payload.is_(None)))
             ends = {(state, bool(bare)): (count, sealed or 0) for state, bare, count, sealed in rows}
-            totals = select(func.sum(_Spent.bytes), func.sum(_Spent.seconds))
+            totals = select(func.sum(SpentRow.bytes), func.sum(SpentRow.seconds))
             promised, seconds = session.execute(totals).one()
 
         def rounds(state: str, *, bare: bool) -> int:
@@ -183,7 +132,7 @@ class Memory:
     def work(self, run: str, number: int) -> Work | None:
         """What is remembered of a round."""
         with Session(self._engine) as session:
-            row = session.get(_Work, (run, number))
+            row = session.get(WorkRow, (run, number))
             return _as_work(row) if row else None
 
     def reserved(self) -> list[Work]:
@@ -196,7 +145,7 @@ class Memory:
 
     def _in_state(self, state: State) -> list[Work]:
         with Session(self._engine) as session:
-            rows = session.scalars(select(_Work).where(_Work.state == state).order_by(_Work.at))
+            rows = session.scalars(select(WorkRow).where(WorkRow.state == state).order_by(WorkRow.at))
             return [_as_work(row) for row in rows]
 
     def reserve(  # noqa: PLR0913 - what an answer promises, each named by the caller
@@ -204,7 +153,7 @@ class Memory:
     ) -> Work:
         """Note the answer before it is sent, and the bytes that it promises to carry."""
         state: State = "declined" if declined else "reserved"
-        row = _Work(
+        row = WorkRow(
             run=run,
             round=number,
             plan_sha256=plan_sha256,
@@ -220,7 +169,7 @@ class Memory:
     def commit(self, run: str, number: int, update: bytes, payload: str | None) -> None:
         """Note the update; its payload is on disk already."""
         with Session(self._engine) as session, session.begin():
-            row = session.get_one(_Work, (run, number))
+            row = session.get_one(WorkRow, (run, number))
             if row.state != "reserved":
                 raise RefusedError(f"round {number} of {run} is {row.state}: its update is made already")
             row.state, row.update, row.payload = "committed", update, payload
@@ -232,21 +181,21 @@ class Memory:
             EquivocationError: another query was replied to in this phase.
         """
         with Session(self._engine) as session:
-            row = session.get(_Reply, (run, number, phase))
+            row = session.get(ReplyRow, (run, number, phase))
         if row is not None and row.query_sha256 != query_sha256:
             raise EquivocationError(f"a second query in phase {phase} of round {number} of {run}")
         return row.envelope if row else None
 
     def commit_reply(self, run: str, number: int, phase: str, query_sha256: str, envelope: bytes) -> None:
         """Note a reply before anybody sees it: it is never made twice."""
-        row = _Reply(run=run, round=number, phase=phase, query_sha256=query_sha256, envelope=envelope)
+        row = ReplyRow(run=run, round=number, phase=phase, query_sha256=query_sha256, envelope=envelope)
         with Session(self._engine) as session, session.begin():
             session.add(row)
 
     def release(self, run: str, number: int) -> None:
         """Note that the store has the update."""
         with Session(self._engine) as session, session.begin():
-            row = session.get_one(_Work, (run, number))
+            row = session.get_one(WorkRow, (run, number))
             if row.state in {"committed", "released"}:
                 row.state = "released"
             else:
@@ -255,21 +204,21 @@ class Memory:
     def give_up(self, run: str, number: int) -> None:
         """Note that a round that was promised is never trained: what it sends may have been sent already."""
         with Session(self._engine) as session, session.begin():
-            row = session.get_one(_Work, (run, number))
+            row = session.get_one(WorkRow, (run, number))
             if row.state != "reserved":
                 raise RefusedError(f"round {number} of {run} is {row.state}: it cannot be given up")
             row.state = "released"
 
 
 def _charge(session: Session, run: str, size: int, seconds: float) -> None:
-    row = session.get(_Spent, run)
+    row = session.get(SpentRow, run)
     if row is None:
-        session.add(_Spent(run=run, bytes=size, seconds=seconds))
+        session.add(SpentRow(run=run, bytes=size, seconds=seconds))
     else:
         row.bytes, row.seconds = row.bytes + size, row.seconds + seconds
 
 
-def _as_work(row: _Work) -> Work:
+def _as_work(row: WorkRow) -> Work:
     return Work(row.run, row.round, row.plan_sha256, row.state, row.answer, row.update, row.payload)  # type: ignore[arg-type]  # written by this module alone
 
 

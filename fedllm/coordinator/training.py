@@ -1,6 +1,5 @@
 """A training at its coordinator: the resources that every step needs, opened once."""
 
-import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
 
     from fedllm.training.learner import Learner
 
-log = logging.getLogger(__name__)
 M = TypeVar("M", bound=Message)
 
 
