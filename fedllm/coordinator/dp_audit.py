@@ -48,7 +48,7 @@ def _close(training: Training, number: int, outcomes: Sequence[SiteOutcome]) -> 
     counted: list[Counted] = []
     # Sorted by name: the order of arrival must not affect the sum's rounding.
     for outcome in sorted(outcomes, key=lambda done: done.site):
-        verdict = _verdict(training, plan, outcome, _trained_under(plan, outcome, size, model_norm))
+        verdict = _verdict(training, plan, outcome, _as_planned(plan, outcome, size, model_norm))
         verdicts.append(verdict)
         if verdict.accepted and outcome.payload is not None:
             planned_weight = plan.weights[outcome.site]
@@ -74,7 +74,7 @@ def _close(training: Training, number: int, outcomes: Sequence[SiteOutcome]) -> 
     )
 
 
-def _trained_under(plan: Plan, outcome: SiteOutcome, size: int, model_norm: float) -> Trained:
+def _as_planned(plan: Plan, outcome: SiteOutcome, size: int, model_norm: float) -> Trained:
     """Return what the update checks need to know of a plan and an outcome."""
     return Trained(
         site=outcome.site,
