@@ -23,7 +23,7 @@ from fedllm.stack import reactions
 from fedllm.stack.automations import ZOMBIE, register_automations, remove_reactions
 from fedllm.stack.health import PrefectApi
 from fedllm.stack.programs import POOL, WORKER
-from flows.events import tell
+from flows.events import emit
 from flows.site_watch import site_watch
 from tests.coordinator.played import PlayedSite
 from tests.prefect_client import speaking_with
@@ -133,14 +133,14 @@ def test_a_low_budget_and_a_refused_version_pause_what_is_on_schedule_and_a_pers
         return bool(api.deployments()[NIGHTLY]["paused"])
 
     nightly = api.deployments()[NIGHTLY]["id"]
-    tell("sentiment", "fedllm.review.refused", {"version": "1"})  # off at first: nothing follows
-    tell("another", "fedllm.budget.low", {"site": "amazon"}, site="amazon")  # another federation's
+    emit("sentiment", "fedllm.review.refused", {"version": "1"})  # off at first: nothing follows
+    emit("another", "fedllm.budget.low", {"site": "amazon"}, site="amazon")  # another federation's
     sent()
     switch(api, REFUSED, on=True)
     try:
         for event in ("fedllm.budget.low", "fedllm.review.refused"):
             assert not paused()
-            tell("sentiment", event, {"site": "amazon"}, site="amazon")
+            emit("sentiment", event, {"site": "amazon"}, site="amazon")
             sent()
             until(paused)
             (finding,) = deployed.deployments(api)
@@ -165,7 +165,7 @@ def test_each_silent_site_is_noted_by_the_automation_that_waits_for_a_notificati
         return len(api.call("/events/filter", {"filter": wanted})["events"])
 
     for site in ("amazon", "movies"):
-        tell("sentiment", "fedllm.site.silent", {"site": site}, site=site)
+        emit("sentiment", "fedllm.site.silent", {"site": site}, site=site)
     sent()
     until(lambda: noted() == 2)
 

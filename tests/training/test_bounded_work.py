@@ -15,7 +15,7 @@ from fedllm.models.base import Tokenizer, load_base, resolve_base
 from fedllm.tasks.examples import fill
 from fedllm.tasks.load import wording_of
 from fedllm.training.batches import by_length, draw, filled
-from fedllm.training.local import _drawn
+from fedllm.training.local import _drawn_indices
 from tests.training.learners import encode
 
 TASK = TaskConfig(
@@ -67,9 +67,9 @@ def test_a_batch_of_65536_is_split_about_as_fast_as_it_is_sorted(
 
 
 @pytest.mark.parametrize(("count", "batch_size", "steps"), [(100, 8, 3), (10, 4, 5), (12, 4, 3), (5, 64, 1)])
-def test_what_is_encoded_is_what_is_drawn(count: int, batch_size: int, steps: int) -> None:
+def test_what_is_encoded_is_what_is_drawn_indices(count: int, batch_size: int, steps: int) -> None:
     seen = {i for batch in draw(count, batch_size, steps, (7, 1)) for i in batch}
-    assert list(_drawn(count, batch_size, steps, (7, 1))) == sorted(seen)
+    assert list(_drawn_indices(count, batch_size, steps, (7, 1))) == sorted(seen)
 
 
 class _Watched:
