@@ -1,6 +1,7 @@
 """What all tests share: a home of their own, real servers on loopback, and no way off this machine."""
 
 import ipaddress
+import logging
 import os
 import shutil
 import socket
@@ -69,6 +70,23 @@ def stay_on_this_machine() -> Iterator[None]:
         for name in guarded:
             patch.setattr(socket.socket, name, guard(name))
         yield
+
+
+@pytest.fixture(autouse=True)
+def log_handlers_as_before() -> Iterator[None]:
+    """Handlers that a test leaves behind would write to its own stderr, which is closed after it.
+
+    Inside a flow they would recurse: Prefect logs what `logging` prints about such a failure.
+    """
+
+    def loggers() -> list[logging.Logger]:
+        named = logging.root.manager.loggerDict.values()
+        return [logging.root, *(one for one in named if isinstance(one, logging.Logger))]
+
+    before = {one: list(one.handlers) for one in loggers()}
+    yield
+    for one in loggers():
+        one.handlers[:] = before.get(one, [])
 
 
 @pytest.fixture(scope="session")

@@ -33,12 +33,11 @@ def record(error: Exception | None = None) -> logging.LogRecord:
 
 @pytest.fixture
 def logging_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    root, ours = logging.getLogger(), logging.getLogger("fedllm")
-    handlers, level, hooks = list(root.handlers), ours.level, (sys.excepthook, threading.excepthook)
+    ours = logging.getLogger("fedllm")
+    level, hooks = ours.level, (sys.excepthook, threading.excepthook)
     for name in MANNERS:
         monkeypatch.setenv(name, "")  # so that they are as before again
     yield
-    root.handlers[:] = handlers
     ours.setLevel(level)
     logging.captureWarnings(capture=False)
     sys.excepthook, threading.excepthook = hooks
