@@ -10,8 +10,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from sqlalchemy.exc import DBAPIError
-
 from fedllm.errors import DiskFullError
 
 _ERRNO = {errno.ENOSPC, errno.EDQUOT}
@@ -21,7 +19,7 @@ _SQLITE = {"SQLITE_FULL", "SQLITE_IOERR_SHMSIZE", "SQLITE_IOERR_SHMMAP"}
 
 def is_full(error: BaseException) -> bool:
     """Whether an error says that a disk has no room."""
-    cause = error.orig if isinstance(error, DBAPIError) else error
+    cause = getattr(error, "orig", error)  # SQLAlchemy's errors wrap the driver's; it is slow to import
     if isinstance(cause, sqlite3.Error):
         return getattr(cause, "sqlite_errorname", "") in _SQLITE
     return isinstance(error, DiskFullError) or (isinstance(error, OSError) and error.errno in _ERRNO)
@@ -40,7 +38,7 @@ def room(folder: Path, then: str) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, DBAPIError, sqlite3.Error, DiskFullError) as error:
+    except Exception as error:
         if not is_full(error):
             raise
         raise DiskFullError(f"the disk of {folder} is full: make space, then {then}") from error

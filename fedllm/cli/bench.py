@@ -8,6 +8,7 @@ import typer
 
 from fedllm.cli.options import FEDERATION, AsJson, Config, Overrides
 from fedllm.cli.output import console, emit
+from fedllm.tasks.metrics import counting_metric
 
 if TYPE_CHECKING:
     from fedllm.config import FederationConfig
@@ -29,7 +30,6 @@ def yardsticks(
     from fedllm.bench.yardsticks import yardsticks as measure
     from fedllm.config import cache_dir, load_federation
     from fedllm.data.records import write_bytes
-    from fedllm.tasks.metrics import counting_metric
 
     settings = load_federation(config, sets or ())
 
@@ -137,7 +137,6 @@ def door(
 
 def _federated(seeded: "FederationConfig") -> float:
     from fedllm.simulation import simulate
-    from fedllm.tasks.metrics import counting_metric
 
     return float(simulate(seeded).eval[counting_metric(seeded).name])
 
