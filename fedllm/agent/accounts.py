@@ -1,4 +1,4 @@
-"""A site's privacy accounts: what a plan costs, whether the budget allows it, and what was spent."""
+"""A site's privacy accounts: check a plan against the budget, reserve its cost, and charge its rounds."""
 
 import hashlib
 import logging
@@ -23,12 +23,12 @@ from fedllm.text import one_line
 
 log = logging.getLogger(__name__)
 
-_ROUNDING = 1.000001  # between two machines' arithmetic
+_ROUNDING = 1.000001  # tolerance for another machine's arithmetic
 
 
 @dataclass(frozen=True)
 class Accounts:
-    """The ledger of one site, as its duty uses it."""
+    """One site's ledger of its data set, for plans."""
 
     ledger: Ledger
     home: Path
@@ -37,10 +37,10 @@ class Accounts:
     limits: Limits
 
     def objection(self, plan: Received[Plan]) -> Decision | None:
-        """A decline when withdrawals, the privacy budget or the ledger speak against a plan."""
+        """Reserve a plan's privacy; return a decline if withdrawals, budget or ledger forbid it."""
         asked, where = plan.message.privacy, (plan.message.round, plan.message.run)
         try:
-            Forgotten.load(self.home)  # before anything is charged for a training that cannot be
+            Forgotten.load(self.home)  # first: a training that cannot run must not be charged
             if asked is not None:
                 self.reserve(plan, asked)
             elif self.is_private(plan.message):
@@ -55,18 +55,18 @@ class Accounts:
         return None
 
     def reserve(self, plan: Received[Plan], asked: PrivacyPlan) -> None:
-        """Set a training's full cost aside before its first step; again for a plan of the same run is free.
+        """Reserve a training's full cost before its first step; further plans of the same run cost nothing.
 
         Raises:
-            BudgetError: the budget of the data set does not allow it.
+            BudgetError: the data set's budget does not allow it.
             EquivocationError: the run had another privacy plan.
-            LedgerError: the ledger is not the one that the coordinator knows, or was changed.
-            RefusedError: the noise does not keep to the epsilon that the plan names.
+            LedgerError: the ledger was changed, or is not the one that the coordinator knows.
+            RefusedError: the noise spends more than the plan's epsilon, or the round is already charged.
         """
         self.check(plan)
         if self.is_charged(plan.message):
-            # One charge pays for one release. This site's memory has no trace of the round that was paid for:
-            # another home of the same owner took it, or the memory is an older one.
+            # One charge pays for one release. The charged round is not in this site's memory: another home of
+            # the same owner took it, or this memory is an older copy.
             raise RefusedError("the round is on this site's ledger already: it was taken elsewhere")
         event = whole_training(asked, self.site)
         spent = _epsilon(event, asked.delta)
@@ -86,10 +86,10 @@ class Accounts:
         )
 
     def check(self, plan: Received[Plan]) -> None:
-        """Hold the ledger against the head that the coordinator has seen, and keep its signed word for it.
+        """Check the ledger against the head that the coordinator has seen, and keep the signed plan as proof.
 
         Raises:
-            LedgerError: that head is not in this ledger: it was rolled back, forked or lost.
+            LedgerError: the ledger lacks that head: it was rolled back, forked or lost.
         """
         for head in plan.message.ledgers.get(self.site, ()):
             if head.dataset == self.dataset:
@@ -101,36 +101,36 @@ class Accounts:
                 )
 
     def is_private(self, plan: Plan) -> bool:
-        """Whether the plan's run has reserved privacy here: it cannot go on without."""
+        """Return whether the plan's run has reserved privacy here; such a run cannot go on without DP."""
         chain = self.ledger.state(self.dataset)
         return any(r.about(plan.federation, plan.run or "") for r in chain.reservations.values())
 
     def is_charged(self, plan: Plan) -> bool:
-        """Whether the plan's round is on the ledger."""
+        """Return whether the ledger has a charge for the plan's round."""
         key = (plan.federation, plan.run or "", plan.round)
         return bool(self.ledger.state(self.dataset).charges.get(key))
 
     def is_released(self, plan: Plan) -> bool:
-        """Whether an update of the plan's round was about to leave, whatever this site's memory says."""
+        """Return whether the ledger records a release of the plan's round, whatever memory holds."""
         return self.ledger.is_released(self.dataset, (plan.federation, plan.run or "", plan.round))
 
     def release(self, federation: str, run: str, number: int, update: bytes) -> None:
-        """Note which update a round's charge pays for; a round without a charge has nothing to pay for.
+        """Record the update that a round's charge pays for; do nothing for a round without a charge.
 
         Raises:
-            EquivocationError: it paid for another one.
+            EquivocationError: the charge paid for another update.
         """
-        charged = (federation, run, number)
-        if self.ledger.state(self.dataset).charges.get(charged):
-            self.ledger.release(self.dataset, charged, hashlib.sha256(update).hexdigest())
+        place = (federation, run, number)
+        if self.ledger.state(self.dataset).charges.get(place):
+            self.ledger.release(self.dataset, place, hashlib.sha256(update).hexdigest())
 
     @property
     def history(self) -> bool:
-        """Whether the data set was ever trained on with privacy."""
+        """Whether the data set was ever used in a training with DP."""
         return self.ledger.head(self.dataset) is not None
 
     def charge(self, plan: Plan, asked: PrivacyPlan, steps: int) -> None:
-        """Put a round's steps on record, durably, before their noise is drawn; never twice, never back.
+        """Charge a round's steps durably, before their noise is drawn; once, and without refund.
 
         Raises:
             BudgetError: more than was reserved.
@@ -146,14 +146,14 @@ class Accounts:
         )
 
     def entries(self, plan: Plan) -> tuple[Entry, ...]:
-        """What the coordinator has not seen yet; other federations' runs are not named to it."""
-        known = [head.seq for head in plan.ledgers.get(self.site, ()) if head.dataset == self.dataset]
-        after = max(known, default=-1)
+        """Return the entries that the coordinator has not seen, without names of other federations' runs."""
+        seen = [head.seq for head in plan.ledgers.get(self.site, ()) if head.dataset == self.dataset]
+        after = max(seen, default=-1)
         return tuple(self.ledger.entries(self.dataset, after=after, show=plan.federation))
 
 
 def open_accounts(site: SiteConfig, home: Path, identity: Identity) -> Accounts:
-    """A site's accounts in its home, or where its file says that several homes share them."""
+    """Open a site's accounts, in its home or in the folder that its file names for several homes."""
     limits = Limits(site.policy.total_epsilon, site.policy.max_delta)
     return Accounts(site_ledger(home, site, identity), home, dataset_of(site), site.name, limits)
 

@@ -1,4 +1,4 @@
-"""A site's agent: watches head.json, shows that it lives, and does its duty about every plan."""
+"""A site's agent: watch head.json, publish the site's card, and work on plans."""
 
 import logging
 import threading
@@ -36,14 +36,14 @@ from fedllm.text import one_line
 log = logging.getLogger(__name__)
 
 PROGRESS = 2.0  # s between cards while training
-VOID = 15.0  # s in which the store knows this site's keys at no look, and the agent ends
+VOID = 15.0  # s for which the store rejects this site's keys before the agent ends
 
 
 class Agent:
     """One site's agent. `run` returns when `stop` is set.
 
     Raises:
-        IdentityError: another agent runs for this site already; by `run`, its keys of the store are void.
+        IdentityError: another agent runs for this site; from `run`: the site's store keys are void.
     """
 
     def __init__(self, member: Membership, trainer: Trainer, *, lock: FileLock | None = None) -> None:
@@ -51,8 +51,8 @@ class Agent:
         self._lock = lock or sole_agent(member.home)
         self.memory = Memory(member.home / "memory.db")
         folder = WorkFolder(member.home / "work")
-        if left := sweep(folder, self.memory):
-            log.info("removed what an interrupted training left: %s", ", ".join(left))
+        if removed := sweep(folder, self.memory):
+            log.info("removed what an interrupted training left: %s", ", ".join(removed))
         self.mailbox = Mailbox(member.connect(), member.layout, member.identity)
         self._base = held_base(member.site.base)
         self._examples = self._count()
@@ -62,22 +62,22 @@ class Agent:
         accounts = open_accounts(member.site, member.home, member.identity)
         if member.site.policy.budgets or accounts.ledger.datasets():
             note_use(member.site, member.home)
-            for told in other_uses(member.site, member.home):
-                log.warning("%s", told)
+            for warning in other_uses(member.site, member.home):
+                log.warning("%s", warning)
         self.duty = Duty(member, self.mailbox, self.memory, accounts, trainer, self._base, clock, folder)
         self.outbox = Outbox(self.mailbox, self.memory, accounts, folder, member.site.poll_near)
         self._replies = Replies(member, self.mailbox, self.memory)
-        self._plan: Received[Plan] | None = None  # to be taken up
-        self._newest: Received[Plan] | None = None  # that the head named
-        self._query: Received[Query] | None = None  # to be replied to
+        self._plan: Received[Plan] | None = None  # to work on
+        self._newest: Received[Plan] | None = None  # the newest that a head named
+        self._query: Received[Query] | None = None  # to reply to
         self._card_due = self._head_due = 0.0  # by our monotonic clock
-        self._said = ""  # the refusal that the log told last
+        self._logged_refusal = ""  # the newest logged refusal
         self.void_patience = VOID  # s
-        self._void: float | None = None  # since when the store does not know our keys, by our monotonic clock
-        self.contact: float | None = None  # when the store last did its part, s since 1970
+        self._void: float | None = None  # when the store first rejected our keys, by our monotonic clock
+        self.contact: float | None = None  # when the store last answered, s since 1970
 
     def close(self) -> None:
-        """Say goodbye and give everything back."""
+        """Publish a final card and release all resources."""
         self.duty.stop()
         try:
             if self._void is None:
@@ -88,7 +88,7 @@ class Agent:
         self._lock.release()
 
     def run(self, stop: threading.Event) -> None:
-        """Take part until `stop` is set; a store that is away is waited for."""
+        """Take part until `stop` is set; retry while the store does not answer."""
         with about(federation=self.member.layout.federation, site=self.member.site.name):
             self._run(stop)
 
@@ -99,7 +99,7 @@ class Agent:
                 self.tick()
                 away, self.contact, self._void = 0, time.time(), None
             except RefusedError as error:
-                self._say(f"refused: {one_line(str(error))}")
+                self._log_refusal(f"refused: {one_line(str(error))}")
             except VoidKeysError as error:
                 away += 1
                 self._give_up_void_keys(error)
@@ -117,9 +117,9 @@ class Agent:
             stop.wait(min(pause * 2 ** min(away, 5), 10.0))
 
     def _give_up_void_keys(self, error: VoidKeysError) -> None:
-        """Raise `IdentityError` once the store has not known this site's keys for a while.
+        """Raise `IdentityError` if the store has rejected this site's keys for `void_patience`.
 
-        For a moment it may not know them while it starts and has not read its users yet.
+        A store that is starting may reject them until it has read its users.
         """
         if self._void is None:
             self._void = time.monotonic()
@@ -130,17 +130,17 @@ class Agent:
                 "replaced them, or the site was revoked; ask the coordinator for a new invitation"
             )
 
-    def _say(self, refusal: str) -> None:
-        """Tell the log once; how often it was met is on the record of security events."""
-        log.log(logging.ERROR if refusal != self._said else logging.DEBUG, "%s", refusal)
-        self._said = refusal
+    def _log_refusal(self, refusal: str) -> None:
+        """Log a refusal once at level ERROR; security events hold every occurrence."""
+        log.log(logging.ERROR if refusal != self._logged_refusal else logging.DEBUG, "%s", refusal)
+        self._logged_refusal = refusal
 
     def tick(self) -> None:
-        """Look once at everything that may have changed.
+        """Poll job, head and outbox once, and publish the card when it is due.
 
         Raises:
-            RefusedError: something was refused and is on record; all else was done.
-            ExchangeError: the store did not do its part; the next tick goes on.
+            RefusedError: something was refused and recorded; the rest was done.
+            ExchangeError: the store did not answer; the next tick tries again.
         """
         working = self.duty.poll()
         if time.monotonic() >= self._card_due:
@@ -149,19 +149,19 @@ class Agent:
         try:
             if not working or time.monotonic() >= self._head_due:
                 self._look()
-                # While it trains, a site looks only for the round's end.
+                # While it trains, a site polls only for the end of the round.
                 self._head_due = time.monotonic() + self.member.site.poll_idle
         except RefusedError as error:
-            refusal = error  # it must not keep the site from sending what it owes
+            refusal = error  # raised below: committed updates are sent first
         self.outbox.release_committed()
         if refusal is not None:
             raise refusal
 
     def _look(self) -> None:
-        """See what the coordinator asks now, and take it up."""
+        """Read the head, and work on its plan or query."""
         head = self.watch.look()
         if head is not None:
-            self._plan = self._query = None  # what an earlier head asked is asked again by this one, or over
+            self._plan = self._query = None  # the new head names them again, or they have ended
             under_way = self.duty.current.message if self.duty.current else None
             if under_way and SCHEDULES[under_way.schedule].is_over(under_way, head):
                 log.warning("round %d of %s is over: training stopped", under_way.round, under_way.run)
@@ -171,38 +171,38 @@ class Agent:
         if (plan := self.watch.plan()) is not None:
             self._plan = self._newest = plan
         if self._plan is not None:
-            asked = self._plan.message
+            newest = self._plan.message
             try:
-                taken = self.duty.consider(self._plan, self.watch.roster)
+                done = self.duty.consider(self._plan, self.watch.roster)
             except RefusedError as error:
-                self.memory.security.refused(error, COORDINATOR, asked.run, asked.round)
+                self.memory.security.refused(error, COORDINATOR, newest.run, newest.round)
                 self._plan = None
                 raise
-            if taken:
-                self._plan = None  # else kept: the store is away, or another plan is under way
+            if done:
+                self._plan = None  # else keep it: another plan is under way (a store that is away raises)
             self._card_due = 0.0
         self._reply()
 
     def _reply(self) -> None:
-        """Reply to what the coordinator asks in a phase after the training."""
+        """Reply to the query of a phase after the training."""
         self._query = self.watch.query() or self._query
         if self._query is None or self._newest is None:
             return
-        asked = self._newest.message
+        newest = self._newest.message
         try:
             done = self._replies.answer(self._newest, self._query)
         except RefusedError as error:
-            self.memory.security.refused(error, COORDINATOR, asked.run, asked.round)
+            self.memory.security.refused(error, COORDINATOR, newest.run, newest.round)
             self._query = None
             raise
         if done:
             self._query = None
 
     def _show(self, state: Literal["idle", "training", "stopped"]) -> None:
-        """Publish the card: that the site lives, what it can do, how far it is."""
+        """Publish the card: heartbeat, capabilities and progress."""
         site = self.member.site
-        tells = site.tell_count and not self.duty.accounts.history
-        if tells and (count := self._data.look(self._count)) is not None:
+        shows_count = site.tell_count and not self.duty.accounts.history
+        if shows_count and (count := self._data.look(self._count)) is not None:
             self._examples = count
         publish_card(
             self.member,
@@ -210,26 +210,26 @@ class Agent:
             self.memory,
             state,
             base_sha256=self._base.sha256,
-            examples=self._examples if tells else None,
+            examples=self._examples if shows_count else None,
             progress=self.duty.progress,
         )
         self._card_due = time.monotonic() + (PROGRESS if self.duty.current else site.heartbeat)
 
     def _count(self) -> int:
-        """How many records the site holds, without those that were withdrawn and lines that are none."""
+        """Return the site's number of records, without withdrawn records and invalid lines."""
         rows, _ = site_rows(self.member.site.data)
         return len(Forgotten.load(self.member.home).keep(row.record for row in rows))
 
 
 def sole_agent(home: Path, patience: float = 0.0) -> FileLock:
-    """Lock a site's home, in which one agent may run at a time; its agent releases it.
+    """Lock a site's home for one agent, and return the lock; the agent releases it.
 
     Args:
         home: the site's folder.
         patience: s to wait for a former agent to end.
 
     Raises:
-        IdentityError: another agent runs there.
+        IdentityError: another agent runs in this home.
     """
     lock = FileLock(home / "agent.lock")
     try:
@@ -240,7 +240,7 @@ def sole_agent(home: Path, patience: float = 0.0) -> FileLock:
 
 
 def log_to(path: Path | None) -> None:
-    """The agent's log: one line an event, to a file or to stderr; JSON with FEDLLM_LOG=json."""
+    """Set up the agent's log: one line per event, to a file or stderr; JSON with FEDLLM_LOG=json."""
     if log_as_asked(path):
         return
     logging.basicConfig(

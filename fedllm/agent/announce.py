@@ -1,7 +1,7 @@
-"""New data, announced: a number on the site's card that only rises, and only as the site wants it.
+"""Announce new data: a number on the site's card that only rises.
 
-Where the site tells how many records it has, the agent raises the number by itself when the data file is
-another one. Elsewhere that would be a release that nobody paid for: a person says `fedllm site announce`.
+If the site publishes its count of records, the agent raises the number when the data file changes. Otherwise
+that would release information without a privacy charge: a person runs `fedllm site announce`.
 """
 
 import hashlib
@@ -18,51 +18,51 @@ MARK = "announced"  # the number's name in the site's memory
 
 
 def announce(memory: Memory) -> int:
-    """Raise the number; the agent's next card shows it."""
+    """Raise the number and return it; the agent's next card shows it."""
     number = memory.value(MARK) + 1
     memory.rise(MARK, number)
     return number
 
 
 class DataWatch:
-    """Notices that a site's data file is not the one that it was when the number was raised last.
+    """Detects that a site's data file has changed since the number was last raised.
 
-    A file that is being written is waited for: it has to look the same at two looks.
+    Waits for a file that is being written: it must be unchanged between two looks.
     """
 
     def __init__(self, path: Path, memory: Memory) -> None:
         self._path, self._memory = path, memory
         self._before: tuple[int, int] | None = None  # size and time of change at the last look
-        self._known: tuple[int, int] | None = None  # of the file whose content was looked at
+        self._hashed: tuple[int, int] | None = None  # of the file whose content was hashed
 
     def look(self, count: Callable[[], int]) -> int | None:
         """Announce a file that changed.
 
         Args:
-            count: reads the data, and says how many records they are.
+            count: reads the data and returns the number of records.
 
         Returns:
-            The new count, or None: nothing changed, or what changed cannot be read.
+            The new count; None if nothing changed or the file cannot be read.
         """
         try:
-            found = self._path.stat()
-            now = (found.st_size, found.st_mtime_ns)
-            settled, self._before = now == self._before, now
-            if not settled or now == self._known:
+            stat = self._path.stat()
+            current = (stat.st_size, stat.st_mtime_ns)
+            settled, self._before = current == self._before, current
+            if not settled or current == self._hashed:
                 return None
             sha256 = _sha256(self._path)
         except OSError as error:
             log.warning("the data cannot be looked at: %s", error)
             return None
-        self._known = now
+        self._hashed = current
         number = self._memory.value(MARK)
         try:
-            self._memory.rise(MARK, number, sha256)  # the first one, or the one that is known
+            self._memory.rise(MARK, number, sha256)  # raises if another file was announced under this number
         except EquivocationError:
-            return self._changed(number + 1, sha256, count)
+            return self._announce(number + 1, sha256, count)
         return None
 
-    def _changed(self, number: int, sha256: str, count: Callable[[], int]) -> int | None:
+    def _announce(self, number: int, sha256: str, count: Callable[[], int]) -> int | None:
         try:
             records = count()
         except FedllmError as error:

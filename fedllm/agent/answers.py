@@ -1,4 +1,4 @@
-"""What a site answers to a plan: decided once, and noted before anybody sees it."""
+"""A site's answers to plans: decided once, and recorded before they are sent."""
 
 import logging
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Answers:
-    """A site's answers to plans, from its policy, its accounts and its memory."""
+    """Answers plans by a site's policy, accounts and memory."""
 
     member: Membership
     mailbox: Mailbox
@@ -38,23 +38,23 @@ class Answers:
         return self.member.site.name
 
     def was_made(self, asked: Plan) -> bool:
-        """Whether a round's update was made before, of which memory says that it is not.
+        """Return whether a round's update already exists although memory does not know it.
 
-        Then this memory is an older copy that was put back. A second update would be other bytes, which is
-        equivocation; under DP one charge paid for the first, and new noise would make the second. The store
-        may hide what it has; under DP the ledger knows as well.
+        Then this memory is an older copy that was restored. A second update would have other bytes, which is
+        equivocation; under DP it would draw new noise under the one charge of the first. The store may hide
+        an update; under DP the ledger shows it as well.
         """
         run, number = asked.run or "", asked.round
         layout = self.mailbox.layout
         keys = (layout.payload(self._name, run, number), layout.update(self._name, run, number))
-        noted = asked.privacy is not None and self.accounts.is_released(asked)
-        if not noted and not any(self.mailbox.has(key) for key in keys):
+        on_ledger = asked.privacy is not None and self.accounts.is_released(asked)
+        if not on_ledger and not any(self.mailbox.has(key) for key in keys):
             return False
         log.error("round %d of %s was sent before: this site's memory is an older copy", number, run)
         return True
 
     def reserve(self, plan: Received[Plan], roster: Mapping[str, str]) -> Work:
-        """Decide about a plan, and note the answer before anybody sees it."""
+        """Decide about a plan, record the signed answer before it is sent, and return the record."""
         asked = plan.message
         run = asked.run or ""
         decision = decide(
@@ -93,7 +93,7 @@ class Answers:
         return self.memory.reserve(run, asked.round, plan.sha256, envelope, declined=declined, size=size)
 
     def promised(self, envelope: bytes) -> int:
-        """Steps that the answer on record promised."""
+        """Return the number of steps that a recorded answer promised."""
         keys = self.mailbox.me.public
         layout = self.mailbox.layout
         answer = open_envelope(envelope, Answer, keys, federation=layout.federation, sender=self._name)
@@ -101,7 +101,7 @@ class Answers:
 
 
 def head_of(plan: Plan, site: str) -> dict[str, Any]:
-    """The head that every message of a site about a plan carries."""
+    """Return the header fields of a site's message about a plan."""
     return {
         "federation": plan.federation,
         "sender": site,

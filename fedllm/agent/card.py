@@ -1,4 +1,4 @@
-"""A site's card: that it lives, and what it can do; published from before its base model is there."""
+"""Publish a site's card: its heartbeat and capabilities, from before its base model is ready."""
 
 import logging
 import os
@@ -19,7 +19,7 @@ from fedllm.text import one_line
 
 log = logging.getLogger(__name__)
 
-_PATIENCE = 5.0  # s for a card that is on its way when the preparation has ended
+_PATIENCE = 5.0  # s to wait for a card upload when the preparation ends
 
 State = Literal["preparing", "idle", "training", "stopped"]
 
@@ -34,15 +34,15 @@ def publish_card(  # noqa: PLR0913 - what a card says, each named by the caller
     examples: int | None = None,
     progress: Progress | None = None,
 ) -> None:
-    """Sign a card under the next number, and put it into the store.
+    """Sign a card with the next number and upload it.
 
     Args:
         member: the site.
-        mailbox: its way to the store.
-        memory: keeps the cards' number, which only rises.
-        state: `preparing` until the base model is there, `idle` when it is ready for a plan.
-        base_sha256: fingerprint of the base model that it holds.
-        examples: how many records it holds; None keeps that to itself.
+        mailbox: the site's.
+        memory: holds the card number, which only rises.
+        state: `preparing` until the base model is ready, `idle` when the site is ready for a plan.
+        base_sha256: fingerprint of the site's base model.
+        examples: number of the site's records; None keeps it private.
         progress: of the training under way.
 
     Raises:
@@ -69,13 +69,13 @@ def publish_card(  # noqa: PLR0913 - what a card says, each named by the caller
 
 @contextmanager
 def preparing(member: Membership) -> Iterator[None]:
-    """Say that the site prepares until the block ends: fetching a base model may take minutes.
+    """Publish `preparing` cards until the block ends: fetching a base model may take minutes.
 
-    The caller holds the home's lock. A block that fails leaves a card that says `stopped`. A store that does
-    not answer costs the cards and nothing else: the agent itself says so.
+    The caller holds the home's lock. If the block fails, publish a `stopped` card. A store that does not
+    answer only costs the cards: the agent itself reports it later.
     """
     ended = threading.Event()
-    with closing(Memory(member.home / "memory.db")) as memory:  # here: its tables are made by one at a time
+    with closing(Memory(member.home / "memory.db")) as memory:  # here: one thread creates its tables
         showing = threading.Thread(target=_show_preparing, args=(member, memory, ended), daemon=True)
         showing.start()
         try:

@@ -38,12 +38,12 @@ from fedllm.secure.envelope import sign
 
 log = logging.getLogger(__name__)
 
-ATTEMPTS = 3  # a training process that dies is started again; before commit nothing was released
+ATTEMPTS = 3  # starts of a training process that dies; nothing is released before the commit
 
 
 @dataclass
 class Duty:
-    """What a site does about plans. One job at a time; the caller polls."""
+    """Works on plans: answers, trains and commits. One job at a time; the caller polls."""
 
     member: Membership
     mailbox: Mailbox
@@ -72,18 +72,18 @@ class Duty:
         return self.member.site.name
 
     def consider(self, plan: Received[Plan], roster: Mapping[str, str]) -> bool:
-        """Take up a plan that head.json points at: answer it once, go on where a crash left it.
+        """Answer a plan of head.json once, and start or resume its work.
 
         Args:
-            plan: with its signature checked.
+            plan: its signature is checked.
             roster: fingerprints of the members, by name.
 
         Returns:
-            False while another plan is under way here: call again once that has ended.
+            False while another plan is under way here: call again when it has ended.
 
         Raises:
             EquivocationError: this round had another plan.
-            ExchangeError: the store is away; call again.
+            ExchangeError: the store does not answer; call again.
         """
         with about(run=plan.message.run, round=plan.message.round):
             return self._take_up(plan, roster)
@@ -91,8 +91,8 @@ class Duty:
     def _take_up(self, plan: Received[Plan], roster: Mapping[str, str]) -> bool:
         asked = plan.message
         run = asked.run or ""
-        known = self.memory.work(run, asked.round)
-        work = known or self._answers.reserve(plan, roster)
+        recorded = self.memory.work(run, asked.round)
+        work = recorded or self._answers.reserve(plan, roster)
         if work.plan_sha256 != plan.sha256:
             raise EquivocationError(f"a second plan for round {asked.round} of {run}: the first one holds")
         if work.state != "released":
@@ -101,7 +101,7 @@ class Duty:
             return True
         if self.current is not None:
             return self.current.sha256 == plan.sha256
-        if known and self._answers.was_made(asked):
+        if recorded and self._answers.was_made(asked):
             self.memory.give_up(run, asked.round)
             return True
         self.attempt = 0
@@ -115,25 +115,25 @@ class Duty:
         self.current, self.progress = plan, None
         self.job = new_job(asked, steps, self.member, self.base, self.folder, self.memory)
         try:
-            write_own(self.job.model, self._fetched(asked))
+            write_own(self.job.model, self._fetch_model(asked))
             if asked.privacy is not None:
                 self.accounts.charge(asked, asked.privacy, steps)
             self.attempt += 1
             self._begun = time.monotonic()
             self.trainer.start(self.job)
         except ExchangeError:
-            self._clear()  # the store is away: the plan is taken up again
+            self._clear()  # the store does not answer: the plan is tried again
             raise
         except (FedllmError, OSError) as error:
             if is_full(error):
-                self._clear()  # so it is when there is room again
+                self._clear()  # the plan is tried again when there is room
                 raise
             if not is_explained(error):
                 log.exception("round %d of %s could not begin", number, run)
             self._finish(failure(error))
 
-    def _fetched(self, asked: Plan) -> bytes:
-        """The plan's model; what speaks against the store is on record."""
+    def _fetch_model(self, asked: Plan) -> bytes:
+        """Download the plan's model; record a bad or missing one as a security event."""
         security = self.memory.security
         try:
             return self.mailbox.fetch_payload(asked.model)
@@ -145,7 +145,7 @@ class Duty:
             raise
 
     def poll(self) -> bool:
-        """Take in what the trainer says; True while a job is under way."""
+        """Handle the trainer's events; return whether a job is under way."""
         asked = self.current.message if self.current else None
         with about(**({"run": asked.run, "round": asked.round} if asked else {})):
             return self._poll()
@@ -162,7 +162,9 @@ class Duty:
             and self.clock.now() > self._end[0]
         ):
             self.trainer.cancel()
-            self._finish(_told(Failed(self._end[1]), private=self.current.message.privacy is not None))
+            self._finish(
+                _public_outcome(Failed(self._end[1]), private=self.current.message.privacy is not None)
+            )
         while self.current is not None and (event := self._outcome or self.trainer.poll()) is not None:
             asked = self.current.message
             if isinstance(event, Progress):
@@ -172,7 +174,7 @@ class Duty:
                         *(asked.round, asked.run, time.monotonic() - self._begun),
                     )
                 if asked.privacy is not None:
-                    continue  # how fast steps go tells how many records they drew
+                    continue  # the pace of steps reveals how many records they drew
                 self.progress = messages.Progress(
                     run=asked.run or "", round=asked.round, step=event.step, steps=event.steps
                 )
@@ -181,49 +183,49 @@ class Duty:
                 self.attempt += 1
                 self.trainer.start(self.job)
             else:
-                self._finish(_told(event, private=asked.privacy is not None))
+                self._finish(_public_outcome(event, private=asked.privacy is not None))
         return self.current is not None
 
     def _finish(self, event: Finished | Failed) -> None:
-        """Commit how a job ended; where the disk does not let us, the next poll tries again."""
+        """Commit the outcome of a job; if the disk is full, the next poll tries again."""
         self._outcome = event
         asked = self.current.message if self.current else None
-        known = self.memory.work(asked.run or "", asked.round) if asked else None
-        if known is None or known.state == "reserved":  # else the disk was full just after the commit
+        recorded = self.memory.work(asked.run or "", asked.round) if asked else None
+        if recorded is None or recorded.state == "reserved":  # else the disk was full just after the commit
             self._commit(event)
         self._clear()
 
     def _commit(self, event: Finished | Failed) -> None:
-        """Put bytes and hash on the site's own disk, then show them."""
+        """Write the signed update and its sealed payload to the site's disk; the outbox sends them."""
         assert self.current is not None  # noqa: S101 - the caller holds a job
         asked, plan_sha256 = self.current.message, self.current.sha256
         run = asked.run or ""
         try:
             ledger = self.accounts.entries(asked) if asked.privacy else ()
-        except LedgerError as error:  # what it does not account for does not leave
+        except LedgerError as error:  # an update without a valid ledger is not sent
             ledger, event = (), failure(error)
-        said: dict[str, Any] = {"plan_sha256": plan_sha256, "ledger": ledger}
+        fields: dict[str, Any] = {"plan_sha256": plan_sha256, "ledger": ledger}
         if isinstance(event, Failed):
-            # Logs in JSON are sent elsewhere, and quote no record.
+            # JSON logs leave the site, so they must not quote records.
             why = event.reason if wants_json() or not event.detail else event.detail
             log.error("round %d of %s: training failed: %s", asked.round, run, why)
-            said["failed"] = event.reason[:2000]
+            fields["failed"] = event.reason[:2000]
         else:
-            said["steps"] = event.steps
-            said["payload"] = MODES[asked.confidentiality].site.conceal(
+            fields["steps"] = event.steps
+            fields["payload"] = MODES[asked.confidentiality].site.conceal(
                 asked,
                 self.folder.update(run, asked.round).read_bytes(),
                 self.mailbox.layout.payload(self._name, run, asked.round),
                 self.folder.sealed(run, asked.round),
             )
-            if asked.privacy is None:  # under DP an update says nothing else that rests on the records
-                said |= {"examples": event.examples, "loss": event.loss, "seconds": event.seconds}
-        update = Update(**head_of(asked, self._name), **said)
+            if asked.privacy is None:  # under DP an update has no other field that depends on records
+                fields |= {"examples": event.examples, "loss": event.loss, "seconds": event.seconds}
+        update = Update(**head_of(asked, self._name), **fields)
         described = update.payload.model_dump_json() if update.payload else None
         self.memory.commit(run, asked.round, sign(update, self.mailbox.me), described)
 
     def stop(self) -> None:
-        """Give up the job under way; what was committed stays."""
+        """Cancel the job under way; committed updates stay."""
         if self.current is not None:
             self.trainer.cancel()
             self._clear()
@@ -239,8 +241,8 @@ class Duty:
         self.current = self.job = self.progress = self._begun = self._outcome = None
 
 
-def _told(event: Finished | Failed, *, private: bool) -> Finished | Failed:
-    """How a training ended; under DP not why it failed: which records were drawn, or how many, may say."""
+def _public_outcome(event: Finished | Failed, *, private: bool) -> Finished | Failed:
+    """Return the outcome to publish; under DP without a failure's reason, which may depend on records."""
     if not private or not isinstance(event, Failed):
         return event
     return Failed("training failed; the site's own log says why", detail=event.detail or event.reason)

@@ -1,4 +1,4 @@
-"""A site's data file held against a federation's task, before the site takes part in a round."""
+"""Inspect a site's data file for a federation's task, before the site takes part in a round."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -18,13 +18,13 @@ TASK = "task.json"  # in a site's home: the task of the federation file that `si
 def first_look(
     data: Path, task: TaskConfig | None, base: Path | None, home: Path | None = None
 ) -> Inspection:
-    """Look at all records of a site's data file.
+    """Inspect all records of a site's data file.
 
     Args:
         data: JSON lines.
-        task: of the federation; None: what can be said without it.
-        base: folder of the base model, whose tokenizer says what is cut; None: by its length alone.
-        home: the site's folder, which says what was withdrawn; None: nothing was.
+        task: of the federation; None: check only what needs no task.
+        base: folder of the base model, whose tokenizer finds cut records; None: estimate by length.
+        home: the site's folder, which lists withdrawals; None: there are none.
 
     Raises:
         DataError: the file cannot be read, or holds no record.
@@ -34,12 +34,12 @@ def first_look(
     withdrawn = len(rows)
     if home is not None and home.is_dir():
         rows = not_withdrawn(rows, home)
-    found = inspect_rows(rows, faults, task, _cut(rows, task, base))
-    return replace(found, withdrawn=withdrawn - len(rows))
+    inspection = inspect_rows(rows, faults, task, _cut(rows, task, base))
+    return replace(inspection, withdrawn=withdrawn - len(rows))
 
 
 def _cut(rows: list[Row], task: TaskConfig | None, base: Path | None) -> Cut | None:
-    """Whether a record is cut, by the base's own tokenizer, which is loaded where a record is long enough."""
+    """Return a test of whether a record is cut; load the base's tokenizer only if some record is long."""
     if task is None or not task.traits.tokens:
         return None
     if base is None:
@@ -54,17 +54,17 @@ def _cut(rows: list[Row], task: TaskConfig | None, base: Path | None) -> Cut | N
     from fedllm.tasks.load import wording_of
 
     wording = wording_of(load_tokenizer(base), task)
-    _ = wording.labels  # a task that does not fit is said whichever record comes first
+    _ = wording.labels  # raises if the task does not fit the base, before any record
     return lambda row: row.line in long and wording.is_cut(row.record)
 
 
 def keep_task(home: Path, task: TaskConfig) -> None:
-    """Remember a federation's task, which is public, for later looks at the data."""
+    """Store a federation's task, which is public, for later inspections of the data."""
     write_bytes(home / TASK, task.model_dump_json(indent=2).encode())
 
 
 def kept_task(home: Path) -> TaskConfig | None:
-    """The task that `keep_task` remembers; None where there is none that can be read."""
+    """Return the task that `keep_task` stored; None if there is no readable one."""
     try:
         return TaskConfig.model_validate_json((home / TASK).read_bytes())
     except (OSError, ValidationError):

@@ -1,4 +1,4 @@
-"""The files of work under way: readable by the site alone, and none of them outlives its purpose."""
+"""The files of work under way: readable by the site only, and deleted when no longer needed."""
 
 import time
 from collections.abc import Iterable
@@ -18,35 +18,35 @@ class WorkFolder:
     path: Path
 
     def model(self, run: str, number: int) -> Path:
-        """The round's global adapter, opened."""
+        """Return the path of the round's opened global adapter."""
         return self.path / f"{run}-{number}.model"
 
     def update(self, run: str, number: int) -> Path:
-        """The round's update, not sealed yet."""
+        """Return the path of the round's unsealed update."""
         return self.path / f"{run}-{number}.update"
 
     def sealed(self, run: str, number: int) -> Path:
-        """The round's sealed update, kept until the store has it."""
+        """Return the path of the round's sealed update, kept until the store has it."""
         return self.path / f"{run}-{number}.sealed"
 
     def residual(self, run: str, number: int) -> Path:
-        """What the codec lost of the round's update, fp32: the run's next one takes it along."""
+        """Return the path of the codec's residual of the round, fp32; the run's next update adds it."""
         return self.path / f"{run}-{number}{_RESIDUAL}"
 
     def residuals(self) -> list[tuple[str, int]]:
-        """Runs and rounds of which there is a residual."""
+        """Return the runs and rounds that have a residual."""
         parts = (path.stem.rpartition("-") for path in self.path.glob(f"*{_RESIDUAL}"))
         return [(run, int(number)) for run, _, number in parts if number.isdecimal()]
 
     def sweep(self, committed: Iterable[tuple[str, int]], residuals: Iterable[tuple[str, int]]) -> list[str]:
-        """Remove what a crash left.
+        """Remove the files that a crash left.
 
         Args:
             committed: rounds whose sealed updates stay.
             residuals: rounds whose residuals stay.
 
         Returns:
-            The names of the files that it removed.
+            The names of the removed files.
         """
         private_dir(self.path)
         kept = {self.sealed(run, number) for run, number in committed}
@@ -58,12 +58,12 @@ class WorkFolder:
 
 
 def write_own(path: Path, data: bytes) -> None:
-    """Put `data` under `path`, mode 600, whole or not at all, and on the disk before this returns."""
+    """Write `data` to `path` atomically and durably, mode 600."""
     write_whole(path, data)
 
 
 def write_when_room(path: Path, data: bytes) -> None:
-    """As `write_own`, but wait while the disk is full: what was trained is not thrown away for that."""
+    """Write like `write_own`, but wait while the disk is full, so that a trained update is not lost."""
     while True:
         try:
             return write_own(path, data)

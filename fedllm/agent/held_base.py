@@ -1,4 +1,4 @@
-"""The base model that a site holds: its fingerprint, and what an adapter on it would weigh."""
+"""The base model that a site holds: its fingerprint, and the size of an adapter on it."""
 
 import json
 import math
@@ -14,13 +14,13 @@ from fedllm.models.base import resolve_base
 from fedllm.models.folder import fingerprint, is_vision
 
 _LAYER = re.compile(r".*\.[^.]*\.(\d+)\.")  # as peft reads a layer's number out of a module's name
-# Weights that a file holds under another name than the model's module: their sizes cannot be told from it.
+# Weights whose name in the file differs from the model's module: the file does not show their sizes.
 _ELSEWHERE = ("lm_head", "experts")
 
 
 @dataclass(frozen=True)
 class HeldBase:
-    """A base model in its folder. The shapes come from the files' headers: no weight is loaded."""
+    """A base model in its folder. The shapes come from the files' headers, without loading weights."""
 
     folder: Path
     sha256: str
@@ -28,10 +28,10 @@ class HeldBase:
     numbers: int  # of all tensors together
 
     def adapter_size(self, adapter: AdapterConfig) -> int | None:
-        """How many numbers an adapter shares here; None when the files do not tell.
+        """Return how many numbers an adapter shares; None if the files do not show it.
 
         Raises:
-            ModelError: no module has a target's name, a layer is not there, or `full` is not for this base.
+            ModelError: a target or layer is not in the base, or the base does not support `full`.
         """
         if adapter.method == "full":
             if not is_vision(self.folder):
@@ -62,7 +62,7 @@ def held_base(name: str) -> HeldBase:
     """Find the base model that a site file names.
 
     Raises:
-        ModelError: it is not there, or cannot be read.
+        ModelError: the base is missing or cannot be read.
     """
     folder = resolve_base(name)
     sha256 = fingerprint(folder)
@@ -71,7 +71,7 @@ def held_base(name: str) -> HeldBase:
 
 @lru_cache(maxsize=4)
 def _shapes(folder: Path, _sha256: str) -> tuple[Mapping[str, tuple[int, int]], int]:
-    found: dict[str, tuple[int, int]] = {}
+    shapes: dict[str, tuple[int, int]] = {}
     numbers = 0
     for file in sorted(folder.glob("*.safetensors")):
         try:
@@ -83,7 +83,7 @@ def _shapes(folder: Path, _sha256: str) -> tuple[Mapping[str, tuple[int, int]], 
                     continue
                 numbers += math.prod(tensor["shape"])
                 if name.endswith(".weight") and len(tensor["shape"]) == 2:  # noqa: PLR2004 - a matrix
-                    found[name.removesuffix(".weight")] = (tensor["shape"][0], tensor["shape"][1])
+                    shapes[name.removesuffix(".weight")] = (tensor["shape"][0], tensor["shape"][1])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ModelError(f"{file}: its header cannot be read: {error}") from None
-    return found, numbers
+    return shapes, numbers

@@ -1,8 +1,8 @@
-"""Many sites' agents on one machine, for a simulated federation: each a process, all from one warm server.
+"""Run many sites' agents on one machine, for a simulated federation: one process each, from one warm server.
 
-`python -m fedllm.agent.host BASE` loads the base model in the folder BASE, reads one line of JSON from stdin,
-a list of seats, and writes one to stdout, the process id of each agent. It ends when stdin does, and the
-agents with it; they end too should it be killed.
+`python -m fedllm.agent.host BASE` loads the base model in the folder BASE, reads a JSON list of seats as one
+line from stdin, and writes the process id of each agent as one JSON line to stdout. It stops the agents and
+ends when stdin closes; if it is killed, the agents end too.
 """
 
 import json
@@ -16,13 +16,13 @@ from pathlib import Path
 
 from fedllm.agent.warm import name_process, server_address, share_server, warm_context
 
-_FORMER = 30.0  # s for an agent whose host was killed to be on its way out
+_FORMER = 30.0  # s to wait for an agent whose host was killed
 _END = 15.0  # s for an agent to end before it is killed
 
 
 @dataclass(frozen=True)
 class Seat:
-    """A site that takes part: its folder, its invitation, and where its log goes."""
+    """A site that takes part: its folder, invitation and log file."""
 
     name: str
     home: str
@@ -30,8 +30,8 @@ class Seat:
     log: str
 
 
-def _sit(seat: Seat, server: str | None) -> None:
-    """One agent, in its own process: what it says goes to its own log, for it may quote records."""
+def _run_agent(seat: Seat, server: str | None) -> None:
+    """Run one agent in its own process; its output goes to its own log, since it may quote records."""
     from fedllm.agent.take_part import take_part
     from fedllm.errors import FedllmError
 
@@ -59,9 +59,9 @@ def _watch_host(stop: threading.Event) -> None:
 
 
 def main() -> None:
-    """Start the agents that stdin names, and stop them when it ends."""
+    """Start the agents that stdin names, and stop them when stdin closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the caller, who closes stdin
-    # It loads what agents need while the caller still has the sites join.
+    # The server loads what agents need while the caller still enrols the sites.
     context = warm_context(Path(sys.argv[1]))
     line = sys.stdin.readline()
     if not line:
@@ -69,7 +69,7 @@ def main() -> None:
     seats = [Seat(**seat) for seat in json.loads(line)]
     server = server_address()
     agents = {
-        seat.name: context.Process(target=_sit, args=(seat, server), name=f"agent {seat.name}")
+        seat.name: context.Process(target=_run_agent, args=(seat, server), name=f"agent {seat.name}")
         for seat in seats
     }
     for agent in agents.values():

@@ -1,4 +1,4 @@
-"""Joining: keys made at the site, a public card to the coordinator, a sealed invitation back."""
+"""Join a federation: create keys at the site, write a public card, and accept a sealed invitation."""
 
 import json
 import re
@@ -33,26 +33,26 @@ _POLICY = """\
 
 
 def default_site_home(name: str) -> Path:
-    """Where a site keeps its keys and memory unless it is told otherwise."""
+    """Return the default folder of a site's keys and memory."""
     return fedllm_home() / "sites" / name
 
 
 def only_home() -> Path:
-    """The home of the one site that this machine has. Raises `IdentityError` for none or several."""
+    """Return the home of this machine's only site. Raises `IdentityError` if there is none or several."""
     homes = sorted((fedllm_home() / "sites").glob("*/site.yaml"))
     if len(homes) != 1:
-        found = ", ".join(home.parent.name for home in homes) or "none"
+        names = ", ".join(home.parent.name for home in homes) or "none"
         raise IdentityError(
             f"which site is this? Give --home, the folder that `fedllm site init` made (in {fedllm_home()}: "
-            f"{found})"
+            f"{names})"
         )
     return homes[0].parent
 
 
 def init_site(name: str, data: Path, home: Path, **settings: object) -> Path:
-    """Make a site's keys and its file; returns the card for the coordinator (public keys alone).
+    """Create a site's keys and file, and return the path of its card (public keys only).
 
-    Running it again keeps the keys. `settings` are further keys of the site file.
+    Existing keys are kept. `settings` are further keys of the site file.
     """
     check_name(name)
     try:
@@ -64,30 +64,30 @@ def init_site(name: str, data: Path, home: Path, **settings: object) -> Path:
 
 
 def check_name(name: str) -> None:
-    """Raise `IdentityError` for what cannot be a site's name."""
+    """Raise `IdentityError` for an invalid site name."""
     if not re.fullmatch(NAME, name):
         raise IdentityError(f"{name!r} is no site name: small letters, digits and hyphens, 63 at most")
 
 
 def _init_site(name: str, data: Path, home: Path, settings: dict[str, object]) -> Path:
     private_dir(home)
-    home.chmod(0o700)  # it may have been there, and wider
+    home.chmod(0o700)  # an existing folder may have a wider mode
     keys = home / "keys"
     identity = load_identity(keys) if keys.exists() else create_identity(keys, name)
     if identity.public.name != name:
         raise IdentityError(f"{home} holds the keys of {identity.public.name}: choose another --home")
     site_file = home / "site.yaml"
     if not site_file.exists():
-        chosen = {"name": name, "data": str(data.resolve()), **settings}
-        SiteConfig.model_validate(chosen)
-        site_file.write_text(yaml.safe_dump(chosen, sort_keys=False) + _POLICY, encoding="utf-8")
+        content = {"name": name, "data": str(data.resolve()), **settings}
+        SiteConfig.model_validate(content)
+        site_file.write_text(yaml.safe_dump(content, sort_keys=False) + _POLICY, encoding="utf-8")
     card = home / "card.json"
     card.write_text(identity.public.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return card
 
 
 def read_card(path: Path) -> PublicKeys:
-    """Read what `site init` wrote. Raises `IdentityError`."""
+    """Read a card that `site init` wrote. Raises `IdentityError` if it is unreadable or invalid."""
     try:
         return PublicKeys.model_validate_json(path.read_bytes())
     except OSError as error:
@@ -98,7 +98,7 @@ def read_card(path: Path) -> PublicKeys:
 
 @dataclass(frozen=True)
 class Membership:
-    """A site that was invited: everything it needs to take part."""
+    """An invited site, with everything that it needs to take part."""
 
     site: SiteConfig
     home: Path
@@ -111,31 +111,32 @@ class Membership:
         return Layout(self.invitation.federation)
 
     def mark(self, what: str) -> str:
-        """The name of a number of this coordinator's that only rises.
+        """Return the name under which memory keeps a counter of this coordinator.
 
-        A coordinator with new keys counts anew for its sites: whoever stole the former ones may have driven
-        the numbers to their end.
+        A coordinator with new keys starts its counters again: a thief of the former keys may have driven them
+        to their maximum.
         """
-        told = self.invitation
-        return f"{what}/{told.federation}/{told.coordinator.verify[:8]}"
+        invitation = self.invitation
+        return f"{what}/{invitation.federation}/{invitation.coordinator.verify[:8]}"
 
     def connect(self) -> ObjectStore:
-        """The store, as this site may use it."""
+        """Connect to the store as this site."""
         from fedllm.exchange.connect import connect
 
-        told = self.invitation
-        return connect(told.store_url, told.endpoint, told.region, told.access_key, told.secret_key, told.ca)
+        access = self.invitation
+        return connect(
+            access.store_url, access.endpoint, access.region, access.access_key, access.secret_key, access.ca
+        )
 
 
 def accept_invitation(path: Path, home: Path, expected: str | None = None) -> Membership:
     """Open a sealed invitation with the site's own key, and pin the coordinator's keys.
 
-    The invitation comes outside the exchange. Whoever hands it over is trusted for the first contact alone,
-    or not even then where `expected` is the coordinator's fingerprint as it was told; later invitations must
-    name the same coordinator.
+    The invitation travels outside the exchange. Its carrier is trusted only at first contact, and not even
+    then if `expected` is the coordinator's fingerprint; later invitations must name the same coordinator.
 
     Raises:
-        IdentityError: not for this site, not readable, or from another coordinator than before.
+        IdentityError: the invitation is unreadable, not for this site, or from another coordinator.
     """
     site = load_site(home / "site.yaml")
     identity = load_identity(home / "keys")
@@ -151,10 +152,10 @@ def accept_invitation(path: Path, home: Path, expected: str | None = None) -> Me
 
 
 def open_invitation(path: Path, name: str, identity: Identity) -> Invitation:
-    """Open a sealed invitation: what it says, and that the coordinator that it names has signed it.
+    """Open a sealed invitation, and verify that the coordinator that it names has signed it.
 
     Raises:
-        IdentityError: not readable, or not for the site `name` with these keys.
+        IdentityError: the invitation is unreadable, or not for the site `name` with these keys.
     """
     try:
         sealed = path.read_bytes()

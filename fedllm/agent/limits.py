@@ -1,11 +1,11 @@
-"""How much memory a training may take, and how that is held.
+"""Limit the memory of a training.
 
-On Linux the kernel holds it: RLIMIT_DATA counts what a process maps privately and may write to, such as the
-heap, torch's tensors and the stacks of threads, and lets the next allocation fail beyond it. RLIMIT_AS counts
-addresses: CUDA reserves far more of them than there is memory, so that no limit of that kind lets it start.
-What CUDA reserves and what it shares with its device is not counted by RLIMIT_DATA, and neither is memory on
-the device, where torch itself fails. Elsewhere than on Linux the kernel does not hold these limits for memory
-that is mapped; there the agent looks at the process whenever it polls, and ends it.
+On Linux the kernel enforces the limit: RLIMIT_DATA counts private writable mappings, such as the heap,
+torch's tensors and thread stacks, and makes the next allocation beyond it fail. RLIMIT_AS counts addresses:
+CUDA reserves far more of them than there is memory, so it cannot start under such a limit. RLIMIT_DATA does
+not count what CUDA reserves or shares with its device, nor memory on the device, where torch itself fails.
+On other systems the kernel does not enforce these limits for mapped memory; there the agent checks the
+process at every poll and ends it.
 """
 
 import errno
@@ -19,7 +19,7 @@ from fedllm.config import PolicyConfig
 
 KERNEL_HOLDS = sys.platform == "linux"
 TOO_MUCH = "the training needs more memory than this site's policy allows"
-_SHARE = 0.75  # of the machine, for a training where the policy names no number
+_SHARE = 0.75  # of the machine, if the policy sets no limit
 _CGROUPS = Path("/sys/fs/cgroup")
 _OWN_CGROUP = Path("/proc/self/cgroup")
 _TORCH = (
@@ -29,29 +29,29 @@ _TORCH = (
     "bad allocation",
     "bad_alloc",
 )
-_FIRST = "1000"  # oom_score_adj: should the whole machine run out, this process goes before all others
+_FIRST = "1000"  # oom_score_adj: if the machine runs out of memory, this process is killed first
 
 
 def memory_limit(policy: PolicyConfig) -> int:
-    """Bytes that a training may take at this site: the policy's own, else a share of the machine."""
+    """Return the bytes that a training may take: the policy's limit, else a share of the machine."""
     return int(_SHARE * machine_memory()) if policy.max_memory is None else policy.max_memory
 
 
 def machine_memory() -> int:
-    """Bytes of memory that this process could have: the machine's, or its cgroup's if that is less."""
-    found = int(psutil.virtual_memory().total)
+    """Return the bytes available to this process: the machine's, or its cgroup's limit if that is less."""
+    available = int(psutil.virtual_memory().total)
     with suppress(OSError, IndexError):
         own = _OWN_CGROUP.read_text(encoding="utf-8").split("0::/")[1].splitlines()[0]
         group = _CGROUPS / own
         while group.is_relative_to(_CGROUPS):
             with suppress(OSError, ValueError):  # `max` is no number
-                found = min(found, int((group / "memory.max").read_text(encoding="utf-8")))
+                available = min(available, int((group / "memory.max").read_text(encoding="utf-8")))
             group = group.parent
-    return found
+    return available
 
 
 def bind_memory(memory: int) -> None:
-    """Have the kernel hold this process to so many bytes from here on, where it does such a thing."""
+    """Limit this process to `memory` bytes from now on, where the kernel enforces it."""
     if not KERNEL_HOLDS:
         return
     import resource
@@ -64,7 +64,7 @@ def bind_memory(memory: int) -> None:
 
 
 def holds_too_much(pid: int | None, memory: int) -> bool:
-    """Whether a process holds more than so many bytes, where the kernel does not see to it."""
+    """Return whether a process exceeds `memory` bytes; False where the kernel enforces the limit."""
     if KERNEL_HOLDS or pid is None:
         return False
     try:
@@ -74,7 +74,7 @@ def holds_too_much(pid: int | None, memory: int) -> bool:
 
 
 def ran_out_of_memory(error: BaseException | None) -> bool:
-    """Whether an error, or one that it came from, says that there was no memory, here or on a device."""
+    """Return whether an error or one of its causes is an out-of-memory error, of the host or a device."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))

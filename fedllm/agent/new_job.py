@@ -1,4 +1,4 @@
-"""The job that a plan's round becomes at this site."""
+"""Make the training job of an accepted plan."""
 
 from fedllm.agent.folder import WorkFolder
 from fedllm.agent.held_base import HeldBase
@@ -17,10 +17,10 @@ def new_job(  # noqa: PLR0913, PLR0917 - what a job is made of
 
     Args:
         plan: an accepted plan.
-        steps: how many of its steps the answer promised.
+        steps: that the answer promised.
         member: the site.
-        base: the base model that it holds.
-        folder: where the files of the work are.
+        base: the site's base model.
+        folder: for the job's files.
         memory: knows which residual is in force.
     """
     run, site = plan.run or "", member.site

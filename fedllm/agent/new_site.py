@@ -1,4 +1,4 @@
-"""`fedllm site init`: everything is looked at before anything is written; what exists is kept."""
+"""`fedllm site init`: check everything before writing anything, and keep what exists."""
 
 import re
 from dataclasses import dataclass
@@ -21,19 +21,19 @@ DEFAULT_BASE = "smollm2-135m"
 
 @dataclass(frozen=True)
 class NewSite:
-    """What `make_site` came to."""
+    """The result of `make_site`."""
 
     card: Path
     state: Literal["made", "kept", "replaced"]
     base: str
     ready: bool  # the base model needs no fetching or converting
-    checked: bool  # the records, against a federation's task
+    checked: bool  # whether the records were checked against a federation's task
     found: Inspection
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a site is to hold. None: as the federation file, or the site that is there, has it."""
+    """A site's requested settings. None: as in the federation file or the existing site."""
 
     name: str
     data: Path
@@ -44,16 +44,16 @@ class Wanted:
 
 
 def make_site(wanted: Wanted, *, replace: bool = False) -> NewSite:
-    """Make a site, or look again at one that is there.
+    """Create a site, or check an existing one again.
 
     Args:
         wanted: the site.
-        replace: let a site that is there hold these data and this base. Keys, policy and ledger stay.
+        replace: give an existing site these data and this base. Keys, policy and ledger stay.
 
     Raises:
-        ConfigError: the site is there with other data or another base, and `replace` is not given.
-        DataError: the data cannot be read, or more of the rows than the policy lets be left out.
-        IdentityError: no name for a site, a home that is another site's or cannot be written in, or whose
+        ConfigError: the site exists with other data or another base, and `replace` is not given.
+        DataError: the data cannot be read, or more rows are unusable than the policy allows.
+        IdentityError: the name is invalid, the home belongs to another site or cannot be written, or its
             agent runs.
         ModelError: there is no such base.
     """
@@ -66,11 +66,11 @@ def make_site(wanted: Wanted, *, replace: bool = False) -> NewSite:
     source = "--base" if wanted.base or before else "model.base of the federation file:"
     folder = _checked_base(base, source)
     task = wanted.federation.task if wanted.federation else kept_task(wanted.home)
-    found = first_look(wanted.data, task, folder, wanted.home)
+    inspection = first_look(wanted.data, task, folder, wanted.home)
     same = before is not None and (before.data, before.base) == (wanted.data.resolve(), base)
-    if not same:  # of a site that is kept, what is found is told and nothing depends on it
+    if not same:  # for a kept site the inspection is only reported
         most = before.policy.max_left_out if before else wanted.max_left_out
-        _refuse_faulty(wanted.data, found, PolicyConfig().max_left_out if most is None else most)
+        _refuse_faulty(wanted.data, inspection, PolicyConfig().max_left_out if most is None else most)
     if before is not None and not same:
         _change(wanted.home, {"data": str(wanted.data.resolve()), "base": base})
     settings: dict[str, object] = {"base": base}
@@ -80,11 +80,11 @@ def make_site(wanted: Wanted, *, replace: bool = False) -> NewSite:
     if wanted.federation is not None:
         keep_task(wanted.home, wanted.federation.task)
     state: Literal["made", "kept", "replaced"] = "made" if before is None else "kept" if same else "replaced"
-    return NewSite(card, state, base, folder is not None, task is not None, found)
+    return NewSite(card, state, base, folder is not None, task is not None, inspection)
 
 
 def _refuse_another(wanted: Wanted, before: SiteConfig, *, replace: bool) -> None:
-    """Refuse to change a site that is there, unless that is what is asked for."""
+    """Refuse to change an existing site without `replace`."""
     if before.name != wanted.name:
         raise IdentityError(f"{wanted.home} is the home of {before.name}: choose another --home")
     if wanted.max_left_out not in {None, before.policy.max_left_out}:
@@ -112,25 +112,25 @@ def _checked_base(base: str, source: str) -> Path | None:
         raise ModelError(f"{source} {base}: {str(error).removeprefix('model.base: ')}") from None
 
 
-def _refuse_faulty(data: Path, found: Inspection, most: float) -> None:
-    if found.usable and found.share <= most:
+def _refuse_faulty(data: Path, result: Inspection, most: float) -> None:
+    if result.usable and result.share <= most:
         return
-    faults = listed(found.left_out) if found.left_out else "all records are withdrawn"
+    faults = listed(result.left_out) if result.left_out else "all records are withdrawn"
     raise DataError(
-        f"{data}: {len(found.left_out)} of {found.rows} rows cannot be used, more than a site leaves out "
+        f"{data}: {len(result.left_out)} of {result.rows} rows cannot be used, more than a site leaves out "
         f"({most:g} of them; --max-left-out, policy.max_left_out): {faults}. Names of fields and labels are "
         "the federation's: write yours so, or ask its coordinator to name yours in `task`"
     )
 
 
 def _line_of(key: str, text: str) -> tuple[int, int]:
-    """Where the line of a top-level key begins and ends in a YAML text; its end twice where there is none."""
-    found = re.search(rf"(?m)^{key}:[^\n]*\n?", text)
-    return found.span() if found else (len(text), len(text))
+    """Return begin and end of a top-level key's line in a YAML text; the text's end twice if it is absent."""
+    match = re.search(rf"(?m)^{key}:[^\n]*\n?", text)
+    return match.span() if match else (len(text), len(text))
 
 
 def _change(home: Path, changes: dict[str, str]) -> None:
-    """Write other values into a site file, and leave all else of it, comments too, as it is."""
+    """Change values in a site file, and keep the rest, including comments."""
     file, lock = home / "site.yaml", FileLock(home / "agent.lock")
     try:
         lock.acquire(timeout=0)

@@ -1,4 +1,4 @@
-"""Committed updates on their way out: the identical bytes, until the store has them."""
+"""Send committed updates: the identical bytes, until the store has them."""
 
 import logging
 import time
@@ -13,12 +13,12 @@ from fedllm.protocol.messages import Sealed
 
 log = logging.getLogger(__name__)
 
-LONGEST_PAUSE = 30.0  # s between attempts to send what the store does not take
+LONGEST_PAUSE = 30.0  # s between attempts while the store does not accept updates
 
 
 @dataclass
 class Outbox:
-    """Sends what memory holds as committed; nothing is made here."""
+    """Sends the updates that memory holds as committed; makes none."""
 
     mailbox: Mailbox
     memory: Memory
@@ -33,7 +33,7 @@ class Outbox:
 
         Raises:
             RefusedError: nothing is committed for this round, or its charge paid for other bytes.
-            ExchangeError: the store did not take it; it stays committed.
+            ExchangeError: the store did not accept the update; it stays committed.
         """
         work = self.memory.work(run, number)
         if work is None or work.update is None:
@@ -52,7 +52,7 @@ class Outbox:
             log.info("round %d of %s: update released", number, run)
 
     def release_committed(self) -> None:
-        """Send what is committed, again until the store has it; less often while it does not take it."""
+        """Send all committed updates; back off while the store does not accept them."""
         if time.monotonic() < self._due:
             return
         missed = False
@@ -60,7 +60,7 @@ class Outbox:
             try:
                 self.release(work.run, work.round)
             except (ExchangeError, RefusedError, OSError) as error:
-                # It stays committed and is tried again; it must not keep the site from anything else.
+                # It stays committed and is tried again; it must not block the rest of the site's work.
                 log.warning("round %d of %s is not sent yet: %s", work.round, work.run, error)
                 missed = True
         self._misses = self._misses + 1 if missed else 0

@@ -1,6 +1,6 @@
-"""What no honest plan says: sizes, names and keys that do not fit each other or this site's base model.
+"""Detect dishonest plans: sizes, names and keys that do not fit each other or this site's base model.
 
-A signature says who wrote a plan, not that it means well. What is found here is found before anything is
+A signature proves who wrote a plan, not that the plan is honest. These checks run before anything is
 downloaded, opened or trained.
 """
 
@@ -16,24 +16,24 @@ from fedllm.protocol.terms import PrivacyPlan
 from fedllm.schedule.schedules import SCHEDULES
 from fedllm.secure.sealing import seal
 
-_MOST_STEPS = 1_000_000  # of a training: the accountant would take minutes and gigabytes for some beyond them
-_HEADER = 1024  # bytes that a safetensors header of one tensor stays below
+_MOST_STEPS = 1_000_000  # of a training: beyond it the accountant may take minutes and gigabytes
+_HEADER = 1024  # bytes; a safetensors header of one tensor is smaller
 _STANZAS = 1 << 20  # bytes: what age adds for ten thousand recipients
-_LEAST_RATE = 1e-9  # of sampling: the accountant is not asked about anything below
+_LEAST_RATE = 1e-9  # of sampling: the accountant is not run below it
 _LEAST_NOISE, _MOST_NOISE = 0.01, 1e6
 _LEAST_SHARE = 0.001  # of clip: the noise that a site adds by itself
-_LEAST_CLIP, _MOST_CLIP = 1e-6, 1e6  # beyond them fp32 is at an end, and no gradient is there
+_LEAST_CLIP, _MOST_CLIP = 1e-6, 1e6  # beyond them fp32 fails, and no gradient is that size
 _TAGS = 4096  # age adds 16 bytes to each 64 KiB: one in so many
 
 
 def fault_of(plan: Plan, layout: Layout, base: HeldBase, roster: Container[str]) -> str | None:
-    """Why a plan cannot be honest; None when nothing speaks against it.
+    """Return why a plan cannot be honest; None if no check fails.
 
     Args:
         plan: a plan whose signature was checked and which names its round.
         layout: the federation's keys in the store.
-        base: the base model that the site holds; another one's sizes are not judged.
-        roster: names of the members. A cohort of others would be one of inventions.
+        base: the site's base model; sizes of a plan for another base are not checked.
+        roster: names of the members; a site outside it may be invented.
     """
     return (
         _in_the_round(plan)
@@ -110,7 +110,7 @@ def _in_the_keys(plan: Plan, layout: Layout) -> str | None:
     if plan.model.key != layout.model(plan.run or "", plan.model.sealed_sha256):
         return "the model's key is not the one of this run and hash"
     try:
-        seal(b"", [plan.recipient])  # after the training it would be too late to find out
+        seal(b"", [plan.recipient])  # checked now: after the training it would be too late
     except IdentityError:
         return "the plan's recipient is no age key"
     return None
@@ -128,7 +128,7 @@ def _in_the_sizes(plan: Plan, base: HeldBase) -> str | None:
         return f"a model of {model.bytes} bytes, the adapter has {size} numbers of 4 bytes"
     if not model.bytes < model.sealed_bytes <= model.bytes + model.bytes // _TAGS + _STANZAS:
         return f"{model.bytes} bytes of a model cannot be {model.sealed_bytes} when sealed"
-    codec = CODECS.get(plan.codec)  # one that is not known is declined for that reason
+    codec = CODECS.get(plan.codec)  # an unknown codec is declined by the policy
     room = model.bytes // 4  # numbers: no fp32 file of that size holds more
     if codec is not None and plan.most_bytes < codec.most_bytes(room):
         return f"an update of this adapter needs more than the plan's {plan.most_bytes} bytes"

@@ -1,4 +1,4 @@
-"""What a site decides about a plan. The site's word is the last one: no plan can widen its policy."""
+"""Decide about a plan by the site's own policy, which no plan can widen."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,22 +12,22 @@ from fedllm.protocol.messages import Plan
 from fedllm.text import one_line
 
 _DAY = 24 * 60  # min
-_COPIES = 4  # of the shared numbers, which a training holds: the start, the adapter, its gradient, the update
+_COPIES = 4  # of the shared numbers in a training: the start, the adapter, its gradient, the update
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What the site will do, and why when it is less than was asked."""
+    """What the site will do, and why if it is less than the plan asks."""
 
     kind: Literal["accept", "less", "decline"]
     steps: int = 0
     reason: str = ""
-    event: Literal["", "policy", "refused"] = ""  # as what a decline goes on record, if it does
+    event: Literal["", "policy", "refused"] = ""  # kind of the security event of a decline; empty: none
 
 
 @dataclass(frozen=True)
 class Spent:
-    """What a run has taken of this site so far."""
+    """What a run has used of this site so far."""
 
     bytes: int = 0  # promised: models down, updates up
     seconds: float = 0.0  # s of training
@@ -44,17 +44,17 @@ def decide(  # noqa: PLR0913 - what a decision rests on, each named by the calle
     spent: Spent,
     fault: str | None = None,
 ) -> Decision:
-    """Hold a plan against the site's policy.
+    """Check a plan against the site's policy and return the decision.
 
     Args:
         plan: a plan whose signature was checked.
         policy: the site's own limits.
         site: the site's name.
-        roster: fingerprints of the keys in the roster, by name; a cohort counts those alone.
+        roster: fingerprints of the keys in the roster, by name; only these count in a cohort.
         base_sha256: fingerprint of the base model that the site holds.
         now: s since 1970, by the store's clock.
-        spent: what the run has taken so far.
-        fault: why the plan cannot mean what it says, from `fault_of`.
+        spent: what the run has used so far.
+        fault: why the plan cannot be honest, from `fault_of`.
     """
     if site not in plan.sites:
         return Decision("decline", reason="the plan does not ask this site")
@@ -134,45 +134,47 @@ def _about_the_cohort(plan: Plan, policy: PolicyConfig, roster: Mapping[str, str
     cohort = set(roster) & set(plan.sites)
     if len(cohort) < policy.min_cohort:
         return f"a cohort of {len(cohort)} is below the policy's {policy.min_cohort}"
-    known = sorted(cohort & set(policy.peers))
-    # A pinned name under other keys is a stranger, however many true peers there are beside it.
-    if strangers := [name for name in known if roster[name] != policy.peers[name]]:
+    pinned = sorted(cohort & set(policy.peers))
+    # A pinned name with other keys is a stranger, however many true peers the cohort has.
+    if strangers := [name for name in pinned if roster[name] != policy.peers[name]]:
         return f"{strangers[0]} is in the roster with other keys than the policy pins"
-    if len(known) < policy.min_peers:
-        return f"{len(known)} pinned peers in the cohort are below the policy's {policy.min_peers}"
-    # Who shares the noise with this site: those whom it knows to be there, where it knows any.
-    honest = 1 + len(known) if policy.peers else len(cohort)
+    if len(pinned) < policy.min_peers:
+        return f"{len(pinned)} pinned peers in the cohort are below the policy's {policy.min_peers}"
+    # The sites that share the noise with this one: with pinned peers, only those count.
+    honest = 1 + len(pinned) if policy.peers else len(cohort)
     if plan.privacy is not None and plan.privacy.min_honest > honest:
-        whom = "pinned or this site" if policy.peers else "in the roster"
-        return f"{plan.privacy.min_honest} honest survivors are counted on, {honest} of the cohort are {whom}"
+        group = "pinned or this site" if policy.peers else "in the roster"
+        return (
+            f"{plan.privacy.min_honest} honest survivors are counted on, {honest} of the cohort are {group}"
+        )
     return None
 
 
 def _about_the_effort(plan: Plan, policy: PolicyConfig, now: float, spent: Spent) -> str | None:
-    asked = promised_bytes(plan)
+    size = promised_bytes(plan)
     if plan.deadline - now > policy.max_round:
         return f"a round of {plan.deadline - now:.6g} s is above the policy's {policy.max_round:.6g}"
     if policy.hours is not None and hours_end(policy.hours, now) is None:
         return f"it is outside the policy's hours {policy.hours}"
-    if policy.max_bytes is not None and spent.bytes + asked > policy.max_bytes:
-        return f"{spent.bytes + asked} bytes a run are above the policy's {policy.max_bytes}"
+    if policy.max_bytes is not None and spent.bytes + size > policy.max_bytes:
+        return f"{spent.bytes + size} bytes a run are above the policy's {policy.max_bytes}"
     if policy.max_seconds is not None and spent.seconds >= policy.max_seconds:
-        if plan.privacy is not None:  # seconds tell how many records were drawn
+        if plan.privacy is not None:  # seconds reveal how many records were drawn
             return "a limit of the site's policy is reached"
         return f"the policy's {policy.max_seconds:.6g} s of training a run are spent"
     return None
 
 
 def promised_bytes(plan: Plan) -> int:
-    """What taking part in a plan's round may carry, down and up."""
+    """Return the most bytes that a plan's round may transfer, down and up."""
     return plan.model.sealed_bytes + plan.most_bytes
 
 
 def training_end(policy: PolicyConfig, now: float, spent: Spent) -> tuple[float, str]:
-    """When this site stops a training begun now for its own reasons, and the reason.
+    """Return when this site's policy ends a training that begins now, and why.
 
     Returns:
-        S since 1970 by the clock that `now` is from. The plan's deadline may be before it.
+        The end in s since 1970, by the clock of `now`, and the reason. The plan's deadline may be earlier.
     """
     ends = [(now + policy.max_training, f"a training is over the policy's {policy.max_training:.6g} s")]
     if policy.hours is not None and (end := hours_end(policy.hours, now)) is not None:
@@ -184,16 +186,16 @@ def training_end(policy: PolicyConfig, now: float, spent: Spent) -> tuple[float,
 
 
 def hours_end(hours: str, now: float) -> float | None:
-    """When the working hours end in which `now` lies, s since 1970; None when it lies outside.
+    """Return when the working hours around `now` end, in s since 1970; None outside them.
 
     Args:
         hours: `22:00-06:00`, local time; the end may be on the next day.
         now: s since 1970.
     """
     begin, end = (int(part[:2]) * 60 + int(part[3:]) for part in hours.split("-"))  # minutes of a day
-    here = datetime.fromtimestamp(now, tz=UTC).astimezone()
-    since = (here.hour * 60 + here.minute - begin) % _DAY
+    local = datetime.fromtimestamp(now, tz=UTC).astimezone()
+    elapsed = (local.hour * 60 + local.minute - begin) % _DAY
     length = (end - begin) % _DAY
-    if since >= length:
+    if elapsed >= length:
         return None
-    return now - here.second + (length - since) * 60
+    return now - local.second + (length - elapsed) * 60

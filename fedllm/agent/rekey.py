@@ -1,4 +1,4 @@
-"""New keys for a site, between trainings."""
+"""Replace a site's keys between trainings."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from fedllm.secure.identity import retire_identity
 def rekey_site(home: Path) -> Path:
     """Replace a site's keys, keep the former ones beside them, and return the new card.
 
-    The site's memory stays: what it answered and sent is still remembered, and numbers still only rise.
+    The site's memory stays: its answers and updates stay on record, and its counters continue.
 
     Raises:
         IdentityError: its agent runs.

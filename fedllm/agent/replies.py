@@ -1,4 +1,4 @@
-"""A site's replies in the phases after the training, as its plan's mode of confidentiality has them."""
+"""A site's replies in the phases after the training, by the plan's mode of confidentiality."""
 
 import logging
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Replies:
-    """Replies to queries: each is made once, committed, and then shown as often as the store loses it."""
+    """Replies to queries: makes each reply once, commits it, and uploads it again if the store loses it."""
 
     member: Membership
     mailbox: Mailbox
@@ -27,13 +27,13 @@ class Replies:
         """Reply to a query about a plan whose update this site has released.
 
         Returns:
-            False while the update is committed and the store has not been seen to hold it: call again.
+            False while the update is committed but not yet released: call again.
 
         Raises:
             RefusedError: the mode has no such phase, this site has no update in the round, the query
                 belongs to another plan, or it is not one that the mode allows.
             EquivocationError: another query was replied to in this phase.
-            ExchangeError: the store did not take the reply; it is committed and shown at the next call.
+            ExchangeError: the store did not accept the reply; the next call sends the committed bytes.
         """
         asked, phase = plan.message, query.message.phase
         run, number, site = asked.run or "", asked.round, self.member.site.name

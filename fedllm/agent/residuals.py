@@ -1,8 +1,8 @@
 """The residual of a run: what its codec lost of the site's last committed update.
 
-A round's residual is written before its update is committed, and counts from that commit on. So a crash
-before it leaves the former residual in force, and one after it the new one: both files are there until the
-commit is on record, and memory says which one counts.
+A round's residual is written before its update is committed, and is in force from that commit on. After a
+crash before the commit the former residual is in force, after one later the new one: both files exist until
+the commit, and memory shows which one is in force.
 """
 
 from pathlib import Path
@@ -34,7 +34,7 @@ def keep_residual(folder: WorkFolder, memory: Memory, run: str | None) -> None:
     Args:
         folder: the site's work folder.
         memory: the site's.
-        run: that is under way. No training of it is: what one has written would count as not committed.
+        run: under way, but with no training running: its new residual is not committed and would be deleted.
     """
     kept = residual_of(folder, memory, run) if run is not None else None
     for place in folder.residuals():

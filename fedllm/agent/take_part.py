@@ -1,4 +1,4 @@
-"""A site's life as a process: it takes part in one federation until it is told to stop."""
+"""Run a site's agent as a process: it takes part in one federation until it is stopped."""
 
 import logging
 import signal
@@ -38,12 +38,12 @@ def take_part(  # noqa: PLR0913 - as many as the verb has options
         log_file: takes the log; None: stderr.
         coordinator: fingerprint that the invitation's coordinator must have.
         patience: s to wait for a former agent of this home to end.
-        stop: ends it too.
-        beside: a context that is entered with the agent and left after it, such as one that shows metrics.
+        stop: an event that also ends it.
+        beside: makes a context that is open while the agent runs, such as a metrics server.
 
     Raises:
         IdentityError: the invitation is not for this site, or another agent runs for it.
-        ModelError: the site's base model is not there.
+        ModelError: the site's base model cannot be found.
     """
     stop = stop or threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -64,10 +64,10 @@ def take_part(  # noqa: PLR0913 - as many as the verb has options
 
 
 def _prepared(member: Membership, log_file: Path | None, lock: FileLock, *, checked: bool) -> Agent:
-    """The agent, with its base model there; fetching or converting that may take minutes."""
+    """Make the agent with its base model; fetching or converting the model may take minutes."""
     base = resolve_base(member.site.base)
     memory = memory_limit(member.site.policy)
-    trainer = ChildTrainer(log_file, base, memory)  # now: what it loads takes longer than all that follows
+    trainer = ChildTrainer(log_file, base, memory)  # first: its loading takes longer than all that follows
     mark = fingerprint(member.invitation.coordinator)
     check = "as --coordinator says" if checked else "not checked: compare it by telephone, with --coordinator"
     log.info("%s takes part; the coordinator is %s (%s)", member.site.name, mark, check)

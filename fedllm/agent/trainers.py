@@ -1,4 +1,4 @@
-"""Where a job runs: in a process of its own, which may die alone, or in this one."""
+"""Run jobs, in a child process that may die alone, or in this process."""
 
 import contextlib
 import logging
@@ -22,28 +22,28 @@ log = logging.getLogger(__name__)
 
 
 class Trainer(Protocol):
-    """Where jobs run: one at a time."""
+    """Runs jobs, one at a time."""
 
     def start(self, job: Job) -> None:
         """Begin a job."""
 
     def poll(self) -> Event | None:
-        """The next event of the job under way, or None when there is nothing new."""
+        """Return the next event of the job under way; None if there is no new one."""
 
     def cancel(self) -> None:
-        """Stop the job under way at once; its output does not matter any more."""
+        """Stop the job under way at once; its output is not used."""
 
 
 def _serve(
     pipe: "Connection[Any, Any]", environment: dict[str, str], log_file: Path | None, memory: int | None
 ) -> None:
-    """The child: jobs in, events out, until the parent is gone.
+    """Run the child process: receive jobs and send events until the parent ends.
 
     Args:
         pipe: to the parent.
         environment: the parent's; the server that this process was forked from may have had another.
         log_file: takes what this process writes to stderr; None leaves it as it is.
-        memory: bytes that this process may take; None leaves that to the machine.
+        memory: bytes that this process may take; None: no limit.
     """
     name_process("fedllm training")
     os.environ.clear()
@@ -65,8 +65,8 @@ def _serve(
                 return
             except Exception as error:
                 if ran_out_of_memory(error):
-                    traceback.clear_frames(error.__traceback__)  # what they hold: it takes some to go on
-                # The agent tells the site's own log; the coordinator hears the reason alone.
+                    traceback.clear_frames(error.__traceback__)  # free what they hold: going on needs memory
+                # Details go to the site's own log; the coordinator gets only the reason.
                 if not is_explained(error):
                     log.exception("training failed")
                 pipe.send(failure(error))
@@ -75,7 +75,7 @@ def _serve(
 
 
 class ChildTrainer:
-    """Jobs in a child process, started when first needed and again after it died.
+    """Runs jobs in a child process, which is started on first use and again after it died.
 
     The child is forked from a server that has loaded the training libraries (`fedllm.agent.warm`).
     """
@@ -83,12 +83,12 @@ class ChildTrainer:
     def __init__(
         self, log_file: Path | None = None, base: Path | None = None, memory: int | None = None
     ) -> None:
-        """Start the server, without waiting for it.
+        """Begin to start the server, without waiting for it.
 
         Args:
             log_file: takes what the child writes to stderr: its errors may quote records.
-            base: folder of the base model that jobs will ask for, which the server loads ahead.
-            memory: bytes that the child may take, what it shares with the server counted; None: any number.
+            base: folder of the jobs' base model, which the server loads ahead.
+            memory: bytes that the child may take, including those it shares with the server; None: no limit.
         """
         self._log_file = log_file
         self._memory = memory
@@ -102,7 +102,7 @@ class ChildTrainer:
         return self._process.pid if self._process else None
 
     def start(self, job: Job) -> None:
-        """Hand the job to the child."""
+        """Send the job to the child."""
         if self._process is None or not self._process.is_alive():
             self._pipe, theirs = self._context.Pipe()
             arguments = (theirs, dict(os.environ), self._log_file, self._memory)
@@ -113,9 +113,9 @@ class ChildTrainer:
         self._pipe.send(job)
 
     def poll(self) -> Event | None:
-        """What the child says; `Failed(died=True)` when it is gone.
+        """Return the child's next event; `Failed(died=True)` if the child has died.
 
-        A child in which a job failed is ended: the next job finds nothing of what that one took.
+        Ends a child whose job failed, so the next job starts with all of that job's memory freed.
         """
         if self._pipe is None:
             return None
@@ -134,7 +134,7 @@ class ChildTrainer:
         return None
 
     def cancel(self) -> None:
-        """Kill the child: a step cannot be interrupted otherwise."""
+        """Kill the child: nothing else can interrupt a step."""
         if self._process is not None:
             self._process.kill()
             self._process.join(5)
@@ -144,7 +144,7 @@ class ChildTrainer:
 
 
 class InlineTrainer:
-    """Jobs in this process, one at a time over all sites: for simulation, where nothing is isolated."""
+    """Runs jobs in this process, one at a time over all sites: for simulation, without isolation."""
 
     def __init__(self, bench: Workbench, lock: threading.Lock) -> None:
         self._bench = bench
@@ -152,7 +152,7 @@ class InlineTrainer:
         self._event: Event | None = None
 
     def start(self, job: Job) -> None:
-        """Do the job now."""
+        """Run the job now."""
         with self._lock:
             try:
                 self._event = self._bench.perform(job, lambda _step, _steps: None)
@@ -162,10 +162,10 @@ class InlineTrainer:
                 self._event = failure(error)
 
     def poll(self) -> Event | None:
-        """The job's end, once."""
+        """Return the job's outcome, once."""
         event, self._event = self._event, None
         return event
 
     def cancel(self) -> None:
-        """Nothing is under way between two calls."""
+        """Drop the outcome: no job is under way between two calls."""
         self._event = None

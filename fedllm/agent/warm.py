@@ -1,9 +1,8 @@
-"""Processes that start warm: forked from a server that has loaded what training needs.
+"""Start processes warm: fork them from a server that has loaded what training needs.
 
 Importing torch, transformers, peft and opacus takes about nine seconds of a core. multiprocessing's
 forkserver does it once: its server imports `fedllm.agent.preload`, loads a base model, starts no thread,
-reads no data, and forks a process whenever one is asked for. The processes share its pages until they write
-to them.
+reads no data, and forks a process per request. The processes share its pages until they write to them.
 """
 
 import multiprocessing
@@ -19,12 +18,12 @@ _PRELOAD = ["fedllm.agent.preload"]
 
 
 def warm_context(base: Path | None = None) -> ForkServerContext | SpawnContext:
-    """The way to start processes here, with the server's start begun and not waited for.
+    """Begin to start the server without waiting for it, and return the context that starts processes.
 
-    Elsewhere than on Linux each process imports for itself: forking is not safe with the system's libraries.
+    On systems other than Linux each process imports for itself: forking is not safe with their libraries.
 
     Args:
-        base: folder of a base model, which the server loads; it has no say once the server runs.
+        base: folder of a base model that the server loads; ignored if the server already runs.
     """
     if sys.platform != "linux":
         return multiprocessing.get_context("spawn")
@@ -40,20 +39,20 @@ def warm_context(base: Path | None = None) -> ForkServerContext | SpawnContext:
 
 
 def server_address() -> str | None:
-    """Where this process' server takes requests, for processes that it forks; None if there is none."""
+    """Return the address of this process' server, for processes that it forks; None if there is none."""
     return getattr(_forkserver, "_forkserver_address", None)
 
 
 def share_server(address: str | None) -> None:
-    """Have a forked process ask the server that it came from, in place of one of its own.
+    """Let a forked process use the server that it came from, instead of starting its own.
 
-    multiprocessing says that it does so by itself, and up to Python 3.13 it does not.
+    multiprocessing documents that it does so, but up to Python 3.13 it does not.
     """
     if address is not None:
         vars(_forkserver).update(_forkserver_address=address, ensure_running=lambda: None)
 
 
 def name_process(name: str) -> None:
-    """Have ps and top show a forked process by its own name, of which Linux keeps 15 characters."""
+    """Set the name of a forked process in ps and top; Linux keeps 15 characters."""
     with suppress(OSError):  # there is no /proc
         Path("/proc/self/comm").write_text(name, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What the coordinator says to a site: head.json, and the plan and roster that it leads to."""
+"""Read the coordinator's messages at a site: head.json, and the plan, roster and query that it names."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -12,13 +12,13 @@ from fedllm.exchange.mailbox import Mailbox, Received
 from fedllm.protocol.messages import COORDINATOR, Head, Plan, Query, Roster
 from fedllm.secure.identity import fingerprint
 
-AGAIN = 2.0  # s until a refused plan is looked at again: the store may have shown what it should not
-STORE = "store"  # as the record of security events names it
+AGAIN = 2.0  # s until a refused plan is read again: the store may have returned wrong bytes
+STORE = "store"  # the party in security events about the store
 
 
 @dataclass
 class Watch:
-    """One site's view of its coordinator; what it refuses is on record when it raises."""
+    """Reads the messages of a site's coordinator; records every refusal as a security event, then raises."""
 
     member: Membership
     mailbox: Mailbox
@@ -26,16 +26,16 @@ class Watch:
     head: Head | None = None  # the newest one
     roster: Mapping[str, str] = field(default_factory=dict)  # fingerprints by name
     _etag: str | None = None
-    _wanted: Head | None = None  # its plan is not fetched yet
-    _asked: Head | None = None  # its phase's query is not fetched yet
-    _due: float = 0.0  # by our monotonic clock: not before, a refused plan
+    _plan_head: Head | None = None  # its plan is not fetched yet
+    _query_head: Head | None = None  # its phase's query is not fetched yet
+    _plan_due: float = 0.0  # when to read a refused plan again, by our monotonic clock
 
     def look(self) -> Head | None:
-        """The head, when there is a new one.
+        """Return the head if there is a new one, else None.
 
         Raises:
-            RefusedError: it is not what it should be; the same bytes are not looked at again.
-            ExchangeError: the store does not answer, or lost it.
+            RefusedError: the head is invalid; the same bytes are not read again.
+            ExchangeError: the store does not answer, or lost the head.
         """
         key = self.member.layout.head
         with self._on_record():
@@ -48,17 +48,17 @@ class Watch:
             if changed is None:
                 return None
             envelope, etag = changed
-            self._etag = etag  # refused once is refused for good: say so once
-            self.head = head = self._opened(envelope)
+            self._etag = etag  # a refused head is not read again, so it is reported once
+            self.head = head = self._open_head(envelope)
         training = head.state == "training"
-        self._wanted, self._due = head if training else None, 0.0
-        self._asked = head if training and head.phase is not None else None
+        self._plan_head, self._plan_due = head if training else None, 0.0
+        self._query_head = head if training and head.phase is not None else None
         return head
 
-    def _opened(self, envelope: bytes) -> Head:
+    def _open_head(self, envelope: bytes) -> Head:
         received = self.mailbox.open(envelope, Head, self.member.invitation.coordinator)
         head = received.message
-        # A lower counter or epoch is a replay or a coordinator that was replaced.
+        # A lower counter or epoch is a replay, or comes from a replaced coordinator.
         self.memory.rise(self.member.mark("epoch"), head.epoch)
         self.memory.rise(self.member.mark("head"), head.counter, received.sha256)
         if head.state == "training" and not (head.run and head.round and head.plan_sha256):
@@ -66,67 +66,67 @@ class Watch:
         return head
 
     def plan(self) -> Received[Plan] | None:
-        """The plan that the head names, once; None when there is nothing new.
+        """Return the plan that the head names, once; None if there is no new one.
 
         Raises:
-            RefusedError: plan or roster are not what they should be; looked at again after a while.
-            ExchangeError: the store does not answer, or lost one; looked at again at once.
+            RefusedError: plan or roster are invalid; they are read again after a while.
+            ExchangeError: the store does not answer, or lost one; the next call reads again.
         """
-        head = self._wanted
-        if head is None or time.monotonic() < self._due:
+        head = self._plan_head
+        if head is None or time.monotonic() < self._plan_due:
             return None
         try:
             with self._on_record(head.run, head.round):
-                plan = self._fetched(head)
+                plan = self._fetch_plan(head)
         except RefusedError:
-            self._due = time.monotonic() + AGAIN
+            self._plan_due = time.monotonic() + AGAIN
             raise
-        self._wanted = None
+        self._plan_head = None
         return plan
 
     def query(self) -> Received[Query] | None:
-        """The query of the phase that the head names, once; None when there is nothing new.
+        """Return the query of the phase that the head names, once; None if there is no new one.
 
         Raises:
-            RefusedError: it is not what it should be; it is not looked at again.
-            ExchangeError: the store does not answer, or lost it; looked at again at once.
+            RefusedError: the query is invalid; it is not read again.
+            ExchangeError: the store does not answer, or lost the query; the next call reads again.
         """
-        head = self._asked
+        head = self._query_head
         if head is None or head.phase is None:
             return None
         try:
             with self._on_record(head.run, head.round):
-                found = self._queried(head, head.phase)
+                received = self._fetch_query(head, head.phase)
         except RefusedError:
-            self._asked = None
+            self._query_head = None
             raise
-        self._asked = None
-        return found
+        self._query_head = None
+        return received
 
-    def _queried(self, head: Head, phase: str) -> Received[Query]:
+    def _fetch_query(self, head: Head, phase: str) -> Received[Query]:
         run, keys = head.run or "", self.member.invitation.coordinator
         key = self.member.layout.query(self.member.site.name, run, head.round, phase)
-        found = self.mailbox.read(key, Query, keys, run=run, number=head.round)
-        if (found.message.phase, found.message.plan_sha256) != (phase, head.plan_sha256):
+        received = self.mailbox.read(key, Query, keys, run=run, number=head.round)
+        if (received.message.phase, received.message.plan_sha256) != (phase, head.plan_sha256):
             raise RefusedError(f"the query of phase {phase} is of another phase or plan")
-        return found
+        return received
 
-    def _fetched(self, head: Head) -> Received[Plan]:
+    def _fetch_plan(self, head: Head) -> Received[Plan]:
         run, layout, keys = head.run or "", self.member.layout, self.member.invitation.coordinator
         plan = self.mailbox.read(layout.plan(run, head.round), Plan, keys, run=run, number=head.round)
         if plan.sha256 != head.plan_sha256:
             raise RefusedError(f"the plan of round {head.round} is not the one that head.json names")
         if plan.message.epoch > head.epoch:
             raise RefusedError(f"the plan of round {head.round} is from an epoch above head.json's")
-        known = self.memory.work(run, head.round)
-        if known is not None and known.plan_sha256 != plan.sha256:
+        recorded = self.memory.work(run, head.round)
+        if recorded is not None and recorded.plan_sha256 != plan.sha256:
             raise EquivocationError(f"a second plan for round {head.round} of {run}: the first one holds")
         self.memory.rise(f"plan/{run}", plan.message.epoch)
         self.roster = self._members(max(head.roster_version, plan.message.roster_version))
         return plan
 
     def _members(self, least: int) -> dict[str, str]:
-        """Fingerprints by name, from a roster of at least version `least` that holds this site."""
+        """Return fingerprints by name, from a roster of at least version `least` that holds this site."""
         keys = self.member.invitation.coordinator
         received = self.mailbox.read(self.member.layout.roster, Roster, keys)
         roster = received.message
@@ -150,6 +150,6 @@ class Watch:
             self.memory.security.refused(error, COORDINATOR, run, number)
             raise
         except ObjectNotFoundError as error:
-            # The coordinator shows what a head names before it shows the head.
+            # The coordinator publishes what a head names before the head, so the store lost it.
             self.memory.security.record("refused", STORE, str(error), run, number)
             raise

@@ -1,4 +1,4 @@
-"""One round's training: the job, what it comes to, and the bench on which the base model stays warm."""
+"""One round's training: the job, its events, and the workbench that keeps the base model loaded."""
 
 import hashlib
 import logging
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Job:
-    """One round's training. Everything in it is the site's own or was checked by it."""
+    """One round's training. Every field is the site's own or was checked by the site."""
 
     base: Path  # folder of the base model
     data: Path  # JSON lines
@@ -38,17 +38,17 @@ class Job:
     rounds: int
     seed: int  # the site's, for batches
     threads: int | None
-    next_residual: Path  # where what the codec loses goes, if it does lose something
+    next_residual: Path  # where to write the codec's residual, if there is one
     codec: str = "fp32"
-    residual: Path | None = None  # what it lost of the run's last committed update
+    residual: Path | None = None  # of the run's last committed update
     privacy: PrivateTerms | None = None
-    home: Path | None = None  # the site's, where it keeps what is to be forgotten
+    home: Path | None = None  # the site's folder, which lists withdrawals
     max_left_out: float = 1.0  # the policy's share of the rows
 
 
 @dataclass(frozen=True)
 class Progress:
-    """A step was done."""
+    """A step is done."""
 
     step: int
     steps: int
@@ -66,32 +66,32 @@ class Finished:
 
 @dataclass(frozen=True)
 class Failed:
-    """Training ended without an update. `died`: the process did, and may be tried again."""
+    """Training ended without an update. `died`: the process died, and the job may be tried again."""
 
     reason: str  # what others may know
     died: bool = False
-    detail: str = ""  # for the site's own log alone: it may quote records
+    detail: str = ""  # only for the site's own log: it may quote records
 
 
 Event = Progress | Finished | Failed
 
 
 class Workbench:
-    """What stays warm from job to job: the base model with its adapter and task."""
+    """Runs jobs, and keeps the base model with its adapter and task loaded between them."""
 
     def __init__(self) -> None:
         self._key: tuple[object, ...] | None = None
         self._learner: Learner | None = None
 
     def perform(self, job: Job, progress: Callable[[int, int], None]) -> Finished:
-        """Train from the global adapter and write the difference to the job's output."""
+        """Train from the global adapter, and write the encoded difference to the job's output."""
         import torch
 
         from fedllm.models.codec import codec_named, decode_flat, encode_flat
 
         if job.threads is not None:
             torch.set_num_threads(job.threads)
-        learner = self._warm(job)
+        learner = self._load(job)
         shared = learner.shared
         if shared.layout.sha256 != job.layout_sha256:
             raise TrainingError("the adapter's names and shapes here are not the plan's")
@@ -99,7 +99,7 @@ class Workbench:
             raise TrainingError("A as expanded here is not the plan's")
         before = decode_flat(job.model.read_bytes(), shared.layout.size)
         shared.write(before)
-        told = _trained(learner, _records(job), job, progress)
+        finished = _trained(learner, _records(job), job, progress)
         update = shared.read() - before
         if job.privacy is not None and job.privacy.unit == "site":
             from fedllm.training.site_level import hide_site
@@ -110,9 +110,9 @@ class Workbench:
         if residual is not None:
             write_when_room(job.next_residual, encode_flat(residual))
         write_when_room(job.output, data)
-        return told
+        return finished
 
-    def _warm(self, job: Job) -> "Learner":
+    def _load(self, job: Job) -> "Learner":
         from fedllm.tasks.load import load_learner
 
         key = (job.base, job.adapter, job.adapter_seed, job.task.model_dump_json())
@@ -123,29 +123,31 @@ class Workbench:
 
 
 def _records(job: Job) -> list[Record]:
-    """The site's records but for those it was told to forget, and of each the fields that the plan needs.
+    """Return the site's records without withdrawn ones, each with only the fields that the plan needs.
 
-    Rows that the task cannot read are never drawn. How many they are is for this site's own log alone.
+    Rows that the task cannot read are never drawn. Their number goes only to this site's own log.
     """
     from fedllm.data.minimise import needed_fields, only
     from fedllm.data.site_records import site_records
 
-    found = site_records(job.data, job.task, job.home)
-    if found.left_out:
-        much = found.share > job.max_left_out  # under DP alone: elsewhere the plan was declined
+    records = site_records(job.data, job.task, job.home)
+    if records.left_out:
+        too_many = records.share > job.max_left_out  # only under DP: otherwise the plan was declined
         advice = (
-            "; more than policy.max_left_out: the round goes on all the same, mend the file" if much else ""
+            "; more than policy.max_left_out: the round goes on all the same, mend the file"
+            if too_many
+            else ""
         )
-        level = logging.ERROR if much else logging.WARNING
-        found.log(level, f"round {job.round}: {job.data}", advice)
-    wanted = needed_fields(job.task, job.privacy.unit_field if job.privacy else None)
-    return list(only((row.record for row in found.usable), wanted))
+        level = logging.ERROR if too_many else logging.WARNING
+        records.log(level, f"round {job.round}: {job.data}", advice)
+    fields = needed_fields(job.task, job.privacy.unit_field if job.privacy else None)
+    return list(only((row.record for row in records.usable), fields))
 
 
 def _trained(
     learner: "Learner", records: Sequence[Record], job: Job, progress: Callable[[int, int], None]
 ) -> Finished:
-    """Train as the job's privacy has it."""
+    """Train with the algorithm of the job's privacy unit."""
     if job.privacy is None or job.privacy.unit == "site":
         from fedllm.training.local import train
 
@@ -176,30 +178,30 @@ def _trained(
 
 
 def site_seed(seed: int, site: str) -> int:
-    """A site's own seed for its batches, from the plan's: SHA-256 of both, its first 32 bits."""
+    """Return a site's seed for its batches: the first 32 bits of SHA-256 of the plan's seed and its name."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{site}".encode()).digest()[:4], "big")
 
 
 def failure(error: Exception) -> Failed:
-    """How a training ended that raised: what others may know, and for the site's own log what happened."""
+    """Return the outcome of a training that raised: the public reason, and detail for the site's own log."""
     if ran_out_of_memory(error):
         return Failed(TOO_MUCH)
     return Failed(public_reason(error), detail=one_line(str(error) or type(error).__name__))
 
 
 def is_explained(error: Exception) -> bool:
-    """Whether an error's own text says all that a site's owner needs; any other is a fault of the program."""
+    """Return whether an error's text suffices for the site's owner; any other error is a bug."""
     return isinstance(error, FedllmError) or ran_out_of_memory(error)
 
 
 def public_reason(error: Exception) -> str:
-    """What others may know of a failure: never a record's id, label or path, which errors quote."""
+    """Return the public reason of a failure, without ids, labels or paths, which errors may quote."""
     if ran_out_of_memory(error):
         return TOO_MUCH
     if isinstance(error, LedgerError):
         return "the site's privacy ledger does not let it take part; the site's own log says why"
     if isinstance(error, TrainingError | RefusedError):
-        return str(error)  # these speak of tensors and messages alone
+        return str(error)  # their texts are about tensors and messages only
     if isinstance(error, DataError):
         return "the site's records do not fit the plan's task; the site's own log says which and why"
     return f"training failed: {type(error).__name__}; the site's own log says why"

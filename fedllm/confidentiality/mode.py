@@ -1,8 +1,8 @@
 """The contract of a mode of confidentiality: who can see a single update, and how it is exchanged.
 
 A mode has a half at the site and a half at the coordinator. It declares its phases in order: in the first one
-sites train and upload; in each later one the coordinator asks every site whose update came, and it replies.
-Quotas, the round's steps, the checks that dp-audit cannot make and the docs' table are read from here.
+sites train and upload; in each later one the coordinator queries every site whose update came, and the site
+replies. Quotas, the round's steps, the checks that dp-audit cannot make and the docs' table come from here.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -58,28 +58,28 @@ class RoundView(Protocol):
         """
 
     def keep(self, update: Sealed, opened: bytes) -> None:
-        """Keep opened bytes on the coordinator's disk: what was checked is what counts."""
+        """Keep opened bytes on the coordinator's disk: only checked bytes count."""
 
     def read(self, update: Sealed) -> bytes:
-        """Return what was kept; what another coordinator audited is fetched."""
+        """Return the kept bytes; fetch them if another coordinator audited the update."""
 
     def replies(self, phase: str) -> Mapping[str, str]:
-        """Return the sites' replies in a later phase, by name."""
+        """Return the replies in a later phase, by site."""
 
 
 class SiteHalf(Protocol):
     """What a site does with its update."""
 
     def conceal(self, plan: Plan, update: bytes, key: str, path: Path) -> Sealed:
-        """Write to `path` what is uploaded for an encoded update, and describe it.
+        """Write the upload of an encoded update to `path`, and return its description.
 
-        Called once for a round, before the site commits: what it draws is drawn once.
+        Called once per round, before the site commits, so its random numbers are drawn once.
         """
 
     def reply(self, plan: Plan, phase: str, query: str) -> str:
-        """Answer the coordinator in a later phase.
+        """Return the reply to the coordinator in a later phase.
 
-        Called once for a phase; the reply is committed before it is shown.
+        Called once per phase; the reply is committed before it is sent.
 
         Raises:
             RefusedError: the query is not one that an honest coordinator makes.
@@ -93,11 +93,11 @@ class CoordinatorHalf(Protocol):
         """Check one site's upload, as far as this mode lets the coordinator see it.
 
         Raises:
-            RefusedError, ObjectNotFoundError: it cannot be fetched or opened.
+            RefusedError, ObjectNotFoundError: the upload cannot be fetched or opened.
         """
 
     def query(self, view: RoundView, phase: str, site: str) -> str:
-        """Make what a site is asked in a later phase; called once for a site and phase."""
+        """Return the query to a site in a later phase; called once per site and phase."""
 
     def total(self, view: RoundView, counted: Sequence[Counted], combine: Combine) -> "torch.Tensor":
         """Combine the updates that count, in the order of `closed.json`; float32, shape (n,)."""
@@ -112,7 +112,7 @@ class Mode:
         who_sees: who can see a single update, for the docs' table.
         phases: in order; the first is the training.
         unobservable: checks of dp-audit that the coordinator cannot make.
-        conflict: why a configuration does not go together with this mode, in one line; None if it does.
+        conflict: returns in one line why a configuration conflicts with this mode; None if it does not.
         site: the site's half.
         coordinator: the coordinator's half.
     """
@@ -127,7 +127,7 @@ class Mode:
 
     @property
     def objects(self) -> tuple[SiteObject, ...]:
-        """All that a site may write in a round."""
+        """All objects that a site may write in a round."""
         return tuple(one for phase in self.phases for one in phase.objects)
 
     @property

@@ -9,14 +9,14 @@ MODES: dict[str, Mode] = {PLAIN.name: PLAIN}
 
 
 def check_mode(config: FederationConfig) -> None:
-    """Raise `ConfigError` where a federation's mode does not go together with its other settings."""
+    """Raise `ConfigError` if a federation's mode conflicts with its other settings."""
     mode = MODES[config.confidentiality]
     if (why := mode.conflict(config)) is not None:
         raise ConfigError(f"confidentiality {mode.name}: {why}")
 
 
 def mode_table() -> str:
-    """Write all modes as a Markdown table; docs/threat-model.md holds it."""
+    """Return all modes as a Markdown table, as in docs/threat-model.md."""
     head = "| mode | who can see a single update | phases | a site writes in a round | not observable |"
     rows = [
         "| "

@@ -1,8 +1,8 @@
-"""Personal data in records replaced by pseudonyms: at the site, offline, and no guarantee.
+"""Replace personal data in records by pseudonyms: at the site, offline, without a guarantee.
 
 Patterns and check digits find e-mail addresses, card numbers, IBANs, IP addresses, telephone numbers and
-URLs; of names, those of a list that the site gives, and no others. A pseudonym is an HMAC under the site's
-key: who holds the key can test a guess. None of it is differential privacy.
+URLs; names are found only from a list that the site gives. A pseudonym is an HMAC under the site's key:
+whoever holds the key can test a guess. This is not differential privacy.
 """
 
 import hashlib
@@ -23,14 +23,14 @@ KEPT = frozenset({"id", "label"})  # never changed
 
 
 def pseudonym(key: bytes, entity: str, value: str) -> str:
-    """Such as `<EMAIL:7f3a9c12b4>`: HMAC-SHA256 of kind and value, its first 40 bits.
+    """Return the first 40 bits of an HMAC-SHA256 of kind and value, such as `<EMAIL:7f3a9c12b4>`.
 
-    Under one key equal values are equal pseudonyms, however they are spaced, dashed or capitalised (a URL's
-    capitals count); under two keys nobody who lacks both can tell. Two values of a million meet by chance in
-    about one of three data sets that large, of ten thousand in one of twenty thousand.
+    Under one key equal values have equal pseudonyms, whatever their spaces, dashes or capitals (a URL's
+    capitals count); under two keys only a holder of both can compare. Two values collide by chance in about
+    one of three data sets of a million values, and in one of twenty thousand of ten thousand values.
     """
-    said = f"fedllm.pseudonym/1\n{entity}\n{_plain(entity, value)}".encode()
-    return f"<{entity}:{hmac.new(key, said, hashlib.sha256).hexdigest()[:DIGITS]}>"
+    message = f"fedllm.pseudonym/1\n{entity}\n{_plain(entity, value)}".encode()
+    return f"<{entity}:{hmac.new(key, message, hashlib.sha256).hexdigest()[:DIGITS]}>"
 
 
 def _plain(entity: str, value: str) -> str:
@@ -44,7 +44,7 @@ def _plain(entity: str, value: str) -> str:
 def anonymize(
     records: Iterable[Record], fields: Sequence[str], finder: Finder, key: bytes
 ) -> tuple[list[dict[str, str]], Counter[str]]:
-    """Replace what `finder` finds in `fields`; all other fields, `id` and `label` stay as they are.
+    """Replace what `finder` finds in `fields`; all other fields, `id` and `label` are unchanged.
 
     Returns:
         New records, and how many values of each kind were replaced.
@@ -85,13 +85,13 @@ def _replaced(text: str, spans: Iterable[Span], key: bytes, count: Callable[[lis
 def anonymize_file(
     source: Path, target: Path, fields: Sequence[str], finder: Finder, key: Path
 ) -> tuple[Counter[str], bool]:
-    """Anonymise JSON lines into another file, whole or not at all, that is no wider open than the first.
+    """Anonymise JSON lines into another file, atomically and with no wider permissions than the source.
 
     Returns:
-        How many values of each kind were replaced, and whether the key was drawn just now.
+        How many values of each kind were replaced, and whether the key is new.
 
     Raises:
-        ConfigError: it would write over what it reads, or a field may not be changed.
+        ConfigError: source and target are the same file, or a field may not be changed.
         DataError: a file cannot be read or written.
         IdentityError: the key cannot be read or made.
     """
@@ -119,7 +119,7 @@ def anonymize_file(
 
 
 def read_names(path: Path) -> list[str]:
-    """A list of names, one a line. Raises `DataError`."""
+    """Read a list of names, one per line. Raises `DataError`."""
     try:
         names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:

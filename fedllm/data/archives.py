@@ -1,4 +1,4 @@
-"""Fetched archives: known by their SHA-256, read in memory, never unpacked."""
+"""Read fetched archives: checked by SHA-256, read in memory, never unpacked."""
 
 import io
 import tarfile
@@ -7,33 +7,33 @@ from pathlib import Path
 from fedllm.data.records import sha256_file
 from fedllm.errors import DataError
 
-_LARGEST = 64 * 2**20  # bytes of one member: more is no corpus of ours
+_LARGEST = 64 * 2**20  # bytes of one member: no known corpus has more
 
 
 def pinned(file: Path, sha256: str) -> Path:
-    """The file, whose bytes are those of this SHA-256. Raises `DataError` for others."""
-    if (found := sha256_file(file)) != sha256:
-        raise DataError(f"{file}: SHA-256 is {found}, expected {sha256}; remove the file and fetch again")
+    """Return the file if its bytes have this SHA-256. Raises `DataError` otherwise."""
+    if (actual := sha256_file(file)) != sha256:
+        raise DataError(f"{file}: SHA-256 is {actual}, expected {sha256}; remove the file and fetch again")
     return file
 
 
 def member(archive: bytes, path: str, where: str) -> bytes:
-    """One regular member of a .tar.gz: nothing is ever unpacked to a path of its choosing.
+    """Return one regular member of a .tar.gz, without unpacking it to a path that the archive chooses.
 
     Args:
         archive: the whole file.
         path: of the member inside.
-        where: what errors call the archive.
+        where: the archive's name in errors.
 
     Raises:
-        DataError: no such member, or one that is no plain file of a sensible size.
+        DataError: there is no such member, or it is not a plain file within the size limit.
     """
     with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as tar:
         try:
-            found = tar.getmember(path)
+            info = tar.getmember(path)
         except KeyError:
             raise DataError(f"{where}: holds no {path}") from None
-        file = tar.extractfile(found) if found.isreg() and found.size <= _LARGEST else None
+        file = tar.extractfile(info) if info.isreg() and info.size <= _LARGEST else None
         if file is None:
             raise DataError(f"{where}: {path} is no plain file of a sensible size")
         return file.read()

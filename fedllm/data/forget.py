@@ -1,4 +1,4 @@
-"""Withdrawal: records that no later round trains on. The data file itself stays as it is."""
+"""Withdrawal: exclude records from all later rounds. The data file itself is unchanged."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,17 +14,17 @@ from fedllm.errors import DataError
 
 @dataclass(frozen=True)
 class Forgotten:
-    """A site's withdrawals, in the order in which they came; `key` is empty where there are none."""
+    """A site's withdrawals in order of entry; `key` is empty if there are none."""
 
     key: bytes = field(default=b"", repr=False)
     entries: tuple[Entry, ...] = ()
 
     @classmethod
     def load(cls, home: Path) -> "Forgotten":
-        """Read and verify the withdrawals in a site's home; one that never began any has forgotten nothing.
+        """Read and verify the withdrawals in a site's home; empty if the site never recorded any.
 
         Raises:
-            DataError: there is no such home, or the withdrawals or their key are damaged or gone.
+            DataError: the home does not exist, or the withdrawals or their key are damaged or missing.
             IdentityError: the key is open to others or damaged.
         """
         _refuse_absent(home)
@@ -32,16 +32,16 @@ class Forgotten:
             return cls()
         if (home / FILE).is_file() and not has_former(home):
             return _read(home)
-        with locked(home):  # another process may be making the file just now
+        with locked(home):  # another process may be creating the file
             return _taken_over(home)
 
     def keep(self, records: Iterable[Record]) -> list[Record]:
-        """The records that no entry matches. It looks at whole records: minimise afterwards."""
+        """Return the records that no entry matches. Needs whole records: minimise afterwards."""
         wanted = _by_field(self.entries)
         return [record for record in records if not self._matches(record, wanted)]
 
     def count(self, entry: Entry, records: Iterable[Record]) -> int:
-        """How many records one entry matches."""
+        """Return how many records one entry matches."""
         wanted = _by_field([entry])
         return sum(self._matches(record, wanted) for record in records)
 
@@ -52,17 +52,17 @@ class Forgotten:
 
 
 def forget(home: Path, values: Iterable[tuple[str, str]]) -> tuple[Forgotten, list[Entry]]:
-    """Note that records with these (field, value) are left out of every later round.
+    """Exclude records with these (field, value) pairs from every later round.
 
-    Values are texts, as `read_records` gives them. What is noted already is passed over. When this returns,
-    the entries are on the disk.
+    Values are texts, as `read_records` gives them. Known pairs are skipped. When this returns, the
+    entries are on the disk.
 
     Returns:
-        What is forgotten now, and the entries that are new.
+        All withdrawals, and the new entries.
 
     Raises:
-        DataError: the withdrawals are damaged, or the home cannot be written in; nothing is added.
-        DiskFullError: there is no room; nothing was added.
+        DataError: the withdrawals are damaged, or the home is not writable; nothing is added.
+        DiskFullError: there is no room; nothing is added.
     """
     _refuse_absent(home)
     try:
@@ -79,7 +79,7 @@ def forget(home: Path, values: Iterable[tuple[str, str]]) -> tuple[Forgotten, li
 
 
 def _was_begun(home: Path) -> bool:
-    """Whether a home holds anything of withdrawals, in this format or the former one."""
+    """Return whether a home holds any file of withdrawals, in this format or the former one."""
     return (home / FILE).exists() or (home / KEY).exists() or has_former(home)
 
 
@@ -91,21 +91,21 @@ def _read(home: Path) -> Forgotten:
 
 
 def _taken_over(home: Path) -> Forgotten:
-    """The withdrawals, those of the former format among them from now on. The lock is held.
+    """Read the withdrawals, after moving any of the former format to the table. Requires the lock.
 
-    All entries are in the table before the former files go. A crash in between repeats this, and an entry
-    that is in both is one.
+    All entries are in the table before the former files are removed. After a crash in between this runs again
+    and skips entries that are already in the table.
     """
     key = read_key(home / KEY)
     if key is not None and has_former(home):
-        here = read_entries(home, key) if (home / FILE).is_file() else ()
-        add_entries(home, key, _not_among(here, read_former(home, key)))
+        entries = read_entries(home, key) if (home / FILE).is_file() else ()
+        add_entries(home, key, _not_among(entries, read_former(home, key)))
         remove_former(home)
     return _read(home)
 
 
 def _not_among(known: Sequence[Entry], entries: Iterable[Entry]) -> list[Entry]:
-    """Those entries, each once, that are not known, numbered after the known ones."""
+    """Return the unknown entries without repeats, numbered after the known ones."""
     seen = {(entry.field, entry.value) for entry in known}
     fresh: list[Entry] = []
     for entry in entries:
@@ -116,7 +116,7 @@ def _not_among(known: Sequence[Entry], entries: Iterable[Entry]) -> list[Entry]:
 
 
 def _refuse_absent(home: Path) -> None:
-    """A home that is not there must not pass for one where nothing was withdrawn."""
+    """Raise `DataError` for a missing home, which must not count as one without withdrawals."""
     if not home.is_dir():
         raise DataError(f"{home}: no such folder, so nobody can say what was withdrawn; name the site's home")
 

@@ -1,15 +1,15 @@
-"""The withdrawals as they lie in a site's home: one table in SQLite, a row a withdrawal.
+"""The file of withdrawals in a site's home: one SQLite table with one row per withdrawal.
 
 `forgotten.db` holds the table `withdrawal`:
 
     seq    0, 1, 2, …
     at     when, UTC
-    field  which field of a record is looked at
+    field  the record's field that is compared
     value  HMAC-SHA256 of field and value under `forgotten.key`: the table keeps no value
-    mac    HMAC-SHA256 of all the others under the same key
+    mac    HMAC-SHA256 of all other columns under the same key
 
-The MAC makes a damaged row, and a key of another home, noticeable. The table guards against accidents, not
-against whoever may write in the home (docs/decisions/0034).
+The MAC reveals a damaged row or the key of another home. The table guards against accidents, not against
+anyone with write access to the home (docs/decisions/0034).
 """
 
 import hashlib
@@ -48,7 +48,7 @@ from fedllm.errors import DataError
 from fedllm.text import one_line
 
 FILE, KEY, LOCK = "forgotten.db", "forgotten.key", "forgotten.lock"
-LOG = f"{FILE}-wal"  # SQLite's own, beside it: the newest rows while it is in use
+LOG = f"{FILE}-wal"  # SQLite's log: the newest rows while the database is in use
 RESTORE = "nothing is trained until it is restored from your backup"
 
 _WAIT = 30.0  # s for another process
@@ -65,7 +65,7 @@ _TABLE = Table(
 
 @dataclass(frozen=True)
 class Entry:
-    """One row: since when records with a certain value in `field` are left out."""
+    """One row: the time from which records with a certain value in `field` are left out."""
 
     seq: int
     at: str
@@ -74,12 +74,12 @@ class Entry:
 
     @classmethod
     def now(cls, field: str, value: str) -> "Entry":
-        """A withdrawal of this second, with no number yet."""
+        """Return a withdrawal at the present second, not yet numbered."""
         return cls(-1, datetime.now(UTC).isoformat(timespec="seconds"), field, value)
 
 
 def marked(key: bytes, field: str, value: str) -> str:
-    """What the table keeps in the place of a value. Equal means equal after Unicode's NFC."""
+    """Return the HMAC that the table keeps instead of a value. Values are compared after Unicode NFC."""
     text = json.dumps([field, unicodedata.normalize("NFC", value)]).encode()
     return hmac.new(key, b"fedllm.forgotten/1 value\n" + text, hashlib.sha256).hexdigest()
 
@@ -95,10 +95,10 @@ def locked(home: Path) -> Iterator[None]:
 
 
 def read_entries(home: Path, key: bytes) -> tuple[Entry, ...]:
-    """Every row, verified, in order. No lock is needed: one sees what was committed last.
+    """Return every row in order, verified. Needs no lock: a reader sees the last commit.
 
     Raises:
-        DataError: the file is gone, cannot be read or is damaged, or the key is not its own.
+        DataError: the file is missing, unreadable or damaged, or the key is another file's.
     """
     path = home / FILE
     if not path.is_file():
@@ -113,9 +113,9 @@ def read_entries(home: Path, key: bytes) -> tuple[Entry, ...]:
 
 
 def add_entries(home: Path, key: bytes, entries: Sequence[Entry]) -> None:
-    """Add rows, all or none of them; on the disk when this returns. The lock is held.
+    """Add all rows in one transaction; on the disk when this returns. Requires the lock.
 
-    The file appears with its first rows in it, so that no reader meets it without a table.
+    The file appears with its first rows in it, so that no reader sees it without a table.
 
     Raises:
         DataError: the file cannot be written.
@@ -150,7 +150,7 @@ def _entry(key: bytes, row: Row[Any], seq: int, path: Path) -> Entry:
 
 
 def _mac(key: bytes, entry: Entry) -> str:
-    # A damaged row may hold bytes where text belongs.
+    # A damaged row may hold bytes instead of text.
     text = json.dumps([entry.seq, entry.at, entry.field, entry.value], default=repr).encode()
     return hmac.new(key, b"fedllm.forgotten/2 row\n" + text, hashlib.sha256).hexdigest()
 
@@ -170,14 +170,14 @@ def _pragmas(connection: Any, _record: object) -> None:  # noqa: ANN401 - a DBAP
     connection.isolation_level = None  # the table and its first rows are one transaction
     cursor = connection.cursor()
     cursor.execute(f"PRAGMA busy_timeout={int(_WAIT * 1000)}")
-    cursor.execute("PRAGMA journal_mode=WAL")  # one may read while another writes
+    cursor.execute("PRAGMA journal_mode=WAL")  # allows reads during a write
     cursor.execute("PRAGMA synchronous=FULL")
     cursor.close()
 
 
 @contextmanager
 def _named(path: Path, failure: str, advice: str = "") -> Iterator[None]:
-    """Say of which file SQLite or the system complains. Raises `DataError`."""
+    """Turn errors of SQLite or the system into a `DataError` that names the file."""
     try:
         yield
     except (DBAPIError, sqlite3.Error) as error:

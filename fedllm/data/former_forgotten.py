@@ -1,8 +1,8 @@
-"""The former journal of withdrawals, a chain of lines in `forgotten.jsonl`: read once, to be taken over.
+"""The former journal of withdrawals, a chain of lines in `forgotten.jsonl`: read once for migration.
 
 Each line is compact JSON with sorted keys: `seq`, `at`, `field` and `value` as in `forgotten_file`,
-`previous` (SHA-256 of the line before, 64 zeros for the first) and `mac` (HMAC-SHA256 of all the others under
-`forgotten.key`). `forgotten.head` names the last line.
+`previous` (SHA-256 of the line before, 64 zeros for the first) and `mac` (HMAC-SHA256 of all other fields
+under `forgotten.key`). `forgotten.head` names the last line.
 """
 
 import hashlib
@@ -21,15 +21,15 @@ _NOTHING = "0" * 64  # `previous` of the first line
 
 
 def has_former(home: Path) -> bool:
-    """Whether a home holds anything of the former format."""
+    """Return whether a home holds a file of the former format."""
     return (home / JOURNAL).exists() or (home / HEAD).exists()
 
 
 def read_former(home: Path, key: bytes) -> tuple[Entry, ...]:
-    """Every line, verified. The lock is held.
+    """Return the entry of every line, verified. Requires the lock.
 
     Raises:
-        DataError: a line is torn or was edited, or the journal or its end is gone.
+        DataError: a line is torn or was edited, or the journal or its end is missing.
     """
     data, (last_seq, last_sha256) = _bytes(home / JOURNAL), _head(home)
     if data is None:
@@ -37,7 +37,7 @@ def read_former(home: Path, key: bytes) -> tuple[Entry, ...]:
     *lines, rest = data.split(b"\n")
     if rest:
         mend = RESTORE
-        if last_seq < len(lines):  # the verb that wrote it never reported success
+        if last_seq < len(lines):  # the command that wrote it never reported success
             mend = "nothing is trained until you remove that line and run `fedllm data forget` for it again"
         raise DataError(f"{home / JOURNAL}, line {len(lines) + 1} is torn: {mend}")
     entries: list[Entry] = []
@@ -71,7 +71,7 @@ def _entry(key: bytes, line: bytes, seq: int, previous: str, where: str) -> Entr
 
 
 def _head(home: Path) -> tuple[int, str]:
-    """Number and SHA-256 of the last line that is known to have been whole; number -1 where none is."""
+    """Return number and SHA-256 of the last line known to be complete; number -1 if there is none."""
     data = _bytes(home / HEAD)
     if data is None:
         return -1, _NOTHING

@@ -1,6 +1,6 @@
-"""A look at a site's data file before it takes part: what is left out, cut, doubled, and how often.
+"""Inspect a site's data file before it takes part: count rows that are left out, cut or repeated.
 
-Everything here is for the site's own eyes: lines may quote labels and ids.
+The results stay at the site: lines may quote labels and ids.
 """
 
 import json
@@ -15,19 +15,19 @@ from fedllm.data.site_records import fitting, listed
 
 Cut = Callable[[Row], bool]  # whether training reads less of a record than it holds
 
-_LONG = 1 << 20  # characters of a row beyond which it is named as long, whatever the task is
-_USUAL = 0.9  # of the rows: a field that so many have is missed where it is absent
+_LONG = 1 << 20  # characters above which a row is reported as long, for any task
+_USUAL = 0.9  # of the rows: a field that this share has is reported where it is absent
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """What is found in a data file."""
+    """The result of inspecting a data file."""
 
     rows: int  # that are not empty
     left_out: Sequence[Fault]  # rows that no training uses
-    notices: dict[str, Sequence[Fault]] = field(default_factory=dict)  # rows that it uses all the same
+    notices: dict[str, Sequence[Fault]] = field(default_factory=dict)  # rows that training uses nevertheless
     labels: dict[str, int] = field(default_factory=dict)  # of the usable rows
-    withdrawn: int = 0  # records that are in no other number
+    withdrawn: int = 0  # records, not included in the other counts
 
     @property
     def usable(self) -> int:
@@ -36,37 +36,37 @@ class Inspection:
 
     @property
     def share(self) -> float:
-        """The share of the rows that is left out, from 0 to 1."""
+        """The share of rows left out, from 0 to 1."""
         return len(self.left_out) / self.rows if self.rows else 1.0
 
     def lines(self) -> list[str]:
-        """For people: first what is left out, then what is worth knowing, the first few rows by line."""
-        told = []
+        """Return a summary in lines: rows left out, labels, then notices, with the first few line numbers."""
+        summary = []
         if self.left_out:
-            told.append(f"{len(self.left_out)} of {self.rows} rows are left out: {listed(self.left_out)}")
+            summary.append(f"{len(self.left_out)} of {self.rows} rows are left out: {listed(self.left_out)}")
         if self.labels:
-            told.append("labels: " + ", ".join(f"{name} {count}" for name, count in self.labels.items()))
-        told += [f"{what}: {len(found)}, {listed(found)}" for what, found in self.notices.items()]
-        return told
+            summary.append("labels: " + ", ".join(f"{name} {count}" for name, count in self.labels.items()))
+        summary += [f"{what}: {len(faults)}, {listed(faults)}" for what, faults in self.notices.items()]
+        return summary
 
 
 def inspect_rows(
     rows: Sequence[Row], faults: Sequence[Fault], task: TaskConfig | None, cut: Cut | None = None
 ) -> Inspection:
-    """Look at the rows of a data file.
+    """Inspect the rows of a data file.
 
     Args:
         rows: records, from `read_rows`, without those that were withdrawn.
-        faults: lines that are no records.
-        task: of the federation; None: what can be said without it.
+        faults: lines that are not records.
+        task: of the federation; None: skip the checks that need it.
         cut: whether training reads less of a record than it holds; None: nothing is cut.
     """
     total = len(rows) + len(faults)
     if task is None:
         usable, left_out = rows, faults
     else:
-        found = fitting(rows, faults, task)
-        usable, left_out = found.usable, found.left_out
+        records = fitting(rows, faults, task)
+        usable, left_out = records.usable, records.left_out
     notices = {
         "rows with the id of an earlier row": _doubled(usable, _id),
         "rows with the content of an earlier row": _doubled(usable, lambda row: content(row.record)),
@@ -88,16 +88,16 @@ def _id(row: Row) -> str | None:
 
 def _doubled(rows: Sequence[Row], key: Callable[[Row], str | None]) -> list[Fault]:
     first: dict[str, int] = {}
-    found = []
+    repeated = []
     for row in rows:
         value = key(row)
         if value is None:
             continue
         if value in first:
-            found.append(Fault(row.line, f"as line {first[value]}"))
+            repeated.append(Fault(row.line, f"as line {first[value]}"))
         else:
             first[value] = row.line
-    return found
+    return repeated
 
 
 def _long(rows: Sequence[Row]) -> list[Fault]:

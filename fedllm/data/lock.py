@@ -1,4 +1,4 @@
-"""Data that DVC manages: a run uses them as `dvc.lock` has them, or says that they differ."""
+"""Data under DVC: a run checks that they match `dvc.lock`."""
 
 import hashlib
 from dataclasses import dataclass
@@ -24,14 +24,14 @@ class _Stage(BaseModel):
 
 
 class _Lock(BaseModel):
-    """What is read of a dvc.lock."""
+    """The parts of a dvc.lock that are read."""
 
     stages: dict[str, _Stage]
 
 
 @dataclass(frozen=True)
 class ManagedData:
-    """A DVC project whose `params.yaml` means the same data as the configuration at hand."""
+    """A DVC project whose `params.yaml` describes the same data as the configuration."""
 
     folder: Path  # `data` of the project
     lock: Path
@@ -39,10 +39,10 @@ class ManagedData:
 
 
 def managed_data(config: FederationConfig, project: Path) -> ManagedData | None:
-    """The project's managed data when `config` means exactly them, else None.
+    """Return the project's managed data if `config` describes exactly these, else None.
 
-    They were made by the parameters that `dvc.lock` has on record; a `params.yaml` that was edited since
-    means others.
+    The data were made with the parameters that `dvc.lock` records; a `params.yaml` edited since then
+    describes other data.
     """
     lock, params = project / "dvc.lock", project / "params.yaml"
     if not (lock.is_file() and params.is_file()):
@@ -63,7 +63,7 @@ def managed_data(config: FederationConfig, project: Path) -> ManagedData | None:
 
 
 def check_lock(managed: ManagedData, config: FederationConfig) -> PreparedData:
-    """The managed files, when every one is as `dvc.lock` has it.
+    """Return the managed files, if all match `dvc.lock`.
 
     Raises:
         DataError: a file differs from the lock.
@@ -80,12 +80,12 @@ def check_lock(managed: ManagedData, config: FederationConfig) -> PreparedData:
 
 
 def _md5(path: Path) -> str:
-    """DVC's own content hash, not a defence."""
+    """Return DVC's content hash, which is no protection against tampering."""
     return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
 
 
 def _made_by(params: object, lock: Path) -> bool:
-    """Whether the stages that made the data did so by these parameters."""
+    """Return whether the stages that made the data used these parameters."""
     made = [stage for stage in _read(lock).stages.values() if any(map(_is_data, stage.outs))]
     recorded = [entry for stage in made for entry in stage.params.get("params.yaml", {}).items()]
     return all(_at(params, name) == value for name, value in recorded)
@@ -96,14 +96,14 @@ def _is_data(out: _Output) -> bool:
 
 
 def _at(params: object, name: str) -> object:
-    """The value at a dotted name; None where there is none."""
+    """Return the value at a dotted name, or None."""
     for part in name.split("."):
         params = params.get(part) if isinstance(params, dict) else None
     return params
 
 
 def _locked(lock: Path) -> dict[str, str]:
-    """md5 by path of every output in a dvc.lock."""
+    """Return the md5 of every output in a dvc.lock, by path."""
     return {out.path: out.md5 for stage in _read(lock).stages.values() for out in stage.outs}
 
 

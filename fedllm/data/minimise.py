@@ -1,21 +1,21 @@
-"""What of a record a task needs: nothing else reaches the training."""
+"""Reduce records to the fields that a task needs; training sees no others."""
 
 from collections.abc import Iterable
 
 from fedllm.config import TaskConfig
 from fedllm.data.records import Record
 
-LOCAL = "id"  # kept beside: lines in the site's own log name a record by it, and nothing is learned from it
+LOCAL = "id"  # kept as well: the site's own log names a record by it, and training does not use it
 
 
 def needed_fields(task: TaskConfig, unit_field: str | None) -> frozenset[str]:
-    """The record's fields that a task reads: what its template names, the answer, and who a person is.
+    """Return the fields that a task reads: those of its template, the answer, and the person's name.
 
     Args:
-        task: as the plan has it.
+        task: from the plan.
         unit_field: the field that names a person, where people are the unit of privacy.
     """
-    # As the template is filled: plain replacement of whatever `{name}` task.fields knows.
+    # Same rule as filling the template: plain replacement of each `{name}` in task.fields.
     words = task.traits.template
     keys = {key for key in task.fields if words and f"{{{key}}}" in task.template} | set(task.traits.needs)
     fields = {task.fields.get(key, key) for key in keys}
@@ -23,9 +23,9 @@ def needed_fields(task: TaskConfig, unit_field: str | None) -> frozenset[str]:
 
 
 def only(records: Iterable[Record], fields: frozenset[str]) -> list[dict[str, str]]:
-    """Copies of records without any other field but `id`, which stays for the site's own error lines.
+    """Copy records with these fields and `id`, which the site's own error lines use.
 
-    A needed field that a record lacks stays absent: who reads it says so.
+    A needed field that a record lacks stays absent; its reader raises.
     """
     kept = fields | {LOCAL}
     return [{key: value for key, value in record.items() if key in kept} for record in records]

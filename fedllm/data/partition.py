@@ -1,4 +1,4 @@
-"""Deal one machine's records to simulated sites, and hold a public part out. Same seed, same parts."""
+"""Partition records among simulated sites and hold out a public part, deterministically by seed."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -9,14 +9,14 @@ from fedllm.config import PartitionConfig
 from fedllm.data.records import Record, group_of
 from fedllm.errors import DataError
 
-PART, PUBLIC = "part", "public"  # the field and word by which a corpus marks what its makers held out
+PART, PUBLIC = "part", "public"  # the field and value that mark a corpus' own held-out part
 
 _HOLD_OUT, _PARTITION = 1, 2  # streams of one seed must not be the same stream
 _LARGEST_SHARE = 5  # the public part is at most a fifth of a group
 
 
 def hold_out(records: Sequence[Record], per_group: int, seed: int) -> tuple[list[Record], list[Record]]:
-    """Take a public part out: the records marked as such, else some at random whatever the class.
+    """Hold out a public part: the records marked as public, else a random sample that ignores labels.
 
     Args:
         records: all records.
@@ -24,17 +24,17 @@ def hold_out(records: Sequence[Record], per_group: int, seed: int) -> tuple[list
         seed: of the draw.
 
     Returns:
-        The training part in the order given, and the public part by silo in the order drawn, or as given
-        where records are marked.
+        The training part in the given order, and the public part by silo in the order drawn, or in the given
+        order if records are marked.
     """
     marked = [record for record in records if record.get(PART) == PUBLIC]
     if marked:
         return [record for record in records if record.get(PART) != PUBLIC], marked
-    chance = np.random.default_rng([seed, _HOLD_OUT])
+    rng = np.random.default_rng([seed, _HOLD_OUT])
     groups = _by(records, [group_of(record) for record in records])
     public: list[int] = []
     for name in sorted(groups):
-        drawn = chance.permutation(len(groups[name]))
+        drawn = rng.permutation(len(groups[name]))
         count = min(per_group, max(1, len(drawn) // _LARGEST_SHARE))
         public += [groups[name][i] for i in drawn[:count]]
     taken = set(public)
@@ -45,27 +45,27 @@ def hold_out(records: Sequence[Record], per_group: int, seed: int) -> tuple[list
 def partition(
     records: Sequence[Record], sites: Sequence[str], config: PartitionConfig, seed: int
 ) -> dict[str, list[Record]]:
-    """Deal records to sites.
+    """Partition records among sites.
 
     `silo` gives each site the silo of its name (with as many sites as silos, in order, when the names
-    differ); `iid` deals at random; `dirichlet` draws each label's shares among the sites from a
-    symmetric Dirichlet(alpha) (Hsu et al. 2019); `shards` sorts by label and deals that many
-    contiguous pieces to each site (McMahan et al. 2017).
+    differ); `iid` partitions at random; `dirichlet` draws each label's shares among the sites from a
+    symmetric Dirichlet(alpha) (Hsu et al. 2019); `shards` sorts by label and gives each site that many
+    contiguous pieces (McMahan et al. 2017).
 
     Raises:
-        DataError: no such silo, records without labels where labels are needed, or a site left empty.
+        DataError: there is no such silo, needed labels are missing, or a site is left empty.
     """
     if not sites:
         raise DataError("simulation.sites names no site")
-    chance = np.random.default_rng([seed, _PARTITION])
+    rng = np.random.default_rng([seed, _PARTITION])
     if config.by == "silo":
         parts = _silos(records, sites)
     elif config.by == "iid":
-        parts = [list(part) for part in np.array_split(chance.permutation(len(records)), len(sites))]
+        parts = [list(part) for part in np.array_split(rng.permutation(len(records)), len(sites))]
     elif config.by == "dirichlet":
-        parts = _dirichlet(_labels(records), len(sites), config.alpha, chance)
+        parts = _dirichlet(_labels(records), len(sites), config.alpha, rng)
     else:
-        parts = _shards(_labels(records), len(sites), config.shards, chance)
+        parts = _shards(_labels(records), len(sites), config.shards, rng)
     if empty := [site for site, part in zip(sites, parts, strict=True) if not part]:
         raise DataError(
             f"the partition {config.by} leaves {', '.join(empty)} empty: fewer sites or more data"
@@ -101,26 +101,26 @@ def _silos(records: Sequence[Record], sites: Sequence[str]) -> list[list[int]]:
 
 
 def _dirichlet(
-    labels: dict[str, list[int]], sites: int, alpha: float, chance: np.random.Generator
+    labels: dict[str, list[int]], sites: int, alpha: float, rng: np.random.Generator
 ) -> list[list[int]]:
     parts: list[list[int]] = [[] for _ in range(sites)]
     for label in sorted(labels):
-        order = chance.permutation(labels[label])
-        shares = chance.dirichlet(np.full(sites, alpha))  # (sites,)
+        order = rng.permutation(labels[label])
+        shares = rng.dirichlet(np.full(sites, alpha))  # (sites,)
         borders = (np.cumsum(shares)[:-1] * len(order)).round().astype(int)
         for part, piece in zip(parts, np.split(order, borders), strict=True):
             part.extend(int(i) for i in piece)
-    for part in parts:  # a site without a single record cannot take part: the richest gives it one
+    for part in parts:  # a site without records cannot take part: the largest gives it one
         if not part:
-            richest = max(parts, key=len)
-            part.append(richest.pop())
+            largest = max(parts, key=len)
+            part.append(largest.pop())
     return parts
 
 
 def _shards(
-    labels: dict[str, list[int]], sites: int, shards: int, chance: np.random.Generator
+    labels: dict[str, list[int]], sites: int, shards: int, rng: np.random.Generator
 ) -> list[list[int]]:
-    order = np.concatenate([chance.permutation(labels[label]) for label in sorted(labels)])
+    order = np.concatenate([rng.permutation(labels[label]) for label in sorted(labels)])
     pieces = np.array_split(order, sites * shards)
-    dealt = chance.permutation(len(pieces)).reshape(sites, shards)
-    return [[int(i) for piece in row for i in pieces[piece]] for row in dealt]
+    assigned = rng.permutation(len(pieces)).reshape(sites, shards)
+    return [[int(i) for piece in row for i in pieces[piece]] for row in assigned]

@@ -1,4 +1,4 @@
-"""Write what a simulated federation needs: `raw.jsonl`, `sites/{site}.jsonl` and `public.jsonl`.
+"""Write the data of a simulated federation: `raw.jsonl`, `sites/{site}.jsonl` and `public.jsonl`.
 
 DVC's stages and `prepare` call the same functions, so both give the same bytes.
 """
@@ -28,14 +28,14 @@ _LAYOUT = 1  # raise it when the same configuration gives other files
 
 @dataclass(frozen=True)
 class PreparedData:
-    """Where each site's records and the public ones are."""
+    """Paths of each site's records and of the public records."""
 
     sites: dict[str, Path]
     public: Path
 
 
 def prepare(config: FederationConfig, folder: Path) -> PreparedData:
-    """Fetch, partition and hold out; nothing is done again while files and manifest agree.
+    """Fetch, partition and hold out; does nothing while files and manifest agree.
 
     Raises:
         ConfigError: the configuration has no `simulation`.
@@ -62,7 +62,7 @@ def cached_data(config: FederationConfig) -> PreparedData:
 
 
 def layout(config: FederationConfig, folder: Path) -> PreparedData:
-    """Where `prepare` puts what, whether it is there or not."""
+    """Return the paths that `prepare` writes, whether they exist or not."""
     sites = {name: folder / "sites" / f"{name}.jsonl" for name in _simulation(config).names}
     return PreparedData(sites=sites, public=folder / "public.jsonl")
 
@@ -92,7 +92,7 @@ def evalset(config: FederationConfig, folder: Path) -> list[Record]:
 
 
 def load_public(config: FederationConfig, path: Path) -> list[Record]:
-    """The public records, no more than `evaluation.limit` a group."""
+    """Read the public records, at most `evaluation.limit` per group."""
     limit = config.evaluation.limit
     counts: dict[str, int] = {}
     kept: list[Record] = []
@@ -126,7 +126,7 @@ def _simulation(config: FederationConfig) -> SimulationConfig:
 
 
 def inputs_sha256(config: FederationConfig) -> str:
-    """SHA-256 of all that decides the files' bytes."""
+    """Return the SHA-256 of all inputs that determine the files' bytes."""
     simulation = _simulation(config)
     seen = {
         "layout": _LAYOUT,

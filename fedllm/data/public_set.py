@@ -1,4 +1,4 @@
-"""The public evaluation set, looked at before anything is started: is it there, and does the task fit it?"""
+"""Check the public evaluation set before a start: it exists and fits the task."""
 
 from pathlib import Path
 
@@ -12,14 +12,14 @@ _OWN = "name a JSON-lines file that the coordinator owns"
 
 
 def check_public_set(config: FederationConfig, *, external: bool = False) -> None:
-    """Make sure that models can be measured.
+    """Check that models can be evaluated.
 
     Args:
         config: the federation.
-        external: the sites are elsewhere, so that a simulation's corpus is at most the public set.
+        external: the sites are elsewhere, so a simulation's corpus serves at most as the public set.
 
     Raises:
-        ConfigError: there is no public set, or `auto` stands for a corpus that the task is not about.
+        ConfigError: there is no public set, or `auto` stands for a corpus that does not fit the task.
         DataError: the file cannot be read, holds no records, or has one that does not fit the task.
     """
     public = config.evaluation.public
@@ -41,7 +41,7 @@ def check_public_set(config: FederationConfig, *, external: bool = False) -> Non
 
 
 def public_set_in_words(config: FederationConfig) -> str | None:
-    """What `evaluation.public: auto` stands for where it is a known corpus; None where it is not."""
+    """Return a sentence on `evaluation.public: auto` if it stands for a known corpus, else None."""
     source = config.simulation.source if config.simulation is not None else ""
     if config.evaluation.public != "auto" or source not in CORPORA:
         return None
@@ -52,7 +52,7 @@ def public_set_in_words(config: FederationConfig) -> str | None:
 
 
 def misfit(record: Record, task: TaskConfig) -> str | None:
-    """Why a record is no example of a task; None where it is one."""
+    """Return why a record does not fit a task; None if it does."""
     if missing := sorted(needed_fields(task, None) - record.keys()):
         return f"no field {missing[0]!r}; it has {', '.join(sorted(record))}"
     if task.traits.labels:

@@ -1,4 +1,4 @@
-"""Records: one JSON object a line, every value a text."""
+"""Records: one JSON object per line, with texts as values."""
 
 import hashlib
 import json
@@ -13,16 +13,16 @@ from fedllm.errors import DataError
 Record: TypeAlias = Mapping[str, str]
 
 SILO = "silo"  # the organisation a record comes from
-EVERYTHING = "all"  # the group of records that name none
+EVERYTHING = "all"  # the group of records without a silo
 
 
 def group_of(record: Record) -> str:
-    """The silo that a record names, else `all`."""
+    """Return the silo that a record names, else `all`."""
     return record.get(SILO, EVERYTHING)
 
 
 def content(record: Record) -> str:
-    """What makes two records the same: the text, else all fields but `id` and `silo`."""
+    """Return what identifies a record: the text, else all fields but `id` and `silo`."""
     if "text" in record:
         return record["text"]
     kept = {key: value for key, value in record.items() if key not in {"id", SILO}}
@@ -30,7 +30,7 @@ def content(record: Record) -> str:
 
 
 def distinct(records: Iterable[Record], but: Iterable[Record] = ()) -> list[Record]:
-    """Keep the first of equal texts, over all silos, and none that `but` holds."""
+    """Keep the first of equal records, over all silos, and none that `but` holds."""
     seen = {content(record) for record in but}
     kept = []
     for record in records:
@@ -42,10 +42,10 @@ def distinct(records: Iterable[Record], but: Iterable[Record] = ()) -> list[Reco
 
 
 def read_records(path: str | Path) -> list[dict[str, str]]:
-    """Read a JSON-lines file; empty lines are passed over, numbers become text.
+    """Read a JSON-lines file; skips empty lines, turns numbers into text.
 
     Raises:
-        DataError: naming the file and the line.
+        DataError: a line is not a record; names the file and the line.
     """
     rows, faults = read_rows(path)
     if faults:
@@ -54,13 +54,13 @@ def read_records(path: str | Path) -> list[dict[str, str]]:
 
 
 def write_records(path: str | Path, records: Iterable[Record]) -> None:
-    """Write JSON lines with sorted keys, whole or not at all; the same records give the same bytes."""
+    """Write JSON lines with sorted keys, atomically; the same records give the same bytes."""
     lines = [json.dumps(dict(record), sort_keys=True, ensure_ascii=False) + "\n" for record in records]
     write_bytes(Path(path), "".join(lines).encode())
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Put `data` under `path` by an atomic rename; a file that holds it already is left alone."""
+    """Write `data` to `path` by an atomic rename, unless the file already holds it."""
     if path.is_file() and path.stat().st_size == len(data) and path.read_bytes() == data:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -68,6 +68,6 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def sha256_file(path: Path) -> str:
-    """SHA-256 of a file's bytes, hex."""
+    """Return the SHA-256 of a file's bytes, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

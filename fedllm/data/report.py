@@ -1,4 +1,4 @@
-"""Who holds what: counts by label and text lengths, as JSON and as a picture."""
+"""Report each site's records: counts by label and text lengths, as JSON and as a figure."""
 
 import json
 from collections import Counter
@@ -16,29 +16,29 @@ def report(config: FederationConfig, folder: Path, out: Path) -> dict[str, Any]:
     """Write `data.json` and `data.png` about prepared data.
 
     Args:
-        config: whose sites are asked about.
-        folder: where `prepare` put the data.
-        out: where the report goes.
+        config: the federation.
+        folder: that `prepare` wrote.
+        out: folder of the report.
 
     Returns:
         `{"sites": {name: {"count", "labels", "words"}}, "public": {…}, "overlap": 0}`; `words` holds
-        mean, median, p95 and max of words a text, `overlap` the public texts that a site holds too.
+        mean, median, p95 and max of words per text, `overlap` counts public texts that a site also holds.
 
     Raises:
-        DataError: the data are not there.
+        DataError: the data are missing.
     """
     prepared = layout(config, folder)
     held = {name: read_records(path) for name, path in prepared.sites.items()}
     public = read_records(prepared.public)
-    known = {content(record) for record in public}
-    found: dict[str, Any] = {
+    public_texts = {content(record) for record in public}
+    summary: dict[str, Any] = {
         "sites": {name: _summary(records) for name, records in held.items()},
         "public": _summary(public),
-        "overlap": sum(content(record) in known for records in held.values() for record in records),
+        "overlap": sum(content(record) in public_texts for records in held.values() for record in records),
     }
-    write_bytes(out / "data.json", (json.dumps(found, indent=1, sort_keys=True) + "\n").encode())
-    _draw(found, out / "data.png")
-    return found
+    write_bytes(out / "data.json", (json.dumps(summary, indent=1, sort_keys=True) + "\n").encode())
+    _draw(summary, out / "data.png")
+    return summary
 
 
 def _summary(records: list[dict[str, str]]) -> dict[str, Any]:
@@ -59,10 +59,10 @@ def _label(record: Record) -> str:
     return record.get("label", "unlabelled")
 
 
-def _draw(found: dict[str, Any], path: Path) -> None:
+def _draw(summary: dict[str, Any], path: Path) -> None:
     from matplotlib.figure import Figure
 
-    parts = {**found["sites"], "public": found["public"]}
+    parts = {**summary["sites"], "public": summary["public"]}
     names = list(parts)
     labels = sorted({label for part in parts.values() for label in part["labels"]})
     figure = Figure(figsize=(10, max(2.5, 0.5 * len(names) + 1.5)), layout="constrained")
@@ -82,5 +82,5 @@ def _draw(found: dict[str, Any], path: Path) -> None:
     lengths.set_title("how long the texts are")
     lengths.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Without the version of matplotlib in it, the same data give the same bytes.
+    # The file omits matplotlib's version, so that the same data give the same bytes.
     figure.savefig(path, dpi=110, metadata={"Software": None})

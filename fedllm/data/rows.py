@@ -1,4 +1,4 @@
-"""Lines of a JSON-lines file: those that are records, and those that are not, each with its number."""
+"""Read a JSON-lines file into numbered records and numbered faults."""
 
 import json
 import shlex
@@ -7,14 +7,14 @@ from pathlib import Path
 
 from fedllm.errors import DataError
 
-_BOM = b"\xef\xbb\xbf"  # UTF-8's, as editors on Windows write it
+_BOM = b"\xef\xbb\xbf"  # of UTF-8, which editors on Windows write
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _TABLES = {".csv": ",", ".tsv": "\t"}
 
 
 @dataclass(frozen=True)
 class Row:
-    """A record, and the number of its line, from 1."""
+    """A record and its line number, from 1."""
 
     line: int
     record: dict[str, str]
@@ -22,17 +22,17 @@ class Row:
 
 @dataclass(frozen=True)
 class Fault:
-    """A line that cannot be used, and why. The reason may quote the record: it stays at the site."""
+    """An unusable line and the reason. The reason may quote the record, so it stays at the site."""
 
     line: int
     reason: str
 
 
 def read_rows(path: str | Path) -> tuple[list[Row], list[Fault]]:
-    """Read a JSON-lines file as `scan_rows` does, of which at least one line must be a record.
+    """Read a JSON-lines file like `scan_rows`, and require at least one record.
 
     Raises:
-        DataError: the file is absent or cannot be read, or not one line of it is a record; with what to do.
+        DataError: the file is absent, unreadable or without a record; with advice.
     """
     rows, faults = scan_rows(path)
     if not rows:
@@ -41,12 +41,12 @@ def read_rows(path: str | Path) -> tuple[list[Row], list[Fault]]:
 
 
 def scan_rows(path: str | Path) -> tuple[list[Row], list[Fault]]:
-    """Read a JSON-lines file in UTF-8, with or without a byte order mark, whatever its lines hold.
+    """Read a JSON-lines file in UTF-8, with or without a byte order mark.
 
-    Empty lines are passed over, numbers become text.
+    Empty lines are skipped, numbers become text.
 
     Returns:
-        The records, and the lines that are none.
+        The records, and the lines that are not records.
 
     Raises:
         DataError: the file is absent or cannot be read.
@@ -112,15 +112,14 @@ def _text(key: str, item: object) -> str:
 
 
 def _why_none(path: Path, faults: list[Fault]) -> str:
-    """Why a file holds no record: it is empty, of another format, or its first line says it."""
+    """Return why a file has no records: it is empty, of another format, or the fault of its first line."""
     if not faults:
         return f"{path}: holds no records; write one JSON object a line"
     data = _bytes(path)
     first = data.removeprefix(_BOM).lstrip().partition(b"\n")[0]
     target = path.with_suffix(".jsonl") if path.suffix != ".jsonl" else path.with_stem(f"{path.stem}-lines")
-    files = (
-        f"< {shlex.quote(str(path))} > {shlex.quote(str(target))}"  # never the same: a shell empties it first
-    )
+    # Never the same file twice: a shell empties the target first.
+    files = f"< {shlex.quote(str(path))} > {shlex.quote(str(target))}"
     if data.startswith(_UTF16):
         return f"{path}: it is UTF-16 and cannot be read as UTF-8 text: save it as UTF-8"
     if first[:1] == b"[":

@@ -1,4 +1,4 @@
-"""A secret that a site draws for itself, once: 32 bytes in a file that only its owner may read."""
+"""A site's own random secret: 32 bytes in a file that only its owner may read."""
 
 import os
 import secrets
@@ -9,14 +9,14 @@ from fedllm.disk import room, sync_folder
 from fedllm.errors import IdentityError
 
 _BYTES = 32
-_OTHERS = 0o077  # what group and world must not have
+_OTHERS = 0o077  # permissions that group and world must not have
 
 
 def read_key(path: Path) -> bytes | None:
-    """The key in a file, None where there is no such file.
+    """Return the key in a file, or None if there is no such file.
 
     Raises:
-        IdentityError: it is open to others, cannot be read, or holds no key.
+        IdentityError: the file is open to others, unreadable, or holds no key.
     """
     try:
         with path.open("rb") as file:
@@ -38,13 +38,13 @@ def read_key(path: Path) -> bytes | None:
 
 
 def site_key(path: Path) -> tuple[bytes, bool]:
-    """The key in a file, drawn from the operating system where there is none.
+    """Return the key in a file, drawing it from the operating system if there is none.
 
     Returns:
-        The key, and whether it was drawn just now.
+        The key, and whether it is new.
 
     Raises:
-        IdentityError: as `read_key`, or the file cannot be made.
+        IdentityError: as `read_key`, or the file cannot be created.
         DiskFullError: there is no room for it.
     """
     if (key := read_key(path)) is not None:
@@ -55,12 +55,12 @@ def site_key(path: Path) -> tuple[bytes, bool]:
     except OSError as error:
         raise IdentityError(f"cannot keep a key at {path}: {error.strerror}") from None
     key = read_key(path)
-    assert key is not None  # noqa: S101 - it was just put there, by us or by another process
+    assert key is not None  # noqa: S101 - this or another process just wrote it
     return key, drawn
 
 
 def _draw(path: Path) -> bool:
-    """Put a key there whole or not at all; another process that was quicker keeps its own."""
+    """Write a new key atomically; returns False if another process has already written one."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # of mode 600
     try:
         with os.fdopen(handle, "wb") as file:

@@ -1,4 +1,4 @@
-"""A site's records for a task: which of them can be trained on, and why others are left out."""
+"""Split a site's records into those a task can train on and those left out, with reasons."""
 
 import base64
 import binascii
@@ -18,29 +18,29 @@ from fedllm.text import one_line
 
 log = logging.getLogger(__name__)
 
-PIXELS = 28 * 28  # bytes of an image, row by row
-CHARACTERS = 16  # of a text for each token that counts, at most: training sees no more of it
-_NAMED = 20  # labels that a reason names
-_SHOWN = 3  # reasons, and lines of each, that are named to people; the others are counted
+PIXELS = 28 * 28  # bytes of an image, row-major
+CHARACTERS = 16  # of a text per token of `max_length`, at most: training sees no more of it
+_NAMED = 20  # labels that a reason lists
+_SHOWN = 3  # reasons, and lines per reason, that are listed; the others are counted
 
 
 @dataclass(frozen=True)
 class SiteRecords:
-    """What of a data file can be trained on. Withdrawn records are in neither list."""
+    """A data file's usable rows and the others. Withdrawn records are in neither list."""
 
     usable: Sequence[Row]
-    left_out: Sequence[Fault]  # in the order of their lines
+    left_out: Sequence[Fault]  # in line order
 
     @property
     def share(self) -> float:
-        """The share of the rows that is left out, from 0 to 1; 1 where there are no rows at all."""
+        """The share of rows left out, from 0 to 1; 1 if there are no rows."""
         rows = len(self.usable) + len(self.left_out)
         return len(self.left_out) / rows if rows else 1.0
 
     def log(self, level: int, where: str, advice: str = "") -> None:
-        """Tell this process' log how many rows are left out, and why: the first of them by line.
+        """Log how many rows are left out, and the first reasons with line numbers.
 
-        The reasons are an error's text: logs in JSON, which are sent elsewhere, quote none.
+        The reasons are the text of an error: logs in JSON, which are sent elsewhere, omit it.
         """
         rows = len(self.usable) + len(self.left_out)
         why = DataError(listed(self.left_out))
@@ -50,36 +50,36 @@ class SiteRecords:
 def site_records(path: Path, task: TaskConfig, home: Path | None) -> SiteRecords:
     """Read a site's data file for a task.
 
-    A row is left out where its line is no record, or where the task cannot read the record. Whether one row
-    is left out never depends on another, which privacy by record counts on.
+    A row is left out if its line is not a record, or if the task cannot read the record. This never
+    depends on another row: record-level privacy relies on it.
 
     Args:
         path: JSON lines.
-        task: as the plan has it.
-        home: the site's folder, which says what was withdrawn; None: nothing was.
+        task: from the plan.
+        home: the site's folder, which holds the withdrawals; None: there are none.
 
     Raises:
-        DataError: the file, or the journal of withdrawals, cannot be read at all.
+        DataError: the file or the withdrawals cannot be read.
     """
     rows, faults = scan_rows(path)
     return fitting(rows if home is None else not_withdrawn(rows, home), faults, task)
 
 
 def not_withdrawn(rows: Sequence[Row], home: Path) -> list[Row]:
-    """The rows whose records a site's journal of withdrawals does not name.
+    """Return the rows that were not withdrawn.
 
     Raises:
-        DataError: the journal cannot be read.
+        DataError: the withdrawals cannot be read.
     """
     kept = {id(record) for record in Forgotten.load(home).keep(row.record for row in rows)}
     return [row for row in rows if id(row.record) in kept]
 
 
 def site_rows(path: Path) -> tuple[list[Row], list[Fault]]:
-    """Read a site's data file: its records, and the lines that are none.
+    """Read a site's data file: its records, and the lines that are not records.
 
     Raises:
-        DataError: it is absent or cannot be read, or holds not one record; with what to do at a site.
+        DataError: the file is absent, unreadable or without a record; with advice for a site.
     """
     try:
         path.stat()
@@ -93,9 +93,9 @@ def site_rows(path: Path) -> tuple[list[Row], list[Fault]]:
 
 
 def fitting(rows: Iterable[Row], faults: Iterable[Fault], task: TaskConfig) -> SiteRecords:
-    """Part rows by whether the task can read them; `faults` are lines that are no records at all."""
+    """Split rows by whether the task can read them; `faults` are lines that are not records."""
     fit, usable, left_out = Fit(task), [], list(faults)
-    reasons: dict[str, str] = {}  # each held once, however many rows it is said of
+    reasons: dict[str, str] = {}  # each kept once, for any number of rows
     for row in rows:
         if (reason := fit.fault(row.record)) is None:
             usable.append(row)
@@ -105,7 +105,7 @@ def fitting(rows: Iterable[Row], faults: Iterable[Fault], task: TaskConfig) -> S
 
 
 class Fit:
-    """What a task asks of each record, as it comes in a plan or a federation file."""
+    """A task's requirements for each record, from a plan or a federation file."""
 
     def __init__(self, task: TaskConfig) -> None:
         self._task = task
@@ -116,7 +116,7 @@ class Fit:
             self._labels += ", …"
 
     def fault(self, record: Record) -> str | None:
-        """Why the task cannot read a record; None when it can."""
+        """Return why the task cannot read a record; None if it can."""
         task = self._task
         if missing := [field for field in self._wanted if field not in record]:
             has = ", ".join(map(repr, sorted(record))) or "none"
@@ -143,13 +143,13 @@ def _image_fault(encoded: str) -> str | None:
 
 
 def listed(faults: Sequence[Fault], most: int = _SHOWN) -> str:
-    """The first reasons with the first lines that each is said of; the others are numbers."""
+    """Format the first reasons with their first line numbers, and the number of the others."""
     lines: dict[str, list[int]] = {}
     for fault in faults:
         lines.setdefault(fault.reason, []).append(fault.line)
-    told = [f"{_numbered(found, most)}: {reason}" for reason, found in list(lines.items())[:most]]
+    entries = [f"{_numbered(numbers, most)}: {reason}" for reason, numbers in list(lines.items())[:most]]
     more = sum(map(len, list(lines.values())[most:]))
-    return "; ".join([*told, f"and {more} more"] if more else told)
+    return "; ".join([*entries, f"and {more} more"] if more else entries)
 
 
 def _numbered(lines: Sequence[int], most: int) -> str:

