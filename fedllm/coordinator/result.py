@@ -2,25 +2,18 @@
 
 import json
 import statistics
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from fedllm.coordinator.dispatch import read_plan
-from fedllm.coordinator.privacy_plan import privacy_plan
-from fedllm.coordinator.progress import evaluations, score
 from fedllm.coordinator.release import released
 from fedllm.coordinator.training import Training
-from fedllm.journal.outcomes import (
-    Aggregated,
-    Audited,
-    Dispatched,
-    Evaluated,
-    FailedRound,
-    SiteOutcome,
-)
-from fedllm.journal.runs import find_run
+from fedllm.journal.facts import WAIT, Quality, TrainingFacts
+from fedllm.journal.outcomes import Dispatched, SiteOutcome
+from fedllm.journal.training_facts import training_facts
 from fedllm.privacy.accounting import ACCOUNTANT
-from fedllm.protocol.terms import NO_DP, TRUST, told_in_words
+from fedllm.protocol.terms import NO_DP, TRUST, PrivacyPlan, told_in_words
+from fedllm.report.site_totals import site_totals
 from fedllm.tasks.metrics import METRICS
 
 
@@ -54,7 +47,7 @@ class RunResult:
         return json.dumps(self.public(), sort_keys=False)
 
 
-def grouped(metrics: dict[str, float]) -> dict[str, Any]:
+def grouped(metrics: Mapping[str, float]) -> dict[str, Any]:
     """Turn `{"loss": …, "loss/movies": …}` into `{"loss": …, "by_group": {"movies": {…}}}`."""
     overall: dict[str, Any] = {name: value for name, value in metrics.items() if "/" not in name}
     by_group: dict[str, dict[str, float]] = {}
@@ -67,54 +60,50 @@ def grouped(metrics: dict[str, float]) -> dict[str, Any]:
 
 def result(training: Training) -> RunResult:
     """Build the result of a training from its journal."""
-    journal, run = training.journal, training.run
-    measured = evaluations(training)
-    played = [number for number in measured if number > 0]
-    sites = _sites(training, max(played))
-    best = max(played, key=lambda number: score(measured[number]))
-    version = released(training, best)
-    row = find_run(journal, run)
-    assert row is not None  # noqa: S101 - the training is on record
-    times = journal.times(run)
+    facts = training_facts(training.journal, training.run)
+    measured = {one.number: one.quality for one in facts.measured if one.quality is not None}
+    best = facts.best
+    assert best is not None and facts.zero_shot is not None  # noqa: S101, PT018 - a round was released
+    version, quality = released(training, best.number), measured[best.number]
+    times = training.journal.times(training.run)
+    sites = _sites(replace(facts, rounds=facts.measured))
+    total = max(times.values()) - facts.started  # not until now: the run may have ended long ago
     return RunResult(
-        status=row.status,
-        stop_reason=row.reason,
-        run_id=run,
-        rounds=len(played),
+        status=facts.status,
+        stop_reason=facts.reason,
+        run_id=facts.run,
+        rounds=len(measured),
         model={
             "name": version.name,
             "version": version.version,
             "uri": version.uri,
-            "sha256": journal.require(run, best, "aggregate", Aggregated).model.sha256,
+            "sha256": best.model_sha256,
         },
-        eval=grouped(dict(measured[best].metrics)) | _precision(measured[best]),
-        baseline={"zero_shot": grouped(dict(measured[0].metrics))},
+        eval=grouped(quality.metrics) | _precision(quality),
+        baseline={"zero_shot": grouped(facts.zero_shot.metrics)},
         sites=sites,
         seconds={
-            "total": None
-            if training.config.privacy.on
-            else max(times.values()) - row.started,  # not until now: the run may have ended long ago
-            "per_round_overhead": _overhead(training, played, times),
+            "total": None if training.config.privacy.on else total,
+            "per_round_overhead": _overhead(training, list(measured), times),
         },
-        by_round={number: dict(done.metrics) for number, done in measured.items()},
-        privacy=_claim(training, sites),
-        metric=measured[best].metric,
+        by_round={n: dict(one.metrics) for n, one in [(0, facts.zero_shot), *measured.items()]},
+        privacy=_claim(facts.privacy, sites),
+        metric=quality.metric,
     )
 
 
-def _precision(evaluated: Evaluated) -> dict[str, Any]:
+def _precision(quality: Quality) -> dict[str, Any]:
     """Return the number of records, and the 95 % confidence interval of each metric that has one."""
-    precision: dict[str, Any] = {"records": evaluated.records}
-    for name, value in evaluated.metrics.items():
+    precision: dict[str, Any] = {"records": quality.records}
+    for name, value in quality.metrics.items():
         metric = METRICS.get(name)  # None: of a group
-        if metric and (interval := metric.interval(value, evaluated.records, evaluated.answers)):
+        if metric and (interval := metric.interval(value, quality.records, quality.answers)):
             precision[f"{name}_interval"] = list(interval)
     return precision
 
 
-def _claim(training: Training, sites: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def _claim(plan: PrivacyPlan | None, sites: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Return the privacy claim of a training: the largest epsilon of its sites, and the terms."""
-    plan = privacy_plan(training)
     if plan is None:
         return {"unit": "none", "epsilon": None, "words": NO_DP}
     spent = max((row["epsilon"] for row in sites.values() if row["epsilon"] is not None), default=None)
@@ -130,29 +119,19 @@ def _claim(training: Training, sites: dict[str, dict[str, Any]]) -> dict[str, An
     }
 
 
-def _sites(training: Training, last: int) -> dict[str, dict[str, Any]]:
-    rows: dict[str, dict[str, Any]] = {}
-    for number in range(1, last + 1):
-        if training.journal.outcome(training.run, number, "failed", FailedRound):
-            continue
-        plan = read_plan(training, number)
-        audited = training.journal.require(training.run, number, "dp-audit", Audited)
-        verdicts = {verdict.site: verdict for verdict in audited.verdicts}
-        for site in training.journal.require(training.run, number, "dispatch", Dispatched).sites:
-            row = rows.setdefault(
-                site,
-                {"rounds": 0, "epsilon": None, "delta": None, "bytes_up": 0, "bytes_down": 0, "declined": 0},
-            )
-            step = f"remote-local-train {site}"
-            outcome = training.journal.require(training.run, number, step, SiteOutcome)
-            verdict = verdicts[site]
-            row["rounds"] += verdict.accepted
-            if plan.privacy is not None and verdict.epsilon is not None:
-                row["epsilon"], row["delta"] = verdict.epsilon, plan.privacy.delta
-            row["bytes_up"] += outcome.payload.sealed_bytes if outcome.payload else 0
-            row["bytes_down"] += plan.model.sealed_bytes
-            row["declined"] += outcome.status == "declined"
-    return rows
+def _sites(facts: TrainingFacts) -> dict[str, dict[str, Any]]:
+    delta = facts.privacy.delta if facts.privacy else None
+    return {
+        one.site: {
+            "rounds": one.counted,
+            "epsilon": one.epsilon,
+            "delta": None if one.epsilon is None else delta,
+            "bytes_up": one.bytes_up,
+            "bytes_down": one.bytes_down,
+            "declined": one.ends["declined"],
+        }
+        for one in site_totals(facts)
+    }
 
 
 def _overhead(training: Training, played: list[int], times: dict[tuple[int, str], float]) -> float | None:
@@ -172,7 +151,7 @@ def _overhead(training: Training, played: list[int], times: dict[tuple[int, str]
             continue
         plan_sites = training.journal.require(training.run, number, "dispatch", Dispatched).sites
         trained = [
-            training.journal.require(training.run, number, f"remote-local-train {site}", SiteOutcome).seconds
+            training.journal.require(training.run, number, f"{WAIT} {site}", SiteOutcome).seconds
             for site in plan_sites
         ]
         slowest = max((seconds for seconds in trained if seconds is not None), default=0.0)
