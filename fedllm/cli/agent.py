@@ -1,4 +1,4 @@
-"""`fedllm agent`: a site takes part until it is told to stop."""
+"""The verb `fedllm agent`: run a site until it is stopped."""
 
 import logging
 from collections.abc import Iterator
@@ -60,7 +60,7 @@ def agent(
 
 @contextmanager
 def _measured(here: "Agent", port: int | None, textfile: Path | None) -> Iterator[None]:
-    """Show the site's own metrics where its owner wants them; they are told to nobody else."""
+    """Expose the site's metrics on a port, in a file or both, during the block."""
     if port is None and textfile is None:
         yield
         return

@@ -1,4 +1,4 @@
-"""What `fedllm data anonymize` does and tells."""
+"""Run `fedllm data anonymize`, and return its result as JSON and as text."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ Answer = tuple[dict[str, object], str]
 
 
 def key_file(home: Path | None, key: Path | None) -> Path:
-    """Where the key of the pseudonyms is. Raises `ConfigError`, `IdentityError`."""
+    """Return the path of the pseudonyms' key. Raises `ConfigError`, `IdentityError`."""
     from fedllm.agent.join import only_home
 
     if home is not None and key is not None:
@@ -22,11 +22,11 @@ def key_file(home: Path | None, key: Path | None) -> Path:
 def anonymized(
     source: Path | None, target: Path | None, fields: Sequence[str], finder: Finder, file: Path
 ) -> Answer:
-    """Anonymise one file into another; the answer as JSON and in words."""
+    """Anonymise one file into another, and return the result as JSON and as text."""
     if source is None or target is None:
         raise ConfigError("name the records and where they go: fedllm data anonymize IN OUT, or --measure")
     counts, drawn = anonymize_file(source, target, fields, finder, file)
-    told = ", ".join(f"{count} {entity}" for entity, count in sorted(counts.items())) or "nothing was found"
+    text = ", ".join(f"{count} {entity}" for entity, count in sorted(counts.items())) or "nothing was found"
     payload: dict[str, object] = {
         "schema": "fedllm.data-anonymize/1",
         "path": str(target),
@@ -35,7 +35,7 @@ def anonymized(
         "drawn": drawn,
         "differential_privacy": False,
     }
-    lines = [f"{target}: {told}"]
+    lines = [f"{target}: {text}"]
     if drawn:
         lines.append(f"drew a key, {file}: once it is lost, the same values get other pseudonyms")
     lines.append("what was not found stays, names on no list among it: no guarantee, no differential privacy")
@@ -43,7 +43,7 @@ def anonymized(
 
 
 def measured(finder: Finder) -> Answer:
-    """Measure with planted values; the answer as JSON and in words."""
+    """Measure the finder on planted values, and return the result as JSON and as text."""
     from fedllm.bench.planted import RULE, Score, corpus, measure
 
     name, texts = corpus()

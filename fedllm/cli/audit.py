@@ -1,4 +1,4 @@
-"""`fedllm audit`: what a site can find out about its own privacy."""
+"""The verb `fedllm audit`: audit the privacy of a site at the site itself."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -47,18 +47,18 @@ def audit(
     config = load_federation(file, sets or ())
     subject = _subject(config, home, site)
     ledgers = verify_site(subject)
-    with _shown("one-run audit") as told:
-        found = one_run(config, subject, canaries=canaries, kind=kind, claim=claim, progress=told)
-    with _shown("membership") as told:
-        members = membership_report(config, subject, progress=told)
-    findings = Findings(ledgers, found, members, config.privacy.unit)
+    with _shown("one-run audit") as update:
+        canary_audit = one_run(config, subject, canaries=canaries, kind=kind, claim=claim, progress=update)
+    with _shown("membership") as update:
+        members = membership_report(config, subject, progress=update)
+    findings = Findings(ledgers, canary_audit, members, config.privacy.unit)
     emit(as_json, findings.public_json() | {"site": subject.name}, _text(findings, subject.name))
     if findings.fault is not None:
         raise typer.Exit(1)
 
 
 def _subject(config: "FederationConfig", home: Path | None, site: str | None) -> "Subject":
-    """The site of a home, else a simulated one, else the only one of this machine."""
+    """Return the site of `home`, else a simulated site, else the only site of this machine."""
     from fedllm.auditing.site import simulated_site, site_at
     from fedllm.errors import ConfigError
 
@@ -75,7 +75,7 @@ def _subject(config: "FederationConfig", home: Path | None, site: str | None) ->
 
 @contextmanager
 def _shown(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A line on stderr that counts the steps."""
+    """Show a progress bar on stderr; yields the function that updates it."""
     from rich.progress import Progress
 
     with Progress(console=console(), transient=True) as progress:

@@ -1,4 +1,4 @@
-"""`fedllm backup` and `fedllm restore`: everything of this home in one archive, and back."""
+"""The verbs `fedllm backup` and `fedllm restore`: put a home into one archive, and bring it back."""
 
 import os
 import shlex
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from fedllm.backup.manifest import Manifest
     from fedllm.backup.restore import Restored
 
-_SHOWN = 3  # keys that are named one by one
+_SHOWN = 3  # most object keys in a message
 
 Identity = Annotated[
     Path | None, typer.Option(help="File (mode 600) of the age identity that opens a sealed archive.")
@@ -65,7 +65,7 @@ def backup(
     if verify is not None:
         _tell("verified", verify, check(verify, identity), as_json)
         return
-    assert out is not None  # noqa: S101 - looked at above
+    assert out is not None  # noqa: S101 - checked above
     configs = [load_federation(path) for path in config or ()]
     with _ended_by_sigterm():
         manifest = create_backup(
@@ -140,9 +140,9 @@ def _next_steps(done: "Restored", into: Path | None) -> list[str]:
         if mark.unfinished:
             lines.append(f"{name} can go on with  fedllm run FILE --resume {mark.unfinished[-1]}")
     lines += [
-        f"the ledger of {one.dataset} counts all of {one.run} as spent ({one.steps} steps more): steps may "
+        f"the ledger of {row.dataset} counts all of {row.run} as spent ({row.steps} steps more): steps may "
         "have been taken after the backup"
-        for one in done.retired
+        for row in done.retired
     ]
     lines += [
         f"{site} gives up round {number} of {run}: it is charged, and its update may have been sent"
@@ -165,17 +165,17 @@ def _next_steps(done: "Restored", into: Path | None) -> list[str]:
 
 @contextmanager
 def _ended_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM end the block as Ctrl-C does, so that what it has begun is taken back."""
+    """Let SIGTERM end the block with an exception, as Ctrl-C does, so that it cleans up."""
 
     def end(number: int, _frame: object) -> None:
-        signal.signal(number, signal.SIG_IGN)  # once: what is taken back must not be broken off
+        signal.signal(number, signal.SIG_IGN)  # a second SIGTERM must not interrupt the clean-up
         raise SystemExit(128 + number)
 
-    before = signal.signal(signal.SIGTERM, end)
+    former = signal.signal(signal.SIGTERM, end)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, former)
 
 
 def _tell(status: str, path: Path, manifest: "Manifest", as_json: bool) -> None:

@@ -1,4 +1,4 @@
-"""`fedllm bench`: numbers that the README states, by the commands that reproduce them."""
+"""The verbs `fedllm bench …`: reproduce the numbers of the README."""
 
 import json
 from pathlib import Path
@@ -34,11 +34,11 @@ def yardsticks(
     settings = load_federation(config, sets or ())
 
     wanted = range(settings.seed, settings.seed + seeds)
-    found = measure(settings, wanted, _federated, cache_dir() / "yardsticks", say=_say, jobs=jobs)
-    write_bytes(out / "yardsticks.json", (json.dumps(found, indent=1, sort_keys=True) + "\n").encode())
+    result = measure(settings, wanted, _federated, cache_dir() / "yardsticks", say=_say, jobs=jobs)
+    write_bytes(out / "yardsticks.json", (json.dumps(result, indent=1, sort_keys=True) + "\n").encode())
     shown = counting_metric(settings).shown
-    lines = [f"{name:10} {shown(value)}" for name, value in found["mean"].items()]
-    emit(as_json, found, "\n".join([*lines, f"written: {out / 'yardsticks.json'}"]))
+    lines = [f"{name:10} {shown(value)}" for name, value in result["mean"].items()]
+    emit(as_json, result, "\n".join([*lines, f"written: {out / 'yardsticks.json'}"]))
 
 
 @app.command()
@@ -58,19 +58,21 @@ def soak(
 
     short = ["name=soak", "model.base=tiny", "local.steps=2", "evaluation.limit=8", f"rounds.max={rounds}"]
     settings = load_federation(config, [*short, "rounds.patience=null"])
-    found = measure(settings, run, up())
-    write_bytes(out / "soak.json", (json.dumps(found, indent=1, sort_keys=True) + "\n").encode())
-    lines = [f"{found['rounds']} rounds in {found['seconds']:.0f} s: {'flat' if found['flat'] else 'GROWS'}"]
-    for party, told in found["parties"].items():
+    result = measure(settings, run, up())
+    write_bytes(out / "soak.json", (json.dumps(result, indent=1, sort_keys=True) + "\n").encode())
+    lines = [
+        f"{result['rounds']} rounds in {result['seconds']:.0f} s: {'flat' if result['flat'] else 'GROWS'}"
+    ]
+    for party, values in result["parties"].items():
         grew = ", ".join(
-            f"{told[name]['second_quarter']} to {told[name]['last_quarter']} {name}"
+            f"{values[name]['second_quarter']} to {values[name]['last_quarter']} {name}"
             for name in ("megabytes", "threads", "files")
-            if name in told
+            if name in values
         )
         lines.append(f"{party:12} {grew}")
-    lines += [f"{name:14} {size / 1e6:8.2f} MB" for name, size in found["bytes"].items()]
-    emit(as_json, found, "\n".join(lines))
-    if not found["flat"]:
+    lines += [f"{name:14} {size / 1e6:8.2f} MB" for name, size in result["bytes"].items()]
+    emit(as_json, result, "\n".join(lines))
+    if not result["flat"]:
         raise typer.Exit(1)
 
 
@@ -86,9 +88,9 @@ def dp(
     from fedllm.bench.dp import bench_dp
     from fedllm.config import load_federation
 
-    found = bench_dp(load_federation(config, sets or ()), pairs, _say)
-    speed = found["records_per_second"]
-    emit(as_json, found, f"{found['ratio']:.2f}: {speed['dp']} records/s with DP, {speed['plain']} without")
+    result = bench_dp(load_federation(config, sets or ()), pairs, _say)
+    speed = result["records_per_second"]
+    emit(as_json, result, f"{result['ratio']:.2f}: {speed['dp']} records/s with DP, {speed['plain']} without")
 
 
 @app.command()
@@ -101,16 +103,17 @@ def release(
     """Time the release of early and late rounds under differential privacy, into an MLflow of its own."""
     from fedllm.bench.release import bench_release
 
-    found = bench_release(rounds, sites, _say)
+    result = bench_release(rounds, sites, _say)
     lines = [
-        f"round {number:>4}: {told['seconds']:.2f} s ({told['cpu_seconds']:.2f} s of this process), "
-        f"{told['journal_reads']:g} journal reads, {found['body_bytes'][number] / 1000:.1f} kB in the queue"
-        for number, told in found["by_round"].items()
+        f"round {number:>4}: {took['seconds']:.2f} s ({took['cpu_seconds']:.2f} s of this process), "
+        f"{took['journal_reads']:g} journal reads, {result['body_bytes'][number] / 1000:.1f} kB in the queue"
+        for number, took in result["by_round"].items()
     ]
     ratio = (
-        f"the last of them takes {found['ratio']:.2f} times the first ({found['cpu_ratio']:.2f} in CPU time)"
+        f"the last of them takes {result['ratio']:.2f} times the first "
+        f"({result['cpu_ratio']:.2f} in CPU time)"
     )
-    emit(as_json, found, "\n".join([*lines, ratio]))
+    emit(as_json, result, "\n".join([*lines, ratio]))
 
 
 @app.command()
@@ -126,13 +129,13 @@ def door(
     from fedllm.bench.door import bench_door
     from fedllm.config import load_federation
 
-    found = bench_door(load_federation(config, sets or ()), pairs, megabytes, _say)
+    result = bench_door(load_federation(config, sets or ()), pairs, megabytes, _say)
     lines = [
-        f"{name:6} {told['door']:.2f} s by the door, {told['server']:.2f} s without it, {told['ratio']:.3f}"
-        for name, told in found.items()
-        if isinstance(told, dict)
+        f"{name:6} {took['door']:.2f} s by the door, {took['server']:.2f} s without it, {took['ratio']:.3f}"
+        for name, took in result.items()
+        if isinstance(took, dict)
     ]
-    emit(as_json, found, "\n".join(lines))
+    emit(as_json, result, "\n".join(lines))
 
 
 def _federated(seeded: "FederationConfig") -> float:

@@ -1,4 +1,4 @@
-"""`fedllm data`: what a simulated federation is made of, a DVC stage a command; and a site's own."""
+"""The verbs `fedllm data …`: the DVC stages of a simulation; at a site, pseudonyms and withdrawal."""
 
 from pathlib import Path
 from typing import Annotated
@@ -87,11 +87,11 @@ def report(
     from fedllm.config import load_federation
     from fedllm.data.report import report as describe
 
-    found = describe(load_federation(config, sets or ()), out, reports)
-    lines = [f"{name}: {part['count']} records, {part['labels']}" for name, part in found["sites"].items()]
-    lines.append(f"public: {found['public']['count']} records, {found['public']['labels']}")
+    summary = describe(load_federation(config, sets or ()), out, reports)
+    lines = [f"{name}: {part['count']} records, {part['labels']}" for name, part in summary["sites"].items()]
+    lines.append(f"public: {summary['public']['count']} records, {summary['public']['labels']}")
     lines.append(f"written: {reports / 'data.json'}, {reports / 'data.png'}")
-    emit(as_json, found, "\n".join(lines))
+    emit(as_json, summary, "\n".join(lines))
 
 
 @app.command()
@@ -152,13 +152,13 @@ def forget(
     round under way ends with what it began; models already trained keep what they learned.
     """
     from fedllm.agent.join import only_home
-    from fedllm.cli.withdrawal import asked_for, told
+    from fedllm.cli.withdrawal import answer, requested_values
     from fedllm.config import load_site
     from fedllm.data.forget import Forgotten
     from fedllm.data.forget import forget as journal
 
     folder = (home or only_home()).resolve()
     site = load_site(folder / "site.yaml")
-    values = asked_for(ids or (), where or (), show=show)
+    values = requested_values(ids or (), where or (), show=show)
     forgotten, new = (Forgotten.load(folder), []) if show else journal(folder, values)
-    emit(as_json, *told(folder, site.data, forgotten, new))
+    emit(as_json, *answer(folder, site.data, forgotten, new))

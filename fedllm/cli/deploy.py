@@ -1,4 +1,4 @@
-"""`fedllm deploy`: a federation's deployments and automations, at the Prefect at hand."""
+"""The verb `fedllm deploy`: register a federation's deployments and automations with Prefect."""
 
 import os
 from collections.abc import Sequence
@@ -51,11 +51,11 @@ def deploy(
     federation = load_federation(config)
     counting_metric(federation)
     refuse_simulation(federation)
-    found = endpoints()
-    url = found.prefect_api_url if found else os.environ.get("PREFECT_API_URL", "")
+    servers = endpoints()
+    url = servers.prefect_api_url if servers else os.environ.get("PREFECT_API_URL", "")
     if not url:
         raise StackError("no Prefect to deploy to: `fedllm up` first, or set PREFECT_API_URL")
-    names = register_deployments(config, url, found.environment() if found else {})
+    names = register_deployments(config, url, servers.environment() if servers else {})
     scheduled = resume_fitting(PrefectApi(url), federation, names) if activate else []
     payload: dict[str, object] = {
         "schema": "fedllm.deploy/1",
@@ -65,20 +65,20 @@ def deploy(
         "prefect_api_url": url,
         "config_uri": str(config.resolve()),
         "activated": activate,
-        "schedules": [asdict(one) for one in scheduled],
+        "schedules": [asdict(schedule) for schedule in scheduled],
     }
-    prefix = f"{client(found) if found else f'PREFECT_API_URL={url}'} prefect deployment run"
+    prefix = f"{client(servers) if servers else f'PREFECT_API_URL={url}'} prefect deployment run"
     lines = [f"{prefix} {name}" for name in names]
-    emit(as_json, payload, "\n".join([*lines, *_told(scheduled)]))
+    emit(as_json, payload, "\n".join([*lines, *_schedule_lines(scheduled)]))
 
 
-def _told(scheduled: Sequence["Scheduled"]) -> list[str]:
-    """What runs by itself from now on, and what does not and why."""
+def _schedule_lines(scheduled: Sequence["Scheduled"]) -> list[str]:
+    """Return one line per schedule: whether it is on, and why not."""
     lines = []
-    for one in scheduled:
-        if one.why_not is None:
-            lines.append(f"scheduled      {one.deployment}  {one.when}")
+    for schedule in scheduled:
+        if schedule.why_not is None:
+            lines.append(f"scheduled      {schedule.deployment}  {schedule.when}")
         else:
-            as_before = ", and is on schedule as before" if one.active else ""
-            lines.append(f"not scheduled  {one.deployment}{as_before}: {one.why_not}")
+            as_before = ", and is on schedule as before" if schedule.active else ""
+            lines.append(f"not scheduled  {schedule.deployment}{as_before}: {schedule.why_not}")
     return lines

@@ -1,4 +1,4 @@
-"""`fedllm doctor`: what is wrong on this machine, and what to do."""
+"""The verb `fedllm doctor`: show what is wrong on this machine, and the remedies."""
 
 from collections.abc import Iterator
 from dataclasses import asdict

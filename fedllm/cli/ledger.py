@@ -1,4 +1,4 @@
-"""`fedllm ledger`: what a site's privacy ledger says, whether it holds, and a copy for others to check."""
+"""The verbs `fedllm ledger …`: show, verify and export a site's privacy ledger."""
 
 from contextlib import closing
 from pathlib import Path
@@ -26,13 +26,13 @@ def show(*, home: Home = None, as_json: AsJson = False) -> None:
     site, ledger = _opened(home)
     limits = Limits(site.policy.total_epsilon, site.policy.max_delta)
     with closing(ledger):
-        told = [spent_by(ledger, dataset, limits) for dataset in ledger.datasets()]
+        totals = [spent_by(ledger, dataset, limits) for dataset in ledger.datasets()]
     payload: dict[str, object] = {
         "schema": "fedllm.ledger-show/1",
         "ledger": str(ledger.path),
-        "datasets": [one.as_json() for one in told],
+        "datasets": [total.as_json() for total in totals],
     }
-    text = "\n".join(map(_table, told)) or f"{ledger.path} is empty: no training with DP was ever promised"
+    text = "\n".join(map(_table, totals)) or f"{ledger.path} is empty: no training with DP was ever promised"
     emit(as_json, payload, text)
 
 
@@ -100,7 +100,7 @@ def admit(
 
 
 def _opened(home: Path | None) -> "tuple[SiteConfig, Ledger]":
-    """The site and its ledger; none is made where there is none."""
+    """Return the site and its ledger. Raises `LedgerError` if there is none; creates no ledger."""
     from fedllm.agent.join import only_home
     from fedllm.config import load_site
     from fedllm.errors import LedgerError
@@ -115,7 +115,7 @@ def _opened(home: Path | None) -> "tuple[SiteConfig, Ledger]":
     return site, site_ledger(folder, site, load_identity(folder / "keys"))
 
 
-def _table(told: "DatasetSpent") -> str:
+def _table(spent: "DatasetSpent") -> str:
     from io import StringIO
 
     from rich.console import Console
@@ -123,20 +123,20 @@ def _table(told: "DatasetSpent") -> str:
 
     from fedllm.protocol.terms import rounded_up
 
-    table = Table(title=told.title, caption=told.caption, title_justify="left", caption_justify="left")
+    table = Table(title=spent.title, caption=spent.caption, title_justify="left", caption_justify="left")
     for name in ("federation", "run", "q", "sigma", "charged", "reserved", "epsilon", "delta", ""):
         table.add_column(name, justify="left" if name in {"federation", "run", ""} else "right")
-    for one in told.trainings:
+    for row in spent.trainings:
         table.add_row(
-            one.federation,
-            one.run,
-            f"{one.sampling_rate:g}",
-            f"{one.noise_multiplier:g}",
-            str(one.steps_charged),
-            str(one.steps_reserved),
-            f"{rounded_up(one.epsilon)} of {rounded_up(one.epsilon_reserved)}",
-            repr(one.delta),
-            "open" if one.open else "settled",
+            row.federation,
+            row.run,
+            f"{row.sampling_rate:g}",
+            f"{row.noise_multiplier:g}",
+            str(row.steps_charged),
+            str(row.steps_reserved),
+            f"{rounded_up(row.epsilon)} of {rounded_up(row.epsilon_reserved)}",
+            repr(row.delta),
+            "open" if row.open else "settled",
         )
     out = StringIO()
     Console(file=out, width=110, highlight=False).print(table, markup=False)

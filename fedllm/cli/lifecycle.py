@@ -1,4 +1,4 @@
-"""`fedllm cancel`, `events`, `gc`, `rekey`: what a coordinator does beside its trainings."""
+"""The verbs `fedllm cancel`, `events`, `gc` and `rekey`: manage trainings, storage and keys."""
 
 import time
 from contextlib import closing
@@ -50,19 +50,19 @@ def events(
         if not (home / "memory.db").is_file():
             raise ConfigError(f"{home}: no agent has run here: name the folder of a site")
         with closing(Memory(home / "memory.db")) as memory:
-            found = memory.security.events(run)
+            rows = memory.security.events(run)
     else:
         from fedllm.journal.journal import Journal
 
         with closing(Journal(load_federation(config).name)) as journal:
-            found = journal.security.events(run)
+            rows = journal.security.events(run)
     lines = [
         f"{time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(event.last))}Z  {event.kind:12} {event.party:16} "
         f"{event.run or '-'} {event.round}  {event.reason}"
         + (f"  ({event.times} times)" if event.times > 1 else "")
-        for event in found
+        for event in rows
     ]
-    payload: dict[str, object] = {"schema": "fedllm.events/1", "events": [asdict(event) for event in found]}
+    payload: dict[str, object] = {"schema": "fedllm.events/1", "events": [asdict(event) for event in rows]}
     emit(as_json, payload, "\n".join(lines) or "no security event is on record")
 
 
@@ -84,24 +84,25 @@ def gc(
     federation = load_federation(config)
     store = store_access(federation).connect()
     with closing(Journal(federation.name)) as journal:
-        found = find_garbage(journal, store, older_than=days * 86400)
-    size = found.size
-    left = remove_garbage(store, found) if delete else []
+        garbage = find_garbage(journal, store, older_than=days * 86400)
+    size = garbage.size
+    left = remove_garbage(store, garbage) if delete else []
     payload: dict[str, object] = {
         "schema": "fedllm.gc/1",
         "deleted": delete,
-        "objects": len(found.objects),
-        "files": len(found.files),
+        "objects": len(garbage.objects),
+        "files": len(garbage.files),
         "bytes": size,
         "left": left,
     }
     did = "removed" if delete else "would remove"
-    lines = [f"{did} {len(found.objects)} objects and {len(found.files)} files, {size / 1e6:.1f} MB"]
-    lines += [f"  {there.key}" for there in found.objects[:20]] + [f"  {path}" for path in found.files[:20]]
-    if len(found.objects) > 20 or len(found.files) > 20:  # noqa: PLR2004 - as many as a screen holds
+    lines = [f"{did} {len(garbage.objects)} objects and {len(garbage.files)} files, {size / 1e6:.1f} MB"]
+    lines += [f"  {entry.key}" for entry in garbage.objects[:20]]
+    lines += [f"  {path}" for path in garbage.files[:20]]
+    if len(garbage.objects) > 20 or len(garbage.files) > 20:  # noqa: PLR2004 - what fits a screen
         lines.append("  and more")
     lines += [f"not removed: {reason}" for reason in left]
-    if not delete and (found.objects or found.files):
+    if not delete and (garbage.objects or garbage.files):
         lines.append("with --delete they are removed")
     emit(as_json, payload, "\n".join(lines))
 

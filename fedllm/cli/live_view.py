@@ -1,4 +1,4 @@
-"""A training as a picture in the terminal: stages, a bar for each site, the evaluation, the time left."""
+"""Draw a training in the terminal: stages, one bar per site, the evaluation and the time left."""
 
 import time
 from collections.abc import Callable
@@ -28,12 +28,12 @@ from fedllm.milestones import (
 )
 
 _BAR = 30  # columns
-_TELLING = 0.15  # of a round's training: before that, its pace says little about the time left
+_PREDICTIVE = 0.15  # share of a round's training after which its pace predicts the time left
 
 
 @dataclass
 class _Stage:
-    """One line of what comes before the rounds, or a round that is over."""
+    """One line: a stage before the rounds, or a finished round."""
 
     detail: str
     begun: float
@@ -46,12 +46,12 @@ class _Round:
 
     number: int
     begun: float
-    steps: dict[str, tuple[int, int]]  # done and promised, by site
-    done: dict[str, str] = field(default_factory=dict)  # what came of it, by site
-    trained: float | None = None  # when the last site was done
+    steps: dict[str, tuple[int, int]]  # done and planned steps, by site
+    done: dict[str, str] = field(default_factory=dict)  # status and reason, by site
+    trained: float | None = None  # when the last site finished
 
     def share(self) -> float:
-        """How much of the sites' work is done, from 0 to 1."""
+        """Return the share of the sites' work that is done, from 0 to 1."""
         shares = [
             1.0 if site in self.done else step / steps if steps else 0.0
             for site, (step, steps) in self.steps.items()
@@ -60,11 +60,11 @@ class _Round:
 
 
 class Picture:
-    """Draws the milestones of one training; rich renders it as often as its `Live` likes.
+    """A live view of one training: call it with milestones, and let rich's `Live` render it.
 
     Args:
-        title: its first line.
-        clock: s, monotonic.
+        title: start of its first line.
+        clock: returns s, monotonic.
     """
 
     def __init__(self, title: str, clock: Callable[[], float] = time.monotonic) -> None:
@@ -74,107 +74,107 @@ class Picture:
         self._run = ""
         self._rounds = self._played = 0
         self._round: _Round | None = None
-        self._took: list[float] = []  # s, by round that is over
+        self._took: list[float] = []  # s of each finished round
         self._evaluating: Evaluating | None = None
         self._evaluation: tuple[int, float] | None = None  # the round whose evaluation began, and when
-        # s: zero-shot is measured beside the first training, on the same cores; each takes twice its time.
+        # s: zero-shot is measured during the first training on the same cores, so each takes twice as long.
         self._beside = 0.0
         self._over = False
 
     @singledispatchmethod
     def __call__(self, milestone: Milestone) -> None:
-        """Take a milestone in."""
+        """Update the view with a milestone."""
 
     @__call__.register
-    def _(self, at: Preparing) -> None:
-        stage = self._stages.setdefault(at.stage, _Stage("", self._clock()))
-        stage.detail, stage.ended = at.detail, None
+    def _(self, milestone: Preparing) -> None:
+        stage = self._stages.setdefault(milestone.stage, _Stage("", self._clock()))
+        stage.detail, stage.ended = milestone.detail, None
 
     @__call__.register
-    def _(self, at: Prepared) -> None:
+    def _(self, milestone: Prepared) -> None:
         now = self._clock()
-        stage = self._stages.setdefault(at.stage, _Stage("", now))
-        stage.detail, stage.ended = at.detail or stage.detail, now
+        stage = self._stages.setdefault(milestone.stage, _Stage("", now))
+        stage.detail, stage.ended = milestone.detail or stage.detail, now
 
     @__call__.register
-    def _(self, at: Opened) -> None:
-        self._run, self._rounds, self._played = at.run, at.rounds, at.played
+    def _(self, milestone: Opened) -> None:
+        self._run, self._rounds, self._played = milestone.run, milestone.rounds, milestone.played
 
     @__call__.register
-    def _(self, at: Waiting) -> None:
-        if at.reason:
-            self._stages.setdefault("waiting", _Stage("", self._clock())).detail = at.reason
+    def _(self, milestone: Waiting) -> None:
+        if milestone.reason:
+            self._stages.setdefault("waiting", _Stage("", self._clock())).detail = milestone.reason
         else:
             self._stages.pop("waiting", None)
 
     @__call__.register
-    def _(self, at: RoundBegun) -> None:
+    def _(self, milestone: RoundBegun) -> None:
         self._stages.pop("waiting", None)
-        self._round = _Round(at.round, self._clock(), dict.fromkeys(at.sites, (0, 0)))
+        self._round = _Round(milestone.round, self._clock(), dict.fromkeys(milestone.sites, (0, 0)))
 
     @__call__.register
-    def _(self, at: SiteStep) -> None:
-        if self._round and self._round.number == at.round:
-            self._round.steps[at.site] = at.step, at.steps
+    def _(self, milestone: SiteStep) -> None:
+        if self._round and self._round.number == milestone.round:
+            self._round.steps[milestone.site] = milestone.step, milestone.steps
 
     @__call__.register
-    def _(self, at: SiteDone) -> None:
-        if self._round and self._round.number == at.round:
-            self._round.done[at.site] = f"{at.status} {at.reason}".rstrip()
+    def _(self, milestone: SiteDone) -> None:
+        if self._round and self._round.number == milestone.round:
+            self._round.done[milestone.site] = f"{milestone.status} {milestone.reason}".rstrip()
             if set(self._round.done) >= set(self._round.steps):
                 self._round.trained = self._clock()
 
     @__call__.register
-    def _(self, at: Evaluating) -> None:
-        if self._evaluation is None or self._evaluation[0] != at.round:
-            self._evaluation = at.round, self._clock()
-        self._evaluating = at
+    def _(self, milestone: Evaluating) -> None:
+        if self._evaluation is None or self._evaluation[0] != milestone.round:
+            self._evaluation = milestone.round, self._clock()
+        self._evaluating = milestone
 
     @__call__.register
-    def _(self, at: Measured) -> None:
+    def _(self, milestone: Measured) -> None:
         begun = self._clock()
-        if self._evaluation and self._evaluation[0] == at.round:
+        if self._evaluation and self._evaluation[0] == milestone.round:
             begun = self._evaluation[1]
-        if self._evaluating and self._evaluating.round == at.round:
+        if self._evaluating and self._evaluating.round == milestone.round:
             self._evaluating = None
-        if at.round == 0:
+        if milestone.round == 0:
             self._beside = (self._clock() - begun) / 2
-            self._stages["zero-shot"] = _Stage(quality(at), begun, self._clock())
+            self._stages["zero-shot"] = _Stage(quality(milestone), begun, self._clock())
         else:
             begun = self._round.begun if self._round else begun
-            self._stages[f"round {at.round}"] = _Stage(quality(at), begun)
+            self._stages[f"round {milestone.round}"] = _Stage(quality(milestone), begun)
 
     @__call__.register
-    def _(self, at: RoundOver) -> None:
-        self(Prepared(f"round {at.round}"))
+    def _(self, milestone: RoundOver) -> None:
+        self(Prepared(f"round {milestone.round}"))
         if self._round is not None:
             self._took.append(self._clock() - self._round.begun)
         self._round = None
 
     @__call__.register
-    def _(self, _at: Ended) -> None:
+    def _(self, _milestone: Ended) -> None:
         self._round, self._evaluating, self._over = None, None, True
         self._stages.pop("waiting", None)
 
     def seconds_left(self) -> float | None:
-        """An estimate by the pace so far, s; None while nothing tells."""
+        """Return an estimate of the s left from the pace so far; None while it is unknown."""
         left = self._rounds - self._played - len(self._took)
         if self._over or left <= 0:
             return None
-        now, at = self._clock(), self._round
-        done = now - at.begun if at is not None else 0.0
+        now, current = self._clock(), self._round
+        done = now - current.begun if current is not None else 0.0
         if self._took:
             whole = (sum(self._took) - self._beside) / len(self._took)
-        elif at is not None and at.share() >= _TELLING:
-            trained = (at.trained or now) - at.begun - self._beside
+        elif current is not None and current.share() >= _PREDICTIVE:
+            trained = (current.trained or now) - current.begun - self._beside
             done -= self._beside
-            whole = trained / at.share() + (self._beside or trained / 3)
+            whole = trained / current.share() + (self._beside or trained / 3)
         else:
             return None
         return max(0.0, left * whole - done)
 
     def __rich__(self) -> RenderableType:
-        """The picture now."""
+        """Return what to show now."""
         now = self._clock()
         rows = Table.grid(padding=(0, 1))
         for name, stage in self._stages.items():

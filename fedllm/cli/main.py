@@ -1,4 +1,4 @@
-"""The command line: every verb, true exit codes, and one clear line for every error."""
+"""The command line: all verbs, their exit codes, and one line for every error."""
 
 import logging
 import os
@@ -34,7 +34,7 @@ from fedllm.errors import FedllmError
 from fedllm.extras import guard
 from fedllm.logs import log_as_asked, quiet_libraries
 
-INTERRUPTED = 130  # exit code of a process that Ctrl-C ended, and what typer makes of it
+INTERRUPTED = 130  # exit code of a process ended by Ctrl-C; typer returns it too
 
 app = typer.Typer(
     name="fedllm",
@@ -45,8 +45,8 @@ app = typer.Typer(
 )
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(value: bool) -> None:
+    if value:
         from importlib.metadata import version
 
         sys.stdout.write(f"fedllm {version('fedllm')}\n")
@@ -95,7 +95,7 @@ guard(app)
 
 
 def main() -> NoReturn:
-    """Run the command line; errors of our own, and of the command as it was typed, are one line on stderr."""
+    """Run the command line, and exit; fedllm's errors and usage errors are one line on stderr."""
     try:
         code = app(standalone_mode=False)
     except FedllmError as error:
@@ -104,7 +104,7 @@ def main() -> NoReturn:
         _say(str(error))
         sys.exit(error.exit_code)
     except TyperException as error:
-        if type(error).__name__ == "NoArgsIsHelpError":  # the help stands on stdout
+        if type(error).__name__ == "NoArgsIsHelpError":  # typer has printed the help
             sys.exit(2)
         _say(_usage(error))
         sys.exit(error.exit_code)
@@ -123,10 +123,10 @@ def _say(line: str) -> None:
 
 
 def _usage(error: TyperException) -> str:
-    """What is wrong with the command as it was typed, and where its options are listed."""
+    """Return a usage error as one line that ends with the command for help."""
     ctx = getattr(error, "ctx", None)
-    said = " ".join(error.format_message().split()).rstrip(".")
-    said = said.replace("Value error, ", "").replace("Input should be a valid integer", "not a whole number")
-    said = said.replace("Input should be", "must be")
-    end = "" if said.endswith("?") else ";"
-    return f"{said}{end} `{ctx.command_path if ctx else 'fedllm'} --help` lists what there is"
+    text = " ".join(error.format_message().split()).rstrip(".")
+    text = text.replace("Value error, ", "").replace("Input should be a valid integer", "not a whole number")
+    text = text.replace("Input should be", "must be")
+    end = "" if text.endswith("?") else ";"
+    return f"{text}{end} `{ctx.command_path if ctx else 'fedllm'} --help` lists what there is"

@@ -1,4 +1,4 @@
-"""`fedllm metrics`: what Prometheus can ask of a coordinator."""
+"""The verb `fedllm metrics`: expose the coordinator's metrics to Prometheus."""
 
 import signal
 import threading
@@ -62,8 +62,8 @@ def metrics(
             emit(as_json, payload | {"textfile": str(textfile)})
             console().print(f"metrics of {federation.name} are kept in {textfile}")
         else:
-            taken = stack.enter_context(served(registry, port, host))
-            address = f"http://{host}:{taken}/metrics"
+            bound_port = stack.enter_context(served(registry, port, host))
+            address = f"http://{host}:{bound_port}/metrics"
             emit(as_json, payload | {"address": address})
             console().print(f"metrics of {federation.name} at {address}")
         stop.wait()

@@ -1,4 +1,4 @@
-"""`fedllm evaluate` and `fedllm chat`: how good a model is, and what it says."""
+"""The verbs `fedllm evaluate` and `fedllm chat`: measure a model, or ask it."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -32,7 +32,7 @@ Unsigned = Annotated[
 ]
 
 
-_NARROWEST = 6  # characters of a column: a loss below 10
+_NARROWEST = 6  # characters of a column; fits a loss below 10
 
 
 def register(app: typer.Typer) -> None:
@@ -56,7 +56,7 @@ def evaluate(
 ) -> None:
     """Measure a model on the public set, by group; default: the federation's challenger."""
     settings = load_federation(config, _with_limit(overrides, limit))
-    # Metric and set first: they fail fast, and without loading a model.
+    # Check metric and public set first: they fail before a model is loaded.
     metric_of(settings.task, settings.evaluation.metric)
     records = public_records(settings)
     opened = _open(model, settings, pin, unsigned=unsigned)
@@ -115,7 +115,7 @@ def chat(
 
 
 def public_records(config: FederationConfig) -> "list[Record]":
-    """The records that the configuration evaluates on, fetched when they are a known corpus' part."""
+    """Return the configured public records; those of a known corpus are fetched if needed."""
     from fedllm.data.prepare import cached_data, load_public
 
     if config.evaluation.public != "auto":
@@ -124,21 +124,21 @@ def public_records(config: FederationConfig) -> "list[Record]":
 
 
 def tracking_uri(config: FederationConfig) -> str:
-    """MLflow's address: the configured one, or the running stack's.
+    """Return MLflow's address: the configured one, or the running stack's.
 
     Raises:
-        FedllmError: the configuration says `auto` and no stack is up.
+        FedllmError: the address is `auto`, and no stack is up.
     """
     from fedllm import versions
 
-    found = versions.tracking_uri(config)
-    if found is None:
+    uri = versions.tracking_uri(config)
+    if uri is None:
         raise FedllmError("the local stack is not up, and the model is in its MLflow: run fedllm up")
-    return found
+    return uri
 
 
 def table(result: "Evaluation") -> str:
-    """A table by group, with the mean last."""
+    """Return a table by group, with all records in the last row."""
     groups = sorted(result.by_group.items()) if set(result.by_group) != {"all"} else []
     rows = [(name, group.count, group.metrics) for name, group in groups]
     rows.append(("all", result.count, result.metrics))

@@ -1,4 +1,4 @@
-"""`fedllm new`: a federation file to begin with."""
+"""The verb `fedllm new`: write a first federation file."""
 
 import re
 from pathlib import Path
@@ -63,7 +63,7 @@ def new(
 
 
 def _labels(task: TaskKind, labels: str | None) -> tuple[str, ...]:
-    """The labels of a classification; other tasks have none."""
+    """Return the labels of a classification; empty for other tasks."""
     if not KINDS[task].labels:
         if labels is not None:
             raise ConfigError(f"--labels {labels}: the task {task} has none; leave it out")
@@ -75,7 +75,7 @@ def _labels(task: TaskKind, labels: str | None) -> tuple[str, ...]:
 
 
 def _check(name: str, text: str) -> None:
-    """Refuse what the file could not be read with. Raises `ConfigError`."""
+    """Refuse a name or a text that makes an invalid file. Raises `ConfigError`."""
     from pydantic import ValidationError
 
     from fedllm.config.federation import FederationConfig

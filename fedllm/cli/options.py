@@ -1,11 +1,11 @@
-"""Options that several verbs share: one spelling, one help."""
+"""Options shared by several verbs, with one spelling and one help text."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-FEDERATION = Path("params.yaml")  # the file that a verb reads where none is named
+FEDERATION = Path("params.yaml")  # the default federation file
 
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout's last line.")]
 Config = Annotated[Path, typer.Option("--config", help="The federation file.")]

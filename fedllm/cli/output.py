@@ -1,4 +1,4 @@
-"""What the verbs print: one JSON object on stdout when asked for it, words otherwise; progress on stderr."""
+"""Print the results of verbs: text, or one JSON object, on stdout; progress on stderr."""
 
 import json
 import sys
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @cache
 def console() -> "Console":
-    """The console for progress and remarks: stderr, so that stdout stays clean; none where logs are JSON."""
+    """Return the console for progress and remarks: stderr; quiet if logs are JSON."""
     from rich.console import Console
 
     return Console(stderr=True, highlight=False, quiet=wants_json())

@@ -1,4 +1,4 @@
-"""`fedllm plan-privacy`: what a training would spend, before anything is trained."""
+"""The verb `fedllm plan-privacy`: compute the privacy cost of a training before it runs."""
 
 import math
 from pathlib import Path
@@ -33,13 +33,13 @@ def plan_privacy(
 
     config = load_federation(file, sets or ())
     planned = plan(config, _sites(config), _size(config))
-    told = write_report(planned, out)
+    payload = write_report(planned, out)
     written = f"written: {out / 'privacy_plan.json'}, {out / 'privacy_plan.png'}"
-    emit(as_json, told, "\n".join([*_text(planned), written]))
+    emit(as_json, payload, "\n".join([*_text(planned), written]))
 
 
 def _sites(config: "FederationConfig") -> tuple[str, ...]:
-    """The simulated sites; without any, those with their own privacy, and more up to rounds.min_sites."""
+    """Return the simulated sites, else those in `privacy.sites`, filled up to rounds.min_sites."""
     if config.simulation is not None:
         return config.simulation.names
     named = sorted(config.privacy.sites)
@@ -47,7 +47,7 @@ def _sites(config: "FederationConfig") -> tuple[str, ...]:
 
 
 def _size(config: "FederationConfig") -> int | None:
-    """How many numbers are shared, where DP is on and the base model is on this machine."""
+    """Return how many numbers are shared; None without DP, or if the base model is not on this machine."""
     from fedllm.errors import ModelError
 
     if not config.privacy.on:
@@ -84,9 +84,9 @@ def _text(planned: "PrivacyPlanning") -> list[str]:
     columns = f"{'site':16} {'q':>8} {'sigma':>8} {'steps':>8} {'epsilon':>8}"
     lines = [head, f"trust: {planned.trust}", "", columns]
     lines += [
-        f"{mine.site:16} {mine.sampling_rate:8.4g} {mine.noise_multiplier:8.4g} {mine.steps:8} "
-        f"{rounded_up(mine.epsilon):>8}"
-        for mine in planned.sites
+        f"{row.site:16} {row.sampling_rate:8.4g} {row.noise_multiplier:8.4g} {row.steps:8} "
+        f"{rounded_up(row.epsilon):>8}"
+        for row in planned.sites
     ]
     lines += ["", f"{'round':>8} {'epsilon':>8}"]
     lines += [f"{number:8} {rounded_up(spent):>8}" for number, spent in planned.by_round]
@@ -95,5 +95,5 @@ def _text(planned: "PrivacyPlanning") -> list[str]:
         return [*lines, "signal to noise: not known, since the base model is not on this machine", ""]
     snr = planned.snr
     step = "a round" if planned.unit == "site" else "a step"
-    told = f"at most {snr.per_step:.2g} in {step}, {snr.training:.2g} over the training"
-    return [*lines, f"signal to noise: {told}, with {snr.size} shared numbers", snr.verdict, ""]
+    ratios = f"at most {snr.per_step:.2g} in {step}, {snr.training:.2g} over the training"
+    return [*lines, f"signal to noise: {ratios}, with {snr.size} shared numbers", snr.verdict, ""]

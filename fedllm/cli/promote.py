@@ -1,4 +1,4 @@
-"""`fedllm promote` and `fedllm rollback`: which version is champion, decided by a person and on record."""
+"""The verbs `fedllm promote` and `fedllm rollback`: decide which version is champion, on record."""
 
 import getpass
 import re
@@ -123,7 +123,7 @@ def rollback(
 
 
 def _expected(over: str | None) -> str | None:
-    """The champion that a reviewer was shown, as `decide` takes it."""
+    """Return the champion that the reviewer saw, in the form that `decide` takes."""
     from fedllm.review.review import ANY_CHAMPION
 
     if over is None:
@@ -134,28 +134,28 @@ def _expected(over: str | None) -> str | None:
 
 
 def _number(opened: "Register", wanted: str | None) -> str:
-    """The number of a version that a user named, or of the challenger."""
+    """Return the number of the version that a user named, else of the challenger."""
     if wanted is not None and re.fullmatch(r"[1-9][0-9]*", wanted):
         return wanted
     wanted = wanted or f"models:/{opened.name}@challenger"
-    named = re.fullmatch(r"models:/([^/@]+)(?:/([1-9][0-9]*)|@(challenger|champion|previous))", wanted)
-    if named is None:
+    match = re.fullmatch(r"models:/([^/@]+)(?:/([1-9][0-9]*)|@(challenger|champion|previous))", wanted)
+    if match is None:
         raise ReviewError(f"{wanted!r} names no version: write 3, models:/NAME/3 or models:/NAME@challenger")
-    if named[1] != opened.name:
-        raise ReviewError(f"{wanted} is of {named[1]}, --config names the federation file of {opened.name}")
-    if named[2]:
-        return named[2]
+    if match[1] != opened.name:
+        raise ReviewError(f"{wanted} is of {match[1]}, --config names the federation file of {opened.name}")
+    if match[2]:
+        return match[2]
     from fedllm.tracking.connection import answering
 
     with answering(opened.uri):
-        found: str | None = getattr(opened.aliases(), named[3])
-    if found is None:
-        raise ReviewError(f"{opened.name} has no {named[3]}: train first, or name a version")
-    return found
+        number: str | None = getattr(opened.aliases(), match[3])
+    if number is None:
+        raise ReviewError(f"{opened.name} has no {match[3]}: train first, or name a version")
+    return number
 
 
 def _signer(federation: "FederationConfig", folder: Path | None) -> "Identity":
-    """Whose keys sign: those of a folder, else the coordinator's that are there already."""
+    """Return the keys that sign: those in `folder`, else the coordinator's existing ones."""
     from fedllm.journal.place import coordinator_folder
     from fedllm.secure.identity import load_identity
 
@@ -199,12 +199,12 @@ def _show(opened: "Register", review: "Review", config: Path, *, as_json: bool) 
 
 
 def _how_to_decide(review: "Review", config: Path) -> str:
-    """The command that decides about what was shown, and about nothing else."""
+    """Return the command that decides on this version over this champion; empty for the champion."""
     version, champion = review.version.version, review.aliases.champion
     if version == champion:
         return ""
-    of = "" if config == FEDERATION else f" --config {shlex.quote(str(config))}"
-    return f"to decide: fedllm promote {version} --over {champion or 'none'}{of} --reviewer … --reason …"
+    option = "" if config == FEDERATION else f" --config {shlex.quote(str(config))}"
+    return f"to decide: fedllm promote {version} --over {champion or 'none'}{option} --reviewer … --reason …"
 
 
 def _named(version: str | None) -> str:

@@ -1,4 +1,4 @@
-"""`fedllm report`: what a training came to, as one HTML page."""
+"""The verb `fedllm report`: write the report of a training as one HTML page."""
 
 from contextlib import closing
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`fedllm run` and `fedllm demo`: a federated training from this terminal, as a Prefect flow."""
+"""The verbs `fedllm run` and `fedllm demo`: run a federated training as a Prefect flow."""
 
 import hashlib
 import os
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 Resume = Annotated[str | None, typer.Option(metavar="RUN", help="Go on with a run that stopped.")]
 Dirty = Annotated[bool, typer.Option(help="Use managed data that differ from dvc.lock.")]
-_COLUMNS = 9  # models of the table at the end, zero-shot among them: so many fit in 100 characters
+_COLUMNS = 9  # most models in the final table, with zero-shot; fits 100 characters
 
 
 def register(app: typer.Typer) -> None:
@@ -54,7 +54,7 @@ def run_verb(
     if agents == "local" and config.simulation is None:
         raise ConfigError(f"{file} has no `simulation`: it does not say who would hold what on this machine")
     with _resumable(config, file, resume) as run_id:
-        told = run(
+        result = run(
             config,
             source=file if not overrides else None,
             agents=agents,
@@ -62,7 +62,7 @@ def run_verb(
             run_id=run_id,
             allow_dirty=allow_dirty,
         )
-    emit(as_json, told, f"{_text(told)}\n{_next(told, file)}".rstrip())
+    emit(as_json, result, f"{_text(result)}\n{_next(result, file)}".rstrip())
 
 
 def demo(
@@ -74,25 +74,25 @@ def demo(
     """A real federated fine-tune on this machine: MinIO, Prefect, MLflow, and an agent process a site."""
     federation = load_federation(config, overrides or ())
     with _resumable(federation, config) as run_id:
-        told = run(federation, source=config if not overrides else None, run_id=run_id)
-    emit(as_json, told, _text(told))
+        result = run(federation, source=config if not overrides else None, run_id=run_id)
+    emit(as_json, result, _text(result))
     from fedllm.endpoints import endpoints
 
-    here = endpoints()
-    if here is not None and not as_json:
+    servers = endpoints()
+    if servers is not None and not as_json:
         console().print(
-            f"\nThe rounds      {here.prefect_ui_url}"
-            f"\nThe versions    {here.mlflow_url}/#/models/{told['model']['name']}"
+            f"\nThe rounds      {servers.prefect_ui_url}"
+            f"\nThe versions    {servers.mlflow_url}/#/models/{result['model']['name']}"
             "\nAgain later     fedllm up, which also shows the passwords\nStop it all     fedllm down"
         )
 
 
 @contextmanager
 def _resumable(config: FederationConfig, file: Path, resume: str | None = None) -> Iterator[str]:
-    """Give a run its id; at Ctrl-C say last of all, after whatever libraries log, how to go on with it.
+    """Yield a run's id; at Ctrl-C raise an error that says how to go on, shown after all library logs.
 
     Raises:
-        InterruptedRunError: Ctrl-C came.
+        InterruptedRunError: Ctrl-C was pressed.
     """
     from fedllm.journal.runs import new_run_id
 
@@ -119,25 +119,25 @@ def run(
     run_id: str | None = None,
     allow_dirty: bool = False,
 ) -> dict[str, Any]:
-    """Train one model across a federation's sites, as a flow of the Prefect at hand.
+    """Train one model across a federation's sites as a Prefect flow.
 
     Args:
         config: the federation.
-        source: the file that `config` was read from, when nothing was changed since.
-        agents: `external` when the sites' agents run elsewhere although the file has a `simulation`.
-        resume: the id of a run to go on with.
-        run_id: the id that a new run is to have; None: one of its own.
+        source: the file that `config` was read from, if `config` is unchanged.
+        agents: `external` if the sites' agents run elsewhere although the file has a `simulation`.
+        resume: the id of a run to resume.
+        run_id: the id of a new run; default: a generated one.
         allow_dirty: use managed data that differ from `dvc.lock`.
 
     Returns:
         The `fedllm.run/1` object.
 
     Raises:
-        FedllmError: with what to do.
+        FedllmError: with a remedy.
     """
     with watching(f"fedllm {config.name}"):
         _import_meanwhile()
-        if resume is None:  # a resumed run has a configuration of its own, which the flow looks at
+        if resume is None:  # the flow checks the stored configuration of a resumed run
             _preflight(config, external=agents == "external")
         _servers(config)
         if resume is not None:
@@ -157,13 +157,13 @@ def run(
 
 
 def _import_meanwhile() -> None:
-    """Import what a training needs while the servers start: half of their start is waiting.
+    """Import the libraries of a training in a thread while the servers start, which is mostly waiting.
 
-    Not Prefect, which reads its server's address as it is imported.
+    Prefect is left out: it reads its server's address when it is imported.
     """
 
     def load() -> None:
-        with suppress(ImportError):  # whoever needs it will say so
+        with suppress(ImportError):  # the later import raises it again
             import_module("peft")
             import_module("fedllm.tasks.causal")
 
@@ -171,7 +171,7 @@ def _import_meanwhile() -> None:
 
 
 def _preflight(config: FederationConfig, *, external: bool) -> None:
-    """Look at what a training needs before anything starts; say what is measured where nobody chose it."""
+    """Check what a training needs before it starts; name the public set if the default is used."""
     from fedllm.data.public_set import public_set_in_words
     from fedllm.preflight import check_store, preflight
 
@@ -182,25 +182,25 @@ def _preflight(config: FederationConfig, *, external: bool) -> None:
 
 
 def _servers(config: FederationConfig) -> None:
-    """Start the local stack when the configuration leans on it, and use its servers from here."""
+    """Start the local stack if the configuration needs it, and set its environment variables."""
     from fedllm.endpoints import endpoints
     from fedllm.stack import up
 
-    leans = config.store.url == "auto" or config.tracking.uri == "auto"
-    here = endpoints()
-    if here is not None:
+    needed = config.store.url == "auto" or config.tracking.uri == "auto"
+    servers = endpoints()
+    if servers is not None:
         report(Prepared("stack", "up already"))
-    elif leans:
+    elif needed:
         report(Preparing("stack", "starting MinIO, its door, Prefect and MLflow"))
-        here = up(progress=lambda line: report(Preparing("stack", " ".join(line.split()))))
+        servers = up(progress=lambda line: report(Preparing("stack", " ".join(line.split()))))
         report(Prepared("stack", "MinIO, its door, Prefect, MLflow and a worker"))
-    if here is not None:
-        told = {k: v for k, v in here.environment().items() if k not in os.environ}
-        named = os.environ.get("PREFECT_API_URL", here.prefect_api_url).rstrip("/")
-        if named.replace("://localhost:", "://127.0.0.1:") != here.prefect_api_url:
-            # Another Prefect is not told this one's password.
-            told = {k: v for k, v in told.items() if not k.startswith("PREFECT_API_")}
-        os.environ.update(told)
+    if servers is not None:
+        variables = {k: v for k, v in servers.environment().items() if k not in os.environ}
+        url = os.environ.get("PREFECT_API_URL", servers.prefect_api_url).rstrip("/")
+        if url.replace("://localhost:", "://127.0.0.1:") != servers.prefect_api_url:
+            # Do not send this Prefect's password to another one.
+            variables = {k: v for k, v in variables.items() if not k.startswith("PREFECT_API_")}
+        os.environ.update(variables)
 
 
 def _check_resumable(config: FederationConfig, run_id: str) -> None:
@@ -211,7 +211,7 @@ def _check_resumable(config: FederationConfig, run_id: str) -> None:
 
 
 def _without_simulation(config: FederationConfig) -> FederationConfig:
-    """The same federation with its sites elsewhere; its public set stays the corpus' held-out part."""
+    """Return the configuration without `simulation`; `auto` still means the corpus' held-out part."""
     from fedllm.data.prepare import cached_data
 
     public = config.evaluation.public
@@ -222,7 +222,7 @@ def _without_simulation(config: FederationConfig) -> FederationConfig:
 
 
 def _written(config: FederationConfig) -> Path:
-    """The configuration as a file of the coordinator's, named after its content."""
+    """Write the configuration to the coordinator's folder, named by its hash, and return the path."""
     from fedllm.journal.place import coordinator_folder
 
     text = yaml.safe_dump(config.public_json(), sort_keys=False)
@@ -232,36 +232,36 @@ def _written(config: FederationConfig) -> Path:
     return path
 
 
-def _next(told: dict[str, Any], file: Path) -> str:
-    """What a person would do now: look at the version, before anybody uses it."""
-    return f"next: fedllm promote --check --config {shlex.quote(str(file))}" if told["model"]["uri"] else ""
+def _next(result: dict[str, Any], file: Path) -> str:
+    """Return the next command, which checks the new version; empty if none is registered."""
+    return f"next: fedllm promote --check --config {shlex.quote(str(file))}" if result["model"]["uri"] else ""
 
 
-def _text(told: dict[str, Any]) -> str:
+def _text(result: dict[str, Any]) -> str:
     from io import StringIO
 
     from rich.console import Console
 
     out = Console(file=StringIO(), width=100, highlight=False)
-    out.print(_table(told))
-    version = told["model"]["uri"] or "waits for MLflow"
-    total, beside = told["seconds"]["total"], told["seconds"]["per_round_overhead"]
+    out.print(_table(result))
+    version = result["model"]["uri"] or "waits for MLflow"
+    total, beside = result["seconds"]["total"], result["seconds"]["per_round_overhead"]
     took = f" in {total:.0f} s" if total is not None else ""
     overhead = f" ({beside:.1f} s per round outside training and evaluation)" if beside is not None else ""
-    out.print(f"run {told['run_id']}: {told['status']}, {told['stop_reason']}")
-    out.print(f"{told['rounds']} rounds{took}{overhead}")
-    out.print(f"best model: {version}, SHA-256 {told['model']['sha256']}")
-    out.print(f"privacy: {told['privacy']['words']}")
+    out.print(f"run {result['run_id']}: {result['status']}, {result['stop_reason']}")
+    out.print(f"{result['rounds']} rounds{took}{overhead}")
+    out.print(f"best model: {version}, SHA-256 {result['model']['sha256']}")
+    out.print(f"privacy: {result['privacy']['words']}")
     text: str = out.file.getvalue()  # type: ignore[attr-defined]  # a StringIO
     return text.rstrip()
 
 
-def _table(told: dict[str, Any]) -> "Table":
-    """Quality by silo (rows) and round (columns); of many rounds the first and the last."""
+def _table(result: dict[str, Any]) -> "Table":
+    """Return quality by silo (rows) and round (columns); of many rounds only the first and the last."""
     from rich.table import Table
 
-    by_round: dict[str, dict[str, float]] = told["by_round"]
-    metric = main_metric(by_round["0"], told.get("metric"))
+    by_round: dict[str, dict[str, float]] = result["by_round"]
+    metric = main_metric(by_round["0"], result.get("metric"))
     title = f"{metric.words} on the public set"
     if len(by_round) > _COLUMNS:
         numbers = list(by_round)

@@ -1,4 +1,4 @@
-"""`fedllm site`: keys at the site, the roster and invitations at the coordinator."""
+"""The verbs `fedllm site …`: keys at the site, roster and invitations at the coordinator."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -62,7 +62,7 @@ def init(
 
 
 def _init_lines(name: str, folder: Path, mark: str, made: "NewSite") -> list[str]:
-    """What `site init` says to people."""
+    """Return the text of `site init`."""
     state = {
         "made": f"keys and policy are in {folder}",
         "kept": f"the site exists in {folder}, nothing is changed",
@@ -107,20 +107,20 @@ def add(
     if not replace:
         refuse_running(federation, keys)
     path.write_bytes(add_site(federation, keys, replace=replace))
-    mine = fingerprint(coordinator_identity(federation.name).public)
+    own = fingerprint(coordinator_identity(federation.name).public)
     payload: dict[str, object] = {
         "schema": "fedllm.site-add/1",
         "site": keys.name,
         "fingerprint": fingerprint(keys),
-        "coordinator_fingerprint": mine,
+        "coordinator_fingerprint": own,
         "invitation": str(path),
     }
     emit(
         as_json,
         payload,
         f"{keys.name} is in the roster of {federation.name}; compare its fingerprint: {fingerprint(keys)}\n"
-        f"send it  {path}  (sealed for it alone); ours is {mine}\n"
-        f"the site runs  fedllm agent --invitation {path.name} --coordinator {mine}",
+        f"send it  {path}  (sealed for it alone); ours is {own}\n"
+        f"the site runs  fedllm agent --invitation {path.name} --coordinator {own}",
     )
 
 

@@ -1,4 +1,4 @@
-"""`fedllm up`, `fedllm down`, `fedllm ca`: the servers of this machine."""
+"""The verbs `fedllm up`, `fedllm down` and `fedllm ca`: the servers of this machine."""
 
 import shlex
 import sys
@@ -64,83 +64,83 @@ def up(
     from fedllm.stack import up as start
 
     begun = time.monotonic()
-    asked = {"door": door_port, "minio": minio_port, "prefect": prefect_port, "mlflow": mlflow_port}
+    ports = {"door": door_port, "minio": minio_port, "prefect": prefect_port, "mlflow": mlflow_port}
     already, restored = endpoints() is not None, Place.here().restored.exists()
     chosen = _config_to_deploy(config) if deployments else None
-    found = start(
-        ports={name: port for name, port in asked.items() if port is not None},
+    servers = start(
+        ports={name: port for name, port in ports.items() if port is not None},
         config=chosen,
         secure=secure,
         open_to_all=open_to_all,
         progress=partial(console().print, markup=False, soft_wrap=True),
     )
     seconds = time.monotonic() - begun
-    command = f"{client(found)} prefect deployment run federated-training/{_federation(chosen)}"
+    command = f"{client(servers)} prefect deployment run federated-training/{_federation(chosen)}"
     payload: dict[str, object] = {
         "schema": "fedllm.up/1",
         "status": "already up" if already else "up",
-        "minio_url": found.minio_url,
-        "door_url": found.door_url,
-        "prefect_api_url": found.prefect_api_url,
-        "prefect_ui_url": found.prefect_ui_url,
-        "mlflow_url": found.mlflow_url,
-        "home": str(found.home),
-        "secure": found.ca_file is not None,
-        "open": found.passwords is None,
-        "ca_file": str(found.ca_file) if found.ca_file else None,
-        "client_env": str(Place(found.home).client_env),
+        "minio_url": servers.minio_url,
+        "door_url": servers.door_url,
+        "prefect_api_url": servers.prefect_api_url,
+        "prefect_ui_url": servers.prefect_ui_url,
+        "mlflow_url": servers.mlflow_url,
+        "home": str(servers.home),
+        "secure": servers.ca_file is not None,
+        "open": servers.passwords is None,
+        "ca_file": str(servers.ca_file) if servers.ca_file else None,
+        "client_env": str(Place(servers.home).client_env),
         "run_command": command if chosen else None,
         "paused_after_restore": restored,
         "seconds": round(seconds, 2),
     }
     lines = [
         "already up" if already else f"up after {seconds:.0f} s",
-        *_pages(found),
-        f"  MinIO    {found.minio_url}   for fedllm and MLflow; it has no page",
-        f"  door     {found.door_url}   where sites come in",
+        *_pages(servers),
+        f"  MinIO    {servers.minio_url}   for fedllm and MLflow; it has no page",
+        f"  door     {servers.door_url}   where sites come in",
     ]
-    if found.ca_file:
-        lines.append(f"  CA       {found.ca_file}: a browser that is to trust these pages needs it")
-    lines.append(f"  shell    {_entered(found)}, then `prefect`, `mlflow` and Python know all that")
+    if servers.ca_file:
+        lines.append(f"  CA       {servers.ca_file}: a browser that is to trust these pages needs it")
+    lines.append(f"  shell    {_entered(servers)}, then `prefect`, `mlflow` and Python know all that")
     if chosen:
         lines += ["Start a training from any Prefect client:", f"  {command}"]
     emit(as_json, payload, "\n".join(lines))
 
 
-def _pages(found: "Endpoints") -> list[str]:
-    """A line for each server that has a page: where it is, and how to log in.
+def _pages(servers: "Endpoints") -> list[str]:
+    """Return one line for each server with a web page: its address, and how to log in.
 
-    Passwords are for a terminal: what goes into a file or a journal names the file that has them.
+    Passwords are shown in a terminal only; other output names the file that holds them.
     """
     from fedllm.endpoints.passwords import USER
     from fedllm.endpoints.place import Place
 
-    if found.passwords is None:
+    if servers.passwords is None:
         prefect = mlflow = "open to every account of this machine"
     elif sys.stdout.isatty():
-        prefect = f"password {found.passwords.prefect_auth}"
-        mlflow = f"user {USER}, password {found.passwords.mlflow}"
+        prefect = f"password {servers.passwords.prefect_auth}"
+        mlflow = f"user {USER}, password {servers.passwords.mlflow}"
     else:
-        file = Place(found.home).client_env
+        file = Place(servers.home).client_env
         prefect = f"password: PREFECT_API_AUTH_STRING in {file}"
         mlflow = f"user {USER}, password: MLFLOW_TRACKING_PASSWORD in {file}"
-    if not found.own_prefect:
+    if not servers.own_prefect:
         prefect = "your own"
-    return [f"  Prefect  {found.prefect_ui_url}   {prefect}", f"  MLflow   {found.mlflow_url}   {mlflow}"]
+    return [f"  Prefect  {servers.prefect_ui_url}   {prefect}", f"  MLflow   {servers.mlflow_url}   {mlflow}"]
 
 
-def client(found: "Endpoints") -> str:
-    """What a shell needs before a Prefect command: an address, or a file with the secrets as well."""
-    if found.passwords is None or not found.own_prefect:
-        return f"PREFECT_API_URL={found.prefect_api_url}"
-    return f"{_entered(found)};"
+def client(servers: "Endpoints") -> str:
+    """Return the prefix of a Prefect command that sets the address, or also the secrets from a file."""
+    if servers.passwords is None or not servers.own_prefect:
+        return f"PREFECT_API_URL={servers.prefect_api_url}"
+    return f"{_entered(servers)};"
 
 
-def _entered(found: "Endpoints") -> str:
-    """The command by which a shell knows addresses and passwords."""
+def _entered(servers: "Endpoints") -> str:
+    """Return the command that sets addresses and passwords in a shell."""
     from fedllm.endpoints.place import Place
 
-    return f". {shlex.quote(str(Place(found.home).client_env))}"
+    return f". {shlex.quote(str(Place(servers.home).client_env))}"
 
 
 def ca(
@@ -161,7 +161,7 @@ def ca(
         place.create()
     with place.usable(), place.lock():
         files = server_certificate(place.ca, host or ())
-    found = validity(files.certificate)
+    valid = validity(files.certificate)
     payload: dict[str, object] = {
         "schema": "fedllm.ca/1",
         "status": "ready",
@@ -170,28 +170,31 @@ def ca(
         "ca_ends": validity(files.ca).ends.isoformat(),
         "certificate": str(files.certificate),
         "key_file": str(files.key),
-        "hosts": list(found.hosts),
-        "ends": found.ends.isoformat(),
+        "hosts": list(valid.hosts),
+        "ends": valid.ends.isoformat(),
     }
     lines = [
         f"CA           {files.ca}, SHA-256 {payload['ca_sha256']}",
-        f"certificate  {files.certificate}, until {found.ends:%Y-%m-%d}, for {', '.join(found.hosts)}",
+        f"certificate  {files.certificate}, until {valid.ends:%Y-%m-%d}, for {', '.join(valid.hosts)}",
     ]
-    here = endpoints()
-    if here is not None and here.ca_file is not None and host:
+    servers = endpoints()
+    if servers is not None and servers.ca_file is not None and host:
         lines.append("the running servers show it after `fedllm down` and `fedllm up`")
     emit(as_json, payload, "\n".join(lines))
 
 
 def _federation(config: Path | None) -> str:
-    """The name by which the deployments of a file go; nothing where none is deployed."""
+    """Return the federation's name, which its deployments have; empty without a file."""
     from fedllm.config import load_federation
 
     return load_federation(config).name if config else ""
 
 
 def _config_to_deploy(config: Path) -> Path | None:
-    """The file to deploy for. The default one may be absent or simulate what is real; a named one may not."""
+    """Return the file to deploy; None if the default file is absent or simulates sites that are real.
+
+    Raises `ConfigError` for any other such file.
+    """
     from fedllm.config import load_federation
     from fedllm.coordinator.origin import refuse_simulation
 

@@ -1,4 +1,4 @@
-"""`fedllm model`: whether a version is what its coordinator signed, and signing those of before."""
+"""The verbs `fedllm model …`: verify the signature of a version, or sign older versions."""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -33,15 +33,15 @@ def verify(
     wanted = f"models:/{federation.name}/{version}" if version.isdigit() else version
     address = tracking_uri(federation)
     with TemporaryDirectory(prefix="fedllm-model-") as scratch:
-        found = copy_version(wanted, into or Path(scratch), pin=pin, tracking_uri=address)
+        copy = copy_version(wanted, into or Path(scratch), pin=pin, tracking_uri=address)
     payload: dict[str, object] = {
         "schema": "fedllm.model-verify/1",
-        "model": found.uri,
-        "signed_by": found.signed_by,
+        "model": copy.uri,
+        "signed_by": copy.signed_by,
         "folder": str(into) if into else None,
     }
     kept = f"; its files are in {into}" if into else ""
-    emit(as_json, payload, f"{found.uri} is what the coordinator {found.signed_by} signed{kept}")
+    emit(as_json, payload, f"{copy.uri} is what the coordinator {copy.signed_by} signed{kept}")
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""Show a training to the terminal it was started from: a picture, or a line a milestone elsewhere."""
+"""Show the progress of a training: a live view in a terminal, else one line per milestone."""
 
 import logging
 import os
@@ -12,16 +12,16 @@ from fedllm.cli.words import in_words
 from fedllm.logs import wants_json
 from fedllm.milestones import Milestone, SiteStep, watched_by
 
-_FRAMES = 8  # a second
-_SILENT = 60.0  # s without a line, after which a site's step is told
+_FRAMES = 8  # per second
+_SILENT = 60.0  # s without a line after which a site's step gets one
 
 
 @contextmanager
 def watching(title: str) -> Iterator[None]:
-    """Show the milestones of this block on stderr, and keep what libraries say off the terminal.
+    """Show the milestones of this block on stderr, and hide the warnings of libraries.
 
-    With `--debug` they say all they have to say, and milestones are lines among it. With FEDLLM_LOG=json
-    nothing but JSON is written, so nothing is shown.
+    With `--debug` nothing is hidden, and milestones are lines in the log. With FEDLLM_LOG=json only JSON is
+    written, so nothing is shown.
     """
     if wants_json():
         yield
@@ -44,29 +44,29 @@ def watching(title: str) -> Iterator[None]:
 
 
 class _Lines:
-    """Writes a line a milestone, with the seconds since it began."""
+    """Writes one line per milestone, with the seconds since the start."""
 
     def __init__(self) -> None:
-        self._begun = self._told = time.monotonic()
+        self._begun = self._written = time.monotonic()
         self._last = ""
 
     def __call__(self, milestone: Milestone) -> None:
         line, now = in_words(milestone), time.monotonic()
-        if isinstance(milestone, SiteStep) and now - self._told < _SILENT:
+        if isinstance(milestone, SiteStep) and now - self._written < _SILENT:
             return
         if line and line != self._last:
-            self._last, self._told = line, now
+            self._last, self._written = line, now
             console().print(f"{now - self._begun:6.1f} s  {line}", markup=False, soft_wrap=True)
 
 
 def mute_prefect() -> None:
-    """Take Prefect's log off the terminal: its server has every line of it. Call it once it is imported."""
+    """Remove Prefect's log, which its server keeps, from the terminal. Call it after Prefect is imported."""
     if os.environ.get("FEDLLM_DEBUG") or wants_json():
         return
     from prefect.logging.handlers import PrefectConsoleHandler
 
-    known = [logging.getLogger(name) for name in ("", "prefect", "prefect.flow_runs", "prefect.task_runs")]
-    for logger in known:
+    loggers = [logging.getLogger(name) for name in ("", "prefect", "prefect.flow_runs", "prefect.task_runs")]
+    for logger in loggers:
         for handler in list(logger.handlers):
             if isinstance(handler, PrefectConsoleHandler):
                 logger.removeHandler(handler)

@@ -1,4 +1,4 @@
-"""What `fedllm data forget` is asked, and what it tells: locally, where records may be counted."""
+"""The values and the result of `fedllm data forget`; its record counts stay at the site."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,13 +9,13 @@ from fedllm.data.records import read_records
 from fedllm.errors import ConfigError, DataError
 
 
-def asked_for(ids: Sequence[str], where: Sequence[str], *, show: bool) -> list[tuple[str, str]]:
-    """Field and value of everything to forget. Raises `ConfigError`."""
-    values = [("id", one) for one in ids]
-    for one in where:
-        name, equals, value = one.partition("=")
+def requested_values(ids: Sequence[str], where: Sequence[str], *, show: bool) -> list[tuple[str, str]]:
+    """Return (field, value) of everything to forget. Raises `ConfigError`."""
+    values = [("id", record) for record in ids]
+    for condition in where:
+        name, equals, value = condition.partition("=")
         if not name or not equals:
-            raise ConfigError(f"--where {one!r}: write FIELD=VALUE, such as person=p-17")
+            raise ConfigError(f"--where {condition!r}: write FIELD=VALUE, such as person=p-17")
         values.append((name, value))
     if show and values:
         raise ConfigError("--list adds nothing: leave out --id and --where")
@@ -26,8 +26,10 @@ def asked_for(ids: Sequence[str], where: Sequence[str], *, show: bool) -> list[t
     return values
 
 
-def told(home: Path, data: Path, forgotten: Forgotten, new: Sequence[Entry]) -> tuple[dict[str, object], str]:
-    """The verb's answer as JSON and in words."""
+def answer(
+    home: Path, data: Path, forgotten: Forgotten, new: Sequence[Entry]
+) -> tuple[dict[str, object], str]:
+    """Return the result as JSON and as text."""
     records, fault = _read(data)
     left_out = None if records is None else len(records) - len(forgotten.keep(records))
     entries: list[dict[str, object]] = [
@@ -71,7 +73,7 @@ def told(home: Path, data: Path, forgotten: Forgotten, new: Sequence[Entry]) -> 
 
 
 def _read(data: Path) -> tuple[list[dict[str, str]] | None, str]:
-    """The site's records; a withdrawal is journaled also while they cannot be read."""
+    """Return the records, or the fault: a withdrawal is journaled even if they cannot be read."""
     try:
         return read_records(data), ""
     except DataError as error:

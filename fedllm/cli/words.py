@@ -1,4 +1,4 @@
-"""Milestones in words: what a log or a pipe gets, a line each."""
+"""Describe milestones in one line each, for logs and pipes."""
 
 from functools import singledispatch
 
@@ -20,67 +20,69 @@ _MINUTE = 60  # s
 
 
 def duration(seconds: float) -> str:
-    """Seconds as `7 s` or `2:07 min`."""
+    """Return seconds as `7 s` or `2:07 min`."""
     whole = round(seconds)
     return f"{whole} s" if whole < _MINUTE else f"{whole // _MINUTE}:{whole % _MINUTE:02} min"
 
 
-def quality(at: Measured) -> str:
-    """The metric that counts, of a model; empty where it was not measured."""
-    metric = main_metric(at.metrics, at.metric)
-    value = at.metrics.get(metric.name)
+def quality(milestone: Measured) -> str:
+    """Return the main metric with its value; empty if it was not measured."""
+    metric = main_metric(milestone.metrics, milestone.metric)
+    value = milestone.metrics.get(metric.name)
     return "" if value is None else f"{metric.words} {metric.shown(value, digits=3)}"
 
 
 @singledispatch
 def in_words(milestone: Milestone) -> str:
-    """One line about a milestone; empty for one that is only of use in a picture."""
+    """Return one line about a milestone; empty for milestones that only the live view shows."""
     del milestone
     return ""
 
 
 @in_words.register
-def _(at: Prepared) -> str:
-    return f"{at.stage}: {at.detail}" if at.detail else f"{at.stage} is ready"
+def _(milestone: Prepared) -> str:
+    return f"{milestone.stage}: {milestone.detail}" if milestone.detail else f"{milestone.stage} is ready"
 
 
 @in_words.register
-def _(at: Opened) -> str:
-    before = f", {at.played} of them played before" if at.played else ""
-    most = f"at most {at.rounds} rounds" if at.rounds > 1 else "one round"
-    return f"run {at.run} of {at.federation}: {most}{before}"
+def _(milestone: Opened) -> str:
+    before = f", {milestone.played} of them played before" if milestone.played else ""
+    most = f"at most {milestone.rounds} rounds" if milestone.rounds > 1 else "one round"
+    return f"run {milestone.run} of {milestone.federation}: {most}{before}"
 
 
 @in_words.register
-def _(at: Waiting) -> str:
-    return at.reason
+def _(milestone: Waiting) -> str:
+    return milestone.reason
 
 
 @in_words.register
-def _(at: RoundBegun) -> str:
-    return f"round {at.round} goes to {', '.join(at.sites)}"
+def _(milestone: RoundBegun) -> str:
+    return f"round {milestone.round} goes to {', '.join(milestone.sites)}"
 
 
 @in_words.register
-def _(at: SiteStep) -> str:
-    return f"round {at.round}: {at.site} has done step {at.step} of {at.steps}"
+def _(milestone: SiteStep) -> str:
+    return f"round {milestone.round}: {milestone.site} has done step {milestone.step} of {milestone.steps}"
 
 
 @in_words.register
-def _(at: SiteDone) -> str:
-    return f"round {at.round}: {at.site} {at.status} {at.reason}".rstrip()
+def _(milestone: SiteDone) -> str:
+    return f"round {milestone.round}: {milestone.site} {milestone.status} {milestone.reason}".rstrip()
 
 
 @in_words.register
-def _(at: Measured) -> str:
-    return f"{f'round {at.round}' if at.round else 'zero-shot'}: {quality(at)}"
+def _(milestone: Measured) -> str:
+    return f"{f'round {milestone.round}' if milestone.round else 'zero-shot'}: {quality(milestone)}"
 
 
 @in_words.register
-def _(at: RoundOver) -> str:
-    return f"round {at.round} " + (f"is registered as {at.uri}" if at.uri else "waits for MLflow")
+def _(milestone: RoundOver) -> str:
+    return f"round {milestone.round} " + (
+        f"is registered as {milestone.uri}" if milestone.uri else "waits for MLflow"
+    )
 
 
 @in_words.register
-def _(at: Ended) -> str:
-    return f"{at.status}: {at.reason}"
+def _(milestone: Ended) -> str:
+    return f"{milestone.status}: {milestone.reason}"

@@ -1,4 +1,4 @@
-"""What a user may set: the federation file, the site file, and where fedllm keeps its own."""
+"""The configuration: the federation file, the site file, and the folders of fedllm."""
 
 from fedllm.config.federation import (
     AdapterConfig,

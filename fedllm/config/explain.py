@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, in one line: where, and what would be right."""
+"""Explain what is wrong with a configuration: the setting, and what would be valid, in one line."""
 
 import difflib
 import re
@@ -25,42 +25,42 @@ _WORDS = {
     **dict.fromkeys(("list_type", "tuple_type", "set_type"), "must be a list"),
     "path_type": "must be a path",
 }
-_LONGEST = 60  # characters of a value that are shown
+_LONGEST = 60  # characters of a value in a message
 
 
 def faults(model: type[BaseModel], error: ValidationError) -> dict[tuple[str | int, ...], str]:
-    """What is wrong, by the path of the setting; the path is empty for the configuration as a whole.
+    """Return the faults by the path of the setting; the path () means the configuration as a whole.
 
-    A setting that may be one thing or another has one fault, with what is missing of each.
+    A setting of a union type has one fault, which tells what is wrong for each of its types.
     """
-    found: dict[tuple[str | int, ...], list[str]] = {}
+    seen: dict[tuple[str | int, ...], list[str]] = {}
     for fault in error.errors():
         path = settings_path(model, fault["loc"])
-        texts = found.setdefault(path, [])
+        texts = seen.setdefault(path, [])
         text = _text(model, path, fault)
         if text not in texts:
             texts.append(text)
-    return {path: _joined(texts) for path, texts in found.items() if not _is_other_choice(model, path, found)}
+    return {path: _joined(texts) for path, texts in seen.items() if not _is_other_choice(model, path, seen)}
 
 
 def _is_other_choice(
-    model: type[BaseModel], path: tuple[str | int, ...], found: Iterable[tuple[str | int, ...]]
+    model: type[BaseModel], path: tuple[str | int, ...], paths: Iterable[tuple[str | int, ...]]
 ) -> bool:
-    """Whether a fault only says what else a setting could be, and another lies inside what was meant."""
-    deeper = any(len(other) > len(path) and other[: len(path)] == path for other in found)
+    """Return whether a fault is about another type of a union than the one with faults below it."""
+    deeper = any(len(other) > len(path) and other[: len(path)] == path for other in paths)
     return deeper and len(members(type_at(model, [str(part) for part in path]))) > 1
 
 
 def settings_path(model: type[BaseModel], loc: Iterable[str | int]) -> tuple[str | int, ...]:
-    """Where a fault is, without the names that pydantic gives to the members of a union."""
+    """Return the path of a fault, without the parts that pydantic adds for the members of a union."""
     path: list[str | int] = []
     here: Any = model
     for part in loc:
-        nested = [one for one in members(here) if isinstance(one, type) and issubclass(one, BaseModel)]
-        others = [one for one in members(here) if one not in nested]
+        nested = [kind for kind in members(here) if isinstance(kind, type) and issubclass(kind, BaseModel)]
+        others = [kind for kind in members(here) if kind not in nested]
         if nested and isinstance(part, str) and (part in nested[0].model_fields or not others):
-            found = nested[0].model_fields.get(part)
-            here = found.annotation if found else None
+            setting = nested[0].model_fields.get(part)
+            here = setting.annotation if setting else None
             path.append(part)
         elif isinstance(part, int) or _is_mapping(others):
             here = None
@@ -76,27 +76,27 @@ def _is_mapping(kinds: list[Any]) -> bool:
 
 
 def _names_type(part: str) -> bool:
-    """Whether a part of a path is pydantic's word for a type, such as `tuple[constrained-str, ...]`."""
+    """Return whether a part of a path is pydantic's name of a type, such as `tuple[constrained-str, ...]`."""
     return "[" in part or part in {"int", "str", "float", "bool", "[key]"}
 
 
 def _text(model: type[BaseModel], path: tuple[str | int, ...], fault: ErrorDetails) -> str:
-    """One fault as a sentence that begins with the setting's name."""
+    """Return one fault as a sentence that begins with the setting's name."""
     name = ".".join(map(str, path))
     if fault["type"] == "extra_forbidden":
-        known = known_keys(model, path[:-1])
-        near = difflib.get_close_matches(str(path[-1]), known, n=1, cutoff=0.5)
-        hint = f", did you mean {near[0]!r}?" if near else f" (known: {', '.join(known)})"
+        keys = known_keys(model, path[:-1])
+        near = difflib.get_close_matches(str(path[-1]), keys, n=1, cutoff=0.5)
+        hint = f", did you mean {near[0]!r}?" if near else f" (known: {', '.join(keys)})"
         return f"unknown key {name!r}{hint}"
     if fault["type"] == "missing":
         return f"{name} is missing"
     text = _in_words(fault)
-    # What several settings say together names them itself.
+    # A fault of several settings together names them itself.
     return text if not name or text.startswith((f"{name} ", f"{name}.")) else f"{name}: {text}"
 
 
 def _in_words(fault: ErrorDetails) -> str:
-    """What is wrong with a value, without the name of its setting."""
+    """Return what is wrong with a value, without the name of its setting."""
     kind, value = fault["type"], shown(fault["input"])
     rule = PATTERNS.get(fault["ctx"]["pattern"]) if kind == "string_pattern_mismatch" else None
     if rule:
@@ -107,7 +107,7 @@ def _in_words(fault: ErrorDetails) -> str:
 
 
 def _joined(texts: list[str]) -> str:
-    """Several faults of one setting in one text, which names the setting and its value once."""
+    """Join the faults of one setting into one text that names the setting and its value once."""
     head, colon, _ = texts[0].partition(": ")
     if len(texts) == 1 or not colon or not all(text.startswith(head + colon) for text in texts):
         return "; ".join(texts)
@@ -121,7 +121,7 @@ def _joined(texts: list[str]) -> str:
 
 
 def shown(value: object) -> str:
-    """A value as it may stand in a line: short, without line breaks."""
+    """Return a value as short text without line breaks."""
     if value is None:
         return "nothing"
     text = re.sub(r"\s+", " ", repr(value))
@@ -129,11 +129,11 @@ def shown(value: object) -> str:
 
 
 def known_keys(model: type[BaseModel], path: Iterable[str | int]) -> list[str]:
-    """Names of the keys allowed under a path."""
+    """Return the names of the keys allowed under a path, sorted."""
     here: Any = model
     for part in path:
-        found = here.model_fields.get(part)
-        kinds = members(found.annotation) if found else []
+        setting = here.model_fields.get(part)
+        kinds = members(setting.annotation) if setting else []
         nested = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
         if not nested:
             return []

@@ -1,4 +1,4 @@
-"""The federation file: what every party of a training has in common."""
+"""The schema of the federation file, which all parties of a training share."""
 
 import re
 from typing import Annotated, Any, Literal, Self
@@ -17,7 +17,7 @@ class AdapterConfig(Frozen):
     """What is trained on top of the frozen base model."""
 
     method: Literal["ffa-lora", "lora", "full"] = "ffa-lora"  # `full`: every weight of a small model
-    average: Literal["naive"] = "naive"  # `lora` alone: A and B averaged apart, which is not exact
+    average: Literal["naive"] = "naive"  # only for `lora`: averages A and B separately, which is inexact
     rank: int = Field(default=8, ge=1, le=256)
     alpha: float = Field(default=16, gt=0)
     targets: Annotated[tuple[Word, ...], Field(max_length=100)] = ("q_proj", "v_proj")
@@ -25,7 +25,7 @@ class AdapterConfig(Frozen):
 
 
 class ModelConfig(Frozen):
-    """The base model: a hub id[@revision], a folder, a .gguf file, or a name that fedllm knows."""
+    """The base model: a hub id[@revision], a folder, a .gguf file, or a name known to fedllm."""
 
     base: str = "smollm2-135m"
     adapter: AdapterConfig = AdapterConfig()
@@ -36,24 +36,24 @@ _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 
 
 class EvaluationConfig(Frozen):
-    """The coordinator's own public set: a JSON-lines file, or `auto` for the corpus' held-out part."""
+    """The coordinator's public set: a JSON-lines file, or `auto` for the held-out part of the corpus."""
 
     public: str = "auto"
-    limit: int | None = Field(default=None, ge=1)  # records a group, for quick looks
-    metric: Word = "auto"  # the one that counts, such as accuracy, loss or macro_f1; auto: the task's own
+    limit: int | None = Field(default=None, ge=1)  # records per group, for a quick look
+    metric: Word = "auto"  # the main metric, such as accuracy, loss or macro_f1; auto: the task's own
 
 
 class RoundsConfig(Frozen):
-    """How many rounds, with whom, for how long."""
+    """The number of rounds, their sites and their deadlines."""
 
     max: int = Field(default=3, ge=1, le=10_000)
     patience: int | None = Field(default=2, ge=1)  # rounds without improvement
-    target: float | None = None  # stop at this value of the metric that counts
+    target: float | None = None  # stop at this value of the main metric
     drift: float | None = Field(default=None, gt=0)  # stop when ||update|| / ||model|| falls below
     cohort: float = Field(default=1.0, gt=0, le=1)  # share of the live sites
     min_sites: int = Field(default=2, ge=1)
-    deadline: Seconds = 900.0  # s, a round
-    join: Seconds = 60.0  # s, how long dispatch waits for sites; for one that prepares also longer
+    deadline: Seconds = 900.0  # s per round
+    join: Seconds = 60.0  # s that dispatch waits for sites; longer for a site that still prepares
     mode: Literal["sync"] = "sync"
 
 
@@ -63,8 +63,8 @@ class LocalConfig(Frozen):
     algorithm: Literal["fedavg", "fedprox"] = "fedavg"
     optimizer: Literal["adamw", "sgd"] = "adamw"
     lr: float = Field(default=1e-3, gt=0)
-    schedule: Literal["constant", "cosine", "linear"] = "constant"  # over the federation, not a round
-    warmup: int = Field(default=0, ge=0)  # steps, over the federation
+    schedule: Literal["constant", "cosine", "linear"] = "constant"  # over the whole training, not one round
+    warmup: int = Field(default=0, ge=0)  # steps, over the whole training
     steps: int = Field(default=15, ge=1, le=100_000)
     batch_size: int = Field(default=16, ge=1, le=65536)  # with privacy: the public denominator of a step
     prox_mu: float = Field(default=0.0, ge=0)  # FedProx, Li et al. 2020, eq. 2
@@ -83,13 +83,13 @@ class LocalConfig(Frozen):
 
 
 class AggregationConfig(Frozen):
-    """How the updates become one, and that one the next model (Reddi et al. 2021 for the adaptive ones)."""
+    """How updates are combined and applied to the model (adaptive strategies: Reddi et al. 2021)."""
 
     strategy: Literal["fedavg", "fedavgm", "fedadagrad", "fedadam", "fedyogi"] = "fedavg"
-    combine: Literal["mean", "median"] = "mean"  # median: by coordinate; a minority of liars moves it little
-    weighting: Literal["equal", "examples", "work"] = "equal"  # examples: of sites with `tell_count` alone
-    weight_cap: float = Field(default=1.5, ge=1, le=100)  # of `examples`: in equal shares; at most half
-    lr: float = Field(default=1.0, gt=0)  # the server's
+    combine: Literal["mean", "median"] = "mean"  # median: per coordinate; robust to a minority of bad updates
+    weighting: Literal["equal", "examples", "work"] = "equal"  # examples: only from sites with `tell_count`
+    weight_cap: float = Field(default=1.5, ge=1, le=100)  # of `examples`: in equal shares; never over half
+    lr: float = Field(default=1.0, gt=0)  # of the server's optimiser
     momentum: float = Field(default=0.9, ge=0, lt=1)  # fedavgm
     beta1: float = Field(default=0.9, ge=0, lt=1)
     beta2: float = Field(default=0.99, ge=0, lt=1)
@@ -100,8 +100,8 @@ class StoreConfig(Frozen):
     """Where the parties meet: `auto` (the local MinIO), `s3://bucket` with an endpoint, `file://folder`."""
 
     url: str = "auto"
-    endpoint: str | None = None  # https://host:port, where the coordinator enters
-    door: str | None = None  # https://host:port, where sites do; needed unless they may meet the store itself
+    endpoint: str | None = None  # https://host:port for the coordinator
+    door: str | None = None  # https://host:port for the sites; needed unless they reach the store itself
     region: str = "us-east-1"
 
     @field_validator("url")
@@ -125,24 +125,24 @@ class StoreConfig(Frozen):
 
 
 class TrackingConfig(Frozen):
-    """MLflow's tracking and registry server; `auto` is the local stack's."""
+    """MLflow's tracking and registry server; `auto`: the one of the local stack."""
 
     uri: str = "auto"
 
 
 class ReviewConfig(Frozen):
-    """What a version must hold to before it may become champion."""
+    """What a version must satisfy before it may become champion."""
 
-    # How much worse than the champion, on the public set: by the metric that counts, in its own unit.
+    # How much worse than the champion it may be on the public set, in units of the main metric.
     allowed_loss: float = Field(default=0.0, ge=0)
 
 
 class PartitionConfig(Frozen):
-    """How one machine's data is dealt to simulated sites."""
+    """How the data of one machine is partitioned over simulated sites."""
 
     by: Literal["silo", "iid", "dirichlet", "shards"] = "silo"
-    alpha: float = Field(default=0.3, gt=0)  # dirichlet: small is uneven
-    shards: int = Field(default=2, ge=1)  # shards of one label a site
+    alpha: float = Field(default=0.3, gt=0)  # dirichlet: the smaller, the more uneven
+    shards: int = Field(default=2, ge=1)  # shards of one label per site
 
 
 def _partition(value: object) -> object:
@@ -158,9 +158,9 @@ def _partition(value: object) -> object:
 
 
 class SimulationConfig(Frozen):
-    """Who would hold what when one machine plays every site."""
+    """The data of the simulated sites when one machine runs all sites."""
 
-    source: str = "sentiment"  # a corpus fedllm knows, or a JSON-lines file
+    source: str = "sentiment"  # a corpus known to fedllm, or a JSON-lines file
     sites: Annotated[tuple[Name, ...], Field(min_length=1)] | Annotated[int, Field(ge=1, le=MANY)] = (
         "amazon",
         "movies",
@@ -168,18 +168,18 @@ class SimulationConfig(Frozen):
         "tweets",
     )
     partition: Annotated[PartitionConfig, BeforeValidator(_partition)] = PartitionConfig()
-    threads: int = Field(default=1, ge=1)  # torch threads an agent
+    threads: int = Field(default=1, ge=1)  # torch threads per agent
 
     @field_validator("sites")
     @classmethod
     def _distinct(cls, sites: tuple[str, ...] | int) -> tuple[str, ...] | int:
-        if isinstance(sites, tuple) and (twice := sorted({one for one in sites if sites.count(one) > 1})):
+        if isinstance(sites, tuple) and (twice := sorted({site for site in sites if sites.count(site) > 1})):
             raise ValueError(f"each site is named once; twice: {', '.join(twice)}")
         return sites
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The sites' names; a count gives site-1, site-2 and so on."""
+        """Return the names of the sites; a count gives site-1, site-2 and so on."""
         if isinstance(self.sites, int):
             return tuple(f"site-{i + 1}" for i in range(self.sites))
         return self.sites
@@ -198,7 +198,7 @@ Mode = Annotated[str, Field(max_length=40), AfterValidator(_mode)]
 
 
 class FederationConfig(Frozen):
-    """One training of one federation. These keys are public: others rely on them."""
+    """The settings of one training of one federation. The keys are a public interface."""
 
     name: Name
     seed: int = Field(default=7, ge=0, lt=2**32)
@@ -207,7 +207,7 @@ class FederationConfig(Frozen):
     evaluation: EvaluationConfig = EvaluationConfig()
     rounds: RoundsConfig = RoundsConfig()
     local: LocalConfig = LocalConfig()
-    codec: Name = "fp32"  # how updates become bytes: fp32, or fp16 with half of them
+    codec: Name = "fp32"  # encoding of updates: fp32, or fp16 at half the bytes
     aggregation: AggregationConfig = AggregationConfig()
     privacy: PrivacyConfig = PrivacyConfig()
     confidentiality: Mode = "plain"
@@ -249,5 +249,5 @@ class FederationConfig(Frozen):
         return self
 
     def public_json(self) -> dict[str, Any]:
-        """The configuration as JSON, for MLflow and for reports; it holds no secrets."""
+        """Return the configuration as JSON for MLflow and reports; it holds no secrets."""
         return self.model_dump(mode="json")

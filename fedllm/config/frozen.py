@@ -1,11 +1,11 @@
-"""What every part of a configuration is built from."""
+"""The base class and the field types of all configurations."""
 
 import re
 from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-NAME = r"^[a-z0-9][a-z0-9-]{0,62}$"  # literal in keys, IAM policies and MLflow names
+NAME = r"^[a-z0-9][a-z0-9-]{0,62}$"  # used as is in object keys, IAM policies and MLflow names
 
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -37,15 +37,15 @@ Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0)]
 Bytes = Annotated[int, BeforeValidator(_bytes), Field(gt=0)]
 Name = Annotated[str, Field(pattern=NAME)]
 DATASET_ID = r"^[A-Za-z0-9._-]{1,100}$"
-DatasetId = Annotated[str, Field(pattern=DATASET_ID)]  # an owner's name for its data
+DatasetId = Annotated[str, Field(pattern=DATASET_ID)]  # the name that an owner gives its data set
 
-PATTERNS = {  # each in words, for people
+PATTERNS = {  # the rule of each pattern in words
     NAME: "use small letters, digits and hyphens, a letter or digit first, 63 at most",
     DATASET_ID: "use letters, digits, dots, hyphens and underscores, 100 at most",
 }
 
 
 class Frozen(BaseModel):
-    """A part of a configuration: immutable, and an unknown key is an error."""
+    """Base of all parts of a configuration: immutable; an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())

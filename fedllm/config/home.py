@@ -1,30 +1,33 @@
-"""Where fedllm keeps what is its own: one folder, as Prefect and Hugging Face do."""
+"""The folders of fedllm: its home and its cache."""
 
 import os
 from pathlib import Path
 
 from fedllm.errors import BackupError
 
-RESTORING = "restoring"  # a file in a home that a restore fills, or filled in part before it was killed
+RESTORING = "restoring"  # file in a home while a restore fills it; stays if the restore is killed
 
 
 def fedllm_home() -> Path:
-    """Folder of keys, journals and the local stack: `$FEDLLM_HOME`, else `~/.fedllm`."""
+    """Return the folder of keys, journals and the local stack: `$FEDLLM_HOME`, else `~/.fedllm`."""
     return Path(os.environ.get("FEDLLM_HOME", "~/.fedllm")).expanduser().resolve()
 
 
 def cache_dir() -> Path:
-    """Folder of what can be fetched or computed again: `$FEDLLM_CACHE`, else `cache` in the home."""
-    given = os.environ.get("FEDLLM_CACHE")
-    return Path(given).expanduser().resolve() if given else fedllm_home() / "cache"
+    """Return the folder of files that can be made again: `$FEDLLM_CACHE`, else `cache` in the home."""
+    folder = os.environ.get("FEDLLM_CACHE")
+    return Path(folder).expanduser().resolve() if folder else fedllm_home() / "cache"
 
 
 def refuse_half_restored(place: Path | None = None) -> None:
-    """Raise `BackupError` for a home whose restore is under way or was cut off: a half must not be used.
+    """Refuse a home whose restore is under way or was cut off.
 
     Args:
-        place: a folder in it, such as a site's; default: fedllm's home. `restore --into` may have filled
-            another one than `$FEDLLM_HOME`.
+        place: a folder in the home, such as a site's; default: fedllm's home. `restore --into` may have
+            filled another home than `$FEDLLM_HOME`.
+
+    Raises:
+        BackupError: the home is half restored.
     """
     folder = place.resolve() if place else fedllm_home()
     for home in (folder, *folder.parents):
@@ -36,6 +39,6 @@ def refuse_half_restored(place: Path | None = None) -> None:
 
 
 def private_dir(path: Path) -> Path:
-    """Create `path` readable by its owner alone."""
+    """Create a folder that only its owner can read, and return it."""
     path.mkdir(parents=True, exist_ok=True, mode=0o700)
     return path

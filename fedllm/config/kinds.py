@@ -1,6 +1,6 @@
-"""The kinds of task: what configuration, data, policy and registry must know of each, without any model.
+"""The properties of each kind of task that do not need a model.
 
-A kind's other half, what it makes of records on a model, is its own file in `fedllm.tasks`.
+How a kind trains and predicts is in its own file in `fedllm.tasks`.
 """
 
 from collections.abc import Mapping
@@ -12,20 +12,20 @@ KindName = Literal["classification", "chat", "summarization", "text", "image"]
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of task. `task.fields` names the record's fields; the names here are its keys."""
+    """The properties of one kind of task. Field names here are keys of `task.fields`."""
 
-    needs: Mapping[str, str]  # keys beside those that the template names; what to say where one lacks
-    metric: str  # the metric that counts where `evaluation.metric` is auto
-    input: str = "text"  # the key of what a prediction is made from
-    labels: bool = False  # whether an answer is one of `task.labels`
-    template: bool = True  # whether `task.template` is filled with the record's words
-    tokens: bool = True  # whether what the model reads is tokens, which are counted and cut
-    whole: bool = False  # whether a small model is trained and released whole, without a base or an adapter
-    most_added: int = 2  # tokens that a model's own format puts around the filled template, at most
+    needs: Mapping[str, str]  # required keys beside the template's, and the hint if one is missing
+    metric: str  # the main metric if `evaluation.metric` is auto
+    input: str = "text"  # key of the field that a prediction is made from
+    labels: bool = False  # the answer is one of `task.labels`
+    template: bool = True  # `task.template` is filled with the record's fields
+    tokens: bool = True  # the model reads tokens, which are counted and cut
+    whole: bool = False  # a small model is trained and released whole, without base or adapter
+    most_added: int = 2  # most tokens that a model's chat format adds to the filled template
 
     @property
     def continues(self) -> bool:
-        """Whether the filled template itself is what is learned: there is no answer beside it."""
+        """Return whether the model learns to continue the filled template, without a separate answer."""
         return not self.needs
 
 

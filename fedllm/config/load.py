@@ -1,4 +1,4 @@
-"""Read the YAML files, apply `--set a.b=c`, and turn every fault into one clear line."""
+"""Read federation and site files, apply `--set a.b=c`, and report faults in one line."""
 
 import copy
 import re
@@ -16,9 +16,9 @@ from fedllm.config.site import SiteConfig
 from fedllm.config.yaml_text import read_yaml
 from fedllm.errors import ConfigError
 
-_FEDERATION = re.compile(r"(?m)^task:")  # only a federation file has this key
-_BEGINNING = 64 * 1024  # characters of a file that are looked at
-_NAMED = 5  # files that a message names
+_FEDERATION = re.compile(r"(?m)^task:")  # only federation files have this key
+_BEGINNING = 64 * 1024  # characters read to recognise a federation file
+_NAMED = 5  # most files that a message names
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -28,24 +28,24 @@ def load_federation(path: str | Path, overrides: Iterable[str] = ()) -> Federati
 
     Args:
         path: a YAML file.
-        overrides: texts such as `rounds.max=5`; the value is YAML, or the text as it is where the setting
-            is a text, such as `task.template={body}`.
+        overrides: texts such as `rounds.max=5`. The value is YAML; for a setting that holds text it is
+            taken as is, such as `task.template={body}`.
 
     Raises:
-        ConfigError: with the file or the `--set`, the field and what would be right.
+        ConfigError: names the file or the `--set`, the field and what would be valid.
     """
     file = _read(Path(path), "`fedllm new` writes one")
     raw = copy.deepcopy(file)
-    given = apply_all(raw, overrides, FederationConfig)
+    applied = apply_all(raw, overrides, FederationConfig)
     try:
         config = FederationConfig.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError(_blamed(faults(FederationConfig, error), str(path), file, given)) from None
+        raise ConfigError(_blamed(faults(FederationConfig, error), str(path), file, applied)) from None
     return _beside(config, Path(path).resolve().parent)
 
 
 def _beside(config: FederationConfig, folder: Path) -> FederationConfig:
-    """Files that a federation file names are relative to it, wherever a worker happens to run."""
+    """Resolve the files named in a federation file relative to its folder, not to the working folder."""
     public = folder / config.evaluation.public
     if public.is_file():
         evaluation = config.evaluation.model_copy(update={"public": str(public)})
@@ -67,7 +67,7 @@ def load_site(path: str | Path) -> SiteConfig:
 
 def _read(path: Path, remedy: str) -> dict[str, Any]:
     try:
-        raw = read_yaml(path.read_text(encoding="utf-8-sig"))  # some editors begin a file with a mark
+        raw = read_yaml(path.read_text(encoding="utf-8-sig"))  # some editors write a byte order mark
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file{_others_beside(path)}; {remedy}") from None
     except UnicodeDecodeError as error:
@@ -79,13 +79,13 @@ def _read(path: Path, remedy: str) -> dict[str, Any]:
     if raw is None:
         raise ConfigError(f"{path}: the file is empty; {remedy}")
     if not isinstance(raw, dict):
-        found = "a list" if isinstance(raw, list) else shown(raw)
-        raise ConfigError(f"{path}: expected keys and values such as `name: …`, found {found}; {remedy}")
+        kind = "a list" if isinstance(raw, list) else shown(raw)
+        raise ConfigError(f"{path}: expected keys and values such as `name: …`, found {kind}; {remedy}")
     return raw
 
 
 def _others_beside(path: Path) -> str:
-    """The federation files, or the sites, that are where this file was looked for."""
+    """Return a hint that names the federation files, or the sites, near a missing file."""
     if path.name == "site.yaml":
         sites = [site.parent.name for site in path.parent.parent.glob("*/site.yaml")]
         return f"; sites there: {', '.join(sorted(sites)[:_NAMED])}" if sites else ""
@@ -109,23 +109,22 @@ def _validate(model: type[Model], raw: Mapping[str, Any], where: str) -> Model:
 
 
 def _blamed(
-    wrong: Mapping[tuple[str | int, ...], str], file: str, raw: Mapping[str, Any], given: list[Override]
+    wrong: Mapping[tuple[str | int, ...], str], file: str, raw: Mapping[str, Any], overrides: list[Override]
 ) -> str:
-    """Each fault with who brought it in: the `--set` that gave the setting, else the file.
+    """Return each fault with its origin: the `--set` that changed the setting, else the file.
 
-    A fault of several settings together, such as a template that names no field, is the file's only where
-    the file has it without any `--set`.
+    A fault of several settings together, such as a template that names no field, is blamed on the file only
+    if the file without any `--set` is invalid too.
     """
     try:
         FederationConfig.model_validate(raw)
-        together = ", ".join(map(str, given)) or file
+        together = ", ".join(map(str, overrides)) or file
     except ValidationError:
         together = file
     texts: dict[str, list[str]] = {}
     for path, fault in wrong.items():
-        last = next((one for one in reversed(given) if one.decides(path)), None)
-        said = (
-            fault.removeprefix(f"{'.'.join(last.path)}: ") if last else fault
-        )  # it names the setting already
-        texts.setdefault(str(last or together), []).append(said)
+        last = next((override for override in reversed(overrides) if override.decides(path)), None)
+        # The `--set` names the setting already.
+        text = fault.removeprefix(f"{'.'.join(last.path)}: ") if last else fault
+        texts.setdefault(str(last or together), []).append(text)
     return "; ".join(f"{where}: {'; '.join(lines)}" for where, lines in texts.items())

@@ -1,4 +1,4 @@
-"""The federation file that `fedllm new` writes: what one has to think about, each line with its meaning."""
+"""Write the federation file of `fedllm new`: the settings to decide on, each with a comment."""
 
 import json
 import re
@@ -11,16 +11,16 @@ from fedllm.config.yaml_text import read_yaml
 
 TaskKind = Literal["classification", "chat", "summarization", "text"]
 NEW_KINDS: tuple[TaskKind, ...] = get_args(TaskKind)
-PUBLIC = "public.jsonl"  # the coordinator's own records, beside the file
+PUBLIC = "public.jsonl"  # the coordinator's public records, in the folder of the file
 
 
 @dataclass(frozen=True)
 class _Start:
-    """What a new file of one kind begins with."""
+    """The first settings of a new file, for one kind of task."""
 
-    fields: tuple[tuple[str, str, str], ...]  # the template's name, a record's name, what is there
+    fields: tuple[tuple[str, str, str], ...]  # key of `task.fields`, field of a record, example value
     template: str
-    meaning: str  # of the template
+    meaning: str  # comment on the template
     max_length: int  # tokens
     lr: str
 
@@ -54,18 +54,18 @@ _STARTS: dict[TaskKind, _Start] = {
 
 
 def example_record(kind: TaskKind, labels: Sequence[str]) -> str:
-    """One record of a task, as a line of a data file."""
-    held = {field: value or labels[0] for _, field, value in _STARTS[kind].fields}
-    return json.dumps(held, ensure_ascii=False)
+    """Return an example record as a line of a data file."""
+    record = {field: value or labels[0] for _, field, value in _STARTS[kind].fields}
+    return json.dumps(record, ensure_ascii=False)
 
 
 def federation_text(name: str, kind: TaskKind, labels: Sequence[str], base: str) -> str:
-    """Write a federation file without a `simulation`.
+    """Return the text of a federation file without a `simulation`.
 
     Args:
-        name: of the federation.
-        kind: of its task.
-        labels: of a classification, two at least; each becomes its own answer.
+        name: the federation's name.
+        kind: the kind of its task.
+        labels: at least two for a classification; each becomes its own answer.
         base: the base model.
 
     Returns:
@@ -126,6 +126,6 @@ def _task(kind: TaskKind, chosen: _Start, labels: Sequence[str]) -> list[str]:
 
 
 def _quoted(text: str) -> str:
-    """A text as YAML reads it back: in JSON's form unless it needs none, as `yes` and `1` do."""
+    """Return a text as a YAML scalar, quoted if YAML would read it as anything else, such as `yes`."""
     plain = re.fullmatch(r"[A-Za-z][\w./@-]*", text) is not None and read_yaml(text) == text
     return text if plain else json.dumps(text, ensure_ascii=False)

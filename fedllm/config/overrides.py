@@ -1,4 +1,4 @@
-"""`--set a.b=c`: one setting of a configuration, given on the command line."""
+"""Apply `--set a.b=c`: change one setting of a configuration from the command line."""
 
 import types
 from collections.abc import Iterable, Mapping
@@ -14,7 +14,7 @@ from fedllm.errors import ConfigError
 
 @dataclass(frozen=True)
 class Override:
-    """One `--set`: which setting, and the text that was given for it."""
+    """One `--set`: the path of a setting, and the text of its value."""
 
     path: tuple[str, ...]
     text: str
@@ -29,18 +29,18 @@ class Override:
         return cls(path, text)
 
     def __str__(self) -> str:
-        """As it was written on the command line."""
+        """Return it as written on the command line."""
         return f"--set {'.'.join(self.path)}={self.text}"
 
     def apply(self, raw: dict[str, Any], model: type[BaseModel]) -> None:
-        """Put the value into a configuration as it was read from its file.
+        """Put the value into a configuration before its validation.
 
         Args:
-            raw: the configuration; changed in place.
-            model: what it is a configuration of.
+            raw: the configuration as read from its file; changed in place.
+            model: its schema.
 
         Raises:
-            ConfigError: the value is no YAML, or the path leads through a value.
+            ConfigError: the value is no YAML, or a parent in the path is a value.
         """
         *parents, last = self.path
         here = raw
@@ -53,11 +53,11 @@ class Override:
             here = below
         here[last] = self._value(model)
 
-    def _value(self, model: type[BaseModel]) -> Any:  # noqa: ANN401 - whatever YAML holds
-        """The value: YAML, but the text as it is where the setting is a text.
+    def _value(self, model: type[BaseModel]) -> Any:  # noqa: ANN401 - any YAML value
+        """Return the value as YAML reads it, or the text as is if the setting holds text.
 
-        `{body}` is a map for YAML, `2024` a number and `yes` a truth value; for a template, a name or a
-        label each is a text. A text in quotes is read without them, and `null` stays nothing.
+        YAML reads `{body}` as a map, `2024` as a number and `yes` as true; for a template, a name or a label
+        each of them is text. Quotes around a text are removed, and `null` stays None.
         """
         is_text = holds_text(type_at(model, self.path))
         try:
@@ -71,20 +71,20 @@ class Override:
         return self.text if is_text and value is not None and not isinstance(value, str) else value
 
     def decides(self, path: tuple[str | int, ...]) -> bool:
-        """Whether a setting, or a part of it, is the one given here."""
+        """Return whether this override sets the setting at `path` or a group that holds it."""
         return path[: len(self.path)] == self.path
 
 
 def apply_all(raw: dict[str, Any], given: Iterable[str], model: type[BaseModel]) -> list[Override]:
-    """Apply every `--set` in its order; returns them. Raises `ConfigError` as of `Override`."""
-    overrides = [Override.read(one) for one in given]
+    """Apply every `--set` in order, and return them. Raises `ConfigError`, see `Override`."""
+    overrides = [Override.read(text) for text in given]
     for override in overrides:
         override.apply(raw, model)
     return overrides
 
 
 def type_at(model: type[BaseModel], path: Iterable[str]) -> Any:  # noqa: ANN401 - a type of any kind
-    """The type of the setting at a path; None where there is no such setting."""
+    """Return the type of the setting at a path; None if there is no such setting."""
     here: Any = model
     for part in path:
         here = _below(here, part)
@@ -92,25 +92,25 @@ def type_at(model: type[BaseModel], path: Iterable[str]) -> Any:  # noqa: ANN401
 
 
 def holds_text(kind: Any) -> bool:  # noqa: ANN401 - a type of any kind
-    """Whether a setting of this type is a text, or a text or nothing."""
-    return {one for one in members(kind) if one is not types.NoneType} == {str}
+    """Return whether a type is `str` or `str | None`."""
+    return {member for member in members(kind) if member is not types.NoneType} == {str}
 
 
 def members(kind: Any) -> list[Any]:  # noqa: ANN401 - types of any kind
-    """What a type may be, without annotations: the members of a union, else the type alone."""
+    """Return the members of a union type, else the type alone, without annotations."""
     if get_origin(kind) is Annotated:
         return members(get_args(kind)[0])
     if get_origin(kind) in {Union, types.UnionType}:
-        return [one for part in get_args(kind) for one in members(part)]
+        return [member for part in get_args(kind) for member in members(part)]
     return [kind]
 
 
 def _below(kind: Any, part: str) -> Any:  # noqa: ANN401 - types of any kind
-    for one in members(kind):
-        if isinstance(one, type) and issubclass(one, BaseModel):
-            found = one.model_fields.get(part)
-            return found.annotation if found else None
-        origin = get_origin(one)
+    for member in members(kind):
+        if isinstance(member, type) and issubclass(member, BaseModel):
+            setting = member.model_fields.get(part)
+            return setting.annotation if setting else None
+        origin = get_origin(member)
         if isinstance(origin, type) and issubclass(origin, Mapping):
-            return get_args(one)[1]
+            return get_args(member)[1]
     return None

@@ -1,4 +1,4 @@
-"""Differential privacy: what is protected, how far, and with which noise."""
+"""The settings of differential privacy: the protected unit, the budget and the noise."""
 
 from collections.abc import Mapping
 from typing import Annotated, Literal, Self
@@ -12,39 +12,39 @@ Noise = Literal["auto"] | Annotated[float, Field(gt=0)]
 
 
 class SitePrivacy(Frozen):
-    """Where one site differs: a site with many records may sample a smaller share of them."""
+    """The settings of one site that differ from the others, such as a smaller rate for many records."""
 
     sampling_rate: Rate | None = None
     noise_multiplier: Noise | None = None
 
 
 class PrivacyConfig(Frozen):
-    """Differential privacy under adding or removing one unit; `none` is said wherever a result is shown.
+    """Differential privacy under adding or removing one unit; results state it, also if it is `none`.
 
-    `record` and `person`: every site runs DP-SGD on its own data (Abadi et al. 2016), and nobody beside it is
-    trusted. `site`: whole sites are hidden from all but the coordinator. `local.batch_size` is the public
-    number by which the noised sum of a step is divided; the true size of a batch stays at the site.
+    `record` and `person`: every site runs DP-SGD on its own data (Abadi et al. 2016) and trusts nobody else.
+    `site`: whole sites are hidden from everyone but the coordinator. `local.batch_size` is the public
+    denominator of the noised sum of a step; the true size of a batch stays at the site.
     """
 
     unit: Literal["none", "record", "person", "site"] = "none"
     unit_field: str | None = None  # the field that names the person
-    max_per_person: int = Field(default=1, ge=1, le=1000)  # records a person gives to one step, at most
-    epsilon: float | None = Field(default=None, gt=0)  # the most that the whole training may spend, a site
+    max_per_person: int = Field(default=1, ge=1, le=1000)  # most records of a person in one step
+    epsilon: float | None = Field(default=None, gt=0)  # budget of the whole training, per site
     delta: float = Field(default=1e-5, gt=0, lt=0.1)
-    clip: float | None = Field(default=None, ge=1e-6, le=1e6)  # L2 norm of a unit's gradient, a site's update
-    sampling_rate: Rate | None = None  # share of the units in a step, each drawn by itself (Poisson)
-    noise_multiplier: Noise = "auto"  # sigma, in units of clip; `auto`: the least that keeps to epsilon
+    clip: float | None = Field(default=None, ge=1e-6, le=1e6)  # L2 norm of a gradient, or a site's update
+    sampling_rate: Rate | None = None  # chance of each unit to be in a step (Poisson)
+    noise_multiplier: Noise = "auto"  # sigma, in units of clip; `auto`: the least that keeps the budget
     sites: Mapping[Name, SitePrivacy] = Field(default_factory=dict)
-    min_honest: int | None = Field(default=None, ge=1)  # `site`: survivors that add noise; rounds.min_sites
+    min_honest: int | None = Field(default=None, ge=1)  # `site`: sites that add noise; rounds.min_sites
 
     @property
     def on(self) -> bool:
-        """Whether anything is claimed."""
+        """Return whether any unit is protected."""
         return self.unit != "none"
 
     @property
     def local(self) -> bool:
-        """Whether sites protect single records or persons themselves."""
+        """Return whether sites protect records or persons themselves."""
         return self.unit in {"record", "person"}
 
     @model_validator(mode="after")
@@ -63,11 +63,11 @@ class PrivacyConfig(Frozen):
         return self
 
     def rate_at(self, site: str) -> float:
-        """The share of a site's units in a step; 1 where whole sites are the unit."""
-        mine = self.sites.get(site, SitePrivacy()).sampling_rate
-        return mine or self.sampling_rate or 1.0
+        """Return the sampling rate of a site; 1 if the unit is the site."""
+        rate = self.sites.get(site, SitePrivacy()).sampling_rate
+        return rate or self.sampling_rate or 1.0
 
     def noise_at(self, site: str) -> Noise:
-        """The noise multiplier asked for a site."""
-        mine = self.sites.get(site, SitePrivacy()).noise_multiplier
-        return mine if mine is not None else self.noise_multiplier
+        """Return the configured noise multiplier of a site."""
+        noise = self.sites.get(site, SitePrivacy()).noise_multiplier
+        return noise if noise is not None else self.noise_multiplier

@@ -1,4 +1,4 @@
-"""The task: how a record becomes what the model reads, and the words that should follow it."""
+"""The settings of the task: how a record becomes a prompt and its answer."""
 
 import re
 from typing import Annotated, Self
@@ -8,12 +8,12 @@ from pydantic import Field, model_validator
 from fedllm.config.frozen import Frozen
 from fedllm.config.kinds import KINDS, Kind, KindName
 
-MANY = 1000  # fields, labels or layers: no honest task or model comes near
-Word = Annotated[str, Field(max_length=200)]  # a module's, field's or label's name, or what stands for it
+MANY = 1000  # most fields, labels or layers; far above any real task or model
+Word = Annotated[str, Field(max_length=200)]  # the name of a module, field or label, or a label's answer
 
 
 class TaskConfig(Frozen):
-    """How a record becomes a prompt and the words that should follow it."""
+    """How a record becomes a prompt and its answer."""
 
     kind: KindName = "classification"
     fields: dict[Word, Word] = Field(
@@ -25,7 +25,7 @@ class TaskConfig(Frozen):
 
     @property
     def traits(self) -> Kind:
-        """What follows from the kind alone."""
+        """Return the properties of the kind of task."""
         return KINDS[self.kind]
 
     @model_validator(mode="after")

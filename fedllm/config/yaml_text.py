@@ -1,4 +1,4 @@
-"""Read YAML as all of fedllm's files are read: numbers such as `1e-3`, and no key twice."""
+"""Read YAML: `1e-3` is a number, and duplicate keys are an error."""
 
 import re
 from typing import Any
@@ -8,10 +8,10 @@ from yaml.nodes import MappingNode, ScalarNode
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 reads `1e-3` as text; the configuration means a number. A key may stand once in a mapping."""
+    """A safe loader that reads `1e-3`, text in YAML 1.1, as a number and refuses duplicate keys."""
 
-    def compose_mapping_node(self, anchor: Any) -> MappingNode:  # noqa: ANN401 - as the original
-        """A mapping as it is written. Raises `DuplicateKeyError` where a key is written twice."""
+    def compose_mapping_node(self, anchor: Any) -> MappingNode:  # noqa: ANN401 - the type of the base class
+        """Compose a mapping. Raises `DuplicateKeyError` if a key is in it twice."""
         node: MappingNode = super().compose_mapping_node(anchor)
         lines: dict[tuple[str, str], int] = {}
         for key, _ in node.value:
@@ -24,7 +24,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class DuplicateKeyError(yaml.YAMLError):
-    """A key that is written twice in one mapping; YAML itself would silently take the last."""
+    """A key is in one mapping twice, of which YAML itself would silently take the last."""
 
     def __init__(self, key: str, first: int, second: int) -> None:
         where = f"twice in line {first}" if first == second else f"in line {first} and in line {second}"
@@ -38,12 +38,12 @@ _Loader.add_implicit_resolver(
 )
 
 
-def read_yaml(text: str) -> Any:  # noqa: ANN401 - whatever YAML holds
-    """Read YAML as all of fedllm's files are read.
+def read_yaml(text: str) -> Any:  # noqa: ANN401 - any YAML value
+    """Read a YAML document.
 
     Raises:
-        DuplicateKeyError: a key is written twice in one mapping.
-        yaml.YAMLError: it is no YAML, or holds a value that cannot be, such as the date 2026-13-45.
+        DuplicateKeyError: a key is in one mapping twice.
+        yaml.YAMLError: it is no YAML, or holds an impossible value, such as the date 2026-13-45.
     """
     try:
         return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader

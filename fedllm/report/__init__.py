@@ -1,4 +1,4 @@
-"""One self-contained HTML page a training."""
+"""The report of a training: one self-contained HTML page."""
 
 from fedllm.report.page import render
 

@@ -1,10 +1,10 @@
-"""How sure a measured quality is."""
+"""The confidence interval of a measured quality."""
 
 from fedllm.journal.facts import Quality
 
 
 def interval(quality: Quality, group: str | None = None) -> tuple[float, float] | None:
-    """The interval of the metric that counts, over all records or of one group; None where there is none."""
+    """Return the main metric's interval, over all records or of one group; None if it has none."""
     name = quality.main.name
     if group is None:
         value, records, answers = quality.metrics.get(name), quality.records, quality.answers

@@ -1,4 +1,4 @@
-"""A chart of one line over the rounds, as geometry: a template draws it as SVG in colours of the theme."""
+"""Compute the geometry of a line chart over the rounds; a template draws it as SVG."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -14,13 +14,13 @@ MOST_TICKS = 6
 
 @dataclass(frozen=True)
 class Dot:
-    """A measured point, with its interval where there is one."""
+    """A measured point, with its interval if it has one."""
 
     x: float
     y: float
     low: float | None
     high: float | None
-    text: str  # for whoever points at it
+    text: str  # of the tooltip
 
 
 @dataclass(frozen=True)
@@ -28,18 +28,18 @@ class Level:
     """A horizontal line to compare with."""
 
     y: float
-    text_y: float  # where its name stands: two of them never overlap
+    text_y: float  # of its name; names never overlap
     text: str
     kind: str  # zero-shot, champion, budget
 
 
 @dataclass(frozen=True)
 class LineChart:
-    """One line over the rounds."""
+    """A chart of one line over the rounds."""
 
-    key: str  # of the page's ids
+    key: str  # prefix of its ids in the page
     title: str
-    summary: str  # for who cannot see it
+    summary: str  # for screen readers
     dots: tuple[Dot, ...]
     levels: tuple[Level, ...]
     x_ticks: tuple[Tick, ...]
@@ -49,12 +49,12 @@ class LineChart:
 
     @property
     def path(self) -> str:
-        """The line."""
+        """Return the line as an SVG path."""
         return "M" + " L".join(f"{dot.x:.1f} {dot.y:.1f}" for dot in self.dots)
 
     @property
     def band(self) -> str:
-        """The area between all intervals; empty where a point has none."""
+        """Return the area between all intervals as an SVG path; empty if a point has no interval."""
         sides = [(dot.x, dot.low, dot.high) for dot in self.dots if dot.low is not None]
         if len(sides) < len(self.dots) or len(sides) < 2:  # noqa: PLR2004 - an area has two sides
             return ""
@@ -65,14 +65,14 @@ class LineChart:
 
 @dataclass(frozen=True)
 class Point:
-    """A value at a round."""
+    """The value of a round."""
 
     round: int
     value: float
     interval: tuple[float, float] | None = None
 
 
-def line_chart(  # noqa: PLR0913 - what a chart is made of, each named by the caller
+def line_chart(  # noqa: PLR0913 - the parts of a chart, each named by the caller
     key: str,
     title: str,
     points: Sequence[Point],
@@ -80,25 +80,25 @@ def line_chart(  # noqa: PLR0913 - what a chart is made of, each named by the ca
     levels: Mapping[str, tuple[str, float]] | None = None,
     percent: bool = False,
     from_zero: bool = False,
-    told: Callable[[float], str] | None = None,
+    form: Callable[[float], str] | None = None,
 ) -> LineChart | None:
-    """A line over the rounds; None where there is nothing to draw.
+    """Return a line over the rounds; None if no point is finite.
 
     Args:
         key: unique on the page.
-        title: what is shown.
-        points: by round, in order.
-        levels: by kind, the name and the value of a line to compare with.
-        percent: values are shares, shown as percentages.
-        from_zero: the axis begins at 0.
-        told: a value as people read it, where rounding to the nearest is not right.
+        title: the caption.
+        points: in order of the rounds.
+        levels: name and value of each horizontal line to compare with, by its kind.
+        percent: show values, which are shares, as percentages.
+        from_zero: start the axis at 0.
+        form: formats a value for people; default: rounded to the nearest.
     """
-    say = told or partial(shown, percent=percent)
+    written = form or partial(shown, percent=percent)
     points = [point for point in points if math.isfinite(point.value)]
     if not points:
         return None
-    asked = {k: v for k, v in (levels or {}).items() if math.isfinite(v[1])}
-    seen = [point.value for point in points] + [value for _, value in asked.values()]
+    compared = {k: v for k, v in (levels or {}).items() if math.isfinite(v[1])}
+    seen = [point.value for point in points] + [value for _, value in compared.values()]
     seen += [edge for point in points for edge in point.interval or ()]
     ticks = round_ticks(0.0 if from_zero else min(seen), max(seen))
     low, high = ticks[0], ticks[-1]
@@ -112,9 +112,9 @@ def line_chart(  # noqa: PLR0913 - what a chart is made of, each named by the ca
 
     def dot(point: Point) -> Dot:
         edges = point.interval
-        text = f"{'zero-shot' if point.round == 0 else f'round {point.round}'}: {say(point.value)}"
+        text = f"{'zero-shot' if point.round == 0 else f'round {point.round}'}: {written(point.value)}"
         if edges:
-            text += f", 95 % interval {say(edges[0])} to {say(edges[1])}"
+            text += f", 95 % interval {written(edges[0])} to {written(edges[1])}"
         return Dot(
             x(point.round),
             y(point.value),
@@ -124,13 +124,13 @@ def line_chart(  # noqa: PLR0913 - what a chart is made of, each named by the ca
         )
 
     dots = tuple(dot(point) for point in points)
-    lines = [(kind, name, value) for kind, (name, value) in asked.items()]
+    lines = [(kind, name, value) for kind, (name, value) in compared.items()]
     return LineChart(
         key=key,
         title=title,
-        summary="; ".join([*(d.text for d in dots[-8:]), *(f"{n}: {say(v)}" for _, n, v in lines)]),
+        summary="; ".join([*(d.text for d in dots[-8:]), *(f"{n}: {written(v)}" for _, n, v in lines)]),
         dots=dots,
-        levels=_apart([(kind, f"{name} {say(value)}", y(value)) for kind, name, value in lines]),
+        levels=_apart([(kind, f"{name} {written(value)}", y(value)) for kind, name, value in lines]),
         x_ticks=tuple(Tick(x(n), str(n)) for n in _whole_ticks(first, points[-1].round)),
         y_ticks=tuple(Tick(y(value), tick_text(value, ticks, percent=percent)) for value in ticks),
     )
@@ -144,15 +144,15 @@ def _whole_ticks(first: int, last: int) -> list[int]:
 
 
 def _apart(levels: Sequence[tuple[str, str, float]]) -> tuple[Level, ...]:
-    """Levels with their names where they can be read: 12 apart from one another.
+    """Place the names of the levels at least 12 units apart, so that they can be read.
 
-    A training mostly lies above zero-shot, so that name stands below its line; the others stand above.
+    A training is mostly above zero-shot, so the name of zero-shot is below its line; others are above.
     """
-    told: list[Level] = []
+    placed: list[Level] = []
     lowest = HEIGHT - BOTTOM - 4
     for kind, text, y in sorted(levels, key=lambda level: -level[2]):
         wanted = y + 13 if kind == "zero-shot" else y - 4
         text_y = max(min(wanted, lowest), TOP)
         lowest = text_y - 12
-        told.append(Level(y, text_y, text, kind))
-    return tuple(told)
+        placed.append(Level(y, text_y, text, kind))
+    return tuple(placed)

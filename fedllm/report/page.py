@@ -1,4 +1,4 @@
-"""The page: facts in, one HTML document out. It needs no script, no network and no other file."""
+"""Render the facts of a training as one HTML document without scripts or external resources."""
 
 import time
 from dataclasses import dataclass
@@ -12,18 +12,18 @@ from fedllm.report.site_totals import site_totals
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-MOST_ROUNDS = 100  # rows in a table; the journal has all
+MOST_ROUNDS = 100  # rows in a table; the journal holds all rounds
 MOST_SITES = 500
 MOST_EVENTS = 100
-MOST_NUMBERS = 6  # of rounds, in one cell
+MOST_NUMBERS = 6  # round numbers in one cell
 
 
 def render(facts: TrainingFacts, *, made: float | None = None) -> str:
-    """Write a training's report.
+    """Return a training's report as HTML.
 
     Args:
-        facts: what its journal tells. Whatever a site said in it is shown as text, never as markup.
-        made: when, s since 1970; now if it is not said.
+        facts: read from its journal. Text from sites is escaped: it never becomes markup.
+        made: the time the report was made, s since 1970; default: now.
     """
     totals = site_totals(facts)
     columns, rows = tables.quality_rows(facts)
@@ -34,7 +34,7 @@ def render(facts: TrainingFacts, *, made: float | None = None) -> str:
             facts=facts,
             made=_made(facts, time.time() if made is None else made),
             figures=tables.figures(facts, totals),
-            asked=tables.asked(facts),
+            asked=tables.settings(facts),
             quality=figures.quality_by_round(facts),
             silos=figures.quality_by_silo(facts),
             quality_columns=columns,
@@ -60,37 +60,37 @@ def render(facts: TrainingFacts, *, made: float | None = None) -> str:
     )
 
 
-def _made(facts: TrainingFacts, at: float) -> str:
-    """When the page was made: at a training's end, mostly, so under DP the date alone, as with that end."""
-    return words.day(at) if facts.config.privacy.on else words.moment(at)
+def _made(facts: TrainingFacts, made: float) -> str:
+    """Return when the page was made; under DP only the date, since it may reveal when the training ended."""
+    return words.day(made) if facts.config.privacy.on else words.moment(made)
 
 
 @dataclass(frozen=True)
 class AtOdds:
-    """Updates of one site that did not count for one reason."""
+    """The updates of one site that did not count for the same reason."""
 
-    rounds: str  # their numbers
+    rounds: str  # numbers of the rounds
     site: str
     verdict: str
     reason: str
 
 
 def _at_odds(facts: TrainingFacts) -> list[AtOdds]:
-    """Every update that was asked for and did not count, by site, verdict and reason; the newest last."""
-    found: dict[tuple[str, str, str], list[int]] = {}
-    for one in facts.rounds:
-        for site in one.sites:
+    """Return the requested updates that did not count, by site, verdict and reason; newest last."""
+    rounds: dict[tuple[str, str, str], list[int]] = {}
+    for entry in facts.rounds:
+        for site in entry.sites:
             if site.verdict not in {"counted", "asked", "updated"}:
                 key = (site.site, site.verdict, site.reason)
-                found.setdefault(key, []).append(one.number)
-    rows = sorted(found.items(), key=lambda row: (row[1][-1], row[0]))
+                rounds.setdefault(key, []).append(entry.number)
+    rows = sorted(rounds.items(), key=lambda row: (row[1][-1], row[0]))
     return [AtOdds(_listed(numbers), *key) for key, numbers in rows]
 
 
 def _listed(numbers: list[int]) -> str:
-    """The first and the last of them, where there are many."""
-    told = [str(number) for number in numbers]
-    return ", ".join(told if len(told) <= MOST_NUMBERS else [*told[: MOST_NUMBERS - 1], "…", told[-1]])
+    """Join the numbers with commas; of many, only the first few and the last."""
+    texts = [str(number) for number in numbers]
+    return ", ".join(texts if len(texts) <= MOST_NUMBERS else [*texts[: MOST_NUMBERS - 1], "…", texts[-1]])
 
 
 @cache

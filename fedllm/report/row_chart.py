@@ -1,4 +1,4 @@
-"""A chart of rows on one scale, as geometry: a template draws it as SVG in colours of the theme."""
+"""Compute the geometry of a chart of rows on one scale; a template draws it as SVG."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,42 +7,42 @@ from dataclasses import dataclass
 from fedllm.report.scale import WIDTH, Tick, round_ticks, tick_text
 
 ROW = 40.0  # height
-MOST_ROWS = 24  # in a chart; the table below has all
+MOST_ROWS = 24  # in a chart; the table below it has all rows
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a chart of rows: a value, its interval, and what it is compared with."""
+    """One row: a value, its interval, and the values to compare it with."""
 
     name: str
     text: str
     at: float
     low: float | None
     high: float | None
-    marks: tuple[tuple[str, float], ...]  # kind and place
+    marks: tuple[tuple[str, float], ...]  # kind and position
 
 
 @dataclass(frozen=True)
 class RowChart:
-    """Values side by side, a row each, on one scale."""
+    """Values on one scale, one per row."""
 
     key: str
     title: str
     summary: str
     rows: tuple[Row, ...]
     ticks: tuple[Tick, ...]
-    bars: bool  # from 0, as bars; otherwise as dots
+    bars: bool  # draw bars from 0; otherwise dots
     width: float = WIDTH
 
     @property
     def height(self) -> float:
-        """Of all rows and the axis."""
+        """Return the height of all rows and the axis."""
         return len(self.rows) * ROW + (0 if self.bars else 22)
 
 
 @dataclass(frozen=True)
 class Value:
-    """What a row shows."""
+    """The value of one row, before it has a position."""
 
     name: str
     value: float
@@ -54,19 +54,19 @@ class Value:
 def row_chart(
     key: str, title: str, values: Sequence[Value], *, bars: bool = False, most: float | None = None
 ) -> RowChart | None:
-    """Rows on one scale; None where there is nothing to draw.
+    """Return rows on one scale; None if no value is finite.
 
     Args:
         key: unique on the page.
-        title: what is shown.
-        values: from above to below; those beyond `MOST_ROWS` are left to a table.
+        title: the caption.
+        values: from top to bottom; those after the first `MOST_ROWS` are left out.
         bars: draw bars from 0; otherwise values are shares between 0 and 1, drawn as dots.
-        most: end of the scale of bars; the largest value if it is not said.
+        most: end of the scale of bars; default: the largest value.
     """
-    values = [one for one in values if math.isfinite(one.value)][:MOST_ROWS]
+    values = [row for row in values if math.isfinite(row.value)][:MOST_ROWS]
     if not values:
         return None
-    seen = [e for one in values for e in (one.value, *(one.interval or ()), *(one.marks or {}).values())]
+    seen = [n for row in values for n in (row.value, *(row.interval or ()), *(row.marks or {}).values())]
     if bars:
         ticks, low, high = [], 0.0, most or max(seen) or 1.0
     else:
@@ -79,17 +79,17 @@ def row_chart(
     return RowChart(
         key=key,
         title=title,
-        summary="; ".join(f"{one.name}: {one.text}" for one in values),
+        summary="; ".join(f"{row.name}: {row.text}" for row in values),
         rows=tuple(
             Row(
-                one.name if len(one.name) <= 34 else one.name[:33] + "…",  # noqa: PLR2004 - what fits a row
-                one.text,
-                x(one.value),
-                x(one.interval[0]) if one.interval else None,
-                x(one.interval[1]) if one.interval else None,
-                tuple((kind, x(value)) for kind, value in (one.marks or {}).items()),
+                row.name if len(row.name) <= 34 else row.name[:33] + "…",  # noqa: PLR2004 - what fits a row
+                row.text,
+                x(row.value),
+                x(row.interval[0]) if row.interval else None,
+                x(row.interval[1]) if row.interval else None,
+                tuple((kind, x(value)) for kind, value in (row.marks or {}).items()),
             )
-            for one in values
+            for row in values
         ),
         ticks=tuple(Tick(x(value), tick_text(value, ticks, percent=True)) for value in ticks),
         bars=bars,

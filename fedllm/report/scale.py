@@ -1,4 +1,4 @@
-"""The scale of a chart: round numbers, and where they stand. All lengths are in a drawing's own units."""
+"""The scale of a chart: round numbers for its ticks. All lengths are in units of the drawing."""
 
 import math
 from collections.abc import Sequence
@@ -16,14 +16,14 @@ class Tick:
 
 
 def shown(value: float, percent: bool) -> str:
-    """A value as people read it."""
+    """Return a value as text for people."""
     if percent:
         return f"{100 * value:.1f} %"
     return f"{value:.4g}"
 
 
 def round_ticks(low: float, high: float) -> list[float]:
-    """Four to seven round numbers that span from `low` to `high`."""
+    """Return four to seven round numbers that span `low` to `high`."""
     span = (high - low) or abs(high) or 1.0
     raw = span / 4
     unit = 10 ** math.floor(math.log10(raw))
@@ -33,7 +33,7 @@ def round_ticks(low: float, high: float) -> list[float]:
 
 
 def tick_text(value: float, ticks: Sequence[float], *, percent: bool) -> str:
-    """A tick's number, with as many digits as the distance to the next one needs."""
+    """Return a tick's number with as many digits as needed to tell it from the next tick."""
     step = (ticks[1] - ticks[0]) * (100 if percent else 1)
     digits = max(0, -math.floor(math.log10(step) + 1e-9))
     digits += round(step * 10**digits, 9) != round(step * 10**digits)  # such as 2.5

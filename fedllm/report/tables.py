@@ -1,4 +1,4 @@
-"""What the report says in rows and lists."""
+"""Turn the facts of a training into the tables and lists of its report."""
 
 import json
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ PARTS = ("fedllm", "torch", "transformers", "peft", "dp-accounting", "prefect", 
 
 @dataclass(frozen=True)
 class Figure:
-    """One of the numbers at the top."""
+    """One of the numbers at the top of the page."""
 
     name: str
     value: str
@@ -27,19 +27,19 @@ class Figure:
 
 @dataclass(frozen=True)
 class Cell:
-    """A value and what stands small below it."""
+    """A value, and a note in small print below it."""
 
     text: str
     note: str = ""
 
 
 def figures(facts: TrainingFacts, totals: tuple[SiteTotal, ...]) -> list[Figure]:
-    """What a reader wants to know first."""
-    finished = sum(one.state == "finished" for one in facts.rounds)
-    failed = sum(one.state == "failed" for one in facts.rounds)
-    up, down = sum(one.bytes_up for one in totals), sum(one.bytes_down for one in totals)
-    at_odds = sum(one.counted < one.asked for one in totals)
-    told = [
+    """Return the numbers at the top of the page."""
+    finished = sum(entry.state == "finished" for entry in facts.rounds)
+    failed = sum(entry.state == "failed" for entry in facts.rounds)
+    up, down = sum(entry.bytes_up for entry in totals), sum(entry.bytes_down for entry in totals)
+    at_odds = sum(entry.counted < entry.asked for entry in totals)
+    tiles = [
         _quality_figure(facts),
         Figure(
             "rounds",
@@ -55,8 +55,8 @@ def figures(facts: TrainingFacts, totals: tuple[SiteTotal, ...]) -> list[Figure]
         Figure("bytes", words.size(up + down), f"{words.size(up)} up, {words.size(down)} down"),
     ]
     if facts.finished is not None:
-        told.append(Figure("time", words.seconds(facts.finished - facts.started), "from start to end"))
-    return told
+        tiles.append(Figure("time", words.seconds(facts.finished - facts.started), "from start to end"))
+    return tiles
 
 
 def _quality_figure(facts: TrainingFacts) -> Figure:
@@ -78,7 +78,7 @@ def _privacy_figure(facts: TrainingFacts) -> Figure:
         return Figure("privacy", "no DP configured")
     if facts.privacy is None:
         return Figure("privacy", words.ABSENT, "no privacy plan was made")
-    spent = max((one.epsilon for one in facts.rounds if one.epsilon is not None), default=None)
+    spent = max((entry.epsilon for entry in facts.rounds if entry.epsilon is not None), default=None)
     terms = facts.privacy
     return Figure(
         "largest ε of a site",
@@ -87,12 +87,12 @@ def _privacy_figure(facts: TrainingFacts) -> Figure:
     )
 
 
-def asked(facts: TrainingFacts) -> dict[str, str]:
-    """What was asked for."""
+def settings(facts: TrainingFacts) -> dict[str, str]:
+    """Return the settings of the training, by name."""
     config = facts.config
     adapter, local, rounds = config.model.adapter, config.local, config.rounds
     rank = "" if adapter.method == "full" else f", rank {adapter.rank}, on {', '.join(adapter.targets)}"
-    told = {
+    entries = {
         "base model": config.model.base,
         "adapter": adapter.method + rank,
         "task": config.task.kind + (f": {', '.join(config.task.labels)}" if config.task.labels else ""),
@@ -109,7 +109,7 @@ def asked(facts: TrainingFacts) -> dict[str, str]:
         else "not measured yet",
         "seed": str(config.seed),
     }
-    return {"federation": config.name} | told
+    return {"federation": config.name} | entries
 
 
 def _weighed(by: str) -> str:
@@ -117,18 +117,22 @@ def _weighed(by: str) -> str:
 
 
 def quality_rows(facts: TrainingFacts) -> tuple[list[str], list[tuple[str, list[Cell]]]]:
-    """Columns (all, then silos) and rows (zero-shot, champion, rounds) of the metric that counts."""
-    measured = [one for one in facts.measured if one.quality is not None]
+    """Return columns (all, then silos) and rows (zero-shot, champion, rounds) of the main metric."""
+    measured = [entry for entry in facts.measured if entry.quality is not None]
     first = facts.zero_shot or (measured[0].quality if measured else None)
     if first is None:
         return [], []
     groups = sorted(first.groups)[:MOST_GROUPS]
     rows = [("zero-shot", _quality_cells(facts.zero_shot, groups))] if facts.zero_shot else []
     if facts.champion:
-        told = facts.champion
+        metrics = facts.champion
         names = [first.main.name, *(f"{first.main.name}/{group}" for group in groups)]
-        rows.append(("champion", [Cell(words.metric(first.main, told.get(name))) for name in names]))
-    rows += [(f"round {one.number}", _quality_cells(one.quality, groups)) for one in measured if one.quality]
+        rows.append(("champion", [Cell(words.metric(first.main, metrics.get(name))) for name in names]))
+    rows += [
+        (f"round {entry.number}", _quality_cells(entry.quality, groups))
+        for entry in measured
+        if entry.quality
+    ]
     return ["all", *groups], rows
 
 
@@ -136,15 +140,15 @@ def _quality_cells(quality: Quality, groups: list[str]) -> list[Cell]:
     def cell(value: float | None, edges: tuple[float, float] | None) -> Cell:
         return Cell(words.metric(quality.main, value), words.span(quality.main, edges))
 
-    told = quality.groups
+    by_group = quality.groups
     return [
         cell(quality.value, interval(quality)),
-        *(cell(told.get(group), interval(quality, group)) for group in groups),
+        *(cell(by_group.get(group), interval(quality, group)) for group in groups),
     ]
 
 
 def privacy_terms(facts: TrainingFacts) -> dict[str, str]:
-    """Under which terms an epsilon is told; empty without DP."""
+    """Return the terms under which epsilon holds; empty without DP."""
     terms = facts.privacy
     if terms is None:
         return {}
@@ -160,7 +164,7 @@ def privacy_terms(facts: TrainingFacts) -> dict[str, str]:
 
 
 def provenance(facts: TrainingFacts) -> dict[str, str]:
-    """Where it comes from."""
+    """Return the ids and hashes from which the training can be traced."""
     best = facts.best
     return {
         "run": facts.run,
@@ -173,16 +177,16 @@ def provenance(facts: TrainingFacts) -> dict[str, str]:
 
 
 def versions() -> dict[str, str]:
-    """Of what computes, on the machine that makes the report."""
-    told = {"Python": python_version()}
+    """Return the versions of Python and the main libraries on this machine."""
+    numbers = {"Python": python_version()}
     for part in PARTS:
         try:
-            told[part] = version(part)
+            numbers[part] = version(part)
         except PackageNotFoundError:
             continue
-    return told
+    return numbers
 
 
 def configuration(facts: TrainingFacts) -> str:
-    """The whole of it, as JSON; it holds no secrets."""
+    """Return the whole configuration as JSON; it holds no secrets."""
     return json.dumps(facts.config.public_json(), indent=2, ensure_ascii=False)

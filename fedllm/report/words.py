@@ -1,4 +1,4 @@
-"""Numbers and moments as people read them."""
+"""Format numbers and times for people."""
 
 import time
 
@@ -9,32 +9,32 @@ ABSENT = "\N{EN DASH}"
 
 
 def metric(of: Metric, value: float | None) -> str:
-    """A metric's value: a share as a percentage, another as a number."""
+    """Return a metric's value: a share as a percentage, any other as a number."""
     return ABSENT if value is None else of.shown(value)
 
 
 def span(of: Metric, edges: tuple[float, float] | None) -> str:
-    """A metric's interval, without the sign; empty where there is none."""
+    """Return a metric's interval without percent signs; empty if there is none."""
     return "\N{EN DASH}".join(of.shown(edge).removesuffix(" %") for edge in edges) if edges else ""
 
 
 def epsilon(value: float | None) -> str:
-    """An upper bound, so rounded up; what no ledger shows is not observable, never 0."""
+    """Return epsilon rounded up, as it is an upper bound; without a ledger `not observable`, never 0."""
     return "not observable" if value is None else rounded_up(value)
 
 
 def size(count: int) -> str:
-    """Bytes in decimal units."""
-    told = float(count)
+    """Return a number of bytes in decimal units."""
+    number = float(count)
     for unit in ("B", "kB", "MB", "GB"):
-        if told < 1000:  # noqa: PLR2004 - the next unit
-            return f"{told:.0f} {unit}" if unit == "B" or told >= 100 else f"{told:.1f} {unit}"  # noqa: PLR2004 - three digits
-        told /= 1000
-    return f"{told:.1f} TB"
+        if number < 1000:  # noqa: PLR2004 - the next unit
+            return f"{number:.0f} {unit}" if unit == "B" or number >= 100 else f"{number:.1f} {unit}"  # noqa: PLR2004 - three digits
+        number /= 1000
+    return f"{number:.1f} TB"
 
 
 def seconds(value: float | None) -> str:
-    """A duration."""
+    """Return a duration."""
     if value is None:
         return ABSENT
     if value < 1:
@@ -47,15 +47,15 @@ def seconds(value: float | None) -> str:
 
 
 def moment(at: float | None) -> str:
-    """A time, in UTC."""
+    """Return a time in UTC."""
     return ABSENT if at is None else time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(at))
 
 
 def day(at: float) -> str:
-    """A day, in UTC."""
+    """Return a day in UTC."""
     return time.strftime("%Y-%m-%d", time.gmtime(at))
 
 
 def plural(count: int, word: str) -> str:
-    """`1 round`, `2 rounds`."""
+    """Return `1 round`, `2 rounds`."""
     return f"{count} {word}" if count == 1 else f"{count} {word}s"
