@@ -10,11 +10,11 @@ if TYPE_CHECKING:
 __all__ = ["load_model", "run", "simulate"]
 
 _HOMES = {"load_model": "fedllm.versions", "run": "fedllm.cli.run", "simulate": "fedllm.simulation"}
-_OF_COORDINATORS = {"load_model", "run"}  # they need Prefect or MLflow
+_OF_COORDINATORS = {"load_model", "run"}  # these need Prefect or MLflow
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name stands for
-    """Import what is asked for on first use: `import fedllm` stays quick."""
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - any of the names
+    """Import a public name on first use, so that `import fedllm` is quick."""
     if name not in _HOMES:
         raise AttributeError(f"module 'fedllm' has no attribute {name!r}")
     from importlib import import_module

@@ -1,4 +1,4 @@
-"""`python -m fedllm` is `fedllm`."""
+"""Run `fedllm` as `python -m fedllm`."""
 
 from fedllm.cli.main import main
 

@@ -1,4 +1,4 @@
-"""A disk: one error for one without room, that says which and what to do; files whole or not at all."""
+"""Report full disks with one error that names the folder and the remedy; write files atomically."""
 
 import errno
 import os
@@ -13,12 +13,12 @@ from typing import BinaryIO
 from fedllm.errors import DiskFullError
 
 _ERRNO = {errno.ENOSPC, errno.EDQUOT}
-# SQLite meets a full disk as it grows the database or its log, or the shared file beside them.
+# SQLite's errors when it cannot grow the database, its log, or the shared-memory file.
 _SQLITE = {"SQLITE_FULL", "SQLITE_IOERR_SHMSIZE", "SQLITE_IOERR_SHMMAP"}
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether an error says that a disk has no room."""
+    """Return whether an error means that a disk is full."""
     cause = getattr(error, "orig", error)  # SQLAlchemy's errors wrap the driver's; it is slow to import
     if isinstance(cause, sqlite3.Error):
         return getattr(cause, "sqlite_errorname", "") in _SQLITE
@@ -27,14 +27,14 @@ def is_full(error: BaseException) -> bool:
 
 @contextmanager
 def room(folder: Path, then: str) -> Iterator[None]:
-    """Name a disk that fills up inside the block.
+    """Raise `DiskFullError` if the block fails because a disk is full.
 
     Args:
-        folder: what is written to.
-        then: what to do once there is space, as the error says it.
+        folder: the folder that the block writes to.
+        then: what the user should do once there is space; part of the error's text.
 
     Raises:
-        DiskFullError: there is no room.
+        DiskFullError: the disk is full.
     """
     try:
         yield
@@ -45,18 +45,18 @@ def room(folder: Path, then: str) -> Iterator[None]:
 
 
 def refuse_without_room(folder: Path, size: int, then: str) -> None:
-    """Look before one writes.
+    """Check that a disk has room.
 
     Args:
-        folder: what would be written to; it need not be there yet.
-        size: bytes that are to fit.
-        then: what to do once there is space, as the error says it.
+        folder: the folder to be written to; it need not exist yet.
+        size: bytes needed.
+        then: what the user should do once there is space; part of the error's text.
 
     Raises:
-        DiskFullError: its disk has less.
+        DiskFullError: the folder's disk has less.
     """
-    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    free = shutil.disk_usage(there).free
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(existing).free
     if free < size:
         raise DiskFullError(
             f"the disk of {folder} has {free / 1e9:.1f} GB left, and {size / 1e9:.1f} GB are needed: "
@@ -65,7 +65,7 @@ def refuse_without_room(folder: Path, size: int, then: str) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Have the names in a folder last, not only the files' bytes."""
+    """Sync a folder's entries to disk, so that new and renamed files survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -75,24 +75,24 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def replacing(path: Path, mode: int = 0o600) -> Iterator[BinaryIO]:
-    """Open a new file that replaces `path` once the block ends well, and lasts from then on.
+    """Open a new file that replaces `path` durably when the block ends without an exception.
 
-    Until then its name begins with `.part-`, and whatever ends the block early removes it.
+    Until then its name begins with `.part-`; an exception in the block removes it.
 
     Args:
-        path: its folder is there.
-        mode: of the new file; it is never open to more than that.
+        path: the file to replace; its folder must exist.
+        mode: of the new file; its permissions are never wider.
     """
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".part-")  # of mode 600
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".part-")  # mode 600
     try:
         with os.fdopen(descriptor, "wb") as file:
             yield file
             file.flush()
-            if mode != 0o600:  # noqa: PLR2004 - what mkstemp gives
+            if mode != 0o600:  # noqa: PLR2004 - the mode that mkstemp sets
                 os.fchmod(file.fileno(), mode)
             os.fsync(file.fileno())
         Path(name).replace(path)
-        sync_folder(path.parent)  # else a power cut may take the new name back
+        sync_folder(path.parent)  # else a power cut may undo the rename
     except BaseException:
         with suppress(OSError):
             Path(name).unlink()
@@ -100,6 +100,6 @@ def replacing(path: Path, mode: int = 0o600) -> Iterator[BinaryIO]:
 
 
 def write_whole(path: Path, data: bytes, mode: int = 0o600) -> None:
-    """Put `data` under `path` whole or not at all; see `replacing`."""
+    """Write `data` to `path` atomically; see `replacing`."""
     with replacing(path, mode) as file:
         file.write(data)

@@ -1,100 +1,100 @@
-"""The one error tree: every failure a user can meet is a `FedllmError` that says what to do."""
+"""The error classes: every failure that a user can meet is a `FedllmError` whose text says what to do."""
 
 
 class FedllmError(Exception):
-    """Root of every error that fedllm raises on purpose. Its text is one line for the user."""
+    """The base class of all errors that fedllm raises. The text is one line for the user."""
 
     exit_code = 1
 
 
 class ConfigError(FedllmError):
-    """A configuration that cannot mean anything, or two settings that do not fit together."""
+    """A configuration is invalid, or two of its settings contradict each other."""
 
     exit_code = 2
 
 
 class MissingExtraError(FedllmError):
-    """A command needs an extra of the package that is not installed; the text says which."""
+    """A command needs an extra of the package that is not installed; the text names it."""
 
 
 class DataError(FedllmError):
-    """Data that is absent, changed, or not what its description says."""
+    """Data is missing, changed, or does not match its description."""
 
 
 class ModelError(FedllmError):
-    """A base model or an adapter that is absent or not the one that was asked for."""
+    """A base model or an adapter is missing, or is not the one requested."""
 
 
 class UntrustedVersionError(ModelError):
-    """A registered version whose files are not those that its coordinator signed: none of them is used."""
+    """The files of a registered version are not those that its coordinator signed; none of them is used."""
 
 
 class TrainingError(FedllmError):
-    """Local training that went wrong: a loss that is not finite, an adapter that did not move."""
+    """Local training failed: for example, the loss is not finite or the adapter did not change."""
 
 
 class IdentityError(FedllmError):
-    """A key, card or invitation that is absent, unreadable or not for this party."""
+    """A key, card or invitation is missing, unreadable or not for this party."""
 
 
 class ExchangeError(FedllmError):
-    """The store did not do what was asked of it."""
+    """A request to the store failed."""
 
 
 class ObjectNotFoundError(ExchangeError):
-    """There is no object under the key."""
+    """The store has no object under the key."""
 
 
 class AccessDeniedError(ExchangeError):
-    """The store refused: this party may not touch the key."""
+    """The store denies this party access to the key."""
 
 
 class VoidKeysError(AccessDeniedError):
-    """The store does not know these keys: they were replaced, or their user was removed."""
+    """The store does not know these access keys: they were replaced, or their user was removed."""
 
 
 class RefusedError(FedllmError):
-    """A message or a payload that was not accepted; the text is the reason that goes on record."""
+    """A message or a payload was not accepted; the text is the reason that is recorded."""
 
-    kind = "refused"  # as the record of security events names it
+    kind = "refused"  # its name among the security events
 
 
 class ReplayError(RefusedError):
-    """A number that only rises fell: a replay, a store that was rolled back, or a zombie's word."""
+    """A number that only rises has fallen: a replay, a store rolled back, or a deposed coordinator."""
 
     kind = "replay"
 
 
 class EquivocationError(RefusedError):
-    """One party signed two different things where there may be one."""
+    """A party signed two different messages where only one is allowed."""
 
     kind = "equivocation"
 
 
 class QuotaError(RefusedError):
-    """More objects, or more bytes, than a party may have."""
+    """A party has more objects or bytes than its quota allows."""
 
     kind = "quota"
 
 
 class BudgetError(RefusedError):
-    """A training, or a step of one, that the privacy budget does not cover."""
+    """The privacy budget does not cover a training or one of its steps."""
 
     kind = "budget"
 
 
 class LedgerError(RefusedError):
-    """A ledger of privacy events that is torn, edited, forked or rolled back: nothing is trained on it."""
+    """A privacy ledger is damaged, edited, forked or rolled back; no training uses it."""
 
     kind = "ledger"
 
 
 class RoundError(FedllmError):
-    """A round that cannot be completed, such as one with fewer sites than `min_sites`."""
+    """A round cannot be completed, for example because it has fewer sites than `min_sites`."""
 
 
 class LedBeforeError(RoundError):
-    """A round that was led by a journal newer than this restored one: its number cannot be used again."""
+    """A journal newer than this restored one led this round; its number cannot be reused."""
 
 
 class LeaseError(FedllmError):
@@ -106,7 +106,7 @@ class CancelledError(FedllmError):
 
 
 class InterruptedRunError(FedllmError):
-    """Ctrl-C ended a run in this terminal; the text says how to go on with it."""
+    """Ctrl-C ended a run in this terminal; the text says how to resume it."""
 
     exit_code = 130
 
@@ -116,24 +116,24 @@ class StackError(FedllmError):
 
 
 class TrackingError(FedllmError):
-    """MLflow did not answer or holds no such version."""
+    """MLflow did not answer, or has no such version."""
 
 
 class ReviewError(FedllmError):
-    """A version that does not become champion, or a decision that cannot be taken; the text says why."""
+    """A version does not become champion, or a decision is not possible; the text says why."""
 
 
 class RecordRefusedError(TrackingError):
-    """MLflow answered, and refuses what it was given: the same again would be refused again."""
+    """MLflow refused a request, and would refuse it again."""
 
 
 class JournalError(FedllmError):
-    """The journal's database does not answer, or broke off: nothing half done is on record."""
+    """The journal's database does not answer, or lost the connection; no partial write is on record."""
 
 
 class BackupError(FedllmError):
-    """An archive that cannot be written, read or restored, or is not what it should be."""
+    """An archive cannot be written, read or restored, or is not valid."""
 
 
 class DiskFullError(FedllmError):
-    """A disk has no room: nothing is lost, and what stopped goes on once there is space."""
+    """A disk is full; nothing is lost, and the command can go on once there is space."""

@@ -1,6 +1,6 @@
-"""Which extra of the package a command needs, and the line that says so where it is not installed.
+"""Check that the package extra which a command needs is installed, and else say how to install it.
 
-`pip install fedllm` is a site and the command line. Prefect, MLflow and the local servers are extras.
+`pip install fedllm` installs a site and the command line; Prefect, MLflow and the local servers are extras.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from fedllm.errors import MissingExtraError
 if TYPE_CHECKING:
     import typer
 
-# The verbs that can do nothing without an extra. All others start without, and say so where they need one.
+# The commands that always need an extra. Others fail with the same error only when they need one.
 VERBS = {
     "run": "coordinator",
     "demo": "stack",
@@ -30,7 +30,7 @@ VERBS = {
     "bench soak": "stack",
     "bench door": "stack",
 }
-# What is imported by name from an extra's distributions.
+# The extra that installs each module.
 MODULES = {
     "matplotlib": "coordinator",
     "mlflow": "coordinator",
@@ -48,7 +48,7 @@ MODULES = {
     "asyncpg": "postgres",
     "psycopg": "postgres",
 }
-# Modules by which an extra is recognised. nginx may be the system's own, and juicefs is no module.
+# An extra is installed if these modules are. nginx may be the system's; juicefs is not a module.
 _COORDINATOR = ("prefect", "mlflow", "matplotlib")
 _RECOGNISED_BY = {
     "coordinator": _COORDINATOR,
@@ -60,38 +60,38 @@ _RECOGNISED_BY = {
 
 
 def is_there(module: str) -> bool:
-    """Whether a top-level module can be imported; it is not imported."""
+    """Return whether a top-level module can be imported, without importing it."""
     try:
         return find_spec(module) is not None
-    except (ImportError, ValueError):  # ValueError: it is imported already and has no spec
+    except (ImportError, ValueError):  # ValueError: it is imported and has no spec
         return False
 
 
 def installed_extras() -> tuple[str, ...]:
-    """The extras that are installed as a whole, such as `("coordinator", "stack")`."""
+    """Return the extras that are fully installed, such as `("coordinator", "stack")`."""
     return tuple(extra for extra, modules in _RECOGNISED_BY.items() if all(map(is_there, modules)))
 
 
 def require(extra: str, what: str) -> None:
-    """Make sure that an extra is installed.
+    """Check that an extra is installed.
 
     Args:
         extra: such as `stack`.
-        what: who needs it, such as `fedllm up`.
+        what: the command that needs it, such as `fedllm up`.
 
     Raises:
-        MissingExtraError: It is not; the line says how to install it.
+        MissingExtraError: it is not; the text says how to install it.
     """
     if not all(map(is_there, _RECOGNISED_BY[extra])):
         raise _missing(extra, what)
 
 
 def guard(app: "typer.Typer", above: str = "") -> None:
-    """Have every verb of a command line check its extra first, and name the one that it turns out to need.
+    """Wrap every command: check its extra first, and name the missing extra if an import fails.
 
     Args:
-        app: all of its verbs are registered already.
-        above: the words before its verbs' names, such as `data `.
+        app: the command line, with all commands registered.
+        above: the words before its commands' names, such as `data `.
     """
     for command in app.registered_commands:
         if command.callback is not None:
@@ -104,7 +104,7 @@ def guard(app: "typer.Typer", above: str = "") -> None:
 
 def _guarded(callback: Callable[..., Any], verb: str) -> Callable[..., Any]:
     @wraps(callback)
-    def checked(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - as the verb has them
+    def checked(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - the command's own types
         if verb in VERBS:
             require(VERBS[verb], f"fedllm {verb}")
         try:

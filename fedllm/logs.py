@@ -1,9 +1,8 @@
-"""Logs: lines for people, or with `FEDLLM_LOG=json` one JSON object a line on stderr, for a log collector.
+"""Logs: text lines, or with `FEDLLM_LOG=json` one JSON object per line on stderr, for a log collector.
 
 An object has `time` (RFC 3339, UTC), `level`, `logger`, `message`, and `federation`, `run`, `round`, `site`
-where they are known. Of an exception it tells the type and the places, never its text or a line of code, also
-where it is an argument of the message: what training says when it fails may quote a record, and JSON is meant
-to be sent elsewhere.
+if they are known. Exceptions appear with their type and stack positions, without text or source lines, also
+as arguments of a message: the text of a training error may quote a record, and JSON logs are sent elsewhere.
 """
 
 import copy
@@ -24,7 +23,7 @@ from fedllm.text import one_line
 
 VARIABLE = "FEDLLM_LOG"
 
-# Of libraries that write to the terminal by themselves when they are imported.
+# Settings for libraries that write to the terminal when they are imported.
 MANNERS = {
     "TQDM_DISABLE": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -37,7 +36,7 @@ _about: ContextVar[Mapping[str, object]] = ContextVar("about", default={})  # no
 
 @contextmanager
 def about(**names: object) -> Iterator[None]:
-    """Say in every line of this block what it is about, such as `run="…", round=3`."""
+    """Add fields such as `run="…", round=3` to every log line of this block."""
     token = _about.set({**_about.get(), **names})
     try:
         yield
@@ -46,41 +45,41 @@ def about(**names: object) -> Iterator[None]:
 
 
 def wants_json() -> bool:
-    """Whether logs are to be JSON. Raises `ConfigError` for a value of FEDLLM_LOG that has no meaning."""
-    asked = os.environ.get(VARIABLE, "")
-    if asked not in {"", "text", "json"}:
-        raise ConfigError(f"{VARIABLE}={one_line(asked)}: use json or text")
-    return asked == "json"
+    """Return whether FEDLLM_LOG asks for JSON; raise `ConfigError` if its value is invalid."""
+    form = os.environ.get(VARIABLE, "")
+    if form not in {"", "text", "json"}:
+        raise ConfigError(f"{VARIABLE}={one_line(form)}: use json or text")
+    return form == "json"
 
 
 def quiet_libraries() -> None:
-    """Keep the bars and remarks of libraries off the terminal. Call it before they are imported."""
+    """Turn off the progress bars and messages of libraries; call this before they are imported."""
     for name, value in MANNERS.items():
         os.environ.setdefault(name, value)
 
 
 def log_as_asked(path: Path | None = None) -> bool:
-    """With FEDLLM_LOG=json, turn whatever this process logs to its terminal into JSON; else change nothing.
+    """With FEDLLM_LOG=json, replace all terminal log handlers of this process by one that writes JSON.
 
-    Call it again after a library has set its own logging up.
+    Call it again after a library has set up its own logging.
 
     Args:
         path: a file for the log, instead of stderr.
 
     Returns:
-        Whether the log is JSON now.
+        Whether the log is JSON.
     """
     if not wants_json():
         return False
     quiet_libraries()
     handler = logging.FileHandler(path) if path else logging.StreamHandler(sys.stderr)
     handler.setFormatter(_formatter())
-    known = [logging.getLogger(), *_loggers()]
-    for logger in known:
-        silenced = [one for one in logger.handlers if _is_terminal(one)]
-        for one in silenced:
-            logger.removeHandler(one)
-        if silenced and not logger.propagate:
+    loggers = [logging.getLogger(), *_loggers()]
+    for logger in loggers:
+        replaced = [old for old in logger.handlers if _is_terminal(old)]
+        for old in replaced:
+            logger.removeHandler(old)
+        if replaced and not logger.propagate:
             logger.addHandler(handler)
     logging.getLogger().addHandler(handler)
     logging.getLogger("fedllm").setLevel(logging.INFO)
@@ -91,10 +90,10 @@ def log_as_asked(path: Path | None = None) -> bool:
 
 
 def fields(record: logging.LogRecord) -> dict[str, Any]:
-    """What is told of one record."""
-    at = datetime.fromtimestamp(record.created, UTC)
-    told: dict[str, Any] = {
-        "time": at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+    """Return the JSON fields of a log record."""
+    created = datetime.fromtimestamp(record.created, UTC)
+    values: dict[str, Any] = {
+        "time": created.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         "level": record.levelname.lower(),
         "logger": record.name,
         "message": _message(record),
@@ -102,33 +101,33 @@ def fields(record: logging.LogRecord) -> dict[str, Any]:
     }
     error = record.exc_info[1] if record.exc_info else None
     if error is not None:
-        told["error"] = type(error).__name__
+        values["error"] = type(error).__name__
         if _quotes_nothing(error):
-            told["reason"] = one_line(str(error))
-        told["stack"] = [
-            f"{Path(at.filename).name}:{at.lineno} {at.name}"
-            for at in traceback.extract_tb(error.__traceback__)
+            values["reason"] = one_line(str(error))
+        values["stack"] = [
+            f"{Path(frame.filename).name}:{frame.lineno} {frame.name}"
+            for frame in traceback.extract_tb(error.__traceback__)
         ]
-    return told
+    return values
 
 
 def _message(record: logging.LogRecord) -> str:
-    """A record's line, in which an exception that may quote a record stands as its type."""
-    told, given = copy.copy(record), record.args
-    told.msg = _named(record.msg)
-    if isinstance(given, Mapping):
-        told.args = {name: _named(one) for name, one in given.items()}
-    elif given:
-        told.args = tuple(_named(one) for one in given)
-    return told.getMessage()
+    """Return the message, with the type instead of an exception whose text may quote training data."""
+    safe, args = copy.copy(record), record.args
+    safe.msg = _safe(record.msg)
+    if isinstance(args, Mapping):
+        safe.args = {name: _safe(value) for name, value in args.items()}
+    elif args:
+        safe.args = tuple(_safe(value) for value in args)
+    return safe.getMessage()
 
 
-def _named(given: Any) -> Any:  # noqa: ANN401 - whatever is logged
-    return type(given).__name__ if isinstance(given, BaseException) and not _quotes_nothing(given) else given
+def _safe(value: Any) -> Any:  # noqa: ANN401 - any argument of a log call
+    return type(value).__name__ if isinstance(value, BaseException) and not _quotes_nothing(value) else value
 
 
 def _quotes_nothing(error: BaseException) -> bool:
-    """Whether an error speaks of messages and settings alone, never of a record."""
+    """Return whether an error's text never quotes a training record."""
     return isinstance(error, FedllmError) and not isinstance(error, DataError)
 
 
@@ -136,7 +135,7 @@ def _formatter() -> logging.Formatter:
     from pythonjsonlogger.json import JsonFormatter
 
     class OneObject(JsonFormatter):
-        """Tells `fields` and nothing else: a library's extras may hold anything."""
+        """Formats only `fields`: a library's extra attributes may hold anything."""
 
         def add_fields(
             self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]
@@ -148,12 +147,12 @@ def _formatter() -> logging.Formatter:
 
 
 def _loggers() -> list[logging.Logger]:
-    known = logging.root.manager.loggerDict.values()
-    return [one for one in known if isinstance(one, logging.Logger)]
+    entries = logging.root.manager.loggerDict.values()
+    return [entry for entry in entries if isinstance(entry, logging.Logger)]
 
 
 def _is_terminal(handler: logging.Handler) -> bool:
-    """Whether a handler writes where people read: also one of ours from before, which a new one replaces."""
+    """Return whether a handler writes to the terminal; this includes our own from an earlier call."""
     stream = getattr(handler, "stream", None)
     return isinstance(handler, logging.StreamHandler) and stream in {
         sys.stderr,

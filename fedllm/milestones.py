@@ -1,7 +1,7 @@
-"""Milestones of a training, for whoever watches it from the same process: the terminal's live view.
+"""Milestones of a training, for watchers in the same process such as the terminal's live view.
 
-The steps report what begins, how far it is and what came of it; they know nothing of terminals. Without a
-watcher a report costs nothing. Logs, Prefect and the journal have their own ways.
+The steps report their beginning, progress and result, and do not know about terminals. Without a watcher a
+report costs nothing. Logs, Prefect and the journal do not use milestones.
 """
 
 import logging
@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Milestone:
-    """Something that a watcher may show."""
+    """The base class of milestones."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Preparing(Milestone):
 
     Attributes:
         stage: its name, such as `stack` or `base model`.
-        detail: what it does now, in a few words.
+        detail: its current work, in a few words.
     """
 
     stage: str
@@ -32,7 +32,7 @@ class Preparing(Milestone):
 
 @dataclass(frozen=True)
 class Prepared(Milestone):
-    """A stage before the first round is over; `detail` says what is there now."""
+    """A stage before the first round is complete; `detail` describes the result."""
 
     stage: str
     detail: str = ""
@@ -40,7 +40,7 @@ class Prepared(Milestone):
 
 @dataclass(frozen=True)
 class Opened(Milestone):
-    """A training holds its lease: rounds up to `rounds` follow those that were `played` before."""
+    """A training holds its lease; `played` of its `rounds` are done."""
 
     federation: str
     run: str
@@ -50,14 +50,14 @@ class Opened(Milestone):
 
 @dataclass(frozen=True)
 class Waiting(Milestone):
-    """Dispatch waits for sites; an empty reason says that it waits no longer."""
+    """Dispatch waits for sites; an empty reason means that it no longer waits."""
 
     reason: str = ""
 
 
 @dataclass(frozen=True)
 class RoundBegun(Milestone):
-    """A round's plan is out, for these sites."""
+    """A round's plan is published for these sites."""
 
     round: int
     sites: tuple[str, ...]
@@ -85,7 +85,7 @@ class SiteDone(Milestone):
 
 @dataclass(frozen=True)
 class Evaluating(Milestone):
-    """A round's model (0: the base model, zero-shot) has answered `done` of `records` public records."""
+    """Evaluation of a round's model (0: the base model, zero-shot) has done `done` of `records` records."""
 
     round: int
     done: int
@@ -94,7 +94,7 @@ class Evaluating(Milestone):
 
 @dataclass(frozen=True)
 class Measured(Milestone):
-    """A round's model was evaluated: metrics by name, and the one that counts (None: the task's own)."""
+    """A round's model was evaluated: metrics by name, and the main metric (None: the task's default)."""
 
     round: int
     metrics: Mapping[str, float] = field(default_factory=dict)
@@ -103,7 +103,7 @@ class Measured(Milestone):
 
 @dataclass(frozen=True)
 class RoundOver(Milestone):
-    """A round's version is registered, or waits for MLflow (`uri` is None)."""
+    """A round is over: its version is registered, or waits for MLflow (`uri` is None)."""
 
     round: int
     uri: str | None = None
@@ -124,7 +124,7 @@ _watchers: list[Watcher] = []
 
 @contextmanager
 def watched_by(watcher: Watcher) -> Iterator[None]:
-    """Report every milestone of this process to `watcher`, from whatever thread, until the block ends."""
+    """Report the milestones of all threads of this process to `watcher` until the block ends."""
     _watchers.append(watcher)
     try:
         yield
@@ -133,7 +133,7 @@ def watched_by(watcher: Watcher) -> Iterator[None]:
 
 
 def report(milestone: Milestone) -> None:
-    """Tell the watchers of a milestone. One that fails costs its picture, never the training."""
+    """Send a milestone to the watchers; an exception in a watcher does not reach the training."""
     for watcher in tuple(_watchers):
         try:
             watcher(milestone)

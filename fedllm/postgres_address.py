@@ -1,4 +1,4 @@
-"""A Postgres' address as each who connects wants it: SQLAlchemy's URL in, a driver's or libpq's own out."""
+"""Convert a Postgres URL of SQLAlchemy to the form that psycopg or libpq needs."""
 
 import os
 import re
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from sqlalchemy import URL
 
 _SCHEME = re.compile(r"postgres(ql)?(\+\w+)?://")
-# What asyncpg takes, and SQLAlchemy on its behalf, that libpq has no word for.
+# Parameters of asyncpg, and of SQLAlchemy for it, that libpq does not have.
 _ASYNCPG = {
     "async_fallback",
     "command_timeout",
@@ -30,41 +30,40 @@ _SECRET = {"oauth_client_secret", "password", "scram_client_key", "scram_server_
 
 
 def is_postgres(url: str) -> bool:
-    """Whether an address is a Postgres', with whichever driver."""
+    """Return whether an address is of Postgres, with any driver."""
     return _SCHEME.match(url) is not None
 
 
 def with_driver(url: str) -> str:
-    """A Postgres' address for an engine that waits for its answers (psycopg); any other as it is.
+    """Return a Postgres address for a synchronous engine (psycopg), and any other address unchanged.
 
     Raises:
-        ConfigError: it is none that can be read; it is not quoted, since it may hold a password.
+        ConfigError: the address is invalid; the error does not quote it, as it may hold a password.
     """
     return _parsed(url).render_as_string(hide_password=False) if is_postgres(url) else url
 
 
 def libpq(url: str) -> tuple[str, dict[str, str]]:
-    """A Postgres' address for pg_dump and its like.
+    """Convert a Postgres address for programs such as pg_dump.
 
     Returns:
-        libpq's connection string without a secret, and the environment to run the program in, with the
-        password.
+        libpq's connection string without secrets, and the environment for the program, with the password.
 
     Raises:
-        ConfigError: the address cannot be read, or holds a secret that only a command line could carry.
+        ConfigError: the address is invalid, or holds a secret that could only be passed on a command line.
     """
     parsed = _parsed(url)
-    _, found = parsed.get_dialect()().create_connect_args(parsed)
-    told = {name: str(value) for name, value in found.items() if name not in _PSYCOPG}
-    password = told.pop("password", None)
-    if kept := sorted(_SECRET & told.keys()):
-        raise ConfigError(f"{shown(url)}: {kept[0]} would be on pg_dump's command line: do without it there")
-    address = " ".join(f"{name}='{_escaped(value)}'" for name, value in told.items())
+    _, arguments = parsed.get_dialect()().create_connect_args(parsed)
+    options = {name: str(value) for name, value in arguments.items() if name not in _PSYCOPG}
+    password = options.pop("password", None)
+    if names := sorted(_SECRET & options.keys()):
+        raise ConfigError(f"{shown(url)}: {names[0]} would be on pg_dump's command line: do without it there")
+    address = " ".join(f"{name}='{_escaped(value)}'" for name, value in options.items())
     return address, os.environ | ({"PGPASSWORD": password} if password else {})
 
 
 def shown(url: str) -> str:
-    """A database's address as it may be shown: secrets are masked."""
+    """Return a database's address with its secrets masked."""
     from sqlalchemy import make_url
     from sqlalchemy.exc import ArgumentError
 
@@ -77,7 +76,7 @@ def shown(url: str) -> str:
 
 
 def _parsed(url: str) -> "URL":
-    """The address for psycopg, in libpq's words."""
+    """Parse an address, for psycopg and with libpq's parameter names."""
     from sqlalchemy import make_url
     from sqlalchemy.exc import ArgumentError
 
@@ -87,7 +86,7 @@ def _parsed(url: str) -> "URL":
         raise ConfigError("write postgresql+psycopg://USER:PASSWORD@HOST/DATABASE") from None
     query = {name: value for name, value in parsed.query.items() if name not in _ASYNCPG}
     if "ssl" in query:
-        query["sslmode"] = query.pop("ssl")  # asyncpg's word for it, with the same values
+        query["sslmode"] = query.pop("ssl")  # asyncpg's name for it, with the same values
     return parsed.set(drivername="postgresql+psycopg", query=query)
 
 

@@ -1,4 +1,4 @@
-"""What a training needs and can be looked at in a moment: said before any server or agent is started."""
+"""Check the requirements of a training that are quick to check, before a server or agent is started."""
 
 from contextlib import closing
 
@@ -18,18 +18,17 @@ from fedllm.tasks.metrics import counting_metric
 def preflight(
     config: FederationConfig, sites: tuple[str, ...] | None = None, *, external: bool = False
 ) -> None:
-    """Look at what a training needs.
+    """Check the requirements of a training.
 
     Args:
         config: the federation.
-        sites: those to ask; None: all that are known.
+        sites: the sites to train with; None: all.
         external: the sites' agents run elsewhere although the configuration has a `simulation`.
 
     Raises:
-        ConfigError: simulated sites would join real ones, the mode of confidentiality does not go together
-            with other settings, the codec is not known, the roster is empty or smaller than
-            `rounds.min_sites`, a site to ask is not in it, there is no public set, or the metric that is to
-            count cannot be computed.
+        ConfigError: simulated sites would join real ones, the confidentiality mode contradicts other
+            settings, the codec is unknown, the roster is empty or smaller than `rounds.min_sites`, a
+            requested site is not in it, there is no public set, or the main metric cannot be computed.
         DataError: the public set cannot be read, is empty, or does not fit the task.
         ModelError: the base model cannot be found.
     """
@@ -44,10 +43,10 @@ def preflight(
 
 
 def check_store(config: FederationConfig) -> None:
-    """Ask the store of a federation for its clock, where it is another one than the local stack's.
+    """Check that a federation's store answers, unless it is the local stack's.
 
     Raises:
-        ConfigError: its keys are not in the environment.
+        ConfigError: its access keys are not in the environment.
         ExchangeError: it does not answer, or refuses.
     """
     if config.store.url != "auto":
@@ -57,28 +56,28 @@ def check_store(config: FederationConfig) -> None:
 def _check_sites(config: FederationConfig, sites: tuple[str, ...] | None) -> None:
     name, least = config.name, config.rounds.min_sites
     if config.simulation is not None:
-        known, where, more = set(config.simulation.names), "`simulation` has", "name more of them"
+        members, where, more = set(config.simulation.names), "`simulation` has", "name more of them"
     else:
-        known, where, more = (
+        members, where, more = (
             _members(name),
             f"the roster of {name} has",
             "add more with `fedllm site add CARD`",
         )
-        if not known:
-            raise ConfigError(_nobody(name))
-    if unknown := sorted(set(sites or ()) - known):
+        if not members:
+            raise ConfigError(_empty_roster(name))
+    if unknown := sorted(set(sites or ()) - members):
         raise ConfigError(
-            f"not in the roster of {name}: {', '.join(unknown)}; it has {', '.join(sorted(known))}, and "
+            f"not in the roster of {name}: {', '.join(unknown)}; it has {', '.join(sorted(members))}, and "
             "`fedllm site add` adds more"
         )
-    asked = set(sites) if sites else known
-    if len(asked) < least:
-        count = f"{len(asked)} site{'s' if len(asked) > 1 else ''}"
-        found = f"{count} {'are' if len(asked) > 1 else 'is'} to be asked" if sites else f"{where} {count}"
-        raise ConfigError(f"rounds.min_sites is {least} and {found}: {more}, or lower rounds.min_sites")
+    chosen = set(sites) if sites else members
+    if len(chosen) < least:
+        count = f"{len(chosen)} site{'s' if len(chosen) > 1 else ''}"
+        lack = f"{count} {'are' if len(chosen) > 1 else 'is'} to be asked" if sites else f"{where} {count}"
+        raise ConfigError(f"rounds.min_sites is {least} and {lack}: {more}, or lower rounds.min_sites")
 
 
-def _nobody(federation: str) -> str:
+def _empty_roster(federation: str) -> str:
     return (
         f"the roster of {federation} is empty: add sites with `fedllm site add CARD --config FILE`"
         f"{other_federations(federation)}"

@@ -1,4 +1,4 @@
-"""A training from its configuration to its open lease: data, agents where one machine plays them, servers."""
+"""Open a training session: its configuration, data, simulated agents and servers."""
 
 import re
 from collections.abc import Iterator
@@ -23,23 +23,23 @@ from fedllm.versions import tracking_uri
 
 @dataclass(frozen=True)
 class Request:
-    """What a user asks of a training beyond its configuration."""
+    """The options of a training besides its configuration."""
 
-    run_id: str | None = None  # resume this run, or give a new one its name
-    fresh_id: str | None = None  # of a new run, where no other is gone on with
+    run_id: str | None = None  # the run to resume, or the id of a new run
+    fresh_id: str | None = None  # id of a new run, if none is resumed
     rounds: int | None = None
     sites: tuple[str, ...] | None = None
-    more: int | None = None  # so many rounds more, whatever the round limit was
+    more: int | None = None  # rounds to add to those played, instead of a limit
     allow_dirty: bool = False
-    projects: tuple[Path, ...] = ()  # folders that may hold the dvc.lock of the data
+    projects: tuple[Path, ...] = ()  # folders that may hold the data's dvc.lock
     prefect_flow_run: str | None = None
 
 
 @contextmanager
 def session(config: FederationConfig, request: Request) -> Iterator[Training]:
-    """Open a new training, or one that stopped, and close everything again.
+    """Open a new or resumed training, and close it and its agents at the end of the block.
 
-    A resumed run keeps the configuration that it was started with; only the number of rounds may rise.
+    A resumed run keeps the configuration that it began with; only the number of rounds may rise.
 
     Raises:
         ConfigError: the configuration has a `simulation` and the federation has real members.
@@ -51,8 +51,8 @@ def session(config: FederationConfig, request: Request) -> Iterator[Training]:
     public = data.public if data else Path(config.evaluation.public)
     with ExitStack() as stack:
         if data is not None:
-            asked = {n: p for n, p in data.sites.items() if request.sites is None or n in request.sites}
-            stack.enter_context(agent_processes(config, PreparedData(asked, data.public)))
+            sites = {n: p for n, p in data.sites.items() if request.sites is None or n in request.sites}
+            stack.enter_context(agent_processes(config, PreparedData(sites, data.public)))
         yield stack.enter_context(
             open_training(
                 config,
@@ -67,7 +67,7 @@ def session(config: FederationConfig, request: Request) -> Iterator[Training]:
 
 
 def _settle(config: FederationConfig, request: Request) -> tuple[str, FederationConfig]:
-    """The run's id, and the configuration that it has."""
+    """Return the run's id and its configuration."""
     for name, count in (("rounds", request.rounds), ("rounds", request.more)):
         if count is not None and count < 1:
             raise ConfigError(f"{name} is {count}: play at least one")
@@ -76,9 +76,9 @@ def _settle(config: FederationConfig, request: Request) -> tuple[str, Federation
         raise ConfigError(f"run_id {run!r}: use small letters, digits and hyphens, 63 at most")
     with closing(Journal(config.name)) as journal:
         if run is None and request.prefect_flow_run is not None:
-            run = played_by(journal, request.prefect_flow_run)  # Prefect runs the same flow run again
-            left = find_run(journal, run) if run else None
-            if left is not None and left.status == "cancelled":
+            run = played_by(journal, request.prefect_flow_run)  # Prefect retries a flow run
+            earlier = find_run(journal, run) if run else None
+            if earlier is not None and earlier.status == "cancelled":
                 raise CancelledError(f"{run} was cancelled; go on with --resume {run}")
         run = run or request.fresh_id or new_run_id()
         if request.more is not None:
@@ -90,7 +90,7 @@ def _settle(config: FederationConfig, request: Request) -> tuple[str, Federation
 
 
 def _data(config: FederationConfig, managed: ManagedData | None, *, allow_dirty: bool) -> PreparedData | None:
-    """What simulated sites hold; None when the sites are elsewhere."""
+    """Return the data of simulated sites; None without a simulation."""
     if config.simulation is None:
         return None
     if managed is None:
@@ -103,15 +103,15 @@ def _data(config: FederationConfig, managed: ManagedData | None, *, allow_dirty:
 
 
 def _prepare_missing(config: FederationConfig, folder: Path) -> PreparedData:
-    """Managed data that are absent altogether are made; where some are there, none is written over.
+    """Return managed data; create them if all files are missing.
 
     Raises:
-        DataError: some files are there and others are not.
+        DataError: only some files are missing; none is overwritten.
     """
-    there = layout(config, folder)
-    absent = [path for path in (*there.sites.values(), there.public) if not path.exists()]
+    expected = layout(config, folder)
+    absent = [path for path in (*expected.sites.values(), expected.public) if not path.exists()]
     if not absent:
-        return there
-    if len(absent) <= len(there.sites):
+        return expected
+    if len(absent) <= len(expected.sites):
         raise DataError(f"{absent[0]} is missing and others are there: `dvc repro` makes all of them anew")
     return prepare(config, folder)

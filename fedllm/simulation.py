@@ -1,4 +1,4 @@
-"""One machine plays every site: agents as processes on the real exchange, or all in this process."""
+"""Simulate all sites on one machine: agents as processes with the real exchange, or all in this process."""
 
 import json
 import logging
@@ -43,8 +43,8 @@ log = logging.getLogger(__name__)
 
 
 def join(config: FederationConfig, name: str, data: Path, home: Path, **settings: object) -> Membership:
-    """Make a simulated site a member, or find that it is one; its own keys stay in its home."""
-    assert config.simulation is not None  # noqa: S101 - the caller simulates
+    """Make a simulated site a member unless it is one; its keys stay in its home."""
+    assert config.simulation is not None  # noqa: S101 - the caller checked
     chosen: dict[str, object] = {
         "base": config.model.base,
         "threads": config.simulation.threads,
@@ -52,8 +52,8 @@ def join(config: FederationConfig, name: str, data: Path, home: Path, **settings
         **settings,
     }
     if config.privacy.on:
-        asked = config.privacy
-        chosen["policy"] = {"units": [asked.unit], "max_epsilon": asked.epsilon, "max_delta": asked.delta}
+        terms = config.privacy
+        chosen["policy"] = {"units": [terms.unit], "max_epsilon": terms.epsilon, "max_delta": terms.delta}
     (home / "site.yaml").unlink(missing_ok=True)  # a simulated site follows the configuration
     card = init_site(name, data, home, **chosen)
     invitation = home / f"{config.name}.invitation"
@@ -61,9 +61,9 @@ def join(config: FederationConfig, name: str, data: Path, home: Path, **settings
         try:
             member = accept_invitation(invitation, home)
             access = store_access(config)
-            told = member.invitation
+            invited = member.invitation
             same = (access.url, access.sites_endpoint, access.sites_ca)
-            if (told.store_url, told.endpoint, told.ca) == same:
+            if (invited.store_url, invited.endpoint, invited.ca) == same:
                 member.connect().stat(member.layout.roster)
                 return member
         except (AccessDeniedError, ObjectNotFoundError):
@@ -73,54 +73,54 @@ def join(config: FederationConfig, name: str, data: Path, home: Path, **settings
 
 
 def _is_member(federation: str, keys: PublicKeys) -> bool:
-    """Whether a simulated site is in the roster: one that was revoked joins anew."""
+    """Return whether a simulated site is in the roster; a revoked one is not, and joins again."""
     with closing(Journal(federation)) as journal:
         return keys in members_by_origin(journal)["simulated"]
 
 
 @contextmanager
 def agent_processes(config: FederationConfig, data: PreparedData) -> Iterator[dict[str, psutil.Process]]:
-    """Run every simulated site's agent as its own process and its own user of the store.
+    """Run the agent of each simulated site as a process with its own user of the store.
 
-    The agents end with the block, or with this process should it be killed.
+    The agents end with the block, or with this process if it is killed.
 
     Raises:
-        ConfigError: the federation has real members, whom no simulated site joins.
+        ConfigError: the federation has real members, which simulated sites may not join.
     """
     folder = fedllm_home() / "simulated" / config.name
     private_dir(folder)
     report(Preparing("base model", config.model.base))
     base = resolve_base(config.model.base)
     report(Prepared("base model", config.model.base))
-    with (folder / "host.log").open("ab") as own:
+    with (folder / "host.log").open("ab") as host_log:
         host = subprocess.Popen(
             [sys.executable, "-m", "fedllm.agent.host", str(base)],
             env=_site_environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=own,
+            stderr=host_log,
         )
     with host:
         try:
             report(Preparing("sites", f"{', '.join(data.sites)} join"))
             seats = [_seat(config, name, records) for name, records in data.sites.items()]
-            agents = _seated(host, seats)
+            agents = _start_agents(host, seats)
             report(Prepared("sites", ", ".join(agents)))
             yield agents
         finally:
-            host.communicate()  # its stdin ends: it stops the agents, then itself
+            host.communicate()  # closes its stdin: it stops the agents and exits
 
 
 def _seat(config: FederationConfig, name: str, records: Path) -> Seat:
-    """Have a site join, and say where its agent finds what it needs."""
+    """Make a site a member and return the paths that its agent needs."""
     home = fedllm_home() / "simulated" / config.name / name
     join(config, name, records, home)
     return Seat(name, str(home), str(home / f"{config.name}.invitation"), str(home / "agent.log"))
 
 
-def _seated(host: "subprocess.Popen[bytes]", seats: list[Seat]) -> dict[str, psutil.Process]:
-    """Have the host start the agents; return the processes of those that live, by site."""
-    assert host.stdin is not None  # noqa: S101 - both are pipes
+def _start_agents(host: "subprocess.Popen[bytes]", seats: list[Seat]) -> dict[str, psutil.Process]:
+    """Start the agents through the host; return the processes of those that run, by site."""
+    assert host.stdin is not None  # noqa: S101 - opened as pipes
     assert host.stdout is not None  # noqa: S101
     with suppress(BrokenPipeError):
         host.stdin.write(json.dumps([asdict(seat) for seat in seats]).encode() + b"\n")
@@ -130,25 +130,25 @@ def _seated(host: "subprocess.Popen[bytes]", seats: list[Seat]) -> dict[str, psu
         raise FedllmError("the sites' agents do not start: see host.log beside the sites' folders")
     agents = {}
     for name, pid in json.loads(line).items():
-        with suppress(psutil.NoSuchProcess):  # it could not begin; its own log says why
+        with suppress(psutil.NoSuchProcess):  # it ended at once; its log says why
             agents[name] = psutil.Process(pid)
     return agents
 
 
 def _site_environment() -> dict[str, str]:
-    """The environment without the coordinator's way to its servers: no site has their passwords."""
-    others = ("PREFECT_", "MLFLOW_", "FEDLLM_JOURNAL_", "FEDLLM_PREFECT_", "FEDLLM_MLFLOW_")
-    return {key: value for key, value in os.environ.items() if not key.startswith(others)}
+    """Return the environment without the coordinator's addresses and passwords of its servers."""
+    coordinator = ("PREFECT_", "MLFLOW_", "FEDLLM_JOURNAL_", "FEDLLM_PREFECT_", "FEDLLM_MLFLOW_")
+    return {key: value for key, value in os.environ.items() if not key.startswith(coordinator)}
 
 
 def simulate(config: FederationConfig) -> RunResult:
-    """Play a federation inside this process: same steps and messages, no isolation, no servers.
+    """Train a federation inside this process: same steps and messages, without isolation or servers.
 
-    The store is a folder, the agents are threads, and nothing is published to MLflow. For experiments and
-    yardsticks; what it computes is what the real exchange computes.
+    The store is a folder, the agents are threads, and nothing is published to MLflow. It serves experiments
+    and baselines, and computes the same results as the real exchange.
 
     Raises:
-        ConfigError: there is no `simulation`, or the codec is not known.
+        ConfigError: there is no `simulation`, or the codec is unknown.
     """
     if config.simulation is None:
         raise ConfigError("the configuration has no `simulation`: say who would hold what")
@@ -164,8 +164,8 @@ def simulate(config: FederationConfig) -> RunResult:
             with ExitStack() as stack:
                 bench, lock = Workbench(), threading.Lock()
                 for name, records in data.sites.items():
-                    quick = {"poll_near": 0.05, "poll_idle": 0.05}
-                    member = join(alone, name, records, folder / name, **quick)
+                    polling = {"poll_near": 0.05, "poll_idle": 0.05}
+                    member = join(alone, name, records, folder / name, **polling)
                     stack.enter_context(_agent_thread(member, bench, lock))
                 with open_training(alone, run, data.public) as training:
                     play(training, JournaledRunner(training))

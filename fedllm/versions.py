@@ -1,4 +1,4 @@
-"""MLflow's registry as users meet it: where it is, whose signature counts, how a version is loaded."""
+"""Find MLflow's registry, the coordinator whose signature is trusted, and load registered versions."""
 
 import os
 from pathlib import Path
@@ -15,61 +15,61 @@ if TYPE_CHECKING:
     from fedllm.review.register import Register
     from fedllm.tracking.fetch import FetchedVersion, OpenedModel, Trust
 
-PIN = "FEDLLM_PIN"  # environment: the coordinator's fingerprint, where none is given
+PIN = "FEDLLM_PIN"  # environment variable: the coordinator's fingerprint
 
 
-def trusted_pin(name: str, given: str | None = None) -> str | None:
-    """The fingerprint of the coordinator whose signature counts for a registered model.
+def trusted_pin(name: str, pin: str | None = None) -> str | None:
+    """Return the fingerprint of the coordinator whose signature is trusted for a registered model.
 
     Args:
-        name: the registered model's, which is the federation's.
-        given: as its owner told it; None: that of `FEDLLM_PIN`, else of the keys that this machine itself
-            holds as the federation's coordinator.
+        name: of the registered model, which is the federation's.
+        pin: a fingerprint; None: the one in `FEDLLM_PIN`, or else of this machine's own keys as the
+            federation's coordinator.
 
     Returns:
-        None where nobody gave one and this machine is not the coordinator.
+        The fingerprint; None if there is no pin and this machine is not the coordinator.
 
     Raises:
-        ConfigError: what was given is no fingerprint.
-        IdentityError: this machine holds keys that cannot be read.
+        ConfigError: the pin is not a fingerprint.
+        IdentityError: this machine's keys cannot be read.
     """
-    told = given or os.environ.get(PIN)
-    if not told:
+    pin = pin or os.environ.get(PIN)
+    if not pin:
         return coordinator_fingerprint(name)
     try:
-        return read_fingerprint(told.strip())
+        return read_fingerprint(pin.strip())
     except ValueError as error:
         raise ConfigError(f"the pin {error}") from None
 
 
-def trust_in(wanted: str, pin: str | None = None, *, unsigned: bool = False) -> "Trust":
-    """Whose signature `models:/NAME@ALIAS` needs; arguments and errors as of `trusted_pin`."""
+def trust_in(uri: str, pin: str | None = None, *, unsigned: bool = False) -> "Trust":
+    """Return the trust that `models:/NAME@ALIAS` is checked against; `pin` and errors as in `trusted_pin`."""
     from fedllm.tracking.fetch import Trust, registered_name
 
-    return Trust(trusted_pin(registered_name(wanted), pin), unsigned)
+    return Trust(trusted_pin(registered_name(uri), pin), unsigned)
 
 
 def load_model(
     uri: str, *, pin: str | None = None, tracking_uri: str | None = None, unsigned: bool = False
 ) -> "OpenedModel":
-    """Load a registered version whose files are those that its coordinator signed.
+    """Load a registered version after a check that its files are those that the coordinator signed.
 
-    `mlflow.pyfunc.load_model` runs the code that the artifact store returns. This runs fedllm's own, and
-    reads no file of the version before all of them were held against the record.
+    `mlflow.pyfunc.load_model` runs code from the artifact store. This function runs only fedllm's code, and
+    checks all files of the version against the signed record before it loads any.
 
     Args:
         uri: `models:/NAME@ALIAS` or `models:/NAME/VERSION`.
-        pin: the coordinator's fingerprint; None: as `trusted_pin` finds it.
-        tracking_uri: MLflow's; None: MLFLOW_TRACKING_URI, else the local stack's.
-        unsigned: also load a version without a record, as those registered by fedllm 0.1 are.
+        pin: the coordinator's fingerprint; None: the default of `trusted_pin`.
+        tracking_uri: MLflow's address; None: MLFLOW_TRACKING_URI, or else the local stack's.
+        unsigned: also load versions without a record, such as those registered by fedllm 0.1.
 
     Returns:
-        A model with `predict`, which takes what the pyfunc takes.
+        A model whose `predict` takes the same input as the pyfunc's.
 
     Raises:
-        UntrustedVersionError: a file is not the one that was signed, or another key signed the record.
-        TrackingError: MLflow is not known, does not answer, or has no such version.
-        ModelError: the base is absent or another one.
+        UntrustedVersionError: a file differs from the signed one, or another key signed the record.
+        TrackingError: MLflow's address is unknown, it does not answer, or it has no such version.
+        ModelError: the base model is missing or a different one.
     """
     from fedllm.tracking.fetch import open_version
 
@@ -79,10 +79,10 @@ def load_model(
 def copy_version(
     uri: str, folder: Path, *, pin: str | None = None, tracking_uri: str | None = None
 ) -> "FetchedVersion":
-    """Copy a version, once it was held against its record, into `folder`, from which MLflow may load it.
+    """Check a version against its record and copy it into `folder`, from which MLflow can load it.
 
     Raises:
-        UntrustedVersionError, TrackingError: as `load_model`.
+        UntrustedVersionError, TrackingError: as in `load_model`.
         ConfigError: the folder is not empty.
     """
     from fedllm.tracking.fetch import fetch_version
@@ -92,46 +92,44 @@ def copy_version(
     return fetch_version(tracking_address(tracking_uri), uri, folder, trust_in(uri, pin))
 
 
-def tracking_address(given: str | None) -> str:
-    """MLflow's address: as given, as MLFLOW_TRACKING_URI says, or the local stack's.
+def tracking_address(uri: str | None) -> str:
+    """Return `uri`, or else MLFLOW_TRACKING_URI, or else the local stack's MLflow.
 
     Raises:
-        TrackingError: there is none.
+        TrackingError: none of them is set.
     """
-    here = endpoints()
-    found = given or os.environ.get("MLFLOW_TRACKING_URI") or (here.mlflow_url if here else None)
-    if found is None:
+    stack = endpoints()
+    address = uri or os.environ.get("MLFLOW_TRACKING_URI") or (stack.mlflow_url if stack else None)
+    if address is None:
         raise TrackingError("no MLflow is known: start it with fedllm up, or set MLFLOW_TRACKING_URI")
-    return found
+    return address
 
 
 def tracking_uri(config: FederationConfig) -> str | None:
-    """MLflow's address; None when `auto` finds no stack, and then nothing is published.
+    """Return MLflow's address; None if `auto` finds no stack: nothing is published then.
 
     Raises:
-        ConfigError: it is none; MLflow takes folders no longer.
+        ConfigError: it is not a URL; MLflow no longer accepts folders.
     """
-    given = config.tracking.uri
-    if given != "auto":
-        if "://" not in given:
-            raise ConfigError(
-                f"tracking.uri: {given!r} is no address: use auto, or http://HOST:PORT of MLflow"
-            )
-        return given
-    here = endpoints()
-    return here.mlflow_url if here else None
+    uri = config.tracking.uri
+    if uri != "auto":
+        if "://" not in uri:
+            raise ConfigError(f"tracking.uri: {uri!r} is no address: use auto, or http://HOST:PORT of MLflow")
+        return uri
+    stack = endpoints()
+    return stack.mlflow_url if stack else None
 
 
 def open_register(config: FederationConfig, pin: str | None = None) -> "tuple[Register, Rules]":
-    """The registry of a federation, and what it asks of a champion.
+    """Return a federation's registry and its rules for a champion.
 
     Args:
-        config: of the federation.
-        pin: the coordinator's fingerprint, as `trusted_pin` takes it.
+        config: the federation.
+        pin: the coordinator's fingerprint; None: the default of `trusted_pin`.
 
     Raises:
-        ReviewError: no MLflow is known.
-        ConfigError: the pin is no fingerprint.
+        ReviewError: MLflow's address is unknown.
+        ConfigError: the pin is not a fingerprint.
     """
     from fedllm.review.gates import Rules
     from fedllm.review.register import Register

@@ -1,8 +1,8 @@
-"""Says where a wheel comes from, as a statement of SLSA (https://slsa.dev/spec/v1.0/provenance), to stdout.
+"""Write the provenance of a wheel to stdout, as an SLSA statement (https://slsa.dev/spec/v1.0/provenance).
 
     python infra/provenance.py WHEEL
 
-It is what the builder says of itself, and unsigned: whoever hands wheels out signs it with their own key.
+The statement is the builder's own claim and unsigned: who distributes the wheel signs it with their own key.
 """
 
 import hashlib
@@ -19,13 +19,13 @@ BUILD_TYPE = "https://packaging.python.org/en/latest/specifications/binary-distr
 
 
 def statement(wheel: Path) -> dict[str, Any]:
-    """What a wheel was built from.
+    """Return the provenance statement of a wheel.
 
     Args:
-        wheel: the file, of this checkout.
+        wheel: the file, built from this checkout.
 
     Raises:
-        subprocess.CalledProcessError: this is no git checkout.
+        subprocess.CalledProcessError: this is not a git checkout.
     """
     commit = _git("rev-parse", "HEAD")
     inputs = [
@@ -52,12 +52,12 @@ def statement(wheel: Path) -> dict[str, Any]:
 
 
 def _changed() -> set[str]:
-    """Files that are not as the commit has them; a release has none."""
+    """Return the files that differ from the commit; a release has none."""
     return {line[3:] for line in _git("status", "--porcelain").splitlines()}
 
 
 def _git(*arguments: str) -> str:
-    command = ["git", *arguments]  # of the PATH, as make calls it
+    command = ["git", *arguments]  # from the PATH, as in the Makefile
     done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)  # nosec B607
     return done.stdout.rstrip()
 

@@ -1,4 +1,4 @@
-"""Play a training: rounds of the steps in fedllm/coordinator/steps.py, by a runner that is passed in."""
+"""Play a training: rounds of the steps in fedllm/coordinator/steps.py, each run by the given runner."""
 
 import contextlib
 import logging
@@ -34,7 +34,7 @@ def play_round(training: Training, number: int, runner: Runner) -> None:
     """Play one round through its steps.
 
     Raises:
-        RoundError: the round failed; that is on record, and a resumed training goes on with the next.
+        RoundError: the round failed; this is recorded, and a resumed training continues with the next.
     """
     try:
         _play_steps(training, number, runner)
@@ -58,19 +58,18 @@ def _play_steps(training: Training, number: int, runner: Runner) -> None:
             step.begin(training, number, sites)
         arrived: list[SiteOutcome] = []
         for outcome in runner.each(step, number, sites, lambda: _measure_zero_shot(training)):
-            assert isinstance(outcome, SiteOutcome)  # noqa: S101 - as every per-site step of the table has it
+            assert isinstance(outcome, SiteOutcome)  # noqa: S101 - the outcome of all per-site steps
             arrived.append(outcome)
             if training.schedule.is_due(sites, arrived):
                 break
-        # Whoever failed in a phase has no part in the next one.
+        # A site that failed in a phase does not take part in the next.
         sites = tuple(sorted(outcome.site for outcome in arrived if outcome.status == "updated"))
 
 
 def _measure_zero_shot(training: Training) -> None:
-    """Evaluate the base model while the sites train, unless that was done before.
+    """Evaluate the base model while the sites train, unless it was evaluated before.
 
-    What keeps it from being measured would keep every round from being measured, so nobody waits for the
-    sites any longer.
+    A failure stops the training without waiting for the sites: each round's evaluation would fail too.
     """
     if training.journal.outcome(training.run, 0, "baseline", Evaluated) is not None:
         return
@@ -83,12 +82,12 @@ def _measure_zero_shot(training: Training) -> None:
 
 
 def play(training: Training, runner: Runner, *, force: bool = False) -> str:
-    """Play rounds until the training should stop; returns why it did.
+    """Play rounds until the training should stop; return the reason.
 
     Args:
         training: the training.
-        runner: how each step is run.
-        force: play up to the round limit whatever the measurements say.
+        runner: runs each step.
+        force: play up to the round limit, regardless of the metrics.
     """
     reason = "round limit"
     config, before = training.config, played(training.journal, training.run)
@@ -108,19 +107,19 @@ def play(training: Training, runner: Runner, *, force: bool = False) -> str:
                     raise
                 log.warning("round %d cannot be completed, the next one follows: %s", number, error)
     except LeaseError:
-        raise  # nothing more may be written: another coordinator leads
+        raise  # another coordinator leads: this one may not write any more
     except CancelledError as error:
         try:
             close(training, "cancelled", str(error))
         except (CancelledError, LeaseError):
-            # Deposed by `fedllm cancel`, which has told the journal and the sites.
+            # Deposed by `fedllm cancel`, which has updated the journal and the sites.
             _end_record(training, "cancelled", str(error))
             report_training(training)
         raise
     except BaseException as error:
-        # What is no `Exception` tells the process to end (Ctrl-C, SIGTERM): nothing has failed.
+        # Other exceptions end the process (Ctrl-C, SIGTERM): no step has failed.
         status = "failed" if isinstance(error, Exception) else "crashed"
-        with contextlib.suppress(DiskFullError):  # then that is what stopped it, and what is told
+        with contextlib.suppress(DiskFullError):  # the disk is then the cause of `error` too
             close(training, status, str(error) or type(error).__name__)
         raise
     if not force and reason == "round limit":
@@ -130,7 +129,7 @@ def play(training: Training, runner: Runner, *, force: bool = False) -> str:
 
 
 def close(training: Training, status: str, reason: str) -> None:
-    """End a training: the sites stop looking, what waits for MLflow is tried once more."""
+    """End a training: record its status, set the head to idle, and retry releases that wait for MLflow."""
     end_run(training.journal, training.run, status, reason)
     report(Ended(status, reason))
     try:
@@ -143,7 +142,7 @@ def close(training: Training, status: str, reason: str) -> None:
 
 
 def _end_record(training: Training, status: str, reason: str) -> None:
-    told = {"status": status, "stop_reason": reason, "config": training.config.public_json()}
+    record = {"status": status, "stop_reason": reason, "config": training.config.public_json()}
     if played(training.journal, training.run):
-        told |= result(training).public()
-    finish_record(training, told)
+        record |= result(training).public()
+    finish_record(training, record)

@@ -1,7 +1,7 @@
-"""Sign versions that are in MLflow already: those of before signatures, or of the coordinator's former keys.
+"""Sign versions that MLflow has without a signature, or with one by the coordinator's former keys.
 
-What is signed comes from this coordinator's journal and disk, and is uploaded anew: nothing that lay in the
-artifact store meanwhile gets a signature.
+The signed files come from this coordinator's journal and disk and are uploaded again, so files that were in
+the artifact store are never signed.
 """
 
 import dataclasses
@@ -26,21 +26,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Signed:
-    """What was done about a federation's versions, by number."""
+    """The result of signing a federation's versions, by version number."""
 
     signed: list[str] = field(default_factory=list)
-    valid: list[str] = field(default_factory=list)  # their records held already
-    left: dict[str, str] = field(default_factory=dict)  # why they could not be signed
+    valid: list[str] = field(default_factory=list)  # their records were valid
+    left: dict[str, str] = field(default_factory=dict)  # not signed, with the reason
 
 
 def sign_versions(config: FederationConfig, tracking_uri: str, only: str | None = None) -> Signed:
-    """Sign every version that this journal has published and whose record does not hold.
+    """Sign all versions that this journal has published and whose records are not valid.
 
-    One that is named is uploaded and signed anew whatever its record says: its files may have been changed.
+    A single version is uploaded and signed even if its record is valid: its files may have been changed.
 
     Args:
-        config: of the federation.
-        tracking_uri: MLflow's.
+        config: the federation.
+        tracking_uri: MLflow's address.
         only: the number of one version; None: all.
 
     Raises:
@@ -75,11 +75,11 @@ def _sign(journal: Journal, tracker: "Tracker", row: PublishedRelease) -> None:
     from fedllm.tracking.package import model_files
 
     release = RoundRelease.from_json(row.body)
-    # Not `release.adapter_folder`: a restored home may be another one.
+    # Not `release.adapter_folder`: a restored home may be in another place.
     folder = coordinator_folder(journal.federation) / "runs" / row.run
-    kept = folder / f"round-{row.round}"
-    if all((kept / name).is_file() for name in model_files(kept)):
-        tracker.sign_again(dataclasses.replace(release, adapter_folder=str(kept)), row.version)
+    adapter = folder / f"round-{row.round}"
+    if all((adapter / name).is_file() for name in model_files(adapter)):
+        tracker.sign_again(dataclasses.replace(release, adapter_folder=str(adapter)), row.version)
         return
     with TemporaryDirectory(prefix="fedllm-sign-") as scratch:
         _rebuild(journal, release, folder / f"{release.model_sha256}.model", Path(scratch))
@@ -87,21 +87,21 @@ def _sign(journal: Journal, tracker: "Tracker", row: PublishedRelease) -> None:
 
 
 def _rebuild(journal: Journal, release: "RoundRelease", model: Path, out: Path) -> None:
-    """Write a round's adapter from the flat model that the journal names by its hash."""
+    """Write a round's adapter from the flat model whose hash is in the journal."""
     from fedllm.models.base import resolve_base
     from fedllm.models.codec import decode_flat
     from fedllm.models.folder import fingerprint
     from fedllm.tasks.load import load_learner
 
-    started = find_run(journal, release.run)
-    if started is None or not model.is_file():
+    row = find_run(journal, release.run)
+    if row is None or not model.is_file():
         raise ModelError(
             f"the adapter of round {release.round} of {release.run} is not on this disk any more"
         )
     data = model.read_bytes()
     if hashlib.sha256(data).hexdigest() != release.model_sha256:
         raise ModelError(f"{model} is damaged: restore it from your backup")
-    config = FederationConfig.model_validate_json(started.config)
+    config = FederationConfig.model_validate_json(row.config)
     base = resolve_base(config.model.base)
     if fingerprint(base) != release.base_sha256:
         raise ModelError(f"the base model {config.model.base} here is not the one that {release.run} trained")

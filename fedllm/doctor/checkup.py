@@ -15,7 +15,7 @@ from fedllm.coordinator.members import StoreAccess, store_access
 from fedllm.doctor import databases, deployed, exchange, federation, machine, servers
 from fedllm.doctor.finding import Check, Finding, fail, ok, tried, warn
 from fedllm.doctor.modes import modes
-from fedllm.doctor.site import visit
+from fedllm.doctor.site import site_check
 from fedllm.endpoints.addresses import Endpoints, endpoints
 from fedllm.endpoints.place import Place
 from fedllm.errors import BackupError, FedllmError
@@ -77,10 +77,10 @@ def site_checkup(
         config: the federation, whose task the records must fit; default: the task given to `site init`.
     """
     yield from _all([("python", "", machine.python), ("packages", "", machine.packages)])
-    visited, findings = visit(home, invitation, config.task if config else None)
+    check, findings = site_check(home, invitation, config.task if config else None)
     yield from findings
-    if visited is not None:
-        yield from _all(visited.checks())
+    if check is not None:
+        yield from _all(check.checks())
 
 
 def _all(checks: list[Named]) -> Iterator[Finding]:

@@ -1,4 +1,4 @@
-"""A site's own folder: file, keys, ledger, data, invitation, and its way to the store. Nothing is written."""
+"""Check a site's folder (file, data, keys, ledger, policy, invitation) and its store, without writing."""
 
 import sqlite3
 import tempfile
@@ -22,21 +22,21 @@ from fedllm.privacy.site_ledger import dataset_of, former_identities, ledger_pat
 from fedllm.protocol.messages import Invitation, Roster
 from fedllm.secure.identity import Identity, fingerprint, load_identity
 
-_LOW = 0.1  # of the total budget: less left than this is low
+_LOW = 0.1  # share of the total budget that counts as low
 _AGAIN = "ask the coordinator for a new invitation (`fedllm site add CARD --replace`)"
 
 
 @dataclass(frozen=True)
-class Visit:
-    """A site's folder, and the invitation to look at."""
+class SiteCheck:
+    """The checks of a site's folder and an invitation."""
 
     home: Path
     site: SiteConfig
     invitation: Path | None = None
-    task: TaskConfig | None = None  # of the federation file; None: as `site init` was given it
+    task: TaskConfig | None = None  # of the federation file; None: the one given to `site init`
 
     def checks(self) -> list[tuple[str, str, Check]]:
-        """What to look at, each with its name and what to do when it cannot be looked at."""
+        """Return the checks, each with its name and the remedy if it fails with an error."""
         return [
             ("data", "mend `data` in site.yaml", self._data),
             ("keys", "restore the folder from your backup, or `fedllm site rekey`", self._keys),
@@ -51,21 +51,21 @@ class Visit:
     def _data(self) -> Iterator[Finding]:
         task = self.task or kept_task(self.home)
         base = machine.cached_base(self.site.base)
-        found = first_look(self.site.data, task, base, self.home)
-        withdrawn = f", {found.withdrawn} withdrawn" if found.withdrawn else ""
-        told = f"{found.usable} records in {self.site.data}{withdrawn}"
-        if not found.rows:
-            yield fail("data", told, "there is nothing to train on")
+        look = first_look(self.site.data, task, base, self.home)
+        withdrawn = f", {look.withdrawn} withdrawn" if look.withdrawn else ""
+        text = f"{look.usable} records in {self.site.data}{withdrawn}"
+        if not look.rows:
+            yield fail("data", text, "there is nothing to train on")
             return
         most = self.site.policy.max_left_out
-        if found.share > most:
+        if look.share > most:
             remedy = f"mend the file: of more than policy.max_left_out, {most:g}, no round is made without DP"
-            yield fail("data", f"{told}; {found.lines()[0]}", remedy)
+            yield fail("data", f"{text}; {look.lines()[0]}", remedy)
         else:
-            yield ok("data", told if task else f"{told}; --config FEDERATION checks labels and fields too")
-        if found.share <= most and found.left_out:
-            yield warn("records", found.lines()[0], "mend these lines of the data file")
-        for line in found.lines()[1 if found.left_out else 0 :]:
+            yield ok("data", text if task else f"{text}; --config FEDERATION checks labels and fields too")
+        if look.share <= most and look.left_out:
+            yield warn("records", look.lines()[0], "mend these lines of the data file")
+        for line in look.lines()[1 if look.left_out else 0 :]:
             yield ok("records", line)
 
     def _keys(self) -> Iterator[Finding]:
@@ -87,13 +87,13 @@ class Visit:
             return
         with tempfile.TemporaryDirectory(prefix="fedllm-doctor-") as folder:
             copy = Path(folder) / "ledger.db"
-            # Opening a ledger may write to it, such as after new keys: a copy is opened.
+            # Open a copy: opening a ledger may write to it, for example after new keys.
             try:
                 databases.copy(path, copy)
             except sqlite3.Error as error:
-                if (told := databases.unread("ledger", path, error)).status == "fail":
+                if (finding := databases.unread("ledger", path, error)).status == "fail":
                     raise
-                yield told
+                yield finding
                 return
             yield from self._verified(path, copy)
 
@@ -105,18 +105,18 @@ class Visit:
             heads = ledger.verify()
             entries = sum(head.seq + 1 for head in heads.values())
             yield ok("ledger", f"{entries} entries of {len(heads)} data sets hold in {path}")
-            for told in other_uses(self.site, self.home):
-                yield warn("same data", told, "decide whose budget these records spend")
-            mine = dataset_of(self.site)
-            if limits.total_epsilon is None or mine not in heads:
+            for other in other_uses(self.site, self.home):
+                yield warn("same data", other, "decide whose budget these records spend")
+            dataset = dataset_of(self.site)
+            if limits.total_epsilon is None or dataset not in heads:
                 return
-            found = spent_by(ledger, mine, limits)
-        spent = found.epsilon if found.epsilon_filter is None else found.epsilon_filter
+            budget = spent_by(ledger, dataset, limits)
+        spent = budget.epsilon if budget.epsilon_filter is None else budget.epsilon_filter
         if limits.total_epsilon - spent < _LOW * limits.total_epsilon:
             remedy = "decide whether `policy.total_epsilon` is to be raised; nobody else can"
-            yield warn("budget", f"{mine}: {found.caption}", remedy)
+            yield warn("budget", f"{dataset}: {budget.caption}", remedy)
         else:
-            yield ok("budget", f"{mine}: {found.caption}")
+            yield ok("budget", f"{dataset}: {budget.caption}")
 
     def _memory(self) -> Iterator[Finding]:
         yield from databases.database("memory", f"sqlite:///{self.home / 'memory.db'}")
@@ -138,34 +138,34 @@ class Visit:
             yield ok("policy", "no part of it contradicts another")
 
     def _invitation(self) -> Iterator[Finding]:
-        path = self.invitation or _only(self.home)
+        path = self.invitation or _only_invitation(self.home)
         if path is None:
             yield ok("invitation", "none looked at: name it with --invitation to try the store as well")
             return
         identity = load_identity(self.home / "keys")
-        told = open_invitation(path, self.site.name, identity)
-        yield self._pinned(told)
-        yield from self._entered(told, identity)
+        invitation = open_invitation(path, self.site.name, identity)
+        yield self._coordinator(invitation)
+        yield from self._store(invitation, identity)
 
-    def _pinned(self, told: Invitation) -> Finding:
-        pin = self.home / f"coordinator-{told.federation}.json"
-        mark = fingerprint(told.coordinator)
-        if pin.exists() and read_card(pin) != told.coordinator:
+    def _coordinator(self, invitation: Invitation) -> Finding:
+        pin = self.home / f"coordinator-{invitation.federation}.json"
+        mark = fingerprint(invitation.coordinator)
+        if pin.exists() and read_card(pin) != invitation.coordinator:
             return fail(
                 "invitation",
                 f"it comes from {mark}, another coordinator than {pin.name} remembers",
                 "compare fingerprints over the telephone, then remove that file",
             )
-        return ok("invitation", f"to {told.federation}, from {mark}")
+        return ok("invitation", f"to {invitation.federation}, from {mark}")
 
-    def _entered(self, told: Invitation, identity: Identity) -> Iterator[Finding]:
-        member = Membership(self.site, self.home, identity, told)
+    def _store(self, invitation: Invitation, identity: Identity) -> Iterator[Finding]:
+        member = Membership(self.site, self.home, identity, invitation)
         mailbox = Mailbox(member.connect(), member.layout, identity)
-        where = told.endpoint or told.store_url
-        if told.endpoint is not None:
+        where = invitation.endpoint or invitation.store_url
+        if invitation.endpoint is not None:
             yield machine.skew(mailbox.store.now())
         try:
-            known = mailbox.read(member.layout.roster, Roster, told.coordinator).message
+            roster = mailbox.read(member.layout.roster, Roster, invitation.coordinator).message
         except AccessDeniedError as error:
             yield fail(
                 "store", f"{where}: {error}", f"this site's user is gone or has a new secret: {_AGAIN}"
@@ -179,30 +179,30 @@ class Visit:
         except ExchangeError as error:
             yield fail("store", f"{where}: {error}", "mend the network, or ask the coordinator")
             return
-        if identity.public in known.sites:
+        if identity.public in roster.sites:
             yield ok(
-                "store", f"{where} lets this site's user in; roster {known.roster_version} holds its keys"
+                "store", f"{where} lets this site's user in; roster {roster.roster_version} holds its keys"
             )
         else:
-            yield fail("store", f"roster {known.roster_version} does not hold this site's keys", _AGAIN)
+            yield fail("store", f"roster {roster.roster_version} does not hold this site's keys", _AGAIN)
 
 
-def _only(home: Path) -> Path | None:
-    found = sorted(home.glob("*.invitation"))
-    return found[0] if len(found) == 1 else None
+def _only_invitation(home: Path) -> Path | None:
+    invitations = sorted(home.glob("*.invitation"))
+    return invitations[0] if len(invitations) == 1 else None
 
 
-def visit(
+def site_check(
     home: Path, invitation: Path | None, task: TaskConfig | None = None
-) -> tuple[Visit | None, list[Finding]]:
-    """A site's folder, when its file can be read, and what is found of that file."""
-    boxed: list[Visit] = []
+) -> tuple[SiteCheck | None, list[Finding]]:
+    """Read a site's file; return the checks of its folder, or None if it is unreadable, and the findings."""
+    read: list[SiteCheck] = []
 
     def site_file() -> Iterator[Finding]:
         if not home.is_dir():
             raise IdentityError(f"{home}: no such folder")
-        boxed.append(Visit(home, load_site(home / "site.yaml"), invitation, task))
-        yield ok("site file", f"{boxed[0].site.name} in {home}")
+        read.append(SiteCheck(home, load_site(home / "site.yaml"), invitation, task))
+        yield ok("site file", f"{read[0].site.name} in {home}")
 
-    found = tried("site file", "name the site's folder, or mend the file", site_file)
-    return (boxed[0] if boxed else None), found
+    findings = tried("site file", "name the site's folder, or mend the file", site_file)
+    return (read[0] if read else None), findings

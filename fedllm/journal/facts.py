@@ -1,6 +1,6 @@
-"""What a training came to, as its report and its metrics tell it.
+"""The facts of a training that its report and its metrics show.
 
-It holds no site's counts and losses, and under DP no seconds that sites trained for either.
+They hold no counts or losses of single sites, and under DP no training times of sites.
 """
 
 from collections.abc import Mapping
@@ -20,11 +20,11 @@ STEPS = ("dispatch", WAIT, "dp-audit", "aggregate", "evaluate", "release")
 
 @dataclass(frozen=True)
 class SiteInRound:
-    """What one site did in one round, and what was found about it."""
+    """One site's part in a round, and the audit's verdict on it."""
 
     site: str
     status: str  # asked, updated, declined, failed, silent, refused
-    reason: str = ""  # the site's own words, or the audit's
+    reason: str = ""  # as given by the site, or by the audit
     accepted: bool | None = None  # whether its update counts; None: the round was not closed
     epsilon: float | None = None  # spent in this training so far
     bytes_up: int = 0
@@ -32,7 +32,7 @@ class SiteInRound:
 
     @property
     def verdict(self) -> str:
-        """In a word or two, such as `counted`, `not counted` or `declined`."""
+        """Return the verdict in a word or two, such as `counted`, `not counted` or `declined`."""
         if self.status != "updated":
             return self.status
         return {True: "counted", False: "not counted", None: "updated"}[self.accepted]
@@ -40,35 +40,35 @@ class SiteInRound:
 
 @dataclass(frozen=True)
 class Quality:
-    """What was measured on the coordinator's public set."""
+    """The metrics of a model on the coordinator's public set."""
 
     metrics: Mapping[str, float]  # by name, and by group as `loss/movies`
-    records: int = 0  # that were measured on
-    by_group: Mapping[str, int] = field(default_factory=dict)  # how many of them, by group
-    metric: str | None = None  # the one that counts; None: the task's own
-    answers: PublicAnswers | None = None  # to each record; None: not on record
+    records: int = 0  # evaluated
+    by_group: Mapping[str, int] = field(default_factory=dict)  # records by group
+    metric: str | None = None  # the main metric; None: the task's default
+    answers: PublicAnswers | None = None  # for each record; None: not on record
 
     @property
     def main(self) -> Metric:
-        """The metric that counts."""
+        """Return the main metric."""
         return main_metric(self.metrics, self.metric)
 
     @property
     def value(self) -> float:
-        """Of that metric."""
+        """Return the value of the main metric."""
         return self.metrics[self.main.name]
 
     @property
     def groups(self) -> dict[str, float]:
-        """The metric that counts, by group; records without a silo are one group, which is no group."""
-        start = f"{self.main.name}/"
-        found = {n.removeprefix(start): v for n, v in self.metrics.items() if n.startswith(start)}
-        return {} if set(found) == {"all"} else found
+        """Return the main metric by group; empty if no record has a silo."""
+        prefix = f"{self.main.name}/"
+        groups = {n.removeprefix(prefix): v for n, v in self.metrics.items() if n.startswith(prefix)}
+        return {} if set(groups) == {"all"} else groups
 
 
 @dataclass(frozen=True)
 class RoundFacts:
-    """One round."""
+    """The facts of one round."""
 
     number: int
     state: Literal["finished", "failed", "open"]
@@ -77,31 +77,27 @@ class RoundFacts:
     quality: Quality | None = None
     drift: float | None = None  # ||new - old|| / ||new||
     model_sha256: str | None = None
-    version: str = ""  # in MLflow's registry, or why it is not there
-    seconds: Mapping[str, float] = field(default_factory=dict)  # by step; without the sites' under DP
+    version: str = ""  # URI in MLflow's registry, or why it is not there
+    seconds: Mapping[str, float] = field(default_factory=dict)  # by step; under DP without the sites'
 
     @property
     def epsilon(self) -> float | None:
-        """The largest of its sites."""
+        """Return the largest epsilon of the round's sites."""
         return max((s.epsilon for s in self.sites if s.epsilon is not None), default=None)
 
 
 @dataclass(frozen=True)
 class TrainingFacts:
-    """One training."""
+    """The facts of one training."""
 
     run: str
     config: FederationConfig
     status: str  # running, completed, failed, cancelled, crashed
     reason: str
     started: float  # s since 1970
-    finished: (
-        float | None
-    )  # s since 1970; None while it runs, and under DP, where it tells the sites' seconds
+    finished: float | None  # s since 1970; None while it runs, and under DP: it reveals training times
     zero_shot: Quality | None
-    champion: (
-        Mapping[str, float] | None
-    )  # metrics of the version in use, as the newest round was held against
+    champion: Mapping[str, float] | None  # metrics of the champion that the newest round is compared with
     rounds: tuple[RoundFacts, ...]
     privacy: PrivacyPlan | None
     security: tuple[SecurityEvent, ...] = ()
@@ -111,15 +107,15 @@ class TrainingFacts:
 
     @property
     def measured(self) -> tuple[RoundFacts, ...]:
-        """Rounds whose model was measured."""
-        return tuple(one for one in self.rounds if one.quality is not None)
+        """Return the rounds whose model was evaluated."""
+        return tuple(entry for entry in self.rounds if entry.quality is not None)
 
     @property
     def best(self) -> RoundFacts | None:
-        """The best round by the metric that counts; of equals the first."""
+        """Return the best round by the main metric; the first of equals."""
         return max(self.measured, key=_score, default=None)
 
 
-def _score(one: RoundFacts) -> float:
-    assert one.quality is not None  # noqa: S101 - of `measured`
-    return one.quality.main.score(one.quality.value)
+def _score(facts: RoundFacts) -> float:
+    assert facts.quality is not None  # noqa: S101 - it is one of `measured`
+    return facts.quality.main.score(facts.quality.value)

@@ -1,8 +1,8 @@
-"""The coordinator's journal: who leads, which step is done, what is still to be published.
+"""The coordinator's journal: the leader, the outcomes of steps, and what is still to be published.
 
-SQLite beside the coordinator's keys, or any database that SQLAlchemy knows under `FEDLLM_JOURNAL_URL`
-(Postgres where two machines may have to take over from each other). Every write of a leader is made in
-the transaction that checks its epoch, so that a zombie cannot overwrite its successor's word.
+It is SQLite beside the coordinator's keys, or the database at `FEDLLM_JOURNAL_URL` (Postgres if two machines
+may take over from each other). A leader writes in the transaction that checks its epoch, so a deposed leader
+that still runs cannot overwrite its successor's entries.
 """
 
 import json
@@ -34,7 +34,7 @@ from fedllm.secure.events import SecurityLog
 Outcome = TypeVar("Outcome", bound=BaseModel)
 
 
-# A write that says the same once it is repeated: the answer to its commit may have been lost.
+# For idempotent writes: the reply to their commit may be lost, so they are retried.
 _again = stamina.retry(on=JournalError, attempts=4, timeout=60.0)
 
 
@@ -44,14 +44,14 @@ class Journal:
     def __init__(self, federation: str, url: str | None = None) -> None:
         self.federation = federation
         url = url or journal_url(federation)
-        folder = coordinator_folder(federation)  # SQLite makes its file there, not the folder
+        folder = coordinator_folder(federation)  # SQLite creates its file in it, but not the folder
         self._engine: Engine = open_database(url)
         self._writes = self._engine.execution_options(writes=True)
         try:
             with alone(self._engine):
                 Table.metadata.create_all(self._writes)
                 self.security = SecurityLog(self._writes)
-        except OperationalError as error:  # of SQLite: Postgres' own errors have their names by now
+        except OperationalError as error:  # SQLite's; those of Postgres are JournalError by now
             raise JournalError(
                 f"the journal of {federation} in {folder} cannot be opened: {error.orig}. It "
                 "must be a file of your own; FEDLLM_HOME says where it is looked for"
@@ -59,19 +59,19 @@ class Journal:
         self.epoch: int | None = None  # set by the lease
 
     def close(self) -> None:
-        """Give the database's connections back."""
+        """Close the database's connections."""
         self._engine.dispose()
 
     @contextmanager
     def write(self) -> Iterator[Session]:
-        """A transaction for a coordinator that leads.
+        """Open a transaction for writing.
 
         Raises:
-            LeaseError: another one leads.
-            CancelledError: it was deposed by `fedllm cancel`.
+            LeaseError: another coordinator leads.
+            CancelledError: this one was deposed by `fedllm cancel`.
             DiskFullError: the disk has no room.
-            JournalError: the database broke off; nothing of the transaction is on record, unless it was the
-                answer to its commit that was lost.
+            JournalError: the database is unreachable; nothing of the transaction is on record, unless only
+                the reply to its commit was lost.
         """
         folder = coordinator_folder(self.federation)
         with (
@@ -85,12 +85,12 @@ class Journal:
 
     @contextmanager
     def read(self) -> Iterator[Session]:
-        """A session for reading."""
+        """Open a session for reading."""
         with Session(self._engine) as session:
             yield session
 
     def deposed(self) -> FedllmError | None:
-        """Why this coordinator no longer leads; None while it does, or never did."""
+        """Return why this coordinator no longer leads; None while it does, or if it never did."""
         with self.read() as session:
             return self._deposed(session)
 
@@ -106,45 +106,45 @@ class Journal:
         return LeaseError(f"{self.federation}: another coordinator took over; this one stops")
 
     def now(self, session: Session) -> float:
-        """S since 1970 by a clock that all coordinators of this journal share: its database's."""
+        """Return the time by the database's clock, which all coordinators share; s since 1970."""
         return database_clock(session)
 
-    # what steps came to
+    # outcomes of steps
 
     def outcome(self, run: str, number: int, step: str, kind: type[Outcome]) -> Outcome | None:
-        """What a step came to, or None when it has not been done."""
+        """Return a step's outcome, or None if it has none yet."""
         with self.read() as session:
             row = session.get(OutcomeRow, (run, number, step))
             return kind.model_validate_json(row.body) if row else None
 
     def outcomes(self, run: str, step: str, kind: type[Outcome], last: int) -> dict[int, Outcome]:
-        """What a step came to in each of a run's rounds up to `last` that has done it, by one read."""
-        mine = (OutcomeRow.run == run, OutcomeRow.step == step, OutcomeRow.round.between(1, last))
+        """Return a step's outcomes by round, for the rounds up to `last` that have one, in a single read."""
+        wanted = (OutcomeRow.run == run, OutcomeRow.step == step, OutcomeRow.round.between(1, last))
         with self.read() as session:
             rows = session.execute(
-                select(OutcomeRow.round, OutcomeRow.body).where(*mine).order_by(OutcomeRow.round)
+                select(OutcomeRow.round, OutcomeRow.body).where(*wanted).order_by(OutcomeRow.round)
             )
             return {number: kind.model_validate_json(body) for number, body in rows}
 
     def once(
         self, run: str, number: int, step: str, kind: type[Outcome], compute: Callable[[], Outcome]
     ) -> Outcome:
-        """Do a step unless it has been done; either way, say what it came to.
+        """Run a step unless it has an outcome on record, and return its outcome.
 
         Raises:
-            DiskFullError: the coordinator's disk has no room; the step can be done again.
+            DiskFullError: the coordinator's disk has no room; the step can be run again.
         """
         done = self.outcome(run, number, step, kind)
         if done is not None:
             return done
         with room(coordinator_folder(self.federation), f"go on with --resume {run}"):
-            made = compute()
-            kept = self._keep_outcome(run, number, step, made.model_dump_json(by_alias=True))
-        return made if kept is None else kind.model_validate_json(kept)
+            outcome = compute()
+            earlier = self._keep_outcome(run, number, step, outcome.model_dump_json(by_alias=True))
+        return outcome if earlier is None else kind.model_validate_json(earlier)
 
     @_again
     def _keep_outcome(self, run: str, number: int, step: str, body: str) -> str | None:
-        """Keep what a step came to; what was kept before stays, and is returned."""
+        """Store an outcome and return None; if one is stored already, keep and return that one."""
         with self.write() as session:
             row = session.get(OutcomeRow, (run, number, step))
             if row is None:
@@ -152,27 +152,27 @@ class Journal:
             return row.body if row else None
 
     def require(self, run: str, number: int, step: str, kind: type[Outcome]) -> Outcome:
-        """What a step came to. Raises `RoundError` when it has not been done."""
+        """Return a step's outcome; raise `RoundError` if it has none yet."""
         done = self.outcome(run, number, step, kind)
         if done is None:
             raise RoundError(f"round {number} of {run} has no {step} yet: resume with --resume {run}")
         return done
 
     def times(self, run: str) -> dict[tuple[int, str], float]:
-        """When each step of a run was done, s since 1970, by round and step."""
+        """Return when each step of a run was done, by round and step; s since 1970."""
         with self.read() as session:
             rows = session.scalars(select(OutcomeRow).where(OutcomeRow.run == run))
             return {(row.round, row.step): row.at for row in rows}
 
-    # what was signed
+    # signed bytes
 
     def has_bytes(self, key: str) -> bool:
-        """Whether bytes were ever committed for `key`."""
+        """Return whether bytes were ever committed for `key`."""
         with self.read() as session:
             return session.get(OutboxRow, key) is not None
 
     def commit_bytes(self, key: str, make: Callable[[], bytes]) -> bytes:
-        """The bytes meant for `key`: those committed earlier, else those made now, committed."""
+        """Return the bytes committed for `key`; if there are none, make and commit them."""
         with self.read() as session:
             row = session.get(OutboxRow, key)
             if row is not None:
@@ -190,16 +190,16 @@ class Journal:
     # the roster and the head
 
     def roster(self) -> str | None:
-        """The newest roster as JSON, or None before the first site."""
+        """Return the newest roster as JSON, or None before the first site."""
         with self.read() as session:
             row = session.get(FederationRow, self.federation)
             return row.roster if row else None
 
     def save_roster(self, roster: str, *, after: int) -> None:
-        """Keep the newest roster (JSON), the one after version `after`.
+        """Store a roster (JSON) as the successor of version `after`.
 
         Raises:
-            ConfigError: the roster is of another version by now.
+            ConfigError: the stored roster has another version by now.
         """
         changed = ConfigError(f"the roster of {self.federation} changed meanwhile: call again")
         try:
@@ -211,12 +211,12 @@ class Journal:
                     session.add(FederationRow(federation=self.federation, roster=roster, head_counter=0))
                 else:
                     row.roster = roster
-        except IntegrityError:  # both wrote the first one
+        except IntegrityError:  # two coordinators wrote the first one
             raise changed from None
 
     @_again
     def next_head(self) -> int:
-        """A head counter that was never used."""
+        """Return the next head counter, one that was never used."""
         with self.write() as session:
             row = session.get_one(FederationRow, self.federation)
             row.head_counter += 1

@@ -1,4 +1,4 @@
-"""One coordinator leads a federation at a time, and whoever took over has the higher epoch."""
+"""The lease: one coordinator leads a federation at a time, and each successor has a higher epoch."""
 
 import socket
 import threading
@@ -15,19 +15,19 @@ from fedllm.errors import CancelledError, ConfigError, DiskFullError, FedllmErro
 from fedllm.journal.journal import Journal
 from fedllm.journal.tables import LeaseRow, RunRow
 
-TTL = 30.0  # s until the lease of a coordinator that fell silent runs out
+TTL = 30.0  # s until the lease of a silent coordinator expires
 RENEW = 5.0  # s between renewals
-LOOK = 1.0  # s between looks at whether somebody else took over
+LOOK = 1.0  # s between checks that no other coordinator took over
 
 
-def _me() -> str:
-    """Host, process and its start: a process id alone may be used again."""
+def _this_process() -> str:
+    """Return host, process id and start time: a process id alone may be reused."""
     process = psutil.Process()
     return f"{socket.gethostname()}|{process.pid}|{process.create_time():.2f}"
 
 
 def is_dead(holder: str) -> bool:
-    """Whether the holder surely is gone: only a process of this host can be known to be."""
+    """Return whether the holder is certainly gone; of a process on another host this is never certain."""
     host, pid, started = holder.split("|")
     if host != socket.gethostname():
         return False
@@ -39,17 +39,17 @@ def is_dead(holder: str) -> bool:
 
 
 class Lease:
-    """Leads a federation while it is entered; renews itself in a thread.
+    """A context in which this coordinator leads a federation; a thread renews the lease.
 
-    Entering takes the lease when it is free, has run out, or its holder's process is gone; a run that its
-    holder left behind is marked `crashed`. Raises `LeaseError` while another coordinator holds it.
+    Entering takes the lease if it is free, has expired, or its holder's process is gone; a run that the
+    holder left running is marked `crashed`. Raises `LeaseError` while another coordinator holds it.
 
     Args:
         journal: the federation's.
         run: the training to lead.
-        seize: depose whoever leads this very run, alive or not, and mark it `cancelled`; raises `ConfigError`
-            when there is no such run, or it is over.
-        on_lost: hears why this coordinator leads no more.
+        seize: depose the leader of this run, even if it is alive, and mark the run `cancelled`; raises
+            `ConfigError` if there is no such run, or it is over.
+        on_lost: called with the reason when this coordinator loses the lease.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Lease:
         self._run = run
         self._seize = seize
         self._on_lost = on_lost
-        self._holder = _me()
+        self._holder = _this_process()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
 
@@ -84,7 +84,7 @@ class Lease:
         return self
 
     def _row(self, session: Session) -> LeaseRow:
-        """The federation's row, locked; the first coordinators may come to make it at once."""
+        """Return the federation's row, locked; create it if absent. Two coordinators may do so at once."""
         with suppress(IntegrityError), session.begin_nested():
             if session.get(LeaseRow, self._journal.federation) is None:
                 session.add(LeaseRow(federation=self._journal.federation, epoch=0, expires=0.0))
@@ -93,8 +93,8 @@ class Lease:
         )
 
     def _succeed(self, session: Session, row: LeaseRow, now: float) -> None:
-        """Refuse while the holder lives; mark the run that a dead one left behind."""
-        assert row.holder is not None  # noqa: S101 - the caller looked
+        """Raise `LeaseError` while the holder lives; mark the run of a dead holder as crashed."""
+        assert row.holder is not None  # noqa: S101 - the caller checked
         host, pid, _ = row.holder.split("|")
         if self._seize and row.run == self._run:
             return
@@ -104,13 +104,13 @@ class Lease:
                 f"{row.run}; wait for it, stop it with `fedllm cancel {row.run}`, or let its lease run out "
                 f"in {row.expires - now:.0f} s"
             )
-        left = session.get(RunRow, row.run) if row.run else None
-        if left is not None and left.status == "running":
-            left.status, left.finished = "crashed", now
-            left.reason = f"its coordinator, process {pid} on {host}, is gone; go on with --resume {left.run}"
+        run = session.get(RunRow, row.run) if row.run else None
+        if run is not None and run.status == "running":
+            run.status, run.finished = "crashed", now
+            run.reason = f"its coordinator, process {pid} on {host}, is gone; go on with --resume {run.run}"
 
     def _cancel(self, session: Session, now: float) -> None:
-        """Mark the run `cancelled` with the change of leader: whoever is deposed finds the reason at once."""
+        """Mark the run `cancelled` in the transaction that changes the leader; the deposed one reads it."""
         run = session.get(RunRow, self._run)
         if run is None or run.federation != self._journal.federation:
             raise ConfigError(
@@ -130,25 +130,25 @@ class Lease:
                 row = session.get_one(LeaseRow, self._journal.federation)
                 row.holder, row.expires = None, 0.0
         except (LeaseError, CancelledError):
-            pass  # taken over meanwhile: nothing of ours to give back
+            pass  # another coordinator took over: there is no lease to return
         except (DiskFullError, JournalError):
-            pass  # it cannot be given back in writing, so it ends with this process
+            pass  # it cannot be returned; it ends with this process
 
     def _renew(self) -> None:
-        looks = 0
+        checks = 0
         while not self._stop.wait(min(LOOK, RENEW)):
-            looks += 1
+            checks += 1
             try:
                 lost = self._journal.deposed()
-                if lost is None and looks * LOOK >= RENEW:
-                    looks = 0
+                if lost is None and checks * LOOK >= RENEW:
+                    checks = 0
                     with self._journal.write() as session:
                         row = session.get_one(LeaseRow, self._journal.federation)
                         row.expires = self._journal.now(session) + TTL
             except (LeaseError, CancelledError) as error:
                 lost = error
             except (SQLAlchemyError, DiskFullError, JournalError):
-                continue  # a busy database: the next renewal comes well before the lease runs out
+                continue  # a busy database: the next renewal comes well before the lease expires
             if lost is not None:
                 if self._on_lost:
                     self._on_lost(lost)

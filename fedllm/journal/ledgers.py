@@ -1,7 +1,7 @@
-"""The sites' privacy ledgers as far as this coordinator has checked them.
+"""The entries of the sites' privacy ledgers that this coordinator has checked.
 
-They are kept whole, entry by entry. A plan names the newest entry of each, and its signature is the
-coordinator's countersignature: a site whose ledger does not hold that entry has lost or rolled it back.
+All entries are stored. A plan names the newest entry of each ledger, and its signature countersigns it: a
+site whose ledger does not hold that entry has lost or rolled back the ledger.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,20 +18,20 @@ from fedllm.text import one_line
 
 
 def known_entries(journal: Journal, site: str, dataset: str, last: int | None = None) -> list[Entry]:
-    """A data set's chain as it was checked, from its first entry on, up to entry `last` if one is named."""
-    mine = [LedgerRow.federation == journal.federation, LedgerRow.site == site, LedgerRow.dataset == dataset]
+    """Return the checked entries of a data set from the first one on, up to entry `last` if given."""
+    where = [LedgerRow.federation == journal.federation, LedgerRow.site == site, LedgerRow.dataset == dataset]
     if last is not None:
-        mine.append(LedgerRow.seq <= last)
+        where.append(LedgerRow.seq <= last)
     with journal.read() as session:
-        rows = session.scalars(select(LedgerRow.body).where(*mine).order_by(LedgerRow.seq))
+        rows = session.scalars(select(LedgerRow.body).where(*where).order_by(LedgerRow.seq))
         return [Entry.model_validate_json(body) for body in rows]
 
 
 def chain_up_to(journal: Journal, site: str, head: LedgerHead) -> tuple[list[Entry], ChainState]:
-    """A chain's entries up to `head`, and what they come to; every hash is computed again.
+    """Return a chain's entries up to `head` and the state they add up to; every hash is recomputed.
 
     Raises:
-        LedgerError: the entries that are kept do not lead to `head`: they were edited, or some are gone.
+        LedgerError: the stored entries do not lead to `head`: they were edited, or some are missing.
     """
     place = f"the ledger of {head.dataset} by {site}"
     try:
@@ -45,24 +45,24 @@ def chain_up_to(journal: Journal, site: str, head: LedgerHead) -> tuple[list[Ent
 
 
 def known_datasets(journal: Journal, site: str) -> list[str]:
-    """The data sets that a site has shown a ledger of."""
-    mine = (LedgerRow.federation == journal.federation, LedgerRow.site == site)
+    """Return the data sets of which a site has shown a ledger."""
+    where = (LedgerRow.federation == journal.federation, LedgerRow.site == site)
     with journal.read() as session:
         return list(
-            session.scalars(select(LedgerRow.dataset).where(*mine).distinct().order_by(LedgerRow.dataset))
+            session.scalars(select(LedgerRow.dataset).where(*where).distinct().order_by(LedgerRow.dataset))
         )
 
 
 def known_heads(journal: Journal, sites: Iterable[str]) -> dict[str, tuple[LedgerHead, ...]]:
-    """The newest checked entries, for those sites that have any."""
-    told = {
+    """Return the newest checked entries by site, without the sites that have none."""
+    heads_of = {
         site: tuple(_head(journal, site, name) for name in known_datasets(journal, site)) for site in sites
     }
-    return {site: heads for site, heads in told.items() if heads}
+    return {site: heads for site, heads in heads_of.items() if heads}
 
 
 def keep_entries(journal: Journal, site: str, entries: Sequence[Entry]) -> None:
-    """Keep a chain that was checked; entries that are there already must be the same."""
+    """Store a checked chain; raise `LedgerError` if another entry is stored under one of its numbers."""
     with journal.write() as session:
         for entry in entries:
             key = (journal.federation, site, entry.dataset, entry.seq)
@@ -78,10 +78,10 @@ def keep_entries(journal: Journal, site: str, entries: Sequence[Entry]) -> None:
 
 
 def verify_ledgers(journal: Journal) -> list[dict[str, object]]:
-    """Check every chain that is kept, former sites' too, from its first entry on; a row a data set."""
+    """Check every stored chain from its first entry, also those of former sites; one row per data set."""
     with journal.read() as session:
-        kept = select(LedgerRow.site).where(LedgerRow.federation == journal.federation).distinct()
-        sites = list(session.scalars(kept.order_by(LedgerRow.site)))
+        query = select(LedgerRow.site).where(LedgerRow.federation == journal.federation).distinct()
+        sites = list(session.scalars(query.order_by(LedgerRow.site)))
     return [_verified(journal, site, name) for site in sites for name in known_datasets(journal, site)]
 
 
@@ -98,7 +98,7 @@ def _verified(journal: Journal, site: str, dataset: str) -> dict[str, object]:
 
 
 def _head(journal: Journal, site: str, dataset: str) -> LedgerHead:
-    mine = (LedgerRow.federation == journal.federation, LedgerRow.site == site, LedgerRow.dataset == dataset)
+    where = (LedgerRow.federation == journal.federation, LedgerRow.site == site, LedgerRow.dataset == dataset)
     with journal.read() as session:
-        row = session.scalars(select(LedgerRow).where(*mine).order_by(LedgerRow.seq.desc()).limit(1)).one()
+        row = session.scalars(select(LedgerRow).where(*where).order_by(LedgerRow.seq.desc()).limit(1)).one()
         return LedgerHead(dataset=dataset, seq=row.seq, sha256=row.sha256)

@@ -1,4 +1,4 @@
-"""What each step came to: small, JSON, kept in the journal; tensors are referred to, never held."""
+"""The outcomes of steps: small JSON records in the journal, with references instead of tensors."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -9,41 +9,41 @@ from fedllm.protocol.entry import Entry
 from fedllm.protocol.messages import Counted, Sealed, Verdict
 from fedllm.training.public_answers import PublicAnswers
 
-REFUSED = "release refused"  # the step under which a refusal is on record
+REFUSED = "release refused"  # the step name under which MLflow's refusal is recorded
 
 
 class Outcome(BaseModel):
-    """What a step came to."""
+    """The outcome of a step."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
 
 class Dispatched(Outcome):
-    """A round was planned and the plan is out."""
+    """A round's plan is published."""
 
     plan_sha256: str
     sites: tuple[str, ...]
 
 
 class SiteOutcome(Outcome):
-    """What one site did about a plan."""
+    """One site's outcome in a plan."""
 
     site: str
     status: Literal["updated", "declined", "failed", "silent", "refused"]
     reason: str = ""
-    update_sha256: str | None = None  # of the signed message: pinned, a second one is equivocation
+    update_sha256: str | None = None  # of the signed message; a second, different one is equivocation
     verify: str | None = None  # the key that signed it
     payload: Sealed | None = None
     steps: int = 0
     examples: int | None = None
     loss: float | None = None
     seconds: float | None = None
-    ledger: tuple[Entry, ...] = ()  # what the site says it has spent since the plan
-    reply: str | None = None  # of a phase after the training, as the mode of confidentiality has it
+    ledger: tuple[Entry, ...] = ()  # entries since the plan's head, as the site claims
+    reply: str | None = None  # in a phase after the training; format of the confidentiality mode
 
 
 class Audited(Outcome):
-    """The round is closed: which updates count, and why others do not."""
+    """A round is closed: the updates that count, and why others do not."""
 
     closed_sha256: str
     counted: tuple[Counted, ...]
@@ -60,34 +60,34 @@ class Aggregated(Outcome):
 
 
 class Evaluated(Outcome):
-    """Quality on the coordinator's public set: metrics by name, and each by group as `loss/movies`."""
+    """Metrics on the coordinator's public set by name, and by group with names such as `loss/movies`."""
 
     metrics: Mapping[str, float]
     champion: Mapping[str, float] | None = None
-    records: int = 0  # that were measured on
-    answers: PublicAnswers | None = None  # to each of them
-    by_group: Mapping[str, int] = {}  # how many of them, by group
-    # The one that counts; None: the task's own, and then absent from the JSON.
+    records: int = 0  # evaluated
+    answers: PublicAnswers | None = None  # for each record
+    by_group: Mapping[str, int] = {}  # records by group
+    # The main metric; None: the task's default, and then absent from the JSON.
     metric: str | None = Field(default=None, exclude_if=lambda metric: metric is None)
 
 
 class Released(Outcome):
-    """The version is in MLflow, or waits in the queue."""
+    """The version is in MLflow, or in the release queue."""
 
     queued: bool
-    refused: str | None = None  # why MLflow does not take it; None while it is merely away
+    refused: str | None = None  # why MLflow refuses it; None if MLflow is only unreachable
     name: str | None = None
     version: str | None = None
     uri: str | None = None
 
 
 class RefusedRelease(Outcome):
-    """MLflow does not take a round's version. It is kept, and offered again with every release."""
+    """MLflow refuses a round's version; it is kept and offered again with every release."""
 
     reason: str
 
 
 class FailedRound(Outcome):
-    """The round could not be completed; the next one starts from the same model."""
+    """A round failed; the next one starts from the same model."""
 
     reason: str

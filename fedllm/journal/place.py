@@ -1,4 +1,4 @@
-"""Where a coordinator keeps its journal and its files for a federation."""
+"""The places of a coordinator's journal and files for a federation."""
 
 import os
 from pathlib import Path
@@ -9,23 +9,23 @@ from fedllm.errors import ConfigError
 
 
 def journal_url(federation: str) -> str:
-    """`FEDLLM_JOURNAL_URL`, else a SQLite file in the coordinator's folder.
+    """Return `FEDLLM_JOURNAL_URL`, or else the URL of a SQLite file in the coordinator's folder.
 
     Raises:
-        BackupError: the home is half restored.
+        BackupError: the home is only partly restored.
     """
     refuse_half_restored()
-    given = os.environ.get("FEDLLM_JOURNAL_URL")
-    return given or f"sqlite:///{_file(federation)}"
+    url = os.environ.get("FEDLLM_JOURNAL_URL")
+    return url or f"sqlite:///{_file(federation)}"
 
 
 def has_journal(federation: str) -> bool:
-    """Whether a journal was named or is there already; to open one would make it."""
+    """Return whether a journal is configured or exists, without creating one as `Journal` would."""
     return bool(os.environ.get("FEDLLM_JOURNAL_URL")) or _file(federation).is_file()
 
 
 def coordinator_folder(federation: str) -> Path:
-    """The coordinator's own folder for a federation, made where it is not there: keys, journal, models."""
+    """Return the coordinator's folder for a federation (keys, journal, models); create it if absent."""
     folder = _folder(federation)
     try:
         return private_dir(folder)
@@ -45,5 +45,5 @@ def _folder(federation: str) -> Path:
 
 
 def update_file(number: int, sha256: str) -> str:
-    """Name of an opened update in its run's folder; it begins with the round, which forgets its own alone."""
+    """Return the name of an opened update's file; its round comes first, so a round deletes only its own."""
     return f"{number}-{sha256}.update"

@@ -1,4 +1,4 @@
-"""Releases that MLflow does not have yet, in the journal: MLflow being away loses none and doubles none."""
+"""The journal's queue of releases: while MLflow is unreachable none is lost, and none is published twice."""
 
 import json
 from dataclasses import dataclass
@@ -10,14 +10,14 @@ from fedllm.journal.tables import ReleaseRow, RunRow
 
 
 def queue_release(journal: Journal, run: str, number: int, body: str) -> None:
-    """Keep a release (JSON) until MLflow has it."""
+    """Store a release (JSON) until MLflow has it."""
     with journal.write() as session:
         if session.get(ReleaseRow, (run, number)) is None:
             session.add(ReleaseRow(run=run, round=number, body=body, version=None))
 
 
 def waiting_releases(journal: Journal) -> list[tuple[str, int, str]]:
-    """Releases that MLflow does not have yet, oldest first: (run, round, body)."""
+    """Return the releases that MLflow does not have yet, oldest first: (run, round, body)."""
     with journal.read() as session:
         rows = session.scalars(_oldest_first(journal).where(ReleaseRow.version.is_(None)))
         return [(row.run, row.round, row.body) for row in rows]
@@ -34,7 +34,7 @@ class PublishedRelease:
 
 
 def published_releases(journal: Journal) -> list[PublishedRelease]:
-    """Releases that MLflow has, oldest first."""
+    """Return the releases that MLflow has, oldest first."""
     with journal.read() as session:
         rows = session.scalars(_oldest_first(journal).where(ReleaseRow.version.is_not(None)))
         return [
@@ -45,20 +45,20 @@ def published_releases(journal: Journal) -> list[PublishedRelease]:
 
 
 def mark_released(journal: Journal, run: str, number: int, version: str) -> None:
-    """MLflow has the version (JSON of what it answered)."""
+    """Record that MLflow has the version (MLflow's reply as JSON)."""
     with journal.write() as session:
         session.get_one(ReleaseRow, (run, number)).version = version
 
 
 def published(journal: Journal, run: str, number: int) -> str | None:
-    """What MLflow answered, or None while the release waits."""
+    """Return MLflow's reply, or None while the release waits."""
     with journal.read() as session:
         row = session.get(ReleaseRow, (run, number))
         return row.version if row else None
 
 
 def _oldest_first(journal: Journal) -> Select[tuple[ReleaseRow]]:
-    """The federation's releases."""
+    """Select the federation's releases, oldest first."""
     return (
         select(ReleaseRow)
         .join(RunRow, RunRow.run == ReleaseRow.run)

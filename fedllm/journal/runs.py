@@ -1,4 +1,4 @@
-"""The trainings of a federation in its journal: their names, how each ended, which flow run plays it."""
+"""The trainings of a federation in its journal: their ids, how they ended, and their Prefect flow runs."""
 
 import secrets
 import time
@@ -15,7 +15,7 @@ def new_run_id() -> str:
 
 
 def begin_run(journal: Journal, run: str, config: str) -> None:
-    """Note a training as running; a resumed one keeps its configuration."""
+    """Record that a training runs; a resumed one keeps its configuration."""
     with journal.write() as session:
         row = session.get(RunRow, run)
         if row is None:
@@ -34,33 +34,33 @@ def begin_run(journal: Journal, run: str, config: str) -> None:
 
 
 def end_run(journal: Journal, run: str, status: str, reason: str) -> None:
-    """Note how a training ended."""
+    """Record how a training ended."""
     with journal.write() as session:
         row = session.get_one(RunRow, run)
         row.status, row.reason, row.finished = status, reason, time.time()
 
 
 def play_by(journal: Journal, flow_run: str, run: str) -> None:
-    """Note which Prefect flow run plays a training."""
+    """Record which Prefect flow run plays a training."""
     with journal.write() as session:
         session.merge(FlowRunRow(flow_run=flow_run, run=run))
 
 
 def played_by(journal: Journal, flow_run: str) -> str | None:
-    """The training that a Prefect flow run played before it was interrupted."""
+    """Return the training that a Prefect flow run played before it was interrupted, or None."""
     with journal.read() as session:
         row = session.get(FlowRunRow, flow_run)
         return row.run if row else None
 
 
 def find_run(journal: Journal, run: str) -> RunRow | None:
-    """A training, or None."""
+    """Return a training, or None if the journal does not have it."""
     with journal.read() as session:
         return session.get(RunRow, run)
 
 
 def all_runs(journal: Journal) -> list[RunRow]:
-    """Every training of the federation, oldest first."""
+    """Return all trainings of the federation, oldest first."""
     with journal.read() as session:
-        mine = select(RunRow).where(RunRow.federation == journal.federation).order_by(RunRow.started)
-        return list(session.scalars(mine))
+        query = select(RunRow).where(RunRow.federation == journal.federation).order_by(RunRow.started)
+        return list(session.scalars(query))

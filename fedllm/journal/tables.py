@@ -5,11 +5,11 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
 class Table(DeclarativeBase):
-    """All of them."""
+    """The base class of the journal's tables."""
 
 
 class LeaseRow(Table):
-    """Who leads a federation. The epoch rises with every change of leader."""
+    """The leader of a federation. The epoch rises with every change of leader."""
 
     __tablename__ = "lease"
     federation: Mapped[str] = mapped_column(String(63), primary_key=True)
@@ -20,7 +20,7 @@ class LeaseRow(Table):
 
 
 class FederationRow(Table):
-    """What only ever rises: the roster's version and the head's counter."""
+    """A federation's roster and head counter; the roster's version and the counter only rise."""
 
     __tablename__ = "federation"
     federation: Mapped[str] = mapped_column(String(63), primary_key=True)
@@ -42,7 +42,7 @@ class RunRow(Table):
 
 
 class OutcomeRow(Table):
-    """What a step came to: once written, never changed."""
+    """The outcome of a step; never changed once written."""
 
     __tablename__ = "outcome"
     run: Mapped[str] = mapped_column(String(63), primary_key=True)
@@ -53,7 +53,7 @@ class OutcomeRow(Table):
 
 
 class OutboxRow(Table):
-    """Signed bytes, committed here before they are shown to anyone: sent again, never made again."""
+    """Signed bytes, committed before they are sent: a retry sends the same bytes and signs no new ones."""
 
     __tablename__ = "outbox"
     key: Mapped[str] = mapped_column(String(512), primary_key=True)
@@ -61,13 +61,13 @@ class OutboxRow(Table):
 
 
 class ReleaseRow(Table):
-    """A model version that MLflow has (`version`) or still has to get."""
+    """A model version; `version` is set once MLflow has it."""
 
     __tablename__ = "release"
     run: Mapped[str] = mapped_column(String(63), primary_key=True)
     round: Mapped[int] = mapped_column(primary_key=True)
     body: Mapped[str]  # JSON
-    version: Mapped[str | None]  # JSON of what MLflow answered
+    version: Mapped[str | None]  # MLflow's reply as JSON
 
 
 class FlowRunRow(Table):
@@ -89,7 +89,7 @@ class RoundKeyRow(Table):
 
 
 class LedgerRow(Table):
-    """A site's signed privacy ledger as far as this coordinator has checked it; only ever longer."""
+    """An entry of a site's privacy ledger that this coordinator has checked; entries are only added."""
 
     __tablename__ = "ledger"
     federation: Mapped[str] = mapped_column(String(63), primary_key=True)
@@ -101,16 +101,16 @@ class LedgerRow(Table):
 
 
 class CardRow(Table):
-    """The highest counter seen on a site's card: a lower one is a replay."""
+    """The highest counter seen on a site's card; a lower one is a replay."""
 
     __tablename__ = "card"
     federation: Mapped[str] = mapped_column(String(63), primary_key=True)
     site: Mapped[str] = mapped_column(String(63), primary_key=True)
-    counter: Mapped[int] = mapped_column(BigInteger)  # a site's own word, up to 2**53
+    counter: Mapped[int] = mapped_column(BigInteger)  # chosen by the site, up to 2**53
 
 
 class OriginRow(Table):
-    """How a member came in, noted before the roster names it."""
+    """How a member joined, recorded before it is in the roster."""
 
     __tablename__ = "member_origin"
     federation: Mapped[str] = mapped_column(String(63), primary_key=True)
@@ -120,21 +120,21 @@ class OriginRow(Table):
 
 
 class SiteSeenRow(Table):
-    """What the watch over the sites knows of one, so that nothing is told twice."""
+    """The watch's state of one site, so that no event is emitted twice."""
 
     __tablename__ = "site_seen"
     federation: Mapped[str] = mapped_column(String(63), primary_key=True)
     site: Mapped[str] = mapped_column(String(63), primary_key=True)
-    verify: Mapped[str] = mapped_column(String(64))  # the key by which its card was read
+    verify: Mapped[str] = mapped_column(String(64))  # the key that verified its card
     heard: Mapped[float]  # s since 1970 by the store's clock
     silent: Mapped[bool]
     announced: Mapped[int] = mapped_column(BigInteger)  # the site's number of announcements
-    answered: Mapped[int] = mapped_column(BigInteger)  # up to which a round was asked for, or played
+    answered: Mapped[int] = mapped_column(BigInteger)  # the newest one with a round requested or played
     since: Mapped[float]  # when `announced` was first seen, s since 1970
 
 
 class WatchEventRow(Table):
-    """An event of the watch, kept until Prefect has it; told again it has the same id."""
+    """An event of the watch, stored until Prefect has it; sent again, it has the same id."""
 
     __tablename__ = "watch_event"
     id: Mapped[str] = mapped_column(String(36), primary_key=True)

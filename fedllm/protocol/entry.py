@@ -1,18 +1,18 @@
-"""One link of a ledger of privacy events: what an entry says, its one encoding, its hash and its signature.
+"""The entries of a privacy ledger: their fields, their canonical encoding, hash and signature.
 
-The encoding, exactly. A *statement* is the JSON of all fields of an entry but `context` and `signature`:
-keys sorted, `,` and `:` without spaces, ASCII alone, absent values `null`, whole numbers in decimal digits.
+The encoding: a *statement* is the JSON of all fields of an entry but `context` and `signature`:
+keys sorted, `,` and `:` without spaces, ASCII only, absent values `null`, integers in decimal digits.
 The real numbers (`sampling_rate`, `noise_multiplier`, `delta`) are strings of 16 hex digits, IEEE 754
-binary64 with the highest byte first: no two languages print 1e-05 alike. With `LF` for the byte 10:
+binary64, big-endian, because languages differ in how they print 1e-05. `LF` is the byte 10:
 
     signature      = Ed25519 over `fedllm.ledger-entry/1` LF statement
     sha256         = SHA-256 over `fedllm.ledger-entry/1` LF statement LF signature, as 128 hex digits
-    context_sha256 = SHA-256 over `fedllm.ledger-context/1` LF the context's JSON, encoded likewise
+    context_sha256 = SHA-256 over `fedllm.ledger-context/1` LF the context's JSON in the same encoding
 
-The prefixes keep a key's signatures apart: DSSE signs what begins with `DSSEv1`. `previous` is the former
-entry's sha256, so whoever signs an entry vouches for all before it. A context is salted by its nonce, so
-that an entry without its context names neither federation nor run and is still the same link. Nothing here
-is a time: when a site trained is private under DP.
+The prefixes separate these signatures from a key's others: DSSE signs bytes that begin with `DSSEv1`.
+`previous` is the sha256 of the entry before, so a signature covers the whole chain up to its entry. A nonce
+salts the context's hash: an entry without its context reveals neither federation nor run, and its hash stays
+the same. No entry has a timestamp: the time at which a site trained is private under DP.
 """
 
 import hashlib
@@ -40,18 +40,18 @@ NOTHING = "0" * 64  # `previous` of the first entry
 
 _REAL = ("sampling_rate", "noise_multiplier", "delta")
 _EVENT = {"sampling_rate", "noise_multiplier", "steps", "reservation", "context_sha256"}
-_BODY: dict[Kind, set[str]] = {  # what an entry of a kind says, and nothing else
+_BODY: dict[Kind, set[str]] = {  # the fields of each kind; all others are absent
     "open": {"unit"},
     "reserve": {"sampling_rate", "noise_multiplier", "steps", "delta", "context_sha256"},
     "charge": {*_EVENT, "first"},
     "settle": {"steps", "reservation", "context_sha256"},
-    "rekey": {"key"},  # and perhaps `retires`
+    "rekey": {"key"},  # and optionally `retires`
 }
 _FIELDS = set.union(*_BODY.values(), {"retires"})
 
 
 class Head(BaseModel):
-    """The newest entry of a chain, which stands for all before it."""
+    """Sequence number and hash of a chain's newest entry; the hash covers the whole chain."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -60,28 +60,28 @@ class Head(BaseModel):
 
 
 class Context(BaseModel):
-    """Which training an entry is about; shown to that federation alone."""
+    """The training that an entry belongs to; disclosed only to that training's federation."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     federation: Name
     run: RunId
-    round: Count  # 0 where it is about the whole run
+    round: Count  # 0: the whole run
     plan_sha256: Sha256  # of the privacy plan
     nonce: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 
     @property
     def sha256(self) -> str:
-        """What an entry holds of its context."""
+        """Return the entry's `context_sha256`."""
         return hashlib.sha256(CONTEXT + _json(self.model_dump())).hexdigest()
 
 
 class Entry(BaseModel):
     """One privacy event of a data set.
 
-    `open` fixes the unit. `reserve` promises a whole training's most steps, `charge` takes steps `first` to
-    `first + steps - 1` of a round from it before their noise is drawn, `settle` ends it and gives `steps`
-    back. `rekey` lets `key` sign from here on, in the place of `retires` or beside it.
+    `open` sets the unit. `reserve` reserves the maximum steps of a whole training, `charge` takes steps
+    `first` to `first + steps - 1` of a round from it before their noise is drawn, `settle` closes it and
+    returns the remaining `steps`. From `rekey` on, `key` may sign too, or instead of `retires`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -94,20 +94,20 @@ class Entry(BaseModel):
     noise_multiplier: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None  # times the clip
     steps: Count | None = None
     first: Count | None = None  # step of the round, from 0
-    delta: Annotated[float, Field(gt=0, lt=1)] | None = None  # that the training is planned for
-    reservation: Count | None = None  # the seq of the `reserve` that is drawn on
+    delta: Annotated[float, Field(gt=0, lt=1)] | None = None  # of the training's plan
+    reservation: Count | None = None  # seq of the `reserve` entry that it belongs to
     key: Key | None = None
     retires: Key | None = None
     context_sha256: Sha256 | None = None
     previous: Sha256
     by: Key
     signature: Annotated[str, Field(pattern=r"^[0-9a-f]{128}$")]
-    context: Context | None = None  # None: not about a training, or not for the reader
+    context: Context | None = None  # None: no training, or not disclosed
 
     @model_validator(mode="after")
-    def _whole(self) -> Self:
-        said = {name for name in _FIELDS if getattr(self, name) is not None}
-        if said - {"retires"} != _BODY[self.kind] or ("retires" in said and self.kind != "rekey"):
+    def _check_fields(self) -> Self:
+        present = {name for name in _FIELDS if getattr(self, name) is not None}
+        if present - {"retires"} != _BODY[self.kind] or ("retires" in present and self.kind != "rekey"):
             raise ValueError(f"{self.kind} says {', '.join(sorted(_BODY[self.kind]))}, and nothing else")
         if self.kind in {"reserve", "charge"} and not self.steps:
             raise ValueError(f"{self.kind} is of at least one step")
@@ -117,22 +117,22 @@ class Entry(BaseModel):
 
     @property
     def statement(self) -> bytes:
-        """The bytes that the signature is about."""
-        said = self.model_dump(exclude={"context", "signature"})
-        return _json(said | {name: _binary64(said[name]) for name in _REAL})
+        """Return the signed bytes."""
+        values = self.model_dump(exclude={"context", "signature"})
+        return _json(values | {name: _binary64(values[name]) for name in _REAL})
 
     @property
     def sha256(self) -> str:
-        """What the next entry names as `previous`."""
+        """Return the entry's hash, the `previous` of the next entry."""
         return hashlib.sha256(ENTRY + self.statement + b"\n" + self.signature.encode()).hexdigest()
 
     @property
     def head(self) -> Head:
-        """This entry as the newest of its chain."""
+        """Return the head of a chain that ends with this entry."""
         return Head(seq=self.seq, sha256=self.sha256)
 
     def redacted(self) -> "Entry":
-        """The same link without its context."""
+        """Return the entry without its context; its hash is the same."""
         return self if self.context is None else self.model_copy(update={"context": None})
 
     def check_signature(self) -> None:
@@ -145,20 +145,20 @@ class Entry(BaseModel):
             raise LedgerError(f"{place} was edited: it is not what {self.by[:16]}… signed") from None
 
 
-def signed(signer: Ed25519PrivateKey, /, **said: Any) -> Entry:  # noqa: ANN401 - an entry's own fields
-    """An entry that `signer` signs; `by`, `signature` and `context_sha256` are filled in."""
-    context: Context | None = said.get("context")
-    bare = Entry(
-        **said,
+def signed(signer: Ed25519PrivateKey, /, **values: Any) -> Entry:  # noqa: ANN401 - an entry's fields
+    """Create an entry and sign it; `by`, `signature` and `context_sha256` are filled in."""
+    context: Context | None = values.get("context")
+    unsigned = Entry(
+        **values,
         context_sha256=context.sha256 if context else None,
         by=signer.public_key().public_bytes_raw().hex(),
         signature="0" * 128,
     )
-    return bare.model_copy(update={"signature": signer.sign(ENTRY + bare.statement).hex()})
+    return unsigned.model_copy(update={"signature": signer.sign(ENTRY + unsigned.statement).hex()})
 
 
-def _json(said: dict[str, Any]) -> bytes:
-    return json.dumps(said, sort_keys=True, separators=(",", ":")).encode()
+def _json(values: dict[str, Any]) -> bytes:
+    return json.dumps(values, sort_keys=True, separators=(",", ":")).encode()
 
 
 def _binary64(number: float | None) -> str | None:

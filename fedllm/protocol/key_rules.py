@@ -1,4 +1,4 @@
-"""Which keys exist at all. A key may come from a message: one that could mean two things is refused."""
+"""Check object keys: they may come from a message, so a key with more than one reading is refused."""
 
 import re
 
@@ -10,10 +10,10 @@ _PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*", re.ASCII)
 
 
 def checked_key(key: str) -> str:
-    """`key`, when each part between slashes is plain: no `..`, no empty part, no escape, nothing hidden.
+    """Return `key` unchanged if it is valid.
 
     Raises:
-        RefusedError: Otherwise.
+        RefusedError: the key is too long, or a part is empty or has a character that is not allowed there.
     """
     if len(key) > LONGEST or not all(_PART.fullmatch(part) for part in key.split("/")):
         raise RefusedError(f"{key[:80]!r} is no key: use parts of A-Z, a-z, 0-9, '.', '_' and '-'")
@@ -21,10 +21,10 @@ def checked_key(key: str) -> str:
 
 
 def checked_prefix(prefix: str) -> str:
-    """`prefix`, when it is empty, ends a part, or could begin a key.
+    """Return `prefix` unchanged if it is empty or a valid key, with or without a slash at its end.
 
     Raises:
-        RefusedError: Otherwise.
+        RefusedError: no key can begin with it.
     """
     if prefix and prefix != "/":
         checked_key(prefix.removesuffix("/"))

@@ -1,8 +1,8 @@
-"""What parties say to each other: signed, versioned, and naming run, round, sender and receiver.
+"""The messages between coordinator and sites: signed, versioned, with run, round, sender and receiver.
 
-Every message is refused whole when a field is unknown, missing, of another type or out of its range:
-there is no partial reading. None carries code, a path or a command. Lists and maps have a largest size
-and are judged to their first fault alone (`fail_fast`): each fault that is listed costs kilobytes.
+A message with an unknown, missing, mistyped or out-of-range field is refused as a whole. No message carries
+code, a path or a command. Lists and maps have a maximum size, and validation stops at their first error
+(`fail_fast`), because each reported error costs kilobytes of memory.
 """
 
 from collections.abc import Mapping
@@ -25,8 +25,8 @@ RunId = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 Text = Annotated[str, Field(max_length=2000)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0, lt=2**53)]
-FP32 = "fp32"  # the codec of a plan that names none
-MEMBERS = 10_000  # sites that a message names, at most
+FP32 = "fp32"  # the codec of a plan without `codec`
+MEMBERS = 10_000  # the most sites in one message
 
 
 def _is_none(value: object) -> bool:
@@ -38,7 +38,7 @@ def _is_sync(value: object) -> bool:
 
 
 class Message(BaseModel):
-    """The head of every message; `schema_` is fixed by each kind."""
+    """The fields that all messages have; each kind sets its `schema_`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, populate_by_name=True)
     largest: ClassVar[int] = 256 * 1024  # bytes of the envelope
@@ -52,7 +52,7 @@ class Message(BaseModel):
 
 
 class Sealed(BaseModel):
-    """A reference to a sealed object: key, and the hashes of what is stored and of what is inside."""
+    """A reference to a sealed object: its key, size and hash, and those of the plaintext."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -77,7 +77,7 @@ class PublicKeys(BaseModel):
 
 
 class Roster(Message):
-    """Who takes part. Its version only rises."""
+    """The members of the federation. The roster's version only rises."""
 
     largest: ClassVar[int] = 4 * 1024 * 1024
     schema_: Literal["fedllm.roster/1"] = Field(default="fedllm.roster/1", alias="schema")
@@ -86,51 +86,51 @@ class Roster(Message):
 
 
 class Head(Message):
-    """Where to look. Its counter only rises, over all runs of a federation."""
+    """A pointer to the current plan. Its counter only rises, across all runs of a federation."""
 
     schema_: Literal["fedllm.head/1"] = Field(default="fedllm.head/1", alias="schema")
     counter: Count
     epoch: Count  # the lease's fencing epoch
     state: Literal["idle", "training"]
     plan_sha256: Sha256 | None = None  # of the plan's envelope
-    # A phase after the training, in which the sites are asked something; absent in the JSON otherwise.
+    # A phase after the training, in which sites get queries; absent from the JSON at other times.
     phase: Name | None = Field(default=None, exclude_if=_is_none)
 
 
 class LedgerHead(entry.Head):
-    """The newest entry of a data set's ledger that the coordinator has checked, and signs for."""
+    """The newest checked entry of a data set's ledger; a plan countersigns it."""
 
     dataset: DatasetId
 
 
 class Plan(Message):
-    """What is asked of whom in one round, until when."""
+    """The task of one round: its sites, settings, model and deadline."""
 
     schema_: Literal["fedllm.plan/1"] = Field(default="fedllm.plan/1", alias="schema")
     largest: ClassVar[int] = 4 * 1024 * 1024
 
     epoch: Count
-    rounds: Annotated[int, Field(ge=1, le=10_000)]  # the federation's length, for schedules that span it
-    follows: Sha256 | None = None  # the report of the round before
+    rounds: Annotated[int, Field(ge=1, le=10_000)]  # of the whole training, for schedules that depend on it
+    follows: Sha256 | None = None  # hash of the previous round's report
     deadline: Finite  # s since 1970 by the store's clock
     seed: Count
     sites: Annotated[tuple[Name, ...], Field(max_length=MEMBERS, strict=False, fail_fast=True)]
-    # Unnormalised, public, fixed here (`work`: batch size, times steps done).
+    # Unnormalised and public (`work`: the batch size, to be multiplied by the steps done).
     weights: Annotated[Mapping[Name, Count], Field(max_length=MEMBERS, fail_fast=True)]
     weighting: Literal["examples", "work", "equal"]
     base_sha256: Sha256
     adapter: AdapterConfig
     layout_sha256: Sha256  # of the flat tensor's names and shapes
-    frozen_sha256: Sha256  # of A as expanded from the seed
+    frozen_sha256: Sha256  # of the frozen factor A, expanded from the seed
     model: Sealed
     task: TaskConfig
     local: LocalConfig
-    # How updates become bytes. fp32 is left out, so that sites of earlier releases can read the plan.
+    # The encoding of updates. fp32 is left out, so that sites of earlier releases can read the plan.
     codec: Annotated[Name, Field(exclude_if=lambda name: name == FP32)] = FP32
-    most_bytes: Count  # of a sealed update
-    recipient: Recipient  # updates are sealed for this key of the round's own; it is destroyed after it
+    most_bytes: Count  # the largest sealed update
+    recipient: Recipient  # the round's own age key, which seals the updates; destroyed after the round
     confidentiality: Mode
-    schedule: Name = Field(default="sync", exclude_if=_is_sync)  # absent in the JSON where it is `sync`
+    schedule: Name = Field(default="sync", exclude_if=_is_sync)  # absent from the JSON if `sync`
     privacy: PrivacyPlan | None = None  # None: no DP is configured
     ledgers: Annotated[
         Mapping[
@@ -141,21 +141,21 @@ class Plan(Message):
 
 
 class Card(Message):
-    """A site's heartbeat and its own claims; a weight by examples rests on them, privacy never does."""
+    """A site's heartbeat and its claims; weights by examples depend on them, privacy does not."""
 
     schema_: Literal["fedllm.card/1"] = Field(default="fedllm.card/1", alias="schema")
     counter: Count
     state: Literal["preparing", "idle", "training", "stopped"]  # idle: ready for a plan
     base_sha256: Sha256 | None = None
-    examples: Count | None = None  # None: the site keeps its count to itself
+    examples: Count | None = None  # None: the site does not disclose it
     cpus: Count
     fedllm: Annotated[str, Field(max_length=40)]
     progress: "Progress | None" = None
-    announced: Count = 0  # rises when the site says that it has new data, and never by itself under DP
+    announced: Count = 0  # announcements of new data; without `examples` only a person makes one
 
 
 class Progress(BaseModel):
-    """How far a site's training is."""
+    """The progress of a site's training."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -166,7 +166,7 @@ class Progress(BaseModel):
 
 
 class Answer(Message):
-    """What a site will do about a plan."""
+    """A site's decision about a plan."""
 
     schema_: Literal["fedllm.answer/1"] = Field(default="fedllm.answer/1", alias="schema")
     plan_sha256: Sha256
@@ -176,7 +176,7 @@ class Answer(Message):
 
 
 class Update(Message):
-    """What a site did. `failed` says that it tried and why it could not."""
+    """The result of a site's training; `failed` is the reason why it failed."""
 
     largest: ClassVar[int] = 4 * 1024 * 1024
     schema_: Literal["fedllm.update/1"] = Field(default="fedllm.update/1", alias="schema")
@@ -184,7 +184,7 @@ class Update(Message):
     failed: Text | None = None
     payload: Sealed | None = None
     steps: Count = 0
-    examples: Count | None = None  # records trained on, repeats counted
+    examples: Count | None = None  # records trained on, including repeats
     loss: Finite | None = None  # mean over the round; absent under DP
     seconds: Finite | None = None  # absent under DP
     ledger: Annotated[
@@ -193,16 +193,16 @@ class Update(Message):
 
 
 class Query(Message):
-    """What one site is asked in a phase after the training, relayed through its inbox."""
+    """A query to one site in a phase after the training, relayed through its inbox."""
 
     schema_: Literal["fedllm.query/1"] = Field(default="fedllm.query/1", alias="schema")
     plan_sha256: Sha256
     phase: Name
-    body: Annotated[str, Field(max_length=150_000)]  # as the plan's mode of confidentiality has it
+    body: Annotated[str, Field(max_length=150_000)]  # in the format of the plan's confidentiality mode
 
 
 class Reply(Message):
-    """What a site answers in such a phase."""
+    """A site's reply to a query."""
 
     schema_: Literal["fedllm.reply/1"] = Field(default="fedllm.reply/1", alias="schema")
     plan_sha256: Sha256
@@ -211,27 +211,25 @@ class Reply(Message):
 
 
 class Verdict(BaseModel):
-    """What dp-audit found about one site's update."""
+    """The result of dp-audit for one site's update."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     site: Name
     accepted: bool
-    reason: Text = ""  # why not
+    reason: Text = ""  # why it was not accepted
     checks: Annotated[
         Mapping[Annotated[str, Field(max_length=100)], Literal["pass", "fail", "not observable"]],
         Field(max_length=100, fail_fast=True),
     ]
-    privacy: Text  # `no DP configured`, or what was spent of what
-    epsilon: Finite | None = (
-        None  # spent in this training so far, recomputed from the ledger; None without DP
-    )
+    privacy: Text  # `no DP configured`, or the budget spent and its limit
+    epsilon: Finite | None = None  # spent in this training, recomputed from the ledger; None without DP
     ledger: LedgerHead | None = None  # the newest entry that was checked
     norm: Finite | None = None  # L2 of the update
 
 
 class Counted(BaseModel):
-    """One update that counts, and for how much."""
+    """An update that counts, and its weight."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -241,7 +239,7 @@ class Counted(BaseModel):
 
 
 class Closed(Message):
-    """Which updates count, in order: from here on the aggregate is the same whoever computes it."""
+    """The updates that count, in order; they determine the aggregate bit for bit."""
 
     schema_: Literal["fedllm.closed/1"] = Field(default="fedllm.closed/1", alias="schema")
     largest: ClassVar[int] = 16 * 1024 * 1024
@@ -252,7 +250,7 @@ class Closed(Message):
 
 
 class Report(Message):
-    """What a round came to, as all may know it."""
+    """The public result of a round."""
 
     schema_: Literal["fedllm.report/1"] = Field(default="fedllm.report/1", alias="schema")
     closed_sha256: Sha256
@@ -263,13 +261,13 @@ class Report(Message):
 
 
 class Invitation(Message):
-    """What a site needs to join; sealed for it and handed over outside the exchange."""
+    """Address and credentials that a site needs to join; sealed for it, handed over outside the exchange."""
 
     schema_: Literal["fedllm.invitation/1"] = Field(default="fedllm.invitation/1", alias="schema")
     coordinator: PublicKeys
     store_url: Text
     endpoint: Text | None = None
     region: Text
-    ca: Annotated[str, Field(max_length=20_000)] | None = None  # PEM: who vouches for the store's certificate
+    ca: Annotated[str, Field(max_length=20_000)] | None = None  # PEM: the store's certificate authority
     access_key: Text | None = None
     secret_key: Text | None = None

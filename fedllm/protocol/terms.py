@@ -1,4 +1,4 @@
-"""What a training does for privacy, as coordinator and sites agree on it before the first step."""
+"""The privacy terms of a training, which coordinator and sites agree on before the first step."""
 
 import hashlib
 import json
@@ -30,48 +30,48 @@ class SiteTerms(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    sampling_rate: Rate  # q, of the units
+    sampling_rate: Rate  # q: share of the units in a step
     noise_multiplier: Positive  # sigma, in units of clip
 
 
 class PrivacyPlan(SiteTerms):
-    """What every plan of a run says about privacy, word for word the same.
+    """The privacy terms in the plans of a run, identical in all of them.
 
-    A site reserves all of it before its first step: `rounds` times `steps` steps at its own q and sigma.
-    With the unit `site` a step is a round, and each site draws its share of the noise.
+    A site reserves the whole training before its first step: `rounds` times `steps` steps at its q and sigma.
+    With the unit `site` a step is a round, and each site adds its share of the noise.
     """
 
     unit: Unit
     adjacency: Literal["add-remove"] = ADJACENCY
     unit_field: Annotated[str, Field(max_length=200)] | None = None  # the field that names a person
-    max_per_person: Annotated[int, Field(ge=1, le=1000)] = 1  # records a person gives to one step
-    epsilon: Positive  # the most that a site may spend in this training
+    max_per_person: Annotated[int, Field(ge=1, le=1000)] = 1  # the most records of a person in one step
+    epsilon: Positive  # the budget of each site for this training
     delta: Annotated[float, Field(gt=0, lt=1)]
-    clip: Positive  # L2 norm of a unit's gradient; of an update for `site`
-    rounds: Steps  # the most, failed ones among them
-    steps: Steps  # the most in a round
-    min_honest: Annotated[int, Field(ge=1, le=10_000)] = 1  # `site`: survivors whose shares make sigma
-    # Those that differ.
+    clip: Positive  # L2 norm of a unit's gradient, or of an update for `site`
+    rounds: Steps  # the most, including failed ones
+    steps: Steps  # the most per round
+    min_honest: Annotated[int, Field(ge=1, le=10_000)] = 1  # `site`: how many shares add up to sigma
+    # Terms of single sites, where they differ.
     sites: Mapping[Name, SiteTerms] = Field(default_factory=dict, max_length=10_000, fail_fast=True)
 
     def at(self, site: str) -> SiteTerms:
-        """A site's own q and sigma."""
+        """Return a site's q and sigma."""
         return self.sites.get(site, self)
 
     def unpaid(self, wanted: int, failed: int) -> int:
-        """How many rounds are wanted beyond those paid for; a failed one is made up for, and was paid."""
+        """Return how many wanted rounds the plan does not cover; each failed round adds one."""
         return max(0, wanted + failed - self.rounds)
 
     @property
     def sha256(self) -> str:
-        """Of its fields as compact JSON with sorted keys."""
+        """Return the hash of the fields as compact JSON with sorted keys."""
         text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class PrivateTerms:
-    """What a site's training process must know."""
+    """The privacy terms that a site's training process needs."""
 
     unit: Unit
     sampling_rate: float
@@ -83,12 +83,12 @@ class PrivateTerms:
 
 
 def private_terms(plan: PrivacyPlan, site: str) -> PrivateTerms:
-    """A plan's terms as one site trains by them."""
-    mine = plan.at(site)
+    """Return a plan's terms for one site."""
+    terms = plan.at(site)
     return PrivateTerms(
         unit=plan.unit,
-        sampling_rate=mine.sampling_rate,
-        noise_multiplier=mine.noise_multiplier,
+        sampling_rate=terms.sampling_rate,
+        noise_multiplier=terms.noise_multiplier,
         clip=plan.clip,
         unit_field=plan.unit_field,
         max_per_person=plan.max_per_person,
@@ -102,6 +102,6 @@ def rounded_up(epsilon: float) -> str:
 
 
 def told_in_words(plan: PrivacyPlan, spent: float | None) -> str:
-    """What was spent of what, in a line; `spent` is None where no ledger could be checked."""
-    told = "not observable" if spent is None else rounded_up(spent)
-    return f"epsilon {told} of {plan.epsilon:g} at delta {plan.delta!r}, by {plan.unit}, {plan.adjacency}"
+    """Describe the budget spent and its limit in one line; `spent` is None if no ledger could be checked."""
+    epsilon = "not observable" if spent is None else rounded_up(spent)
+    return f"epsilon {epsilon} of {plan.epsilon:g} at delta {plan.delta!r}, by {plan.unit}, {plan.adjacency}"

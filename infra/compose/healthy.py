@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Whether a server answers with success: `healthy URL`.
+"""Check that a server answers with success: `healthy URL` exits with 0 if it does.
 
-The exit code says it. The standard library alone, since it runs every few seconds. Certificates are checked:
-FEDLLM_CA_FILE names the only authority that is believed.
+It uses only the standard library, since it runs every few seconds. Certificates are verified: FEDLLM_CA_FILE
+is the only trusted authority.
 """
 
 import os
@@ -12,10 +12,10 @@ import urllib.request
 
 
 def main() -> int:
-    """Ask once, for five seconds at most."""
+    """Send one request with a timeout of five seconds, and return the exit code."""
     url = sys.argv[1] if len(sys.argv) > 1 else ""
     if not url.startswith(("http://", "https://")):
-        print("healthy: give it a URL", file=sys.stderr)  # noqa: T201 - its only words
+        print("healthy: give it a URL", file=sys.stderr)  # noqa: T201 - its only output
         return 2
     handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({})]
     if url.startswith("https://"):
@@ -25,7 +25,7 @@ def main() -> int:
         with urllib.request.build_opener(*handlers).open(url, timeout=5):
             return 0
     except OSError as error:
-        print(f"healthy: {url}: {error}", file=sys.stderr)  # noqa: T201 - its only words
+        print(f"healthy: {url}: {error}", file=sys.stderr)  # noqa: T201 - its only output
         return 1
 
 
