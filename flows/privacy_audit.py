@@ -109,13 +109,13 @@ def _show(config: FederationConfig, findings: Findings) -> None:
     create_table_artifact(
         key=f"{config.name}-privacy-audit",
         table=findings.rows,
-        description="What the newest privacy audit found",
+        description="Findings of the newest privacy audit",
     )
     lines = "\n".join(f"- **{row['check']}**: {row['finding']}" for row in findings.rows)
     create_markdown_artifact(
         key=f"{config.name}-privacy-audit-report",
         markdown=f"# Privacy audit of {config.name}\n\n{lines}\n\n{_REMARKS}\n",
-        description="The newest privacy audit, in words",
+        description="Report of the newest privacy audit",
     )
 
 

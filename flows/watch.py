@@ -108,7 +108,7 @@ def _emit_end(training: Training, event: str, reason: str = "") -> None:
         payload = {"reason": reason or (row.reason if row else ""), "rounds": rounds}
         events.emit_training_end(training, event, payload)
     except Exception as error:  # noqa: BLE001 - no failure here may change how the training ends
-        log.warning("Prefect did not receive how %s ended: %s", training.run, error)
+        log.warning("the end of %s could not be reported to Prefect: %s", training.run, error)
 
 
 def _beat(training: Training) -> None:

@@ -67,12 +67,12 @@ class Accounts:
         if self.is_charged(plan.message):
             # One charge pays for one release. The charged round is not in this site's memory: another home of
             # the same owner took it, or this memory is an older copy.
-            raise RefusedError("the round is on this site's ledger already: it was taken elsewhere")
+            raise RefusedError("the round is in this site's ledger already: another copy trained it")
         event = whole_training(asked, self.site)
         spent = _epsilon(event, asked.delta)
         if spent > asked.epsilon * _ROUNDING:
             raise RefusedError(
-                f"the privacy plan names epsilon {asked.epsilon:.6g}, its noise spends {spent:.6g}"
+                f"the privacy plan states epsilon {asked.epsilon:.6g}, but its noise spends {spent:.6g}"
             )
         self.ledger.reserve(
             self.dataset,

@@ -83,7 +83,7 @@ class Agent:
             if self._void is None:
                 self._show("stopped")
         except FedllmError as error:
-            log.warning("could not say goodbye: %s", error)
+            log.warning("the site's last card could not be published: %s", error)
         self.memory.close()
         self._lock.release()
 
@@ -105,13 +105,13 @@ class Agent:
                 self._give_up_void_keys(error)
             except ExchangeError as error:
                 away, self._void = away + 1, None
-                log.warning("no luck with the store (%d): %s", away, one_line(str(error)))
+                log.warning("the store failed (attempt %d): %s", away, one_line(str(error)))
             except Exception as error:
                 away += 1
                 if is_full(error):
-                    log.error("this site's disk is full: make space; the work goes on by itself then")  # noqa: TRY400 - the one line says all
+                    log.error("this site's disk is full: make space; it then continues by itself")  # noqa: TRY400 - the one line says all
                 else:
-                    log.exception("something went wrong; this site goes on")
+                    log.exception("unexpected error; this site continues")
             near = self.watch.head is not None and self.watch.head.state == "training"
             pause = self.member.site.poll_near if near else self.member.site.poll_idle
             stop.wait(min(pause * 2 ** min(away, 5), 10.0))

@@ -52,7 +52,7 @@ class DataWatch:
                 return None
             sha256 = _sha256(self._path)
         except OSError as error:
-            log.warning("the data cannot be looked at: %s", error)
+            log.warning("the data file cannot be checked: %s", error)
             return None
         self._hashed = current
         number = self._memory.value(MARK)
@@ -69,7 +69,7 @@ class DataWatch:
             log.warning("the data changed and cannot be read, so nothing is announced: %s", error)
             return None
         self._memory.rise(MARK, number, sha256)
-        log.info("the data changed: announced, the site's number %d", number)
+        log.info("the data changed: announced with number %d", number)
         return records
 
 

@@ -73,7 +73,7 @@ class Answers:
             decision = self.records.objection(asked.task) or decision
         if decision.kind != "decline" and self.was_made(asked):
             decision = Decision(
-                "decline", reason="the round's update is sent: this memory is older", event="refused"
+                "decline", reason="the round's update was sent already: this memory is older", event="refused"
             )
         if decision.event:
             party = messages.COORDINATOR

@@ -95,7 +95,7 @@ def _show_preparing(member: Membership, memory: Memory, ended: threading.Event) 
         try:
             publish_card(member, _mailbox(member), memory, "preparing")
         except FedllmError as error:
-            log.info("the coordinator is not told that this site prepares: %s", one_line(str(error)))
+            log.info("the coordinator cannot be told that this site is preparing: %s", one_line(str(error)))
         ended.wait(member.site.heartbeat)
 
 

@@ -35,7 +35,7 @@ class HeldBase:
         """
         if adapter.method == "full":
             if not is_vision(self.folder):
-                raise ModelError("the adapter method full is for image models, and this base is none")
+                raise ModelError("the adapter method full is for image models, and this base is not one")
             return self.numbers
         size = 0
         layers = None if adapter.layers == "all" else set(adapter.layers)

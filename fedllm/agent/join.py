@@ -20,14 +20,14 @@ from fedllm.secure.identity import Identity, create_identity, fingerprint, load_
 from fedllm.secure.sealing import unseal
 
 _POLICY = """\
-# This site's own limits, whatever a plan asks. `policy` is a key of this file, and these are its defaults:
-#   max_steps: 1000       local steps of a round
+# This site's own limits, which no plan can exceed. `policy` is a key of this file; these are its defaults:
+#   max_steps: 1000       local steps per round
 #   max_training: 4h      one training
-#   hours: null           when this site works by its own clock, such as 22:00-06:00
-#   min_cohort: 2         sites of a round, this one among them
-#   max_bytes: null       of a run, both ways
-#   max_epsilon: null     privacy that one training may cost
-#   total_epsilon: null   and all trainings together
+#   hours: null           when this site trains, in its local time, such as 22:00-06:00
+#   min_cohort: 2         sites per round, this one included
+#   max_bytes: null       per run, up and down
+#   max_epsilon: null     the privacy cost of one training
+#   total_epsilon: null   and of all trainings together
 # docs/operations.md has the others. The agent reads this file when it starts.
 """
 
@@ -66,7 +66,7 @@ def init_site(name: str, data: Path, home: Path, **settings: object) -> Path:
 def check_name(name: str) -> None:
     """Raise `IdentityError` for an invalid site name."""
     if not re.fullmatch(NAME, name):
-        raise IdentityError(f"{name!r} is no site name: small letters, digits and hyphens, 63 at most")
+        raise IdentityError(f"{name!r} is not a site name: use small letters, digits and hyphens, 63 at most")
 
 
 def _init_site(name: str, data: Path, home: Path, settings: dict[str, object]) -> Path:
@@ -144,7 +144,7 @@ def accept_invitation(path: Path, home: Path, expected: str | None = None) -> Me
     coordinator = invitation.coordinator
     if expected is not None and fingerprint(coordinator) != expected.strip():
         raise IdentityError(
-            f"the invitation comes from {fingerprint(coordinator)}, not from the coordinator that was told: "
+            f"the invitation comes from {fingerprint(coordinator)}, not from the expected coordinator: "
             "do not use it"
         )
     _pin(home / f"coordinator-{invitation.federation}.json", coordinator)
@@ -185,6 +185,6 @@ def _pin(path: Path, coordinator: PublicKeys) -> None:
         path.write_text(coordinator.model_dump_json(), encoding="utf-8")
     elif read_card(path) != coordinator:
         raise IdentityError(
-            f"the invitation names another coordinator than {path.name} remembers: compare fingerprints with "
+            f"the invitation names another coordinator than {path.name} does: compare fingerprints with "
             "the coordinator over the telephone, then remove that file"
         )

@@ -96,8 +96,8 @@ def _refuse_another(wanted: Wanted, before: SiteConfig, *, replace: bool) -> Non
         others.append(f"base {before.base}")
     if others and not replace:
         raise ConfigError(
-            f"{wanted.name} exists, with {' and '.join(others)}: nothing is changed; add --replace to let it "
-            "hold what you name now, with the keys, policy and ledger that it has"
+            f"{wanted.name} exists, with {' and '.join(others)}: nothing is changed; add --replace to "
+            "give it the new values; it keeps its keys, policy and ledger"
         )
 
 
@@ -117,9 +117,9 @@ def _refuse_faulty(data: Path, result: Inspection, most: float) -> None:
         return
     faults = listed(result.left_out) if result.left_out else "all records are withdrawn"
     raise DataError(
-        f"{data}: {len(result.left_out)} of {result.rows} rows cannot be used, more than a site leaves out "
-        f"({most:g} of them; --max-left-out, policy.max_left_out): {faults}. Names of fields and labels are "
-        "the federation's: write yours so, or ask its coordinator to name yours in `task`"
+        f"{data}: {len(result.left_out)} of {result.rows} rows cannot be used, more than may be left out "
+        f"({most:g} of them; --max-left-out, policy.max_left_out): {faults}. The federation sets the "
+        "names of fields and labels: rename yours, or ask its coordinator to add yours to `task`"
     )
 
 
@@ -149,7 +149,7 @@ def _change(home: Path, changes: dict[str, str]) -> None:
         after = load_site(draft)
         if {"data": str(after.data), "base": after.base} != changes:
             draft.unlink()
-            raise ConfigError(f"{file}: write `data` and `base` on a line each, or change them by hand")
+            raise ConfigError(f"{file}: write `data` and `base` on one line each, or change them by hand")
         draft.replace(file)
     finally:
         lock.release()

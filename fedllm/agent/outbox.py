@@ -47,7 +47,7 @@ class Outbox:
         self.memory.release(run, number)
         sealed.unlink(missing_ok=True)
         if work.payload is None:
-            log.info("round %d of %s: the coordinator knows that nothing was trained", number, run)
+            log.info("round %d of %s: reported that nothing was trained", number, run)
         else:
             log.info("round %d of %s: update released", number, run)
 

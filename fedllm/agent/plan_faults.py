@@ -58,13 +58,13 @@ def _in_the_cohort(plan: Plan, roster: Container[str]) -> str | None:
     if len(sites) < len(plan.sites):
         return "the plan names a site twice"
     if foreign := [name for name in plan.sites if name not in roster]:
-        return f"the plan asks {foreign[0]}, who is not in the roster"
+        return f"the plan includes {foreign[0]}, which is not in the roster"
     if set(plan.weights) != sites:
         odd = min(set(plan.weights) ^ sites)
         return f"weights and sites of the plan do not name the same sites: {odd}"
     weights = set(plan.weights.values())
     if 0 in weights:
-        return "the plan gives a site no weight"
+        return "the plan gives a site the weight 0"
     if plan.weighting != "examples" and len(weights) > 1:
         return f"the plan's weights differ, though its weighting is {plan.weighting}"
     return None
@@ -75,34 +75,34 @@ def _in_the_privacy(plan: Plan) -> str | None:
     if asked is None:
         return None
     if plan.weighting != "equal":
-        return f"the plan weighs by {plan.weighting}: with privacy weights are equal"
+        return f"the plan weights by {plan.weighting}: with privacy, weights must be equal"
     if plan.round > asked.rounds:
         return f"the privacy plan's {asked.rounds} rounds are over"
     if asked.unit != "site" and plan.local.steps > asked.steps:
         return f"{plan.local.steps} steps are above the privacy plan's {asked.steps}"
     if (asked.unit == "person") != (asked.unit_field is not None):
-        return "the privacy plan must name the field of a person, and of a person alone"
+        return "the privacy plan must name a field for the unit person, and for no other unit"
     return _in_the_mechanism(asked)
 
 
 def _in_the_mechanism(asked: PrivacyPlan) -> str | None:
     if asked.unit == "site" and (asked.sampling_rate != 1 or asked.sites or asked.steps != 1):
-        return "where whole sites are hidden every site takes each round as one step of rate 1"
+        return "with privacy by site, every site must take each round as one step at sampling rate 1"
     if asked.rounds * asked.steps > _MOST_STEPS:
         return f"{asked.rounds * asked.steps} steps of a privacy plan are above {_MOST_STEPS}"
     if not _LEAST_CLIP <= asked.clip <= _MOST_CLIP:
-        return f"a clip of {asked.clip:g} is beyond any use"
+        return f"a clip of {asked.clip:g} is out of range"
     for terms in (asked, *asked.sites.values()):
         if asked.unit == "site" and terms.noise_multiplier < _LEAST_SHARE * math.sqrt(asked.min_honest):
-            return f"sigma {terms.noise_multiplier:g} among {asked.min_honest} sites is beyond any use"
+            return f"sigma {terms.noise_multiplier:g} among {asked.min_honest} sites is out of range"
         if terms.sampling_rate < _LEAST_RATE or not _LEAST_NOISE <= terms.noise_multiplier <= _MOST_NOISE:
-            return f"q {terms.sampling_rate:g} and sigma {terms.noise_multiplier:g} are beyond any use"
+            return f"q {terms.sampling_rate:g} and sigma {terms.noise_multiplier:g} are out of range"
     return None
 
 
 def _in_the_codec(plan: Plan) -> str | None:
     if plan.privacy is not None and plan.privacy.unit == "site" and plan.codec != FP32:
-        return f"where whole sites are hidden updates arrive as they are, not as {plan.codec}"
+        return f"with privacy by site, updates must be sent as {FP32}, not as {plan.codec}"
     return None
 
 
@@ -112,7 +112,7 @@ def _in_the_keys(plan: Plan, layout: Layout) -> str | None:
     try:
         seal(b"", [plan.recipient])  # checked now: after the training it would be too late
     except IdentityError:
-        return "the plan's recipient is no age key"
+        return "the plan's recipient is not an age key"
     return None
 
 
@@ -125,9 +125,9 @@ def _in_the_sizes(plan: Plan, base: HeldBase) -> str | None:
         return str(error)
     model = plan.model
     if size is not None and not 4 * size < model.bytes <= 4 * size + _HEADER:
-        return f"a model of {model.bytes} bytes, the adapter has {size} numbers of 4 bytes"
+        return f"the model has {model.bytes} bytes, but the adapter has {size} numbers of 4 bytes"
     if not model.bytes < model.sealed_bytes <= model.bytes + model.bytes // _TAGS + _STANZAS:
-        return f"{model.bytes} bytes of a model cannot be {model.sealed_bytes} when sealed"
+        return f"a model of {model.bytes} bytes cannot have {model.sealed_bytes} bytes when sealed"
     codec = CODECS.get(plan.codec)  # an unknown codec is declined by the policy
     room = model.bytes // 4  # numbers: no fp32 file of that size holds more
     if codec is not None and plan.most_bytes < codec.most_bytes(room):

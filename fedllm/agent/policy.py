@@ -57,7 +57,7 @@ def decide(  # noqa: PLR0913 - what a decision rests on, each named by the calle
         fault: why the plan cannot be honest, from `fault_of`.
     """
     if site not in plan.sites:
-        return Decision("decline", reason="the plan does not ask this site")
+        return Decision("decline", reason="the plan does not include this site")
     if now >= plan.deadline:
         return Decision("decline", reason="the plan's deadline has passed")
     for reason in (
@@ -73,7 +73,7 @@ def decide(  # noqa: PLR0913 - what a decision rests on, each named by the calle
     if fault is not None:
         return Decision("decline", reason=one_line(fault), event="refused")
     if plan.local.steps > policy.max_steps:
-        return Decision("less", policy.max_steps, f"the policy allows {policy.max_steps} steps a round")
+        return Decision("less", policy.max_steps, f"the policy allows {policy.max_steps} steps per round")
     return Decision("accept", plan.local.steps)
 
 
@@ -106,7 +106,7 @@ def _about_the_size(plan: Plan, policy: PolicyConfig) -> str | None:
     if plan.adapter.rank > policy.max_rank:
         return f"rank {plan.adapter.rank} is above the policy's {policy.max_rank}"
     if length > policy.max_length:
-        return f"{length} tokens a record are above the policy's {policy.max_length}"
+        return f"{length} tokens per record are above the policy's {policy.max_length}"
     if plan.task.traits.tokens and tokens > policy.max_batch_tokens:
         return f"a batch of {tokens} tokens is above the policy's {policy.max_batch_tokens}"
     if (size := plan.model.sealed_bytes) * _COPIES > memory_limit(policy):
@@ -120,11 +120,11 @@ def _about_the_privacy(plan: Plan, policy: PolicyConfig) -> str | None:
     if unit not in policy.units:
         return f"privacy by {unit} is not what the policy allows: {', '.join(policy.units)}"
     if asked is None:
-        return "the policy has a privacy budget, the plan no privacy" if policy.budgets else None
+        return "the policy has a privacy budget, but the plan has no privacy" if policy.budgets else None
     if asked.unit == "person" and policy.person is not None and asked.unit_field != policy.person:
         return f"a person is named by {asked.unit_field} in the plan, by {policy.person} in the policy"
     if policy.max_epsilon is not None and asked.epsilon > policy.max_epsilon:
-        return f"epsilon {asked.epsilon:.6g} is above the policy's {policy.max_epsilon:.6g} a training"
+        return f"epsilon {asked.epsilon:.6g} is above the policy's {policy.max_epsilon:.6g} per training"
     if asked.delta > policy.max_delta:
         return f"delta {asked.delta:.6g} is above the policy's {policy.max_delta:.6g}"
     return None
@@ -145,7 +145,7 @@ def _about_the_cohort(plan: Plan, policy: PolicyConfig, roster: Mapping[str, str
     if plan.privacy is not None and plan.privacy.min_honest > honest:
         group = "pinned or this site" if policy.peers else "in the roster"
         return (
-            f"{plan.privacy.min_honest} honest survivors are counted on, {honest} of the cohort are {group}"
+            f"the plan needs {plan.privacy.min_honest} honest survivors, {honest} of the cohort are {group}"
         )
     return None
 
@@ -157,11 +157,11 @@ def _about_the_effort(plan: Plan, policy: PolicyConfig, now: float, spent: Spent
     if policy.hours is not None and hours_end(policy.hours, now) is None:
         return f"it is outside the policy's hours {policy.hours}"
     if policy.max_bytes is not None and spent.bytes + size > policy.max_bytes:
-        return f"{spent.bytes + size} bytes a run are above the policy's {policy.max_bytes}"
+        return f"{spent.bytes + size} bytes per run are above the policy's {policy.max_bytes}"
     if policy.max_seconds is not None and spent.seconds >= policy.max_seconds:
         if plan.privacy is not None:  # seconds reveal how many records were drawn
             return "a limit of the site's policy is reached"
-        return f"the policy's {policy.max_seconds:.6g} s of training a run are spent"
+        return f"the policy's {policy.max_seconds:.6g} s of training per run are spent"
     return None
 
 
@@ -176,12 +176,12 @@ def training_end(policy: PolicyConfig, now: float, spent: Spent) -> tuple[float,
     Returns:
         The end in s since 1970, by the clock of `now`, and the reason. The plan's deadline may be earlier.
     """
-    ends = [(now + policy.max_training, f"a training is over the policy's {policy.max_training:.6g} s")]
+    ends = [(now + policy.max_training, f"the training exceeded the policy's {policy.max_training:.6g} s")]
     if policy.hours is not None and (end := hours_end(policy.hours, now)) is not None:
         ends.append((end, f"the policy's hours {policy.hours} are over"))
     if policy.max_seconds is not None:
         left = policy.max_seconds - spent.seconds
-        ends.append((now + left, f"the policy's {policy.max_seconds:.6g} s of training a run are spent"))
+        ends.append((now + left, f"the policy's {policy.max_seconds:.6g} s of training per run are spent"))
     return min(ends)
 
 

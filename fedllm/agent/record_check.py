@@ -54,12 +54,10 @@ class RecordCheck:
             records.log(logging.ERROR, str(self.data))
             return "the site's records do not fit the plan's task; the site's own log says which and why"
         if records.share > self.most:
-            more = (
-                f"; more than policy.max_left_out, {self.most:g}: mend the file, or raise that in site.yaml"
-            )
+            more = f"; more than policy.max_left_out, {self.most:g}: fix the file, or raise that in site.yaml"
             records.log(logging.ERROR, str(self.data), more)
             return (
-                f"more of the site's records do not fit the plan's task than its policy lets be left out "
+                f"more of the site's records do not fit the plan's task than its policy allows to leave out "
                 f"({self.most:g} of them); the site's own log says which and why"
             )
         return None

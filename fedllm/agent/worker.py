@@ -94,9 +94,9 @@ class Workbench:
         learner = self._load(job)
         shared = learner.shared
         if shared.layout.sha256 != job.layout_sha256:
-            raise TrainingError("the adapter's names and shapes here are not the plan's")
+            raise TrainingError("the adapter's names and shapes here differ from the plan's")
         if shared.frozen_sha256 != job.frozen_sha256:
-            raise TrainingError("A as expanded here is not the plan's")
+            raise TrainingError("the matrix A as expanded here differs from the plan's")
         before = decode_flat(job.model.read_bytes(), shared.layout.size)
         shared.write(before)
         finished = _trained(learner, _records(job), job, progress)
@@ -134,7 +134,7 @@ def _records(job: Job) -> list[Record]:
     if records.left_out:
         too_many = records.share > job.max_left_out  # only under DP: otherwise the plan was declined
         advice = (
-            "; more than policy.max_left_out: the round goes on all the same, mend the file"
+            "; more than policy.max_left_out: the round continues anyway, but fix the file"
             if too_many
             else ""
         )

@@ -47,5 +47,5 @@ def combined(name: str, updates: Updates, denominator: int | None = None) -> tor
     """
     combine = COMBINES[name]
     if denominator is not None and combine.needs_single_updates:
-        raise RefusedError(f"a {name} has no denominator: with privacy of whole sites updates are summed")
+        raise RefusedError(f"a {name} takes no denominator: privacy by site needs the sum of the updates")
     return combine.of(updates, denominator)

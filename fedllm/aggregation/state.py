@@ -42,7 +42,7 @@ def decode_state(data: bytes, size: int) -> dict[str, torch.Tensor]:
         read = load(data)
     except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise RefusedError(
-            f"the optimiser state is no safetensors file: {' '.join(str(error).split())}"
+            f"the optimiser state is not a safetensors file: {' '.join(str(error).split())}"
         ) from None
     state = {name: tensor.clone() for name, tensor in read.items()}
     for name, tensor in state.items():
@@ -54,7 +54,7 @@ def decode_state(data: bytes, size: int) -> dict[str, torch.Tensor]:
     if "v" in state and bool((state["v"] < 0).any()):
         raise RefusedError("the stored v is negative: it is a sum of squares")
     if encode_state(state) != data:
-        raise RefusedError("the optimiser state is not in its one encoding")
+        raise RefusedError("the optimiser state is not in its canonical encoding")
     return state
 
 

@@ -66,7 +66,7 @@ def apply_strategy(
     kept = {name: tensor.to(torch.float32) for name, tensor in after.items()}
     if not all(bool(torch.isfinite(tensor).all()) for tensor in (stepped, *kept.values())):
         raise RefusedError(
-            f"{config.strategy} left the finite numbers: lower aggregation.lr (now {config.lr:g})"
+            f"{config.strategy} gave numbers that are not finite: lower aggregation.lr (now {config.lr:g})"
         )
     return stepped, kept
 
@@ -84,7 +84,7 @@ def _check(config: AggregationConfig, model: torch.Tensor, state: State) -> Stat
     if sorted(state) != sorted(wanted):
         raise RefusedError(
             f"{config.strategy} keeps {list(wanted)}, the stored state holds {sorted(state)}: "
-            "a run's aggregation.strategy cannot change on the way"
+            "a run's aggregation.strategy cannot change during the run"
         )
     for name, tensor in state.items():
         if tensor.shape != model.shape:

@@ -49,5 +49,5 @@ def weight(weighting: Literal["examples", "work", "equal"], planned: int, steps:
     """
     total = planned * steps if weighting == "work" else planned
     if total < 1:
-        raise RefusedError(f"the update would count for {total}: planned weight {planned}, steps {steps}")
+        raise RefusedError(f"the update would have weight {total}: planned weight {planned}, steps {steps}")
     return total

@@ -18,7 +18,7 @@ from fedllm.protocol.terms import PrivacyPlan, told_in_words
 
 # Published reasons of checks whose own reason quotes the update's norm, where the unit is a site.
 _UNQUOTED = {
-    "norm": "its norm is not one that the plan allows",
+    "norm": "its norm is outside what the plan allows",
     "noise": "it holds less noise than the plan asks for",
 }
 
@@ -39,7 +39,7 @@ def account_for(
         accounted = verdict.model_copy(update={"privacy": told_in_words(privacy, None)})
         if not verdict.accepted:
             return accounted
-        return _refused(accounted, "it shows no ledger of what its update cost", {"chain": "fail"})
+        return _refused(accounted, "it sent no privacy ledger for its update", {"chain": "fail"})
     head = None
     if finding.entries:
         keep_entries(journal, outcome.site, finding.entries)
@@ -71,7 +71,7 @@ def _finding(
         chain = state_of(known_entries(journal, outcome.site, other)) if other != dataset else ChainState()
         if any(r.about(plan.federation, plan.run or "") for r in chain.reservations.values()):
             nothing = dict.fromkeys(LEDGER_CHECKS, NOT_OBSERVABLE)
-            reason = f"its ledger of {other} accounts for this run already, now it shows that of {dataset}"
+            reason = f"its ledger of {other} already accounts for this run, but now it sent that of {dataset}"
             return LedgerFinding({**nothing, "events": "fail"}, reason)
     steps = outcome.steps if outcome.status == "updated" else 0
     taken = RoundTaken(outcome.site, plan.federation, plan.run or "", plan.round, steps)

@@ -52,6 +52,6 @@ def _publish_idle(journal: Journal, mailbox: Mailbox, run: str) -> None:
                 idle = point_head(journal, mailbox, run, 0, None)
     except ExchangeError as error:
         raise ExchangeError(
-            f"{run} is cancelled, but the sites could not be told and train to their deadline; "
-            f"`fedllm cancel {run}` again when the store answers: {error}"
+            f"{run} is cancelled, but the sites could not be notified and train until their deadline; "
+            f"run `fedllm cancel {run}` again when the store answers: {error}"
         ) from None

@@ -56,8 +56,8 @@ def refuse_older(journal: Journal, card: Card) -> int:
     known = row.counter if row is not None else -1
     if card.counter < known:
         raise ReplayError(
-            f"its card is number {card.counter}, {known} was seen before: the store shows an old one, or the "
-            "site lost its memory and needs new keys (`fedllm site rekey`)"
+            f"its card is number {card.counter}, but {known} was seen before: the store has an old card, or "
+            "the site lost its memory and needs new keys (`fedllm site rekey`)"
         )
     return known
 

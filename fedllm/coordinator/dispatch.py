@@ -60,7 +60,7 @@ def _refuse_led_before(training: Training, number: int) -> None:
         return  # not signed with these keys, so no site accepts it either
     if earlier is not None:
         forget_updates(training, number, earlier.message.sites)  # the key that opens them is lost
-        raise LedBeforeError("it was led before this journal was restored: sites may hold on to its plan")
+        raise LedBeforeError("it began before this journal was restored: sites may still hold its plan")
 
 
 def read_plan(training: Training, number: int) -> Plan:

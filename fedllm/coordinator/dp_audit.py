@@ -57,7 +57,7 @@ def _close(training: Training, number: int, outcomes: Sequence[SiteOutcome]) -> 
     if len(counted) < training.config.rounds.min_sites:
         reasons = "; ".join(f"{v.site}: {v.reason}" for v in verdicts if not v.accepted)
         raise RoundError(
-            f"round {number}: {len(counted)} updates may count, rounds.min_sites is "
+            f"round {number}: {len(counted)} updates can be counted, rounds.min_sites is "
             f"{training.config.rounds.min_sites} ({reasons})"
         )
     dispatched = training.journal.require(training.run, number, "dispatch", Dispatched)

@@ -67,7 +67,7 @@ class _ReplyWatch:
             return None
         reply = received.message
         if (reply.plan_sha256, reply.phase) != (_plan_sha256(self.training, number), self.phase.name):
-            raise RefusedError("replies to another plan or phase than the one of this round")
+            raise RefusedError("replies to a plan or phase that is not this round's")
         if mail.store.stat(key).modified > self.plan.deadline + GRACE:
             return SiteOutcome(site=site, status="silent", reason="the reply came after the deadline")
         return SiteOutcome(site=site, status="updated", verify=self.keys.verify, reply=reply.body)

@@ -67,7 +67,7 @@ def live_sites(training: Training, number: int, say: Callable[[str], None] = log
         report(Waiting())
     uncounted = sorted(live.keys() - cards.keys())
     for name in uncounted:
-        log.warning("%s has told no examples to weigh it by: left out", name)
+        log.warning("%s has not published its example count, so it has no weight: left out", name)
     if len(cards) < rounds.min_sites:
         raise RoundError(
             f"{len(cards)} of {len(invited)} sites are live, rounds.min_sites is {rounds.min_sites}: "
@@ -90,7 +90,7 @@ def _patience(training: Training, live: int, looks: Mapping[str, _SiteLook]) -> 
 
 def _waiting(training: Training, looks: Mapping[str, _SiteLook], live: Collection[str], missing: int) -> str:
     why = [
-        f"{name} {look.why or 'has told no examples to weigh it by'}"
+        f"{name} {look.why or 'has not published its example count'}"
         for name, look in sorted(looks.items())
         if name not in live
     ]
@@ -105,7 +105,7 @@ def _advice(looks: Mapping[str, _SiteLook], uncounted: list[str]) -> str:
         advice.append(f"begin again when the agents of {', '.join(preparing)} have prepared their base model")
     if uncounted:
         advice.append(
-            f"set aggregation.weighting to equal, since {', '.join(uncounted)} told no examples to weigh by "
+            f"set aggregation.weighting to equal, since {', '.join(uncounted)} published no example count "
             "(tell_count in site.yaml)"
         )
     return ", and ".join(advice) or "more sites have to join"

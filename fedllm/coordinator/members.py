@@ -179,8 +179,8 @@ def add_site(
             # Sites refuse a roster that holds one pair of keys under two names.
             if site.verify == keys.verify or site.recipient == keys.recipient:
                 raise IdentityError(
-                    f"{keys.name}'s card has the keys of {site.name}, who is in the roster: each site makes"
-                    " its own with `fedllm site init`"
+                    f"{keys.name}'s card has the keys of {site.name}, which is in the roster: each site makes"
+                    " its own keys with `fedllm site init`"
                 )
         if taken and not replace:
             raise IdentityError(
@@ -230,7 +230,7 @@ def store_iam(access: StoreAccess) -> "MinioIam":
 
     keys = access.registrar or (access.access_key, access.secret_key)
     if access.endpoint is None or keys[0] is None or keys[1] is None:
-        raise ConfigError("making a site's user needs the store's endpoint and its administrator's keys")
+        raise ConfigError("creating a site's user needs the store's endpoint and its administrator's keys")
     return MinioIam(access.endpoint, keys[0], keys[1], access.bucket, ca=access.ca)
 
 

@@ -54,7 +54,7 @@ def over(training: Training, number: int, *, force: bool) -> str | None:
     limit = privacy_plan(training)
     if limit is not None and number > limit.rounds:
         if not played(training.journal, training.run):
-            raise RoundError(f"no round was completed before: {BUDGET_SPENT}; begin a new training")
+            raise RoundError(f"no round was completed: {BUDGET_SPENT}; begin a new training")
         return BUDGET_SPENT  # failed rounds were charged too; `force` cannot exceed the budget
     begun = training.journal.outcome(training.run, number, "dispatch", Dispatched) is not None
     return None if force or begun else stop_reason(training)

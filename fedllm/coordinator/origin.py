@@ -56,9 +56,9 @@ def refuse_another_origin(journal: Journal, origin: Origin) -> None:
         )
     if origin == "simulated" and members["real"]:
         raise ConfigError(
-            f"{federation} is real: {listed(members['real'])} joined it with `fedllm site add`, and no "
-            "simulated site may. Run it with --agents external or take `simulation` out of its file; "
-            "simulate under another name"
+            f"{federation} is real: {listed(members['real'])} joined it with `fedllm site add`, so no "
+            "simulated site may join. Run it with --agents external, take `simulation` out of its file, "
+            "or simulate under another name"
         )
 
 

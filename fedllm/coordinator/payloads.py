@@ -43,7 +43,7 @@ def forget_updates(training: Training, number: int, sites: Iterable[str]) -> Non
         for site in sites:
             training.mailbox.store.delete(training.layout.payload(site, training.run, number))
     except ExchangeError as error:
-        log.warning("round %d: its sealed updates stay in the store for now: %s", number, error)
+        log.warning("round %d: its sealed updates could not be deleted from the store yet: %s", number, error)
 
 
 def _kept(training: Training, sealed: Sealed, name: str) -> bytes | None:

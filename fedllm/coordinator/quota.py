@@ -22,10 +22,10 @@ def check_quota(training: Training, plan: Plan, site: str) -> None:
     if strange := [entry.key for entry in stored if entry.key not in expected]:
         name = strange[0].rpartition("/")[2][:60]
         allowed = ", ".join(one.name for one in objects)
-        raise QuotaError(f"it keeps {name!r} under this round: {allowed} alone belong there")
+        raise QuotaError(f"it stored {name!r} under this round: only {allowed} belong there")
     size = sum(entry.size for entry in stored)
     most = sum(one.most_bytes(plan) for one in objects)
     if size > most:
-        raise QuotaError(f"it keeps {size} bytes for this round, its quota is {most}")
+        raise QuotaError(f"it stored {size} bytes for this round, its quota is {most}")
     if sum(1 for _ in store.list(layout.site_prefix(site), most=MOST_OBJECTS + 1)) > MOST_OBJECTS:
-        raise QuotaError(f"it keeps more than {MOST_OBJECTS} objects in all: `fedllm gc` removes old ones")
+        raise QuotaError(f"it stored more than {MOST_OBJECTS} objects in all: `fedllm gc` removes old ones")

@@ -68,7 +68,7 @@ def publish_waiting(training: Training) -> None:
             _note_refusal(training, run, number, str(error))
             continue
         except TrackingError as error:
-            log.warning("MLflow does not take round %d of %s, it stays queued: %s", number, run, error)
+            log.warning("MLflow does not accept round %d of %s, it stays queued: %s", number, run, error)
             return
         location = {"name": version.name, "version": version.version, "uri": version.uri}
         mark_released(training.journal, run, number, json.dumps(location))

@@ -72,7 +72,7 @@ class _UpdateWatch:
         journal, run = self._training.journal, self._training.run
         dispatched = journal.require(run, self._number, "dispatch", Dispatched)
         if plan_sha256 != dispatched.plan_sha256:
-            raise RefusedError("answers another plan than the one of this round")
+            raise RefusedError("answers a plan that is not this round's")
 
     def _outcome(self, received: Received[Update]) -> SiteOutcome:
         site, update = self._keys.name, received.message
@@ -88,9 +88,9 @@ class _UpdateWatch:
             )
         expected = self._training.layout.payload(site, self._training.run, self._number)
         if update.payload.key != expected:
-            raise RefusedError("the payload is not under the site's own key of this round")
+            raise RefusedError("the payload is not stored under the site's key for this round")
         if update.steps > min(self._answer.steps, self._plan.local.steps):
-            raise RefusedError(f"claims {update.steps} steps, promised were {self._answer.steps}")
+            raise RefusedError(f"reports {update.steps} steps, but promised {self._answer.steps}")
         private = self._plan.privacy is not None  # under DP these are dropped, even if a site sends them
         return SiteOutcome(
             site=site,

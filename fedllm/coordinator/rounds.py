@@ -105,7 +105,7 @@ def play(training: Training, runner: Runner, *, force: bool = False) -> str:
             except RoundError as error:
                 if not (overdue or isinstance(error, LedBeforeError)):
                     raise
-                log.warning("round %d cannot be completed, the next one follows: %s", number, error)
+                log.warning("round %d cannot be completed, continuing with the next one: %s", number, error)
     except LeaseError:
         raise  # another coordinator leads: this one may not write any more
     except CancelledError as error:
@@ -137,7 +137,7 @@ def close(training: Training, status: str, reason: str) -> None:
         publish_waiting(training)
         _end_record(training, status, reason)
     except ExchangeError as error:
-        log.warning("%s is over, but the store could not be told: %s", training.run, error)
+        log.warning("%s has ended, but the store could not be updated: %s", training.run, error)
     report_training(training)
 
 

@@ -40,6 +40,6 @@ def refuse_running(config: FederationConfig, keys: PublicKeys) -> None:
     age = card_age(config, keys) if store_access(config).has_users else None
     if age is not None:
         raise IdentityError(
-            f"the agent of {keys.name} runs, it was heard {age:.0f} s ago: a new invitation makes its store "
-            "keys void and cuts it off; add --replace to make one all the same, and send it to the site"
+            f"the agent of {keys.name} runs, last seen {age:.0f} s ago: a new invitation makes its store "
+            "keys invalid and disconnects it; add --replace to make one anyway, and send it to the site"
         )

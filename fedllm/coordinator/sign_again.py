@@ -51,13 +51,15 @@ def sign_versions(config: FederationConfig, tracking_uri: str, only: str | None 
     from fedllm.tracking import Tracker
 
     if coordinator_fingerprint(config.name) is None:
-        raise IdentityError(f"this machine holds no coordinator's keys for {config.name}: sign where it runs")
+        raise IdentityError(
+            f"this machine has no coordinator keys for {config.name}: sign at the coordinator"
+        )
     done = Signed()
     with closing(Journal(config.name)) as journal:
         tracker = Tracker(tracking_uri, coordinator_identity(config.name))
         chosen = [row for row in published_releases(journal) if only in {None, row.version}]
         if only is not None and not chosen:
-            raise ReviewError(f"this coordinator's journal has published no version {only} of {config.name}")
+            raise ReviewError(f"this coordinator's journal has no published version {only} of {config.name}")
         for row in chosen:
             try:
                 if only is None and tracker.is_signed(config.name, row.version):
@@ -95,9 +97,7 @@ def _rebuild(journal: Journal, release: "RoundRelease", model: Path, out: Path) 
 
     row = find_run(journal, release.run)
     if row is None or not model.is_file():
-        raise ModelError(
-            f"the adapter of round {release.round} of {release.run} is not on this disk any more"
-        )
+        raise ModelError(f"the adapter of round {release.round} of {release.run} is no longer on this disk")
     data = model.read_bytes()
     if hashlib.sha256(data).hexdigest() != release.model_sha256:
         raise ModelError(f"{model} is damaged: restore it from your backup")

@@ -133,7 +133,7 @@ class Training:
         """
 
         def gone() -> bytes:
-            raise RoundError(f"{key} is not in this journal: was another one restored?")
+            raise RoundError(f"{key} is not in this journal: was another journal restored?")
 
         envelope = self.journal.commit_bytes(key, gone)
         return self.mailbox.open(envelope, kind, self.mailbox.me.public, run=self.run, number=number)
@@ -209,7 +209,7 @@ def open_training(  # noqa: PLR0913 - what a training is made of, each named by 
             publish_roster(connected, journal, identity)
             begun_by = journal.commit_bytes(f"{config.name}/keys/{run}", identity.public.verify.encode)
             if begun_by.decode() != identity.public.verify:
-                raise ConfigError(f"{run} began under former keys of the coordinator: begin a new training")
+                raise ConfigError(f"{run} began with former keys of the coordinator: begin a new training")
             begin_run(journal, run, config.model_dump_json())
             if prefect_flow_run is not None:
                 play_by(journal, prefect_flow_run, run)

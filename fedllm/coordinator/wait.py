@@ -80,4 +80,4 @@ def member(training: Training, site: str) -> PublicKeys | None:
 
 
 def _not_a_member(site: str) -> SiteOutcome:
-    return SiteOutcome(site=site, status="refused", reason="it is not in the roster with these keys any more")
+    return SiteOutcome(site=site, status="refused", reason="it is no longer in the roster with these keys")

@@ -97,7 +97,7 @@ def anonymize_file(
     """
     records = read_records(source)
     if target.exists() and target.samefile(source):
-        raise ConfigError(f"{target} is what is read: name another file to write to")
+        raise ConfigError(f"{target} is the input file: name another file for the output")
     _refuse(fields)
     finder.load()
     secret, drawn = site_key(key)
@@ -125,5 +125,5 @@ def read_names(path: Path) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read as UTF-8 text: {error}") from None
     if not any(names):
-        raise DataError(f"{path}: holds no names; write one a line")
+        raise DataError(f"{path}: holds no names; write one per line")
     return [name for name in names if name]

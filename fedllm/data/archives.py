@@ -35,5 +35,5 @@ def member(archive: bytes, path: str, where: str) -> bytes:
             raise DataError(f"{where}: holds no {path}") from None
         file = tar.extractfile(info) if info.isreg() and info.size <= _LARGEST else None
         if file is None:
-            raise DataError(f"{where}: {path} is no plain file of a sensible size")
+            raise DataError(f"{where}: {path} is not a regular file, or too large")
         return file.read()

@@ -74,7 +74,7 @@ def forget(home: Path, values: Iterable[tuple[str, str]]) -> tuple[Forgotten, li
             if new:
                 add_entries(home, key, new)
     except OSError as error:
-        raise DataError(f"cannot journal in {home}: {error.strerror}") from None
+        raise DataError(f"cannot write the withdrawals in {home}: {error.strerror}") from None
     return Forgotten(key, (*before.entries, *new)), new
 
 
@@ -86,7 +86,7 @@ def _was_begun(home: Path) -> bool:
 def _read(home: Path) -> Forgotten:
     key = read_key(home / KEY)
     if key is None:
-        raise DataError(f"{home / KEY} is gone, and without it the withdrawals mean nothing: {RESTORE}")
+        raise DataError(f"{home / KEY} is missing, and the withdrawals cannot be read without it: {RESTORE}")
     return Forgotten(key, read_entries(home, key))
 
 
@@ -118,7 +118,7 @@ def _not_among(known: Sequence[Entry], entries: Iterable[Entry]) -> list[Entry]:
 def _refuse_absent(home: Path) -> None:
     """Raise `DataError` for a missing home, which must not count as one without withdrawals."""
     if not home.is_dir():
-        raise DataError(f"{home}: no such folder, so nobody can say what was withdrawn; name the site's home")
+        raise DataError(f"{home}: no such folder, so the withdrawals cannot be read; name the site's home")
 
 
 def _by_field(entries: Iterable[Entry]) -> dict[str, set[str]]:

@@ -102,7 +102,7 @@ def read_entries(home: Path, key: bytes) -> tuple[Entry, ...]:
     """
     path = home / FILE
     if not path.is_file():
-        raise DataError(f"{path} is gone: {RESTORE}; if no record was ever withdrawn here, remove {KEY}")
+        raise DataError(f"{path} is missing: {RESTORE}; if no record was ever withdrawn here, remove {KEY}")
     reading = _named(path, f"{path} is torn or cannot be read", f"; {RESTORE}")
     with reading, _opened(path) as engine, engine.begin() as connection:
         state = str(connection.exec_driver_sql("PRAGMA quick_check(1)").scalar())
@@ -123,7 +123,7 @@ def add_entries(home: Path, key: bytes, entries: Sequence[Entry]) -> None:
     """
     path = home / FILE
     rows = [vars(entry) | {"mac": _mac(key, entry)} for entry in entries]
-    with _named(path, f"cannot journal in {home}"), room(home, "run it again"):
+    with _named(path, f"cannot write the withdrawals in {home}"), room(home, "run it again"):
         if path.is_file():
             _insert(path, rows)
             return

@@ -33,7 +33,7 @@ def read_former(home: Path, key: bytes) -> tuple[Entry, ...]:
     """
     data, (last_seq, last_sha256) = _bytes(home / JOURNAL), _head(home)
     if data is None:
-        raise DataError(f"{home / JOURNAL} is gone, and {HEAD} names its last line: {RESTORE}")
+        raise DataError(f"{home / JOURNAL} is missing, but {HEAD} names its last line: {RESTORE}")
     *lines, rest = data.split(b"\n")
     if rest:
         mend = RESTORE

@@ -74,7 +74,7 @@ def check_lock(managed: ManagedData, config: FederationConfig) -> PreparedData:
         name = path.relative_to(managed.folder.parent).as_posix()
         if not path.is_file() or locked.get(name) != _md5(path):
             raise DataError(
-                f"{name} is not as dvc.lock has it: `dvc repro` makes it anew, --allow-dirty uses it as it is"
+                f"{name} differs from dvc.lock: `dvc repro` makes it again, --allow-dirty uses it as it is"
             )
     return prepared
 

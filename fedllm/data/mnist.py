@@ -61,7 +61,7 @@ def read_idx(images: bytes, labels: bytes, name: str) -> Iterator[dict[str, str]
         raise DataError(f"{name}: too short for IDX files") from None
     size = rows * columns
     if (kind, other) != (_IMAGES, _LABELS) or count != labelled:
-        raise DataError(f"{name}: these are no IDX files of images and as many labels")
+        raise DataError(f"{name}: these are not IDX files of images and of as many labels")
     if len(images) != 16 + count * size or len(labels) != 8 + count:
         raise DataError(f"{name}: the IDX files are cut off or hold more than they say")
     for i in range(count):

@@ -68,7 +68,7 @@ def partition(
         parts = _shards(_labels(records), len(sites), config.shards, rng)
     if empty := [site for site, part in zip(sites, parts, strict=True) if not part]:
         raise DataError(
-            f"the partition {config.by} leaves {', '.join(empty)} empty: fewer sites or more data"
+            f"the partition {config.by} leaves {', '.join(empty)} empty: use fewer sites or more data"
         )
     # Sorted, so that a site's file does not depend on how the parts were drawn.
     return {site: [records[int(i)] for i in sorted(part)] for site, part in zip(sites, parts, strict=True)}

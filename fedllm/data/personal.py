@@ -67,8 +67,8 @@ class Finder:
             return _engines(self._language, self._names, self._regions)
         except ImportError as error:
             if (error.name or "").partition(".")[0] in {"presidio_analyzer", "presidio_anonymizer", "spacy"}:
-                raise ConfigError("presidio is not here: pip install 'fedllm[anonymize]'") from None
-            raise ConfigError(f"no texts can be read in {self._language!r}: {error.msg}") from None
+                raise ConfigError("presidio is not installed: pip install 'fedllm[anonymize]'") from None
+            raise ConfigError(f"texts in {self._language!r} cannot be read: {error.msg}") from None
 
     def spans(self, text: str) -> list[Span]:
         """What was found, in order and without overlaps.

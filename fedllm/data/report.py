@@ -74,12 +74,12 @@ def _draw(summary: dict[str, Any], path: Path) -> None:
         start += counts
     held.invert_yaxis()
     held.set_xlabel("records")
-    held.set_title("who holds what")
+    held.set_title("records of each site")
     held.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=len(labels), frameon=False)
     lengths.barh(names, [parts[name]["words"]["mean"] for name in names], color="0.7", label="mean")
     lengths.plot([parts[name]["words"]["p95"] for name in names], names, "k|", markersize=14, label="95 %")
-    lengths.set_xlabel("words a text")
-    lengths.set_title("how long the texts are")
+    lengths.set_xlabel("words per text")
+    lengths.set_title("length of the texts")
     lengths.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     # The file omits matplotlib's version, so that the same data give the same bytes.

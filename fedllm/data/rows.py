@@ -84,7 +84,7 @@ def _record(line: bytes) -> dict[str, str]:
     try:
         value = json.loads(text)
     except ValueError as error:
-        raise DataError(f"not JSON ({error}); write one object a line") from None
+        raise DataError(f"not JSON ({error}); write one object per line") from None
     if not isinstance(value, dict):
         raise DataError(f'expected an object such as {{"text": …}}, found {type(value).__name__}')
     record = {key: _text(key, item) for key, item in value.items()}
@@ -92,7 +92,7 @@ def _record(line: bytes) -> dict[str, str]:
         try:
             json.dumps(record, ensure_ascii=False).encode()
         except UnicodeEncodeError:
-            raise DataError("half a surrogate pair is no text") from None
+            raise DataError("half of a surrogate pair is not text") from None
     return record
 
 
@@ -114,7 +114,7 @@ def _text(key: str, item: object) -> str:
 def _why_none(path: Path, faults: list[Fault]) -> str:
     """Return why a file has no records: it is empty, of another format, or the fault of its first line."""
     if not faults:
-        return f"{path}: holds no records; write one JSON object a line"
+        return f"{path}: holds no records; write one JSON object per line"
     data = _bytes(path)
     first = data.removeprefix(_BOM).lstrip().partition(b"\n")[0]
     target = path.with_suffix(".jsonl") if path.suffix != ".jsonl" else path.with_stem(f"{path.stem}-lines")
@@ -124,7 +124,7 @@ def _why_none(path: Path, faults: list[Fault]) -> str:
         return f"{path}: it is UTF-16 and cannot be read as UTF-8 text: save it as UTF-8"
     if first[:1] == b"[":
         code = "import json, sys; [print(json.dumps(row)) for row in json.load(sys.stdin)]"
-        return f"{path}: a JSON array; make JSON lines of it: python3 -c '{code}' {files}"
+        return f"{path}: a JSON array; convert it to JSON lines: python3 -c '{code}' {files}"
     separator = max("\t;,", key=lambda mark: first.count(mark.encode()))
     if separator.encode() not in first:
         separator = _TABLES.get(path.suffix.lower(), "")
@@ -133,6 +133,6 @@ def _why_none(path: Path, faults: list[Fault]) -> str:
     option = "" if separator == "," else f', delimiter="{separator}"'.replace("\t", "\\t")
     code = f"import csv, json, sys; [print(json.dumps(row)) for row in csv.DictReader(sys.stdin{option})]"
     return (
-        f"{path}: CSV; make JSON lines of it, with its first line as the fields' names: "
+        f"{path}: CSV; convert it to JSON lines, with its first line as the field names: "
         f"python3 -c '{code}' {files}"
     )

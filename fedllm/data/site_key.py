@@ -33,7 +33,7 @@ def read_key(path: Path) -> bytes | None:
     except ValueError:  # never quote the cause: it may hold the key
         key = b""
     if len(key) != _BYTES:
-        raise IdentityError(f"{path} holds no key of ours: restore it from your backup")
+        raise IdentityError(f"{path} does not hold a key of fedllm: restore it from your backup")
     return key
 
 
@@ -53,7 +53,7 @@ def site_key(path: Path) -> tuple[bytes, bool]:
         with room(path.parent, "try again"):
             drawn = _draw(path)
     except OSError as error:
-        raise IdentityError(f"cannot keep a key at {path}: {error.strerror}") from None
+        raise IdentityError(f"cannot store a key at {path}: {error.strerror}") from None
     key = read_key(path)
     assert key is not None  # noqa: S101 - this or another process just wrote it
     return key, drawn

@@ -126,7 +126,7 @@ def _scored(data: bytes, silo: str, threshold: float) -> list[Record]:
         try:
             value = float(score)
         except ValueError:
-            raise DataError(f"{silo}, line {number}: {score!r} is no score") from None
+            raise DataError(f"{silo}, line {number}: {score!r} is not a score") from None
         if abs(value) >= threshold and text.strip():
             label = "positive" if value > 0 else "negative"
             records.append({"id": f"{silo}-{key}", "label": label, "silo": silo, "text": text.strip()})

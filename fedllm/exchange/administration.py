@@ -76,7 +76,7 @@ class Administration:
         if "XMinioAdminNoSuchUser" in message or "XMinioAdminNoSuchPolicy" in message:
             return AbsentError(f"{self.endpoint}: {message}")
         if "Status: 403" in message:
-            return AccessDeniedError(f"{self.endpoint}: these keys may not administrate users")
+            return AccessDeniedError(f"{self.endpoint}: these keys may not manage users")
         return ExchangeError(f"{self.endpoint}: {message}")
 
 

@@ -52,7 +52,7 @@ def _bucket(  # noqa: PLR0913, PLR0917 - an address and the keys to it
     try:
         check_bucket_name(bucket, strict=True)
     except ValueError:
-        raise ConfigError(f"store.url {url!r}: use s3://bucket, with a bucket's name and no more") from None
+        raise ConfigError(f"store.url {url!r}: use s3://bucket, with only a bucket's name") from None
     if endpoint is None:
         raise ConfigError("store.endpoint is needed with an s3:// store, such as https://minio.example:9000")
     if access_key is None or secret_key is None:

@@ -56,7 +56,7 @@ def _advice(code: str) -> str:
         return ""
     return (
         f": {meaning}; a site asks for a new invitation, a coordinator corrects FEDLLM_ACCESS_KEY and "
-        "FEDLLM_SECRET_KEY (`fedllm up` the local stack's)"
+        "FEDLLM_SECRET_KEY (`fedllm up` provides those of the local stack)"
     )
 
 

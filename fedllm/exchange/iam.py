@@ -35,7 +35,7 @@ def access_key(federation: str, site: str) -> str:
         if re.fullmatch(NAME, name) is None:
             raise ConfigError(f"{name!r} cannot be a name: use a-z, 0-9 and -, at most 63")
     if site in {COORDINATOR, EVERYONE}:
-        raise ConfigError(f"{site!r} means another party: choose another name for the site")
+        raise ConfigError(f"{site!r} is reserved for another party: choose another name for the site")
     return f"{federation}.{site}"
 
 
@@ -51,7 +51,7 @@ def site_policy(bucket: str, federation: str, site: str) -> dict[str, Any]:
     """
     access_key(federation, site)
     if re.fullmatch(_BUCKET, bucket) is None:
-        raise ConfigError(f"{bucket!r} is no valid bucket name")
+        raise ConfigError(f"{bucket!r} is not a valid bucket name")
     layout = Layout(federation)
     own, inbox, shared = (
         f"arn:aws:s3:::{bucket}/{prefix}*"

@@ -103,7 +103,7 @@ class Mailbox:
             RefusedError: size or hash differs from the description, or the payload is not sealed for us.
         """
         if sealed.sealed_bytes > limit:
-            raise RefusedError(f"payload of {sealed.sealed_bytes} bytes, allowed are {limit}")
+            raise RefusedError(f"payload of {sealed.sealed_bytes} bytes, at most {limit} are allowed")
         with tempfile.TemporaryDirectory(prefix="fedllm-") as folder:
             path = Path(folder) / "sealed"
             digest = self.store.get_file(sealed.key, path, limit=sealed.sealed_bytes)
@@ -111,7 +111,7 @@ class Mailbox:
                 raise RefusedError("payload's bytes are not those that were signed")
             inside = unseal(path.read_bytes(), opener or self.me)
         if len(inside) != sealed.bytes or hashlib.sha256(inside).hexdigest() != sealed.sha256:
-            raise RefusedError("what is sealed is not what was signed")
+            raise RefusedError("the sealed content is not what was signed")
         return inside
 
 

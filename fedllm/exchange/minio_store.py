@@ -153,7 +153,7 @@ class MinioStore:
             return self._try(self.bucket, read, checked=True)
         except (KeyError, TypeError):
             raise ExchangeError(
-                f"{self.endpoint} answers without a Date: lateness cannot be judged"
+                f"{self.endpoint} answers without a Date header: deadlines cannot be checked"
             ) from None
 
     def _write(self, key: str, source: Callable[[], BinaryIO], size: int) -> ObjectInfo:

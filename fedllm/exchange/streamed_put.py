@@ -68,7 +68,7 @@ def streamed_put(  # noqa: PLR0913 - what it takes to name, sign and send an obj
     if answer.status == _OK:
         return answer.headers.get("ETag", ""), answer.headers.get("Date")
     if answer.status == _TOO_LARGE:
-        raise ServerError(f"the store takes no object of {size} bytes", answer.status)
+        raise ServerError(f"the store does not accept an object of {size} bytes", answer.status)
     try:
         raise S3Error.fromxml(answer)
     except ET.ParseError:

@@ -103,7 +103,7 @@ def attach(model: CausalModel, config: AdapterConfig, seed: int) -> AdaptedModel
     from peft import LoraConfig, get_peft_model
 
     if config.method == "lora":
-        log.warning("adapter.method lora averages A and B apart: that is not the average of the models")
+        log.warning("adapter.method lora averages A and B separately, which is not the average of the models")
     _check_targets(model, config)
     lora = LoraConfig(
         r=config.rank,

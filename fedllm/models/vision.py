@@ -123,5 +123,5 @@ def load_vision(folder: Path) -> VisionModel:
         return VisionModel(model, config["architecture"])
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise ModelError(
-            f"{folder}: no image model of fedllm: {' '.join(str(error).split())[:200]}"
+            f"{folder}: not an image model of fedllm: {' '.join(str(error).split())[:200]}"
         ) from None

@@ -36,7 +36,7 @@ def render_review(review: Review, links: Links) -> str:
     origin = f"Round {tags.get('fed.round', '?')} of run `{tags.get('fed.run', '?')}`"
     head = f"{origin}, by {len(facts.sites)} sites; {_replaced(review)}."
     parts = [
-        f"# {facts.name}, version {facts.version}: may it be champion?",
+        f"# {facts.name}, version {facts.version}: should it become champion?",
         head,
         *_to_decide(review),
         "## Gates",
@@ -50,8 +50,8 @@ def render_review(review: Review, links: Links) -> str:
     ]
     if former := decision_on(facts.name, facts.version, tags):
         reviewer, reason = cell(reviewer_label(former, tags)), cell(former.reason)
-        parts += ["## Decided before", f"{former.verdict} by {reviewer} at {former.at}: {reason}"]
-    return "\n\n".join([*parts, "## Where to look", _links(review, links)]) + "\n"
+        parts += ["## Former decision", f"{former.verdict} by {reviewer} at {former.at}: {reason}"]
+    return "\n\n".join([*parts, "## Links", _links(review, links)]) + "\n"
 
 
 def _to_decide(review: Review) -> list[str]:
@@ -65,7 +65,7 @@ def _to_decide(review: Review) -> list[str]:
         f"fedllm promote {version} --over {champion or 'none'} --config FILE --reviewer NAME --reason WHY"
     )
     return [
-        "## To decide",
+        "## How to decide",
         f"{gates} Approve or reject it in one of these places:",
         "\n".join(
             (

@@ -16,7 +16,7 @@ from fedllm.review.version_facts import VersionFacts
 from fedllm.tracking.release import NOT_CONFIGURED
 
 ACCEPTED = "accepted"  # dp-audit's verdict on a site whose update counts
-VOID = "it was trained before 0.2, and no claim of its privacy holds: train it again (docs/privacy.md)"
+VOID = "it was trained before 0.2, so its privacy claims are not valid: train it again (docs/privacy.md)"
 _LONGEST = 400  # characters per sentence: a card and a tag hold five of them
 
 
@@ -52,7 +52,7 @@ def budget(version: VersionFacts, rules: Rules) -> Gate:
     if not version.private:
         if fault := _fault_of_no_dp(version, rules):
             return Gate(name, "fail", f"{NO_DP}, {fault}")
-        return Gate(name, "not observable", f"{NO_DP}: there is no budget to keep to")
+        return Gate(name, "not observable", f"{NO_DP}: no budget applies")
     if version.void:
         return Gate(name, "fail", VOID)
     spent, allowed = (version.tags.get(f"dp.{tag}", NOT_CONFIGURED) for tag in ("epsilon", "epsilon_budget"))
@@ -71,7 +71,7 @@ def _fault_of_no_dp(version: VersionFacts, rules: Rules) -> str:
         return "and the configuration of its training is not on record"
     if version.privacy_unit != "none":
         return f"though its training asked for privacy.unit {version.privacy_unit}"
-    return "and the federation asks for privacy now" if rules.asks_privacy else ""
+    return "but the federation requires privacy now" if rules.asks_privacy else ""
 
 
 def audit(version: VersionFacts) -> Gate:
@@ -87,10 +87,10 @@ def audit(version: VersionFacts) -> Gate:
         return Gate(name, "fail", f"dp-audit's verdict on {', '.join(unknown)} is not on record")
     for site in counted:
         if rows[site].get("verdict") != ACCEPTED:
-            return Gate(name, "fail", f"{site} counts and was not accepted: {rows[site].get('verdict')}")
+            return Gate(name, "fail", f"{site} counts but was not accepted: {rows[site].get('verdict')}")
         unseen = _unseen(rows[site])
         if version.private and (missing := [check for check in LEDGER_CHECKS if check in unseen]):
-            return Gate(name, "fail", f"{site} counts and its ledger was not seen: {', '.join(missing)}")
+            return Gate(name, "fail", f"{site} counts but its ledger was not seen: {', '.join(missing)}")
     left = [site for site in rows if site not in counted]
     summary = f"accepted: {', '.join(counted)}" + (f"; left out: {', '.join(left)}" if left else "")
     return Gate(name, "pass", summary)

@@ -45,7 +45,7 @@ def ledger(version: VersionFacts) -> Gate:  # noqa: PLR0911 - a gate names the f
         return Gate(NAME, "fail", f"the ledgers add up to epsilon {rounded_up(spent)}, {' and '.join(over)}")
     entries = sum(len(lines) for lines in ledgers.values())
     return Gate(
-        NAME, "pass", f"{entries} signed entries of {len(chains)} sites hold, epsilon {rounded_up(spent)}"
+        NAME, "pass", f"{entries} valid signed entries of {len(chains)} sites, epsilon {rounded_up(spent)}"
     )
 
 

@@ -46,7 +46,7 @@ def quality(challenger: VersionFacts, champion: VersionFacts | None, allowed_los
     if champion is None:
         found = compare(new, zero_shot(challenger))
         if found is None:
-            return Gate(NAME, "fail", "the version does not say how it did on the public set, and zero-shot")
+            return Gate(NAME, "fail", "the version has no metric to compare with zero-shot on the public set")
         told = f"{found.words} against zero-shot; there is no champion yet"
         if found.value > 0:
             return Gate(NAME, "pass", told)
@@ -56,9 +56,9 @@ def quality(challenger: VersionFacts, champion: VersionFacts | None, allowed_los
         return Gate(NAME, "fail", f"it has no metric in common with the champion, version {champion.version}")
     told = f"{found.words} against the champion, version {champion.version}"
     if allowed_loss:
-        told += f"; {allowed_loss:g} may be lost"
+        told += f"; a loss of {allowed_loss:g} is allowed"
     if (found.interval.high if found.interval else found.value) < -allowed_loss:
         return Gate(NAME, "fail", f"worse than the champion: {told}")
     if found.value < 0:
-        told = f"not shown to be worse, which is not the same as good: {told}"
+        told = f"not shown to be worse, but not shown to be as good either: {told}"
     return Gate(NAME, "pass" if found.interval else "not observable", told)

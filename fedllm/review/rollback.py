@@ -118,7 +118,7 @@ def _new_rollback(
         raise ReviewError(f"{register.name} has no previous champion: there is nothing to roll back to")
     if previous == champion:
         raise ReviewError(
-            f"a promotion over version {champion} of {register.name} broke off: decide on it again first"
+            f"a promotion over version {champion} of {register.name} was interrupted: decide again first"
         )
     former = decision_on(register.name, previous, register.tags(previous))
     then = former.replaces if former is not None and former.verdict == "approved" else None

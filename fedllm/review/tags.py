@@ -72,7 +72,7 @@ def _act(
         # People set tags one by one: this is not the final outcome, and the next call finds the other tags.
         return _set_outcome(register, version, status, f"waits for {' and '.join(missing)}")
     if stale := _stale_tags(register, version, tags):
-        return _set_outcome(register, version, status, f"waits for {' and '.join(stale)} to be set anew")
+        return _set_outcome(register, version, status, f"waits for {' and '.join(stale)} to be set again")
     unfinished = unfinished_decision_on(register.name, version, tags)
     try:
         request = decision_request(approve=status == "approved", reviewer=tags[REVIEWER], reason=tags[REASON])

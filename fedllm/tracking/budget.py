@@ -159,7 +159,7 @@ def draw(release: RoundRelease) -> "Figure":
     terms = {part: release.privacy.get(f"dp.{part}", "?") for part in ("delta", "unit", "adjacency")}
     axes.set_xlabel(f"ε at δ {terms['delta']}, by {terms['unit']}, {terms['adjacency']}")
     axes.set_ylabel(f"{metric.words} on the public set")
-    axes.set_title(f"{release.federation}, {release.run}: what the quality cost, by round")
+    axes.set_title(f"{release.federation}, {release.run}: quality and privacy cost by round")
     axes.grid(visible=True, color="0.9")
     # "best" searches for the emptiest corner, which slows down with the number of points.
     axes.legend(frameon=False, loc="best" if len(rows) <= MOST_NAMED else "lower right")

@@ -13,15 +13,15 @@ if TYPE_CHECKING:
 
 _CELL = 60  # characters per cell: a site's reason may be long; `sites.json` holds it in full
 _CHECKED = (
-    "It holds every file against the coordinator's signature first; elsewhere than at the coordinator give "
-    "its fingerprint, as its owner tells it: `pin=`. `mlflow.pyfunc.load_model` checks nothing before it "
+    "It first checks every file against the coordinator's signature; on another machine, pass the "
+    "fingerprint from the coordinator's owner as `pin=`. `mlflow.pyfunc.load_model` checks nothing before it "
     "runs the code that the store returns."
 )
 _DECIDE = (
     "`fedllm promote --check` shows its gates and the command that makes it champion; Prefect's deployment "
     f"`promotion` shows the same with a form. {OTHER_ROUTE}"
 )
-_MORE = "\n\n… the rest is among the artifacts of the round's run.\n"
+_MORE = "\n\n… the rest is in the artifacts of the round's run.\n"
 
 
 def render(release: RoundRelease, version_uri: str) -> str:
@@ -36,7 +36,7 @@ def render(release: RoundRelease, version_uri: str) -> str:
             f"**{release.federation}**, round {release.round} of run `{release.run}`: an adapter for "
             f"`{release.base_name}`, trained at {len(release.sites)} sites whose data stayed with them."
         ),
-        "### To decide about it",
+        "### How to decide",
         _DECIDE,
         "### Quality on the coordinator's public set",
         _quality(release),
@@ -92,14 +92,14 @@ def _privacy(release: RoundRelease) -> str:
     if tags.get("dp.epsilon", NOT_CONFIGURED) == NOT_CONFIGURED:
         return (
             "**no DP configured**: the model may remember records of its sites. "
-            "Only updates travelled, signed and sealed for the coordinator, who could see each of them."
+            "Only updates left the sites, signed and sealed for the coordinator, which could see each one."
         )
     lines = [f"- {cell(name.removeprefix('dp.'))}: {cell(tags[name])}" for name in sorted(tags)]
     if release.budget:
         lines += ["", *_budget(release.budget)]
     lines.append(
-        "\nEpsilon is an upper bound for each site by itself: for what several sites hold of one person "
-        "it says nothing. It is composed over the rounds, so half of it left is not half of the rounds."
+        "\nEpsilon is an upper bound for each site by itself: it does not cover a person's records at "
+        "several sites. It is composed over the rounds, so half of the budget is not half of the rounds."
     )
     return "\n".join(lines)
 
@@ -145,5 +145,5 @@ def _files(release: RoundRelease) -> str:
     return (
         "The folder `artifacts/adapter` is a plain peft adapter: "
         "`peft.AutoPeftModelForCausalLM.from_pretrained` loads it with the base that it names, "
-        "`peft.PeftModel.from_pretrained` onto one at hand."
+        "`peft.PeftModel.from_pretrained` onto a loaded base."
     )

@@ -168,7 +168,7 @@ class Tracker:
 
     def _signer(self) -> Identity:
         if self.signer is None:
-            raise IdentityError("a version is registered with its coordinator's signature: give its keys")
+            raise IdentityError("registering a version needs its coordinator's signature: give its keys")
         return self.signer
 
     def _parent(self, federation: str, run: str) -> str:

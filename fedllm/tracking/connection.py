@@ -108,8 +108,8 @@ def answering(uri: str) -> Iterator[None]:
         yield
     except (MlflowException, OSError) as error:  # requests' errors are OSErrors
         if _status(error) in REFUSED:
-            raise RecordRefusedError(f"MLflow at {uri} refuses it: {_line(error)}") from error
-        raise TrackingError(f"MLflow at {uri} did not do what was asked: {_line(error)}") from error
+            raise RecordRefusedError(f"MLflow at {uri} refused the request: {_line(error)}") from error
+        raise TrackingError(f"MLflow at {uri} failed: {_line(error)}") from error
 
 
 def stored(uri: str, ask: Callable[[], T]) -> T:
@@ -136,8 +136,8 @@ def stored(uri: str, ask: Callable[[], T]) -> T:
         if done.done():  # raised by `ask` itself
             raise
         raise TrackingError(
-            f"MLflow at {uri} answers, and its artifact store does not within {STORE_SECONDS:.0f} s: start "
-            "the store (`fedllm up` the local one), then try again"
+            f"MLflow at {uri} answers, but its artifact store did not within {STORE_SECONDS:.0f} s: start "
+            "the store (the local one with `fedllm up`), then try again"
         ) from None
 
 

@@ -110,7 +110,7 @@ def open_model(
         folder = check_adapter(wanted)
         return OpenedModel(wanted, load_adapter(config.model.base, None, folder, config.task), config.task)
     if tracking_uri is None:
-        raise TrackingError(f"{wanted} is in MLflow's registry: say where that is, or run fedllm up")
+        raise TrackingError(f"{wanted} is in MLflow's registry: set tracking.uri, or run fedllm up")
     return open_version(wanted, tracking_uri, trust)
 
 

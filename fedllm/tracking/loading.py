@@ -100,5 +100,5 @@ def _record(row: object, columns: Sequence[str]) -> dict[str, str]:
         raise ModelError(f"expected a text or a mapping with {list(columns)}, found {type(row).__name__}")
     for name in columns:
         if not isinstance(row.get(name), str):
-            raise ModelError(f"the column {name!r} is missing or no text: this model needs {list(columns)}")
+            raise ModelError(f"the column {name!r} is missing or not text: this model needs {list(columns)}")
     return {name: row[name] for name in columns}

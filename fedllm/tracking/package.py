@@ -21,7 +21,7 @@ VISION_FILES = ("config.json", "model.safetensors")  # of a small model that is 
 REQUIRED = ("fedllm", "mlflow", "torch", "transformers", "peft", "safetensors")
 REQUIRED_OF_WHOLE = ("fedllm", "mlflow", "torch", "safetensors", "kymatio", "scipy")
 _INPUTS = {  # content of the input example, by the task kind's input
-    "text": "An example of what to judge.",
+    "text": "An example input.",
     "image": base64.b64encode(bytes(28 * 28)).decode(),  # blank
 }
 

@@ -57,7 +57,7 @@ def ensure_model(client: "MlflowClient", name: str) -> None:
 
     try:
         client.create_registered_model(
-            name, description="Global adapters of one federation, a version a round."
+            name, description="Global adapters of one federation, one version per round."
         )
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":

@@ -12,7 +12,7 @@ NOT_CONFIGURED = "not configured"
 EXACT = "exact"  # dp.arithmetic: noise on a grid, gradients independent of who else was drawn; since 0.2
 OTHER_ROUTE = (
     "MLflow's own button *Promote model* is another route: it copies a version into another registered "
-    "model, asks no gate, and makes no champion here."
+    "model, checks no gate, and makes no champion here."
 )
 NOT_OBSERVABLE = "not observable"  # DP is on but no ledger could be checked
 NO_DP = {"dp.epsilon": NOT_CONFIGURED}  # the only tag without DP; every other `dp.…` needs a plan

@@ -45,7 +45,7 @@ def package_hashes(folder: Path) -> dict[str, str]:
     hashes = {path.relative_to(folder).as_posix(): sha256_file(path) for path in files}
     if hashes.keys() not in PACKAGES:
         wrong = min((hashes.keys() ^ package for package in PACKAGES), key=len)
-        raise ModelError(f"the package of a version is not as it should be: {', '.join(sorted(wrong))}")
+        raise ModelError(f"the package of a version has unknown or missing files: {', '.join(sorted(wrong))}")
     return hashes
 
 
@@ -76,7 +76,7 @@ class StoredFiles:
             UntrustedVersionError: a file was changed, added or removed.
         """
         if hashes.keys() not in PACKAGES:
-            raise UntrustedVersionError(f"{self.uri}: its record names files that no version has")
+            raise UntrustedVersionError(f"{self.uri}: its record does not name the files of a version")
         listed = self._listed()
         if added := sorted(listed - hashes.keys()):
             raise UntrustedVersionError(f"{self.uri}: {_named(added)} was added in the artifact store")

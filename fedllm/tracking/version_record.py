@@ -80,7 +80,7 @@ def open_record(name: str, version: str, tags: Mapping[str, str], pin: str | Non
     record = _verified(uri, tags[RECORD], pin)
     if (record.federation, record.version) != (name, version):
         other = f"models:/{record.federation}/{record.version}"
-        raise UntrustedVersionError(f"{uri}: its record is the one of {other}: versions were exchanged")
+        raise UntrustedVersionError(f"{uri}: its record belongs to {other}: versions were swapped")
     for tag, value in record.tags.items():
         if tags.get(tag) != value:
             raise UntrustedVersionError(f"{uri}: its tag {tag} is not what the coordinator signed")
@@ -99,6 +99,6 @@ def _verified(uri: str, tag: str, pin: str) -> VersionRecord:
         payload = verified_payload(signed.envelope.encode(), PAYLOAD_TYPE, signed.keys)
         return VersionRecord.model_validate_json(payload, by_alias=True, by_name=False)
     except RefusedError as error:
-        raise UntrustedVersionError(f"{uri}: its record does not hold: {error}") from None
+        raise UntrustedVersionError(f"{uri}: its record is not valid: {error}") from None
     except ValidationError:
-        raise UntrustedVersionError(f"{uri}: its record is none that this fedllm reads") from None
+        raise UntrustedVersionError(f"{uri}: its record has a format that this fedllm cannot read") from None

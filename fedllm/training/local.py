@@ -142,6 +142,6 @@ def assert_moved(parameters: list[torch.nn.Parameter], anchor: list[torch.Tensor
     if all(
         torch.equal(parameter.detach(), start) for parameter, start in zip(parameters, anchor, strict=True)
     ):
-        raise TrainingError("training left the adapter as it was: raise local.lr or local.steps")
+        raise TrainingError("training did not change the adapter: raise local.lr or local.steps")
     if not all(bool(torch.isfinite(parameter).all()) for parameter in parameters):
-        raise TrainingError("training left numbers in the adapter that are not finite: lower local.lr")
+        raise TrainingError("training produced numbers that are not finite: lower local.lr")

@@ -84,8 +84,8 @@ class Passes:
         other = "train on another device" if precision == "no" else "set local.precision: fp32"
         named = "fp32" if precision == "no" else precision
         raise TrainingError(
-            f"gradients in {named} depend on this machine on the records beside them, so that no clip bounds "
-            f"what one record changes: {other}"
+            f"on this machine a record's gradient in {named} depends on the others of its batch, so no clip "
+            f"bounds what one record changes: {other}"
         )
 
     def _same_beside_others(self, kind: int, *, full: bool, many: bool) -> bool:

@@ -39,7 +39,7 @@ def per_example_gradients(learner: Learner, engine: Any) -> Iterator[PerExample]
     model, shared = learner.model, learner.shared.trainable
     if {id(p) for p in model.parameters() if p.requires_grad} != {id(p) for p in shared}:
         raise TrainingError(
-            "the model trains other tensors than it shares: their gradients would not be hidden"
+            "the model trains other tensors than it shares: their gradients would not be private"
         )
     # The hooks skip modules that are not in training mode: the owners of shared tensors have to be in it.
     owners = [m for m in model.modules() if any(p.requires_grad for p in m.parameters(recurse=False))]
@@ -77,7 +77,7 @@ def _attach(model: torch.nn.Module) -> Any:  # noqa: ANN401 - opacus is untyped
     # The module of the lowest shared tensor has inputs without gradients by design.
     warnings.filterwarnings("ignore", message="Full backward hook is firing")
     if faults := GradSampleHooks.validate(model):
-        raise TrainingError(f"opacus cannot tell this model's examples apart: {faults[0]}")
+        raise TrainingError(f"opacus cannot compute this model's per-example gradients: {faults[0]}")
     return GradSampleHooks(model, loss_reduction="sum")
 
 
@@ -89,7 +89,7 @@ def _take(parameter: torch.nn.Parameter, count: int) -> torch.Tensor:
     # With a known bug nothing is trained while loss and epsilon look right (meta-pytorch/opacus#820).
     if not isinstance(gradients, torch.Tensor) or gradients.shape != (count, *parameter.shape):
         raise TrainingError(
-            f"opacus found no gradient by example for a shared tensor of shape {tuple(parameter.shape)}: "
+            f"opacus found no per-example gradient for a shared tensor of shape {tuple(parameter.shape)}: "
             "the model does not use it, or uses it in a way that opacus does not see"
         )
     return gradients.float()

@@ -57,11 +57,11 @@ class PublicAnswers(BaseModel):
     @model_validator(mode="after")
     def _whole(self) -> Self:
         if self.right is not None and len(self.right) != 2 * ((self.records + 7) // 8):
-            raise ValueError(f"the bitmap is not of {self.records} records")
+            raise ValueError(f"the bitmap does not fit {self.records} records")
         if self.losses is not None and len(self.losses) != self.records:
-            raise ValueError(f"{len(self.losses)} losses are not of {self.records} records")
+            raise ValueError(f"{len(self.losses)} losses for {self.records} records")
         if self.labels is not None and len(self.labels.given) != self.records:
-            raise ValueError(f"{len(self.labels.given)} labels are not of {self.records} records")
+            raise ValueError(f"{len(self.labels.given)} labels for {self.records} records")
         return self
 
     @property

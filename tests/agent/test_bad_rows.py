@@ -136,7 +136,7 @@ def test_under_dp_the_owner_is_told_that_most_rows_are_left_out(
     with closing(Agent(member, trainer)) as agent:
         take_part(agent, coordinator, coordinator.plan(privacy=PRIVACY))
     (told,) = [record for record in caplog.records if "15 of 20 rows are left out" in record.message]
-    assert (told.levelno, "mend the file" in told.message) == (logging.ERROR, True)
+    assert (told.levelno, "fix the file" in told.message) == (logging.ERROR, True)
 
 
 def test_a_file_is_read_again_only_when_it_or_the_task_is_another(
@@ -193,4 +193,4 @@ def test_a_failed_training_is_one_line_in_the_sites_log_and_nothing_is_said_to_b
     ]
     assert not lines[0].exc_info
     assert "update released" not in caplog.text
-    assert "the coordinator knows that nothing was trained" in caplog.text
+    assert "reported that nothing was trained" in caplog.text

@@ -170,7 +170,7 @@ DECLINED: list[tuple[dict[str, Any], str]] = [
     ({"local": LocalConfig(batch_size=65_536)}, "a batch of 8388608 tokens is above the policy's 262144"),
     (
         {"task": TaskConfig(labels=LABELS, template="{text} :", max_length=8192)},
-        "8192 tokens a record are above the policy's 2048",
+        "8192 tokens per record are above the policy's 2048",
     ),
     (
         {"privacy": PrivacyPlan(**PRIVACY | {"rounds": 10**7, "steps": 10**7, "sampling_rate": 0.5})},

@@ -95,7 +95,7 @@ def test_a_base_that_expands_to_another_adapter_fails_with_a_public_reason(
     ticks(agent)
     update = coordinator.update()
     assert update is not None
-    assert (update.failed, update.payload) == ("A as expanded here is not the plan's", None)
+    assert (update.failed, update.payload) == ("the matrix A as expanded here differs from the plan's", None)
 
 
 def test_an_update_is_sealed_for_the_rounds_own_key_and_for_nobody_else(

@@ -80,7 +80,7 @@ PINNED = {"peers": {"movies": MOVIES}, "min_peers": 1}
 @pytest.mark.parametrize(
     ("asked", "policy", "facts", "reason"),
     [
-        ({}, {}, {"site": "nyt"}, "does not ask this site"),
+        ({}, {}, {"site": "nyt"}, "does not include this site"),
         ({}, {}, {"now": 1100.0}, "deadline has passed"),
         ({}, {}, {"base_sha256": "c" * 64}, "base model here is cccccccccccc"),
         ({}, {"bases": ("d" * 64,)}, {}, "not among those that the policy allows"),
@@ -91,7 +91,7 @@ PINNED = {"peers": {"movies": MOVIES}, "min_peers": 1}
         ({}, {"codecs": ("fp16",)}, {}, "the policy does not allow the codec fp32"),
         ({}, {"targets": ("q_proj",)}, {}, "training v_proj"),
         ({}, {"max_rank": 4}, {}, "rank 8 is above the policy's 4"),
-        ({}, {"max_length": 64}, {}, "128 tokens a record are above"),
+        ({}, {"max_length": 64}, {}, "128 tokens per record are above"),
         (
             {"local": LocalConfig(batch_size=65_536)},
             {},
@@ -116,9 +116,9 @@ PINNED = {"peers": {"movies": MOVIES}, "min_peers": 1}
             "0 pinned peers in the cohort are below the policy's 1",
         ),
         ({"deadline": 9999.0}, {"max_round": 60}, {}, "above the policy's 60"),
-        ({}, {"max_bytes": 1000}, {}, "1001 bytes a run are above the policy's 1000"),
-        ({}, {"max_bytes": 1500}, {"spent": Spent(bytes=500)}, "1501 bytes a run are above"),
-        ({}, {"max_seconds": 30}, {"spent": Spent(seconds=30.0)}, "30 s of training a run are spent"),
+        ({}, {"max_bytes": 1000}, {}, "1001 bytes per run are above the policy's 1000"),
+        ({}, {"max_bytes": 1500}, {"spent": Spent(bytes=500)}, "1501 bytes per run are above"),
+        ({}, {"max_seconds": 30}, {"spent": Spent(seconds=30.0)}, "30 s of training per run are spent"),
         ({}, {}, {"fault": "weights\nand sites"}, "weights?and sites"),
     ],
 )
@@ -142,10 +142,10 @@ INVENTED = tuple(f"invented-{number}" for number in range(9_998))
     ("peers", "honest", "reason"),
     [
         ({}, 2, ""),
-        ({}, 3, "3 honest survivors are counted on, 2 of the cohort are in the roster"),
+        ({}, 3, "3 honest survivors, 2 of the cohort are in the roster"),
         ({"movies": MOVIES}, 2, ""),
-        ({"nyt": OTHER}, 2, "2 honest survivors are counted on, 1 of the cohort are pinned or this site"),
-        ({"movies": MOVIES}, 10_000, "10000 honest survivors are counted on, 2 of the cohort are pinned"),
+        ({"nyt": OTHER}, 2, "2 honest survivors, 1 of the cohort are pinned or this site"),
+        ({"movies": MOVIES}, 10_000, "10000 honest survivors, 2 of the cohort are pinned"),
     ],
 )
 def test_a_site_shares_its_noise_with_those_alone_whom_it_knows(
@@ -175,7 +175,7 @@ def test_a_plan_that_asks_somebody_outside_the_roster_cannot_be_honest() -> None
     asked = plan(sites=sites, weights=dict.fromkeys(sites, 1))
     base = HeldBase.__new__(HeldBase)  # it is not looked at
     fault = fault_of(asked, Layout("fed"), base, {"amazon": AMAZON, "movies": MOVIES})
-    assert fault == "the plan asks invented, who is not in the roster"
+    assert fault == "the plan includes invented, which is not in the roster"
 
 
 def test_what_a_plan_quotes_into_a_reason_is_printable_and_short() -> None:
@@ -236,7 +236,7 @@ def test_training_ends_with_the_hours_or_the_seconds_whichever_is_first() -> Non
     policy = PolicyConfig(hours="08:00-17:00", max_seconds=50)
     assert training_end(policy, now, Spent(seconds=20.0)) == (
         now + 30,
-        "the policy's 50 s of training a run are spent",
+        "the policy's 50 s of training per run are spent",
     )
     assert training_end(policy, now, Spent(seconds=-99.0)) == (
         now + 60,
@@ -244,6 +244,6 @@ def test_training_ends_with_the_hours_or_the_seconds_whichever_is_first() -> Non
     )
     assert training_end(PolicyConfig(max_training="20s", max_seconds=50), now, Spent()) == (
         now + 20,
-        "a training is over the policy's 20 s",
+        "the training exceeded the policy's 20 s",
     )
     assert training_end(PolicyConfig(), now, Spent())[0] == now + 4 * 3600

@@ -82,19 +82,19 @@ def test_nothing_but_steps_and_the_ledger_is_told(agent: Agent, coordinator: Coo
     ("changes", "reason"),
     [
         ({"epsilon": 1.0}, "its noise spends"),
-        ({"unit": "site", "rounds": 1, "steps": 1, "clip": 0.1}, "one step of rate 1"),
+        ({"unit": "site", "rounds": 1, "steps": 1, "clip": 0.1}, "one step at sampling rate 1"),
         (
             {"unit": "site", "steps": 1, "sampling_rate": 1.0, "noise_multiplier": 20.0, "min_honest": 2},
-            "2 honest survivors are counted on, 1 of the cohort are in the roster",
+            "2 honest survivors, 1 of the cohort are in the roster",
         ),
-        ({"unit": "person"}, "name the field of a person"),
-        ({"unit_field": "name"}, "name the field of a person"),
+        ({"unit": "person"}, "name a field for the unit person"),
+        ({"unit_field": "name"}, "name a field for the unit person"),
         ({"steps": 1}, "2 steps are above the privacy plan's 1"),
         ({"rounds": 1000, "steps": 1001}, "1001000 steps of a privacy plan are above 1000000"),
-        ({"noise_multiplier": 1e300}, "beyond any use"),
-        ({"sampling_rate": 5e-324}, "beyond any use"),
-        ({"clip": 1e37}, "a clip of 1e+37 is beyond any use"),
-        ({"clip": 1e-30}, "beyond any use"),
+        ({"noise_multiplier": 1e300}, "out of range"),
+        ({"sampling_rate": 5e-324}, "out of range"),
+        ({"clip": 1e37}, "a clip of 1e+37 is out of range"),
+        ({"clip": 1e-30}, "out of range"),
     ],
 )
 def test_a_privacy_plan_that_cannot_be_honest_is_declined(
@@ -131,7 +131,7 @@ def limited(member: Membership, **policy: Any) -> Membership:  # noqa: ANN401 - 
 @pytest.mark.parametrize(
     ("policy", "reason"),
     [
-        ({"max_epsilon": 2.0}, "epsilon 10 is above the policy's 2 a training"),
+        ({"max_epsilon": 2.0}, "epsilon 10 is above the policy's 2 per training"),
         ({"max_delta": 1e-6}, "delta 1e-05 is above the policy's 1e-06"),
         ({"units": ("site",)}, "privacy by record is not what the policy allows"),
         ({"total_epsilon": 1.0}, "the budget of amazon is epsilon 1"),
@@ -156,7 +156,7 @@ def test_a_site_with_a_budget_declines_a_plan_without_privacy(
 ) -> None:
     with closing(Agent(limited(member, total_epsilon=8.0), trainer)) as agent:
         answer = asked(agent, coordinator, coordinator.plan())
-    assert answer.reason == "the policy has a privacy budget, the plan no privacy"
+    assert answer.reason == "the policy has a privacy budget, but the plan has no privacy"
 
 
 def test_a_round_that_the_ledger_knows_and_the_memory_does_not_is_not_trained_again(
@@ -168,7 +168,7 @@ def test_a_round_that_the_ledger_knows_and_the_memory_does_not_is_not_trained_ag
         file.unlink()
     with closing(Agent(member, trainer)) as again:
         answer = asked(again, coordinator, private(coordinator), 2)
-    assert (answer.decision, "on this site's ledger already" in answer.reason) == ("decline", True)
+    assert (answer.decision, "in this site's ledger already" in answer.reason) == ("decline", True)
     assert trainer.jobs == 1
 
 

@@ -243,7 +243,7 @@ def test_a_plan_that_hides_whole_sites_and_rounds_their_updates_is_no_honest_one
         fault_of(coordinator.plan(privacy=privacy, codec=codec), layout, base, roster)
         for codec in ("fp32", "fp16")
     ]
-    assert faults == [None, "where whole sites are hidden updates arrive as they are, not as fp16"]
+    assert faults == [None, "with privacy by site, updates must be sent as fp32, not as fp16"]
 
 
 def test_a_plan_with_less_room_than_its_codec_needs_is_no_honest_one(

@@ -124,7 +124,7 @@ def test_a_running_agent_is_not_cut_off_unless_that_is_asked_for(
         before = invitation.read_bytes()
         done = fedllm(*add)
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
-        assert done.stderr.startswith("fedllm: the agent of harbour runs, it was heard")
+        assert done.stderr.startswith("fedllm: the agent of harbour runs, last seen")
         assert "--replace" in done.stderr
         assert invitation.read_bytes() == before
         agent._show("idle")  # its keys hold

@@ -94,7 +94,7 @@ def test_a_training_that_takes_longer_than_the_policy_allows_is_ended_and_the_ne
     trainer = ended_by(member, coordinator, max_training=0.2)
     update, answer = coordinator.update(), coordinator.answer(2)
     assert update is not None
-    assert update.failed == "a training is over the policy's 0.2 s"
+    assert update.failed == "the training exceeded the policy's 0.2 s"
     assert answer is not None
     assert answer.decision == "accept"
     assert (trainer.jobs, trainer.cancelled) == (2, 2)  # the second one as the agent ends
@@ -106,7 +106,7 @@ def test_the_policys_seconds_of_a_run_end_the_training_and_are_told(
     trainer = ended_by(member, coordinator, max_seconds=0.2)
     update, answer = coordinator.update(), coordinator.answer(2)
     assert update is not None
-    assert update.failed == "the policy's 0.2 s of training a run are spent"
+    assert update.failed == "the policy's 0.2 s of training per run are spent"
     assert answer is not None
     assert answer.decision == "decline"
     assert trainer.jobs == 1

@@ -122,5 +122,5 @@ def test_weights_by_examples_and_equal_are_as_planned_and_work_counts_steps() ->
 
 
 def test_an_update_that_would_count_for_nothing_is_refused() -> None:
-    with pytest.raises(RefusedError, match="count for 0"):
+    with pytest.raises(RefusedError, match="have weight 0"):
         weight("work", 16, 0)

@@ -134,7 +134,7 @@ def test_a_combination_is_chosen_by_its_name_and_a_median_takes_no_denominator()
     assert combined("mean", updates).item() == weighted_mean(updates).item() == 3.75
     assert combined("mean", updates, 5).item() == 3.0
     assert combined("median", updates).item() == 4.0
-    with pytest.raises(RefusedError, match="a median has no denominator"):
+    with pytest.raises(RefusedError, match="a median takes no denominator"):
         combined("median", updates, 5)
 
 

@@ -35,18 +35,18 @@ def lying_header() -> bytes:
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (b"", "no safetensors file"),
-        (b"\x80\x04\x95", "no safetensors file"),
-        (lying_header(), "no safetensors file"),
-        (encode_state({"m": M})[:-1], "no safetensors file"),
-        (encode_state({"m": M}) + b"\0", "no safetensors file"),
+        (b"", "not a safetensors file"),
+        (b"\x80\x04\x95", "not a safetensors file"),
+        (lying_header(), "not a safetensors file"),
+        (encode_state({"m": M})[:-1], "not a safetensors file"),
+        (encode_state({"m": M}) + b"\0", "not a safetensors file"),
         (save({"w": M}), "no tensor 'w'"),
         (save({"m": M.double()}), "expected flat float32"),
         (save({"m": M.reshape(1, 2)}), "expected flat float32"),
         (save({"m": torch.ones(3)}), "3 values, the model 2"),
         (save({"m": torch.tensor([1.0, float("nan")])}), "not finite"),
         (save({"m": M, "v": -V}), "v is negative"),
-        (save({"m": M}, metadata={"note": "x"}), "one encoding"),
+        (save({"m": M}, metadata={"note": "x"}), "canonical encoding"),
     ],
 )
 def test_anything_else_is_refused(data: bytes, words: str) -> None:

@@ -86,7 +86,7 @@ def test_the_arguments_are_left_unchanged(strategy: str) -> None:
 
 def test_another_strategys_state_is_refused() -> None:
     _, state = apply_strategy(AggregationConfig(strategy="fedavgm"), torch.zeros(2), torch.ones(2), {})
-    with pytest.raises(RefusedError, match="cannot change on the way"):
+    with pytest.raises(RefusedError, match="cannot change during the run"):
         apply_strategy(AggregationConfig(strategy="fedadam"), torch.zeros(2), torch.ones(2), state)
 
 

@@ -198,7 +198,7 @@ def test_one_record_moves_a_step_by_no_more_than_the_clip() -> None:
 def test_a_loss_that_is_a_mean_over_the_batch_is_not_trained() -> None:
     model, tokenizer = load_base(resolve_base("tiny"))
     learner = BatchMean(attach(model, AdapterConfig(), 7), tokenizer, TEXT, wording_of(tokenizer, TEXT))
-    with pytest.raises(TrainingError, match="depend on this machine on the records beside them"):
+    with pytest.raises(TrainingError, match="depends on the others of its batch"):
         updates(learner, SHORT, WIDE, NoNoise())
 
 

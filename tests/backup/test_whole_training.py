@@ -117,7 +117,10 @@ def test_a_round_that_was_led_after_the_backup_is_passed_over_and_made_up_for(
     with trained_by_agents(config, bench) as again:
         assert again.journal.outcome(RUN, 2, "dispatch", Dispatched) is None
         assert play(again, JournaledRunner(again)) == "round limit"
-        assert "led before" in again.journal.require(RUN, 2, "failed", FailedRound).reason
+        assert (
+            "began before this journal was restored"
+            in again.journal.require(RUN, 2, "failed", FailedRound).reason
+        )
         audited = again.journal.require(RUN, 3, "dp-audit", Audited)
         assert {verdict.site for verdict in audited.verdicts if verdict.accepted} == set(SITES)
         assert again.journal.security.events(RUN) == []

@@ -78,7 +78,7 @@ def test_a_site_anonymizes_with_a_key_of_its_own_that_is_never_printed(site: Sit
 @pytest.mark.parametrize(
     ("arguments", "code", "reason"),
     [
-        (("anonymize", "data.jsonl", "data.jsonl"), 2, "is what is read"),
+        (("anonymize", "data.jsonl", "data.jsonl"), 2, "is the input file"),
         (("anonymize", "data.jsonl"), 2, "IN OUT, or --measure"),
         (("anonymize", "data.jsonl", "out.jsonl", "--fields", "label"), 2, "never changed"),
         (("anonymize", "data.jsonl", "out.jsonl", "--home", "a", "--key", "b"), 2, "one of --home and --key"),

@@ -248,7 +248,7 @@ def test_a_hub_that_refuses_connections_is_given_up_at_once(
             2,
             "evaluation.public is auto, which means the held-out part of a simulation's corpus",
         ),
-        ("public=empty.jsonl", 1, "empty.jsonl: holds no records; write one JSON object a line"),
+        ("public=empty.jsonl", 1, "empty.jsonl: holds no records; write one JSON object per line"),
         ("public=words.jsonl", 1, "words.jsonl, line 1: not JSON"),
         ("public=other.jsonl", 1, "other.jsonl, record 2: no field 'text'; it has words"),
     ],

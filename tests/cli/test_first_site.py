@@ -83,7 +83,7 @@ def test_too_many_bad_rows_are_refused_before_anything_is_written(place: Place) 
 def test_labels_in_other_letters_are_recognised(place: Place) -> None:
     write(place.data, [{"text": f"text {n}", "label": "Positive"} for n in range(9)])
     done = init(place, place.data, "--config", place.config)
-    refused(place, done, 1, "did you mean 'positive'?", "Names of fields and labels are the federation's")
+    refused(place, done, 1, "did you mean 'positive'?", "The federation sets the names of fields and labels")
 
 
 def test_a_home_that_is_a_file_and_data_that_cannot_be_looked_at_are_one_line(place: Place) -> None:
@@ -110,7 +110,7 @@ def test_an_unknown_base_is_refused_before_anything_is_written(place: Place, bas
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"text,label\na,positive\n", "CSV; make JSON lines of it"),
+        (b"text,label\na,positive\n", "CSV; convert it to JSON lines"),
         (b'{"messages": [{"role": "user", "content": "a"}]}\n', "question and answer as two fields"),
         ('{"text": "a"}\n'.encode("utf-16"), "UTF-16"),
         (b"", "holds no records"),

@@ -72,7 +72,7 @@ def test_an_object_that_the_mode_does_not_declare_is_above_the_quota(
         monkeypatch,
         replace(TWO_PHASES, phases=(*TWO_PHASES.phases[:1], replace(TWO_PHASES.phases[1], objects=()))),
     )
-    belong = "answer.json, update.json, update.bin alone belong there"
+    belong = "only answer.json, update.json, update.bin belong there"
     with pytest.raises(RoundError, match=belong):
         simulated(federation, "rounds.max=1", f"confidentiality={TWO_PHASES.name}")
     assert not replies

@@ -27,9 +27,9 @@ def test_who_is_away_and_who_told_no_count_are_told_apart_and_once(
         dispatch(training, 1)
     assert str(told.value) == (
         "1 of 3 sites are live, rounds.min_sites is 3: start the agents of nyt, and set "
-        "aggregation.weighting to equal, since movies told no examples to weigh by (tell_count in site.yaml)"
+        "aggregation.weighting to equal, since movies published no example count (tell_count in site.yaml)"
     )
-    assert caplog.messages == ["movies has told no examples to weigh it by: left out"]
+    assert caplog.messages == ["movies has not published its example count, so it has no weight: left out"]
 
 
 def test_what_a_site_claims_is_bounded_by_its_share(training: Training, sites: dict[str, PlayedSite]) -> None:

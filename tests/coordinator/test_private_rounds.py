@@ -179,7 +179,7 @@ def edited(entries: tuple[Entry, ...]) -> tuple[Entry, ...]:
 @pytest.mark.parametrize(
     ("fault", "failed", "said"),
     [
-        ("silent", "chain", "shows no ledger"),
+        ("silent", "chain", "sent no privacy ledger"),
         ("edited", "chain", "was edited"),
         ("torn", "chain", "where entry 1 is due"),
         ("quieter noise", "events", "another sampling rate or noise"),
@@ -326,7 +326,7 @@ def test_no_round_is_begun_beyond_the_privacy_plan_whoever_insists(
     with private_round(config, sites) as round_:
         last = terms_of(round_.plan).rounds
         assert over(round_.training, last, force=True) is None
-        with pytest.raises(RoundError, match="no round was completed before: privacy budget spent"):
+        with pytest.raises(RoundError, match="no round was completed: privacy budget spent"):
             over(round_.training, last + 1, force=True)
         journal, run = round_.training.journal, round_.training.run
         journal.once(run, 1, "release", Released, lambda: Released(queued=True))

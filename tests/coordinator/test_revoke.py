@@ -111,7 +111,7 @@ def test_a_run_under_former_keys_is_not_resumed_and_a_new_one_begins(
         former = before.mailbox.me.public
     invitations = rekey_coordinator(config)
     assert sorted(invitations) == ["amazon", "movies", "nyt"]
-    with pytest.raises(ConfigError, match="began under former keys"), open_training(config, "run-1", public):
+    with pytest.raises(ConfigError, match="began with former keys"), open_training(config, "run-1", public):
         pass
     with open_training(config, "run-2", public) as after:
         assert after.mailbox.me.public != former

@@ -165,7 +165,7 @@ def test_it_never_writes_over_what_it_reads(finder: Finder, tmp_path: Path, way:
         target.symlink_to(source)
     else:
         target.hardlink_to(source)
-    with pytest.raises(ConfigError, match="is what is read"):
+    with pytest.raises(ConfigError, match="is the input file"):
         anonymize_file(source, target, ["text"], finder, tmp_path / "k")
     assert source.read_bytes() == before
 
@@ -320,7 +320,7 @@ def test_without_presidio_one_line_says_how_to_get_it(tmp_path: Path) -> None:
 
 
 def test_a_language_that_is_not_known_is_one_line() -> None:
-    with pytest.raises(ConfigError, match="read in 'zz'"):
+    with pytest.raises(ConfigError, match="texts in 'zz' cannot be read"):
         Finder("zz").load()
 
 

@@ -142,7 +142,9 @@ def test_equal_values_of_two_fields_look_unlike_in_the_table(tmp_path: Path) -> 
     assert len({value for _, _, _, value, _ in rows(tmp_path)}) == 2
 
 
-@pytest.mark.parametrize(("gone", "reason"), [(KEY, "forgotten.key is gone"), (FILE, "forgotten.db is gone")])
+@pytest.mark.parametrize(
+    ("gone", "reason"), [(KEY, "forgotten.key is missing"), (FILE, "forgotten.db is missing")]
+)
 def test_a_file_that_is_gone_is_refused(home: Path, gone: str, reason: str) -> None:
     (home / gone).unlink()
     refused(home, reason)
@@ -160,7 +162,7 @@ def test_a_key_that_others_can_read_or_that_is_damaged_is_refused(home: Path) ->
     refused(home, "chmod 600", IdentityError)
     (home / KEY).chmod(0o600)
     (home / KEY).write_bytes(b"short\n")
-    refused(home, "holds no key of ours", IdentityError)
+    refused(home, "does not hold a key of fedllm", IdentityError)
 
 
 def test_one_may_read_while_another_process_writes(home: Path) -> None:
@@ -235,7 +237,7 @@ def test_a_row_for_which_there_is_no_room_is_not_there_in_part(home: Path, room:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert "cannot journal in" in done.stderr or "cannot be read" in done.stderr
+    assert "cannot write the withdrawals in" in done.stderr or "cannot be read" in done.stderr
     assert rows(home) == before
 
 

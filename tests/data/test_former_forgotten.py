@@ -100,9 +100,9 @@ def test_a_damaged_head_is_refused(home: Path, head: bytes) -> None:
 @pytest.mark.parametrize(
     ("gone", "reason"),
     [
-        ([KEY], "forgotten.key is gone"),
-        ([JOURNAL], "forgotten.jsonl is gone"),
-        ([JOURNAL, HEAD], "forgotten.db is gone"),
+        ([KEY], "forgotten.key is missing"),
+        ([JOURNAL], "forgotten.jsonl is missing"),
+        ([JOURNAL, HEAD], "forgotten.db is missing"),
     ],
 )
 def test_a_former_file_that_is_gone_is_refused(home: Path, gone: list[str], reason: str) -> None:

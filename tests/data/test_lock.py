@@ -74,7 +74,7 @@ def test_one_changed_byte_is_refused_by_the_files_name(project: Path, name: str)
     changed = bytearray(FILES[name])
     changed[-3] ^= 1
     (project / name).write_bytes(changed)
-    with pytest.raises(DataError, match=f"{name} is not as dvc.lock has it"):
+    with pytest.raises(DataError, match=f"{name} differs from dvc.lock"):
         check_lock(managed(project), config(project))
 
 
@@ -82,7 +82,7 @@ def test_a_file_that_the_lock_does_not_know_is_refused(project: Path) -> None:
     lock = yaml.safe_load((project / "dvc.lock").read_text())
     del lock["stages"]["evalset"]
     (project / "dvc.lock").write_text(yaml.safe_dump(lock))
-    with pytest.raises(DataError, match=r"data/public\.jsonl is not as dvc\.lock has it"):
+    with pytest.raises(DataError, match=r"data/public\.jsonl differs from dvc\.lock"):
         check_lock(managed(project), config(project))
 
 

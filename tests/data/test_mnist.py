@@ -93,7 +93,7 @@ def test_an_idx_pair_is_read_as_records() -> None:
         (idx(0, 2)[0] + b"x", idx(0, 2)[1], "more than they say"),
         (idx(0, 2)[0], idx(0, 2)[1][:-1], "cut off"),
         (idx(0, 3)[0], idx(0, 2)[1], "as many labels"),
-        (idx(0, 2)[1] + bytes(8), idx(0, 2)[1], "no IDX files"),
+        (idx(0, 2)[1] + bytes(8), idx(0, 2)[1], "not IDX files"),
     ],
 )
 def test_idx_files_that_do_not_fit_are_refused(images: bytes, labels: bytes, reason: str) -> None:

@@ -62,7 +62,7 @@ def test_another_format_is_named_with_a_command_that_makes_json_lines_of_it(
     tmp_path: Path, name: str, content: str
 ) -> None:
     (tmp_path / name).write_text(content)
-    with pytest.raises(DataError, match="make JSON lines of it") as refused:
+    with pytest.raises(DataError, match="convert it to JSON lines") as refused:
         read_records(tmp_path / name)
     command = str(refused.value).partition("python3 ")[2]
     code, source, target = shlex.split(command)[1], *shlex.split(command)[3::2]

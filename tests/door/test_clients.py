@@ -119,5 +119,5 @@ def test_an_object_larger_than_the_door_takes_is_refused_in_a_line(store: MinioS
     large = tmp_path / "large"
     with large.open("wb") as file:
         file.truncate(65 << 20)
-    with pytest.raises(ExchangeError, match=r"the store takes no object of 68157440 bytes"):
+    with pytest.raises(ExchangeError, match=r"the store does not accept an object of 68157440 bytes"):
         store.put_file(f"{ME}/large", large)

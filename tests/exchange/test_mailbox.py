@@ -118,7 +118,7 @@ def test_a_signed_size_above_the_callers_limit_is_refused_before_anything_is_fet
     mailbox: Mailbox,
 ) -> None:
     sealed = Sealed(key=PAYLOAD, sealed_sha256="0" * 64, sealed_bytes=1001, sha256="0" * 64, bytes=900)
-    with pytest.raises(RefusedError, match="payload of 1001 bytes, allowed are 1000"):
+    with pytest.raises(RefusedError, match="payload of 1001 bytes, at most 1000 are allowed"):
         mailbox.fetch_payload(sealed, limit=1000)
 
 
@@ -127,7 +127,7 @@ def test_sealed_bytes_that_are_right_around_something_else_are_refused(
     mailbox: Mailbox, parties: dict[str, Identity], tmp_path: Path, lie: dict[str, Any]
 ) -> None:
     sealed = sent(mailbox, parties["coordinator"], tmp_path).model_copy(update=lie)
-    with pytest.raises(RefusedError, match="what is sealed is not what was signed"):
+    with pytest.raises(RefusedError, match="the sealed content is not what was signed"):
         mailbox.fetch_payload(sealed)
 
 

@@ -77,15 +77,15 @@ def test_models_that_read_other_inputs_are_told_apart() -> None:
 
 
 def test_a_folder_that_is_no_image_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="no image model"):
+    with pytest.raises(ModelError, match="not an image model"):
         load_vision(resolve_base("tiny"))
     make_vision(tmp_path, "mnist-cnn")
     make_vision(tmp_path / "other", "mnist-scattering")
     (tmp_path / "model.safetensors").write_bytes((tmp_path / "other" / "model.safetensors").read_bytes())
-    with pytest.raises(ModelError, match="no image model"):
+    with pytest.raises(ModelError, match="not an image model"):
         load_vision(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"cut off")
-    with pytest.raises(ModelError, match="no image model"):
+    with pytest.raises(ModelError, match="not an image model"):
         load_vision(tmp_path)
 
 

@@ -88,9 +88,9 @@ def test_it_shows_the_quality_that_the_journal_holds_with_its_interval(plain: Tr
 def test_a_site_that_failed_and_declined_is_told_with_its_reason(plain: TrainingFacts) -> None:
     row = row_of(plain, "west")
     assert row.startswith("declined 0 of 2 1 1 0")
-    assert "of training a run are spent" in row
+    assert "of training per run are spent" in row
     assert row_of(plain, "east").startswith("counted 2 of 2 0 0 0")
-    assert "the policy's 0.001 s of training a run are spent" in words(plain)
+    assert "the policy's 0.001 s of training per run are spent" in words(plain)
 
 
 def test_bytes_are_those_of_the_journal(plain: TrainingFacts) -> None:

@@ -222,7 +222,7 @@ def test_a_training_keeps_to_its_budget(spent: str, verdict: str) -> None:
 def test_an_epsilon_of_before_the_exact_arithmetic_is_none() -> None:
     gate = budget(private("1", tags={"dp.arithmetic": ""}), Rules())
     assert gate.verdict == "fail"
-    assert "trained before 0.2, and no claim of its privacy holds" in gate.says
+    assert "trained before 0.2, so its privacy claims are not valid" in gate.says
     assert not version().void
 
 
@@ -233,7 +233,7 @@ def test_a_budget_of_more_digits_than_are_shown_is_kept_to() -> None:
 
 def test_no_dp_is_never_a_pass_and_refuses_only_where_somebody_asks_for_it() -> None:
     free = budget(version(), Rules())
-    assert (free.verdict, free.says) == ("not observable", "no DP configured: there is no budget to keep to")
+    assert (free.verdict, free.says) == ("not observable", "no DP configured: no budget applies")
     assert budget(version(privacy_unit="record"), Rules()).verdict == "fail"
     assert budget(version(), Rules(asks_privacy=True)).verdict == "fail"
     assert budget(version(privacy_unit=None), Rules()).verdict == "fail"
@@ -250,7 +250,7 @@ def test_no_dp_is_never_a_pass_and_refuses_only_where_somebody_asks_for_it() -> 
         (({"site": "amazon", "verdict": "accepted"},), "dp-audit's verdict on movies is not on record"),
         (
             ({"site": "amazon", "verdict": "accepted"}, {"site": "movies", "verdict": "norm: 9 above 3"}),
-            "movies counts and was not accepted: norm: 9 above 3",
+            "movies counts but was not accepted: norm: 9 above 3",
         ),
     ],
 )
@@ -268,7 +268,7 @@ def test_which_sites_count_is_read_from_the_table_where_it_says_so() -> None:
     assert audit(version(site_rows=tuple(rows), tags=cut)).verdict == "pass"
     rows[500]["verdict"] = "norm: 9 above 3"
     gate = audit(version(site_rows=tuple(rows), tags=cut))
-    assert (gate.verdict, "hospital-500 counts and was not accepted" in gate.says) == ("fail", True)
+    assert (gate.verdict, "hospital-500 counts but was not accepted" in gate.says) == ("fail", True)
 
 
 def test_a_site_that_was_left_out_may_have_failed() -> None:
@@ -284,7 +284,7 @@ def test_with_dp_a_ledger_that_was_not_seen_is_refused() -> None:
     gate = audit(private("1", site_rows=tuple(rows)))
     assert (gate.verdict, gate.says) == (
         "fail",
-        "movies counts and its ledger was not seen: chain, accounting",
+        "movies counts but its ledger was not seen: chain, accounting",
     )
     assert audit(version(site_rows=tuple(rows))).verdict == "pass", "without DP there is no ledger to see"
 
@@ -322,7 +322,7 @@ def test_ledgers_are_followed_added_up_and_held_against_the_tags(entries: list[E
     facts = accounted(entries)
     gate = ledger(facts)
     assert gate.verdict == "pass"
-    assert gate.says == f"7 signed entries of 1 sites hold, epsilon {facts.tags['dp.epsilon']}"
+    assert gate.says == f"7 valid signed entries of 1 sites, epsilon {facts.tags['dp.epsilon']}"
 
 
 def test_missing_ledgers_are_refused(entries: list[Entry]) -> None:

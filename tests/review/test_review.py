@@ -130,7 +130,7 @@ def test_a_promotion_that_was_killed_between_the_aliases_can_be_rejected(registe
     with pytest.raises(Killed):
         decide(replace(register, client=dead), "2", YES, RULES, notify=Heard())
     assert named(register) == ("1", "1")
-    with pytest.raises(ReviewError, match="broke off: decide on it again first"):
+    with pytest.raises(ReviewError, match="was interrupted: decide again first"):
         roll_back(register, "Ann", "a doubt", notify=Heard())
     decide(register, "2", NO, RULES, notify=Heard())
     assert named(register) == ("1", "3")
@@ -182,7 +182,9 @@ def test_a_decision_that_was_copied_to_another_version_is_none_about_it(
     copied = {name: value for name, value in register.tags("3").items() if name.startswith("review.")}
     del copied["review.applied"]
     register.tag("2", copied)
-    assert "Decided before" not in render_review(review_version(register, "2", RULES), Links("http://mlflow"))
+    assert "Former decision" not in render_review(
+        review_version(register, "2", RULES), Links("http://mlflow")
+    )
     reset(register, champion="2")
     register.tag("2", copied)
     with pytest.raises(ReviewError, match="champion already, without a review"):
@@ -198,7 +200,9 @@ def test_a_record_that_cannot_be_one_is_none(
     record = json.loads(register.tags("2")["review.record"]) | change
     by_hand(register, "2", record=json.dumps(record))
     assert decision_on(register.name, "2", register.tags("2")) is None
-    assert "Decided before" not in render_review(review_version(register, "2", RULES), Links("http://mlflow"))
+    assert "Former decision" not in render_review(
+        review_version(register, "2", RULES), Links("http://mlflow")
+    )
 
 
 def test_what_people_write_beside_the_metrics_stops_nothing(register: Register) -> None:
@@ -214,14 +218,14 @@ def test_what_people_write_beside_the_metrics_stops_nothing(register: Register) 
 def test_the_card_shows_what_is_decided_by(register: Register) -> None:
     reset(register, champion="1")
     card = render_review(review_version(register, "2", RULES), Links("http://mlflow", "http://prefect"))
-    assert "# reviewed, version 2: may it be champion?" in card
+    assert "# reviewed, version 2: should it become champion?" in card
     assert "it would replace version 1" in card
-    decide_first, gates = card.index("## To decide"), card.index("## Gates")
+    decide_first, gates = card.index("## How to decide"), card.index("## Gates")
     assert decide_first < gates
     assert "`fedllm promote 2 --over 1 --config FILE --reviewer NAME --reason WHY`" in card
     assert "*Promote model* is another route" in card
     assert "| quality | pass | +2.5 points of accuracy (95 %: " in card
-    assert "| budget | not observable | no DP configured: there is no budget to keep to |" in card
+    assert "| budget | not observable | no DP configured: no budget applies |" in card
     assert "| accuracy | 77.5 % | 50.0 % | 75.0 % |" in card
     assert "| amazon | yes | accepted | - |" in card
     assert "http://mlflow/#/models/reviewed/versions/2" in card
@@ -234,7 +238,7 @@ def test_a_version_whose_privacy_is_void_is_marked_when_it_is_met(register: Regi
     register.point_champion("1")
     try:
         review_version(register, "2", RULES)
-        assert "no claim of its privacy holds" in register.tags("1")["dp.void"]
+        assert "its privacy claims are not valid" in register.tags("1")["dp.void"]
         assert "dp.void" not in register.tags("2")
     finally:  # the other tests' version is this one
         register.tag("1", {"dp.epsilon": before})

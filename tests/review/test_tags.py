@@ -61,12 +61,12 @@ def test_another_status_waits_for_words_of_its_own(register: Register, heard: He
     words = {"reviewer": "Bob", "reason": "as good"}
     by_hand(register, "2", status="approved")
     act_on_tags(register, RULES, notify=heard)
-    waits = "waits for review.reviewer and review.reason to be set anew"
+    waits = "waits for review.reviewer and review.reason to be set again"
     assert register.tags("2")["review.outcome"] == waits
     by_hand(register, "2", **{first: words.pop(first)})
     act_on_tags(register, RULES, notify=heard)
     (other,) = words
-    assert register.tags("2")["review.outcome"] == f"waits for review.{other} to be set anew"
+    assert register.tags("2")["review.outcome"] == f"waits for review.{other} to be set again"
     assert named(register) == (None, None)
     by_hand(register, "2", **words)
     act_on_tags(register, RULES, notify=heard)

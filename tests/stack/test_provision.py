@@ -104,7 +104,7 @@ def test_the_registrar_makes_sites_users_and_the_worker_cannot(server: MinioServ
     put(enter(server, access_key, secret), "fedllm", "test/sites/harbour/card.json")
     registrar.remove_site("test", "harbour")
     for user, secret in (("fedllm-coordinator", "c" * 40), ("fedllm-mlflow", "m" * 40)):
-        with pytest.raises(AccessDeniedError, match="may not administrate"):
+        with pytest.raises(AccessDeniedError, match="may not manage users"):
             MinioIam(server.endpoint, user, secret, "fedllm").add_site("test", "mill")
 
 

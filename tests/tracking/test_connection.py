@@ -13,7 +13,7 @@ from fedllm.tracking.connection import stored
 def test_an_artifact_store_that_does_not_answer_is_given_up_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "STORE_SECONDS", 0.2)
     begun, never = time.monotonic(), threading.Event()
-    with pytest.raises(TrackingError, match="its artifact store does not within 0 s: start the store"):
+    with pytest.raises(TrackingError, match="its artifact store did not within 0 s: start the store"):
         stored("http://mlflow", never.wait)
     assert time.monotonic() - begun < 5
     never.set()

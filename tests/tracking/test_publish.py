@@ -299,7 +299,7 @@ def test_a_card_is_no_longer_than_every_database_takes(make_release: Make) -> No
     labels = {f"accuracy/{'&' * 40}{number}": 0.5 for number in range(60)}
     card = render(make_release("long", site_rows=rows, metrics={"accuracy": 0.5} | labels), "models:/long/1")
     assert len(card) <= 5000
-    assert card.endswith("… the rest is among the artifacts of the round's run.\n")
+    assert card.endswith("… the rest is in the artifacts of the round's run.\n")
 
 
 def test_a_list_of_sites_that_is_too_long_for_a_tag_ends_after_a_whole_name(make_release: Make) -> None:

@@ -36,7 +36,7 @@ def queue(training: Any, make_release: Make, number: int, **changes: Any) -> Non
 
 
 def test_content_that_mlflow_does_not_take_is_a_refusal(mlflow_uri: str, make_release: Make) -> None:
-    with pytest.raises(RecordRefusedError, match="refuses it"):
+    with pytest.raises(RecordRefusedError, match="refused the request"):
         Tracker(mlflow_uri, SIGNER).publish(make_release("refused", privacy=TOO_LONG))
 
 

@@ -124,10 +124,10 @@ def test_after_new_keys_what_the_former_signed_counts_no_more_until_it_is_signed
 def test_what_is_not_on_this_disk_or_not_of_this_journal_is_not_signed(published: Published) -> None:
     published.unsign()
     shutil.rmtree(published.folder)
-    assert "not on this disk" in sign_versions(CONFIG, published.uri).left["1"]
-    with pytest.raises(ReviewError, match="published no version 2"):
+    assert "no longer on this disk" in sign_versions(CONFIG, published.uri).left["1"]
+    with pytest.raises(ReviewError, match="no published version 2"):
         sign_versions(CONFIG, published.uri, "2")
     shutil.rmtree(coordinator_folder(NAME) / "keys")
-    with pytest.raises(IdentityError, match="sign where it runs"):
+    with pytest.raises(IdentityError, match="sign at the coordinator"):
         sign_versions(CONFIG, published.uri)
     assert not (coordinator_folder(NAME) / "keys").exists()

@@ -235,7 +235,7 @@ CHANGES: dict[Callable[[Store], None], str] = {
     signs_by_another_key: "not by the coordinator",
     shows_the_right_keys_over_another_signature: "signature is not coordinator's",
     exchanges_the_files_of_two_versions: "was changed",
-    rolls_back_to_another_version_with_its_record: "its record is the one of models:/taken/2",
+    rolls_back_to_another_version_with_its_record: "its record belongs to models:/taken/2",
     tells_another_model_hash: "its tag model.sha256",
 }
 
@@ -392,7 +392,7 @@ def test_a_record_fits_into_a_tag_whatever_its_names(store: Store) -> None:
 def test_a_version_is_signed_or_not_registered(
     store: Store, make_release: Callable[..., RoundRelease]
 ) -> None:
-    with pytest.raises(FedllmError, match="with its coordinator's signature"):
+    with pytest.raises(FedllmError, match="needs its coordinator's signature"):
         Tracker(store.uri).publish(make_release("nobodys"))
     assert store.client.get_experiment_by_name("nobodys") is None
     with pytest.raises(ReviewError, match="no version 9"):

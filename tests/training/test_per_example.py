@@ -174,7 +174,7 @@ def test_a_shared_tensor_that_the_loss_does_not_reach_is_refused() -> None:
     learner.model[-1] = torch.nn.Identity()
     learner.model.idle = torch.nn.ModuleList([idle])
     learner.model.forward = lambda pictures: _through(learner.model, pictures)  # type: ignore[method-assign]
-    with pytest.raises(TrainingError, match="no gradient by example"):
+    with pytest.raises(TrainingError, match="no per-example gradient"):
         by_hooks(learner, learner.encode(learner_and_records("cnn")[1]))
 
 
@@ -195,6 +195,6 @@ def test_a_layer_that_mixes_examples_is_refused() -> None:
     learner = Pictures()
     learner.model.insert(1, torch.nn.BatchNorm2d(4).eval())
     learner.trainable = list(learner.model.parameters())
-    with pytest.raises(TrainingError, match="cannot tell this model's examples apart"):
+    with pytest.raises(TrainingError, match="cannot compute this model's per-example gradients"):
         by_hooks(learner, [])
     assert traces(learner) == []

@@ -52,7 +52,7 @@ def read_tensor(data: bytes, size: int, form: Format) -> "torch.Tensor":
     start = 8 + len(header)
     due = start + form.width * size
     if len(data) != due:
-        raise RefusedError(f"payload: {len(data)} bytes where {due} are due for {size} numbers")
+        raise RefusedError(f"payload: {len(data)} bytes, expected {due} for {size} numbers")
     if data[:8] != len(header).to_bytes(8, "little") or data[8:start] != header:
         raise RefusedError(
             f"payload: its header is not that of one {form.name} tensor `adapter` of shape [{size}]"
