@@ -12,6 +12,7 @@ from fedllm.protocol.messages import Plan
 from fedllm.text import one_line
 
 _DAY = 24 * 60  # min
+_CLOCKS = 2.0  # s; the store tells whole seconds, and each party asks it at another time
 _COPIES = 4  # of the shared numbers in a training: the start, the adapter, its gradient, the update
 
 
@@ -152,7 +153,7 @@ def _about_the_cohort(plan: Plan, policy: PolicyConfig, roster: Mapping[str, str
 
 def _about_the_effort(plan: Plan, policy: PolicyConfig, now: float, spent: Spent) -> str | None:
     size = promised_bytes(plan)
-    if plan.deadline - now > policy.max_round:
+    if plan.deadline - now > policy.max_round + _CLOCKS:
         return f"a round of {plan.deadline - now:.6g} s is above the policy's {policy.max_round:.6g}"
     if policy.hours is not None and hours_end(policy.hours, now) is None:
         return f"it is outside the policy's hours {policy.hours}"

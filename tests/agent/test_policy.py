@@ -116,6 +116,7 @@ PINNED = {"peers": {"movies": MOVIES}, "min_peers": 1}
             "0 pinned peers in the cohort are below the policy's 1",
         ),
         ({"deadline": 9999.0}, {"max_round": 60}, {}, "above the policy's 60"),
+        ({"deadline": 1063.0}, {"max_round": 60}, {}, "a round of 63 s is above the policy's 60"),
         ({}, {"max_bytes": 1000}, {}, "1001 bytes per run are above the policy's 1000"),
         ({}, {"max_bytes": 1500}, {"spent": Spent(bytes=500)}, "1501 bytes per run are above"),
         ({}, {"max_seconds": 30}, {"spent": Spent(seconds=30.0)}, "30 s of training per run are spent"),
@@ -128,6 +129,11 @@ def test_a_plan_beyond_the_policy_is_declined_with_the_reason(
     done = decision(plan(**asked), PolicyConfig(**policy), **facts)
     assert done.kind == "decline"
     assert reason in done.reason
+
+
+def test_a_round_as_long_as_the_policy_allows_is_joined_whoever_read_the_clock_first() -> None:
+    done = decision(plan(deadline=1060.9), PolicyConfig(max_round=60))
+    assert done.kind == "accept"
 
 
 def test_a_cohort_with_the_pinned_peers_is_joined() -> None:
