@@ -17,9 +17,9 @@ import psutil
 
 from fedllm.agent.agent import Agent
 from fedllm.agent.host import Seat
+from fedllm.agent.job import Workbench
 from fedllm.agent.join import Membership, accept_invitation, init_site, read_card
 from fedllm.agent.trainers import InlineTrainer
-from fedllm.agent.worker import Workbench
 from fedllm.config import FederationConfig, StoreConfig, fedllm_home
 from fedllm.config.home import private_dir
 from fedllm.coordinator.members import add_site, store_access
@@ -31,7 +31,7 @@ from fedllm.coordinator.training import open_training
 from fedllm.data.prepare import PreparedData, cached_data
 from fedllm.errors import AccessDeniedError, ConfigError, FedllmError, ObjectNotFoundError
 from fedllm.journal.journal import Journal
-from fedllm.journal.place import coordinator_folder
+from fedllm.journal.location import coordinator_folder
 from fedllm.journal.runs import new_run_id
 from fedllm.milestones import Prepared, Preparing, report
 from fedllm.models.base import resolve_base

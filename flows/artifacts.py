@@ -5,10 +5,10 @@ from dataclasses import asdict
 from prefect import get_run_logger
 from prefect.artifacts import create_link_artifact, create_progress_artifact, create_table_artifact
 
-from fedllm.coordinator.budget import spent
 from fedllm.coordinator.privacy_plan import privacy_plan
 from fedllm.coordinator.progress import evaluations
 from fedllm.coordinator.release import site_rows
+from fedllm.coordinator.release_privacy import spent
 from fedllm.coordinator.training import Training
 from fedllm.journal.outcomes import Audited, Released
 from fedllm.protocol.terms import told_in_words

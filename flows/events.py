@@ -9,8 +9,8 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 
 from prefect.events import emit_event
 
-from fedllm.coordinator.budget import accounted
 from fedllm.coordinator.privacy_plan import privacy_plan
+from fedllm.coordinator.release_privacy import accounted
 from fedllm.coordinator.training import Training
 from fedllm.journal.outcomes import Audited, Evaluated, FailedRound, Released
 from fedllm.protocol.terms import PrivacyPlan

@@ -15,13 +15,13 @@ from pathlib import Path
 from filelock import FileLock
 
 from fedllm.config import cache_dir
-from fedllm.endpoints.place import Place
+from fedllm.endpoints.stack_paths import StackPaths
 
 
 def put_blank_databases(home: Path) -> None:
     """Have a stack of this home find its tables made."""
     made = _made()
-    place = Place(home.resolve())
+    place = StackPaths(home.resolve())
     place.create()
     place.prefect_home.mkdir(mode=0o700, exist_ok=True)
     shutil.copyfile(made / "prefect.db", place.prefect_home / "prefect.db")

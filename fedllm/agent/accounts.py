@@ -5,8 +5,8 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedllm.agent.job import public_reason
 from fedllm.agent.policy import Decision
-from fedllm.agent.worker import public_reason
 from fedllm.config import SiteConfig
 from fedllm.data.forget import Forgotten
 from fedllm.errors import BudgetError, DataError, IdentityError, RefusedError
@@ -15,7 +15,7 @@ from fedllm.privacy.accounting import Event
 from fedllm.privacy.configured import whole_training
 from fedllm.privacy.ledger import Ledger, Limits
 from fedllm.privacy.site_ledger import dataset_of, site_ledger
-from fedllm.protocol.entry import Entry, Head
+from fedllm.protocol.entry import ChainHead, LedgerEntry
 from fedllm.protocol.messages import Plan
 from fedllm.protocol.terms import PrivacyPlan
 from fedllm.secure.identity import Identity
@@ -95,7 +95,7 @@ class Accounts:
             if head.dataset == self.dataset:
                 self.ledger.acknowledge(
                     self.dataset,
-                    Head(seq=head.seq, sha256=head.sha256),
+                    ChainHead(seq=head.seq, sha256=head.sha256),
                     plan.envelope,
                     federation=plan.message.federation,
                 )
@@ -145,7 +145,7 @@ class Accounts:
             steps=1 if asked.unit == "site" else steps,
         )
 
-    def entries(self, plan: Plan) -> tuple[Entry, ...]:
+    def entries(self, plan: Plan) -> tuple[LedgerEntry, ...]:
         """Return the entries that the coordinator has not seen, without names of other federations' runs."""
         seen = [head.seq for head in plan.ledgers.get(self.site, ()) if head.dataset == self.dataset]
         after = max(seen, default=-1)

@@ -11,16 +11,16 @@ from filelock import FileLock, Timeout
 from fedllm.agent.accounts import open_accounts
 from fedllm.agent.announce import DataWatch
 from fedllm.agent.card import publish_card
-from fedllm.agent.duty import Duty
 from fedllm.agent.folder import WorkFolder
+from fedllm.agent.head_watcher import HeadWatcher
 from fedllm.agent.held_base import held_base
 from fedllm.agent.join import Membership
 from fedllm.agent.memory import Memory
 from fedllm.agent.outbox import Outbox
 from fedllm.agent.replies import Replies
 from fedllm.agent.residuals import keep_residual, sweep
+from fedllm.agent.round_worker import RoundWorker
 from fedllm.agent.trainers import Trainer
-from fedllm.agent.watch import Watch
 from fedllm.data.forget import Forgotten
 from fedllm.data.site_records import site_rows
 from fedllm.disk import is_full
@@ -57,14 +57,16 @@ class Agent:
         self._base = held_base(member.site.base)
         self._examples = self._count()
         self._data = DataWatch(member.site.data, self.memory)
-        self.watch = Watch(member, self.mailbox, self.memory)
+        self.watch = HeadWatcher(member, self.mailbox, self.memory)
         clock = StoreClock(self.mailbox.store)
         accounts = open_accounts(member.site, member.home, member.identity)
         if member.site.policy.budgets or accounts.ledger.datasets():
             note_use(member.site, member.home)
             for warning in other_uses(member.site, member.home):
                 log.warning("%s", warning)
-        self.duty = Duty(member, self.mailbox, self.memory, accounts, trainer, self._base, clock, folder)
+        self.worker = RoundWorker(
+            member, self.mailbox, self.memory, accounts, trainer, self._base, clock, folder
+        )
         self.outbox = Outbox(self.mailbox, self.memory, accounts, folder, member.site.poll_near)
         self._replies = Replies(member, self.mailbox, self.memory)
         self._plan: Received[Plan] | None = None  # to work on
@@ -78,7 +80,7 @@ class Agent:
 
     def close(self) -> None:
         """Publish a final card and release all resources."""
-        self.duty.stop()
+        self.worker.stop()
         try:
             if self._void is None:
                 self._show("stopped")
@@ -142,7 +144,7 @@ class Agent:
             RefusedError: something was refused and recorded; the rest was done.
             ExchangeError: the store did not answer; the next tick tries again.
         """
-        working = self.duty.poll()
+        working = self.worker.poll()
         if time.monotonic() >= self._card_due:
             self._show("training" if working else "idle")
         refusal: RefusedError | None = None
@@ -162,18 +164,18 @@ class Agent:
         head = self.watch.look()
         if head is not None:
             self._plan = self._query = None  # the new head names them again, or they have ended
-            under_way = self.duty.current.message if self.duty.current else None
+            under_way = self.worker.current.message if self.worker.current else None
             if under_way and SCHEDULES[under_way.schedule].is_over(under_way, head):
                 log.warning("round %d of %s is over: training stopped", under_way.round, under_way.run)
-                self.duty.stop()
-            if self.duty.current is None:
-                keep_residual(self.duty.folder, self.memory, head.run if head.state == "training" else None)
+                self.worker.stop()
+            if self.worker.current is None:
+                keep_residual(self.worker.folder, self.memory, head.run if head.state == "training" else None)
         if (plan := self.watch.plan()) is not None:
             self._plan = self._newest = plan
         if self._plan is not None:
             newest = self._plan.message
             try:
-                done = self.duty.consider(self._plan, self.watch.roster)
+                done = self.worker.consider(self._plan, self.watch.roster)
             except RefusedError as error:
                 self.memory.security.refused(error, COORDINATOR, newest.run, newest.round)
                 self._plan = None
@@ -201,7 +203,7 @@ class Agent:
     def _show(self, state: Literal["idle", "training", "stopped"]) -> None:
         """Publish the card: heartbeat, capabilities and progress."""
         site = self.member.site
-        shows_count = site.tell_count and not self.duty.accounts.history
+        shows_count = site.tell_count and not self.worker.accounts.history
         if shows_count and (count := self._data.look(self._count)) is not None:
             self._examples = count
         publish_card(
@@ -211,9 +213,9 @@ class Agent:
             state,
             base_sha256=self._base.sha256,
             examples=self._examples if shows_count else None,
-            progress=self.duty.progress,
+            progress=self.worker.progress,
         )
-        self._card_due = time.monotonic() + (PROGRESS if self.duty.current else site.heartbeat)
+        self._card_due = time.monotonic() + (PROGRESS if self.worker.current else site.heartbeat)
 
     def _count(self) -> int:
         """Return the site's number of records, without withdrawn records and invalid lines."""

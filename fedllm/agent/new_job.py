@@ -2,10 +2,10 @@
 
 from fedllm.agent.folder import WorkFolder
 from fedllm.agent.held_base import HeldBase
+from fedllm.agent.job import Job, site_seed
 from fedllm.agent.join import Membership
 from fedllm.agent.memory import Memory
 from fedllm.agent.residuals import residual_of
-from fedllm.agent.worker import Job, site_seed
 from fedllm.protocol.messages import Plan
 from fedllm.protocol.terms import private_terms
 

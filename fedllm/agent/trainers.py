@@ -9,9 +9,9 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from fedllm.agent.job import Event, Failed, Job, StepDone, Workbench, failure, is_explained
 from fedllm.agent.limits import TOO_MUCH, bind_memory, holds_too_much, ran_out_of_memory
 from fedllm.agent.warm import name_process, warm_context
-from fedllm.agent.worker import Event, Failed, Job, Progress, Workbench, failure, is_explained
 from fedllm.logs import log_as_asked
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def _serve(
         while True:
             job = pipe.recv()
             try:
-                done = bench.perform(job, lambda step, steps: pipe.send(Progress(step, steps)))
+                done = bench.perform(job, lambda step, steps: pipe.send(StepDone(step, steps)))
             except BrokenPipeError:
                 return
             except Exception as error:

@@ -10,7 +10,7 @@ from typing import Literal
 
 from fedllm.errors import LedgerError
 from fedllm.privacy.accounting import Event, epsilon
-from fedllm.privacy.chain import ChainState, Entry, Reservation, state_of, verify_chain
+from fedllm.privacy.chain import ChainState, LedgerEntry, Reservation, state_of, verify_chain
 from fedllm.protocol.terms import PrivacyPlan
 
 Check = Literal["pass", "fail", "not observable"]
@@ -27,7 +27,7 @@ class LedgerFinding:
     checks: dict[str, Check]
     reason: str = ""  # of the first failed check
     epsilon: float | None = None
-    entries: tuple[Entry, ...] = ()  # the whole chain; empty if it was not verified
+    entries: tuple[LedgerEntry, ...] = ()  # the whole chain; empty if it was not verified
 
     @property
     def failed(self) -> str | None:
@@ -47,7 +47,11 @@ class RoundTaken:
 
 
 def audit_ledger(
-    taken: RoundTaken, plan: PrivacyPlan, known: Sequence[Entry], shown: Sequence[Entry], verify_key: str
+    taken: RoundTaken,
+    plan: PrivacyPlan,
+    known: Sequence[LedgerEntry],
+    shown: Sequence[LedgerEntry],
+    verify_key: str,
 ) -> LedgerFinding:
     """Check the entries that a site shows against the privacy plan.
 

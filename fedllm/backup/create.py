@@ -21,7 +21,7 @@ from fedllm.backup.stores import local_stores, own_buckets
 from fedllm.config import FederationConfig
 from fedllm.config.home import refuse_half_restored
 from fedllm.disk import room
-from fedllm.endpoints.place import Place
+from fedllm.endpoints.stack_paths import StackPaths
 from fedllm.endpoints.state import StackState
 from fedllm.errors import ConfigError
 from fedllm.stack.databases import databases
@@ -53,7 +53,7 @@ def create_backup(
         DiskFullError: the disk of the home or of the archive has no room.
         ExchangeError: a store does not answer.
     """
-    place = Place.here()
+    place = StackPaths.here()
     if not place.home.is_dir():
         raise ConfigError(f"{place.home} is not there: nothing to back up")
     if out.resolve().is_relative_to(place.home):
@@ -99,7 +99,7 @@ def create_backup(
     return manifest
 
 
-def _other_databases(staged: Staged, place: Place) -> tuple[str, ...]:
+def _other_databases(staged: Staged, place: StackPaths) -> tuple[str, ...]:
     """Stage MLflow's database, then Prefect's; return the names of all staged Postgres dumps."""
     dumps = ["journal"] if f"{DATABASES}journal.dump" in staged.files else []
     urls = databases(place, keep=False)
@@ -138,7 +138,7 @@ def _ledgers(staged: Staged) -> Iterable[LedgerMark]:
             yield from marks(path, name.removeprefix(HOME))
 
 
-def _omissions(place: Place, contents: JournalContents) -> Iterable[str]:
+def _omissions(place: StackPaths, contents: JournalContents) -> Iterable[str]:
     """Yield a line for each part of this home's federations that is not in the archive."""
     local = {site.name for site in site_homes(place.home)}
     for federation, sites in sorted(contents.sites.items()):

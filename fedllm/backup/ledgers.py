@@ -13,7 +13,7 @@ from fedllm.errors import BackupError, ConfigError, IdentityError, LedgerError
 from fedllm.privacy.chain import ChainState, Reservation, state_of
 from fedllm.privacy.ledger import Ledger
 from fedllm.privacy.site_ledger import former_identities, ledger_path
-from fedllm.protocol.entry import Entry
+from fedllm.protocol.entry import LedgerEntry
 from fedllm.secure.identity import load_identity
 
 NO_ROUND = 2**31 - 1  # round number for charging steps that may belong to any round
@@ -49,7 +49,7 @@ def marks(path: Path, name: str) -> Iterator[LedgerMark]:
     folder = name.rpartition("/")[0]
     with closing(_read_only(path)) as db:
         for _, _, body in db.execute("select dataset, max(seq), entry from entry group by dataset"):
-            entry = Entry.model_validate_json(body)
+            entry = LedgerEntry.model_validate_json(body)
             yield LedgerMark(home=folder, dataset=entry.dataset, seq=entry.seq, sha256=entry.sha256)
 
 
@@ -132,10 +132,10 @@ def retire_ledgers(home: Path) -> list[Retired]:
 
 def _chains(path: Path) -> Iterator[ChainState]:
     """Yield the state of each chain in a ledger."""
-    chains: dict[str, list[Entry]] = {}
+    chains: dict[str, list[LedgerEntry]] = {}
     with closing(_read_only(path)) as db:
         for dataset, body in db.execute("select dataset, entry from entry order by dataset, seq"):
-            chains.setdefault(dataset, []).append(Entry.model_validate_json(body))
+            chains.setdefault(dataset, []).append(LedgerEntry.model_validate_json(body))
     for entries in chains.values():
         yield state_of(entries)
 

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from fedllm.backup.manifest import FederationMark
 from fedllm.config import FederationConfig
-from fedllm.journal.place import update_file
+from fedllm.journal.location import update_file
 from fedllm.journal.tables import FederationRow, LeaseRow, OutcomeRow, RunRow
 
 _TRAIN = "remote-local-train "

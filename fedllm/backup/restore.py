@@ -21,7 +21,7 @@ from fedllm.backup.unpack import Unpacking
 from fedllm.config import fedllm_home
 from fedllm.config.home import RESTORING, private_dir
 from fedllm.disk import refuse_without_room, room, sync_folder
-from fedllm.endpoints.place import Place
+from fedllm.endpoints.stack_paths import StackPaths
 from fedllm.endpoints.state import StackState
 from fedllm.errors import BackupError, ConfigError
 from fedllm.journal.journal import Journal
@@ -141,7 +141,7 @@ def _filling(home: Path, progress: Progress) -> Iterator[Path]:
         try:
             with tempfile.TemporaryDirectory(prefix=".restoring-", dir=home) as scratch:
                 yield Path(scratch)
-            Place(home).restored.touch(mode=0o600)
+            StackPaths(home).restored.touch(mode=0o600)
             os.sync()  # all must be on disk before the marker goes: without it the home counts as complete
         except BaseException:
             for path in home.iterdir():
@@ -171,7 +171,7 @@ def _claimed(home: Path, progress: Progress) -> Iterator[None]:
         try:
             sync_folder(home)
             _refuse_filled_home(home, but={RESTORING})
-            place = Place(private_dir(home / "stack").parent)
+            place = StackPaths(private_dir(home / "stack").parent)
             held.enter_context(place.lock(progress))
             _refuse_begun_stack(place)
         except BaseException:
@@ -180,7 +180,7 @@ def _claimed(home: Path, progress: Progress) -> Iterator[None]:
         yield
 
 
-def _refuse_begun_stack(place: Place) -> None:
+def _refuse_begun_stack(place: StackPaths) -> None:
     if {path.name for path in place.folder.iterdir()} != {"lock"}:
         raise ConfigError(f"`fedllm up` has begun in {place.home}: restore into an empty folder with --into")
 
@@ -200,7 +200,7 @@ def _advance_memories(home: Path, taken: float) -> Iterator[tuple[str, str, int]
 
 def _reset_addresses(urls: Mapping[str, str]) -> None:
     """Make the next `up` choose ports, register the deployments again, and use the restored databases."""
-    place = Place.here()
+    place = StackPaths.here()
     if place.state.exists():
         state = StackState.load(place)
         replace(state, ports={}, deployed="", external_prefect=None).save(place)

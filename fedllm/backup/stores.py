@@ -10,7 +10,7 @@ from fedllm.backup.manifest import Bucket, Manifest
 from fedllm.backup.objects import BackupStore, open_bucket, open_folder
 from fedllm.config import FederationConfig
 from fedllm.endpoints import endpoints
-from fedllm.endpoints.place import Place
+from fedllm.endpoints.stack_paths import StackPaths
 from fedllm.endpoints.store_users import BUCKET, MLFLOW_BUCKET
 from fedllm.errors import BackupError, ConfigError, ExchangeError
 from fedllm.secure.trust import read_ca
@@ -52,7 +52,7 @@ def local_stores(
             lock. Otherwise missing buckets are left out.
         say: called with a line for what this waits for, and what waits for this.
     """
-    place = Place.here()
+    place = StackPaths.here()
     with ExitStack() as stack:
         running = endpoints()
         alone = running is None and (make or (place.minio / "meta.db").exists())

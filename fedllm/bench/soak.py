@@ -13,7 +13,7 @@ import psutil
 from fedllm.config import FederationConfig
 from fedllm.endpoints import Endpoints
 from fedllm.journal.journal import Journal
-from fedllm.journal.place import coordinator_folder
+from fedllm.journal.location import coordinator_folder
 from fedllm.journal.runs import all_runs
 
 EVERY = 2.0  # s between samples

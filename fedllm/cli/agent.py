@@ -69,7 +69,7 @@ def _measured(here: "Agent", port: int | None, textfile: Path | None) -> Iterato
     from fedllm.metrics.expose import kept_in_file, registry_of, served
     from fedllm.metrics.site import SiteMetrics
 
-    registry = registry_of(SiteMetrics(here.memory, here.duty.accounts, lambda: here.contact))
+    registry = registry_of(SiteMetrics(here.memory, here.worker.accounts, lambda: here.contact))
     with ExitStack() as stack:
         if port is not None:
             taken = stack.enter_context(served(registry, port))

@@ -10,7 +10,7 @@ from fedllm.cli.output import emit
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Fetch, deal and describe the data of simulated sites; at a site: pseudonyms and withdrawal.",
+    help="Fetch, split and describe the data of simulated sites; at a site: pseudonyms and withdrawal.",
 )
 
 Out = Annotated[Path, typer.Option("--out", help="The folder of the data.")]
@@ -56,7 +56,7 @@ def partition(
     from fedllm.config import load_federation
     from fedllm.data import prepare
 
-    parts = prepare.deal(load_federation(config, sets or ()), out)
+    parts = prepare.split_sites(load_federation(config, sets or ()), out)
     counts = {name: len(records) for name, records in parts.items()}
     lines = "\n".join(f"{out / 'sites' / name}.jsonl: {count} records" for name, count in counts.items())
     emit(as_json, {"sites": counts}, lines)

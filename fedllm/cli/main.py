@@ -90,7 +90,7 @@ app.add_typer(site.app, name="site", help="Joining: keys at the site, cards, inv
 app.add_typer(versions.app, name="model", help="Registered versions: what their coordinator signed.")
 app.add_typer(ledger.app, name="ledger", help="What was spent of a data set's privacy budget.")
 app.add_typer(bench.app, name="bench", help="Measure what the README states.")
-app.add_typer(data.app, name="data", help="Fetch, deal and describe the data of simulated sites.")
+app.add_typer(data.app, name="data", help="Fetch, split and describe the data of simulated sites.")
 guard(app)
 
 

@@ -156,7 +156,7 @@ def _number(opened: "Register", wanted: str | None) -> str:
 
 def _signer(federation: "FederationConfig", folder: Path | None) -> "Identity":
     """Return the keys that sign: those in `folder`, else the coordinator's existing ones."""
-    from fedllm.journal.place import coordinator_folder
+    from fedllm.journal.location import coordinator_folder
     from fedllm.secure.identity import load_identity
 
     return load_identity(folder or coordinator_folder(federation.name) / "keys")

@@ -223,7 +223,7 @@ def _without_simulation(config: FederationConfig) -> FederationConfig:
 
 def _written(config: FederationConfig) -> Path:
     """Write the configuration to the coordinator's folder, named by its hash, and return the path."""
-    from fedllm.journal.place import coordinator_folder
+    from fedllm.journal.location import coordinator_folder
 
     text = yaml.safe_dump(config.public_json(), sort_keys=False)
     name = hashlib.sha256(text.encode()).hexdigest()[:16]

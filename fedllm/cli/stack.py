@@ -60,12 +60,12 @@ def up(
     Prefect and MLflow ask for passwords, which a terminal is shown and a file of yours alone keeps.
     """
     from fedllm.endpoints import endpoints
-    from fedllm.endpoints.place import Place
+    from fedllm.endpoints.stack_paths import StackPaths
     from fedllm.stack import up as start
 
     begun = time.monotonic()
     ports = {"door": door_port, "minio": minio_port, "prefect": prefect_port, "mlflow": mlflow_port}
-    already, restored = endpoints() is not None, Place.here().restored.exists()
+    already, restored = endpoints() is not None, StackPaths.here().restored.exists()
     chosen = _config_to_deploy(config) if deployments else None
     servers = start(
         ports={name: port for name, port in ports.items() if port is not None},
@@ -88,7 +88,7 @@ def up(
         "secure": servers.ca_file is not None,
         "open": servers.passwords is None,
         "ca_file": str(servers.ca_file) if servers.ca_file else None,
-        "client_env": str(Place(servers.home).client_env),
+        "client_env": str(StackPaths(servers.home).client_env),
         "run_command": command if chosen else None,
         "paused_after_restore": restored,
         "seconds": round(seconds, 2),
@@ -113,7 +113,7 @@ def _pages(servers: "Endpoints") -> list[str]:
     Passwords are shown in a terminal only; other output names the file that holds them.
     """
     from fedllm.endpoints.passwords import USER
-    from fedllm.endpoints.place import Place
+    from fedllm.endpoints.stack_paths import StackPaths
 
     if servers.passwords is None:
         prefect = mlflow = "open to every account of this machine"
@@ -121,7 +121,7 @@ def _pages(servers: "Endpoints") -> list[str]:
         prefect = f"password {servers.passwords.prefect_auth}"
         mlflow = f"user {USER}, password {servers.passwords.mlflow}"
     else:
-        file = Place(servers.home).client_env
+        file = StackPaths(servers.home).client_env
         prefect = f"password: PREFECT_API_AUTH_STRING in {file}"
         mlflow = f"user {USER}, password: MLFLOW_TRACKING_PASSWORD in {file}"
     if not servers.own_prefect:
@@ -138,9 +138,9 @@ def client(servers: "Endpoints") -> str:
 
 def _entered(servers: "Endpoints") -> str:
     """Return the command that sets addresses and passwords in a shell."""
-    from fedllm.endpoints.place import Place
+    from fedllm.endpoints.stack_paths import StackPaths
 
-    return f". {shlex.quote(str(Place(servers.home).client_env))}"
+    return f". {shlex.quote(str(StackPaths(servers.home).client_env))}"
 
 
 def ca(
@@ -153,10 +153,10 @@ def ca(
 ) -> None:
     """Make the private CA and the certificate of this machine's servers; what is there already is kept."""
     from fedllm.endpoints import endpoints
-    from fedllm.endpoints.place import Place
+    from fedllm.endpoints.stack_paths import StackPaths
     from fedllm.secure.ca import ca_fingerprint, server_certificate, validity
 
-    place = Place.here()
+    place = StackPaths.here()
     with place.usable():
         place.create()
     with place.usable(), place.lock():

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fedllm.data.forget import Forgotten
-from fedllm.data.forgotten_file import FILE, Entry
+from fedllm.data.forgotten_file import FILE, Withdrawal
 from fedllm.data.records import read_records
 from fedllm.errors import ConfigError, DataError
 
@@ -27,7 +27,7 @@ def requested_values(ids: Sequence[str], where: Sequence[str], *, show: bool) ->
 
 
 def answer(
-    home: Path, data: Path, forgotten: Forgotten, new: Sequence[Entry]
+    home: Path, data: Path, forgotten: Forgotten, new: Sequence[Withdrawal]
 ) -> tuple[dict[str, object], str]:
     """Return the result as JSON and as text."""
     records, fault = _read(data)

@@ -14,7 +14,7 @@ from fedllm.coordinator.round_view import TrainingRound
 from fedllm.coordinator.training import Training
 from fedllm.coordinator.wait import member
 from fedllm.errors import EquivocationError, ObjectNotFoundError, RefusedError, RoundError
-from fedllm.exchange.mailbox import place_of
+from fedllm.exchange.mailbox import expected_of
 from fedllm.journal.outcomes import Audited, Dispatched, SiteOutcome
 from fedllm.models.codec import decode_flat
 from fedllm.protocol.messages import COORDINATOR, EVERYONE, Closed, Counted, Plan, Update, Verdict
@@ -123,7 +123,7 @@ def _check_conduct(training: Training, plan: Plan, outcome: SiteOutcome) -> None
         return
     try:
         again = training.mailbox.find(
-            training.layout.update(site, run, number), Update, keys, **place_of(plan)
+            training.layout.update(site, run, number), Update, keys, **expected_of(plan)
         )
     except RefusedError as error:
         # Anyone with write access to the store could do that: the pinned signed message holds.

@@ -9,7 +9,7 @@ from fedllm.coordinator.round_view import view_of
 from fedllm.coordinator.training import Training
 from fedllm.coordinator.wait import GRACE, wait_for_site
 from fedllm.errors import RefusedError
-from fedllm.exchange.mailbox import place_of
+from fedllm.exchange.mailbox import expected_of
 from fedllm.journal.outcomes import Dispatched, SiteOutcome
 from fedllm.protocol.messages import COORDINATOR, Plan, PublicKeys, Query, Reply
 
@@ -62,7 +62,7 @@ class _ReplyWatch:
     def look(self) -> SiteOutcome | None:
         mail, run, number, site = self.training.mailbox, self.training.run, self.plan.round, self.keys.name
         key = self.training.layout.reply(site, run, number, self.phase.name)
-        received = mail.find(key, Reply, self.keys, **place_of(self.plan))
+        received = mail.find(key, Reply, self.keys, **expected_of(self.plan))
         if received is None:
             return None
         reply = received.message

@@ -9,8 +9,8 @@ from fedllm.coordinator.progress import score
 from fedllm.errors import FedllmError
 from fedllm.exchange.store import ObjectInfo, ObjectStore
 from fedllm.journal.journal import Journal
+from fedllm.journal.location import coordinator_folder
 from fedllm.journal.outcomes import Aggregated, Evaluated
-from fedllm.journal.place import coordinator_folder
 from fedllm.journal.release_queue import waiting_releases
 from fedllm.journal.runs import all_runs
 from fedllm.protocol.layout import Layout

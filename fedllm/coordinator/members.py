@@ -16,7 +16,7 @@ from fedllm.exchange.connect import connect
 from fedllm.exchange.store import ObjectStore
 from fedllm.journal.journal import Journal
 from fedllm.journal.lease import Lease
-from fedllm.journal.place import coordinator_folder
+from fedllm.journal.location import coordinator_folder
 from fedllm.journal.tables import CardRow
 from fedllm.protocol.layout import Layout
 from fedllm.protocol.messages import COORDINATOR, EVERYONE, Invitation, PublicKeys, Roster

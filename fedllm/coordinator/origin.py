@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from fedllm.config import FederationConfig, fedllm_home
 from fedllm.errors import ConfigError
 from fedllm.journal.journal import Journal
-from fedllm.journal.place import has_journal
+from fedllm.journal.location import has_journal
 from fedllm.journal.tables import OriginRow
 from fedllm.protocol.messages import PublicKeys, Roster
 

@@ -10,7 +10,7 @@ from fedllm.coordinator.training import Training
 from fedllm.disk import write_whole
 from fedllm.errors import ExchangeError, ObjectNotFoundError
 from fedllm.exchange.mailbox import seal_to_file
-from fedllm.journal.place import update_file
+from fedllm.journal.location import update_file
 from fedllm.protocol.messages import Sealed
 
 log = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from fedllm.coordinator.members import (
 )
 from fedllm.journal.journal import Journal
 from fedllm.journal.lease import Lease
-from fedllm.journal.place import coordinator_folder
+from fedllm.journal.location import coordinator_folder
 from fedllm.journal.tables import RoundKeyRow, RunRow
 from fedllm.secure.identity import retire_identity
 

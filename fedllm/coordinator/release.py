@@ -5,9 +5,9 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from fedllm.auditing.ledgers import NOT_OBSERVABLE
-from fedllm.coordinator.budget import budget, with_ledgers
 from fedllm.coordinator.evaluate import baseline
 from fedllm.coordinator.payloads import read_model
+from fedllm.coordinator.release_privacy import budget, with_ledgers
 from fedllm.coordinator.training import Training
 from fedllm.errors import LedgerError, ModelError, RecordRefusedError, TrackingError
 from fedllm.journal.outcomes import (

@@ -7,7 +7,7 @@ from fedllm.coordinator.dispatch import read_plan
 from fedllm.coordinator.training import Training
 from fedllm.coordinator.wait import GRACE, wait_for_site
 from fedllm.errors import ObjectNotFoundError, RefusedError
-from fedllm.exchange.mailbox import Received, place_of
+from fedllm.exchange.mailbox import Received, expected_of
 from fedllm.journal.outcomes import Dispatched, SiteOutcome
 from fedllm.milestones import SiteStep, report
 from fedllm.protocol.messages import Answer, Card, Plan, PublicKeys, Update
@@ -48,7 +48,9 @@ class _UpdateWatch:
         mail, layout, run = self._training.mailbox, self._training.layout, self._training.run
         site, number = self._keys.name, self._number
         if self._answer is None:
-            received = mail.find(layout.answer(site, run, number), Answer, self._keys, **place_of(self._plan))
+            received = mail.find(
+                layout.answer(site, run, number), Answer, self._keys, **expected_of(self._plan)
+            )
             if received is None:
                 return None
             self._answer = received.message
@@ -59,7 +61,7 @@ class _UpdateWatch:
             self._say(f"{site}: {received.message.decision}, {received.message.steps} steps {explanation}")
             report(SiteStep(number, site, 0, received.message.steps))
         key = layout.update(site, run, number)
-        update = mail.find(key, Update, self._keys, **place_of(self._plan))
+        update = mail.find(key, Update, self._keys, **expected_of(self._plan))
         if update is None:
             self._show_progress()
             return None

@@ -16,7 +16,7 @@ from fedllm.config import FederationConfig
 from fedllm.coordinator.members import coordinator_fingerprint, coordinator_identity
 from fedllm.errors import IdentityError, ModelError, RecordRefusedError, RefusedError, ReviewError
 from fedllm.journal.journal import Journal
-from fedllm.journal.place import coordinator_folder
+from fedllm.journal.location import coordinator_folder
 from fedllm.journal.release_queue import PublishedRelease, published_releases
 from fedllm.journal.runs import find_run
 

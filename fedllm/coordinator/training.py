@@ -19,7 +19,7 @@ from fedllm.exchange.mailbox import Mailbox, Received
 from fedllm.exchange.store import ObjectStore
 from fedllm.journal.journal import Journal
 from fedllm.journal.lease import Lease
-from fedllm.journal.place import coordinator_folder
+from fedllm.journal.location import coordinator_folder
 from fedllm.journal.runs import begin_run, find_run, play_by
 from fedllm.models.base import resolve_base
 from fedllm.models.folder import fingerprint

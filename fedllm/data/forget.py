@@ -4,7 +4,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from fedllm.data.forgotten_file import FILE, KEY, RESTORE, Entry, add_entries, locked, marked, read_entries
+from fedllm.data.forgotten_file import (
+    FILE,
+    KEY,
+    RESTORE,
+    Withdrawal,
+    add_entries,
+    locked,
+    marked,
+    read_entries,
+)
 from fedllm.data.former_forgotten import has_former, read_former, remove_former
 from fedllm.data.records import Record
 from fedllm.data.site_key import read_key, site_key
@@ -17,7 +26,7 @@ class Forgotten:
     """A site's withdrawals in order of entry; `key` is empty if there are none."""
 
     key: bytes = field(default=b"", repr=False)
-    entries: tuple[Entry, ...] = ()
+    entries: tuple[Withdrawal, ...] = ()
 
     @classmethod
     def load(cls, home: Path) -> "Forgotten":
@@ -40,7 +49,7 @@ class Forgotten:
         wanted = _by_field(self.entries)
         return [record for record in records if not self._matches(record, wanted)]
 
-    def count(self, entry: Entry, records: Iterable[Record]) -> int:
+    def count(self, entry: Withdrawal, records: Iterable[Record]) -> int:
         """Return how many records one entry matches."""
         wanted = _by_field([entry])
         return sum(self._matches(record, wanted) for record in records)
@@ -51,7 +60,7 @@ class Forgotten:
         )
 
 
-def forget(home: Path, values: Iterable[tuple[str, str]]) -> tuple[Forgotten, list[Entry]]:
+def forget(home: Path, values: Iterable[tuple[str, str]]) -> tuple[Forgotten, list[Withdrawal]]:
     """Exclude records with these (field, value) pairs from every later round.
 
     Values are texts, as `read_records` gives them. Known pairs are skipped. When this returns, the
@@ -69,7 +78,7 @@ def forget(home: Path, values: Iterable[tuple[str, str]]) -> tuple[Forgotten, li
         with room(home, "run it again"), locked(home):
             before = _taken_over(home) if _was_begun(home) else Forgotten()
             key = site_key(home / KEY)[0]
-            wanted = (Entry.now(name, marked(key, name, value)) for name, value in values)
+            wanted = (Withdrawal.now(name, marked(key, name, value)) for name, value in values)
             new = _not_among(before.entries, wanted)
             if new:
                 add_entries(home, key, new)
@@ -104,10 +113,10 @@ def _taken_over(home: Path) -> Forgotten:
     return _read(home)
 
 
-def _not_among(known: Sequence[Entry], entries: Iterable[Entry]) -> list[Entry]:
+def _not_among(known: Sequence[Withdrawal], entries: Iterable[Withdrawal]) -> list[Withdrawal]:
     """Return the unknown entries without repeats, numbered after the known ones."""
     seen = {(entry.field, entry.value) for entry in known}
-    fresh: list[Entry] = []
+    fresh: list[Withdrawal] = []
     for entry in entries:
         if (mark := (entry.field, entry.value)) not in seen:
             seen.add(mark)
@@ -121,7 +130,7 @@ def _refuse_absent(home: Path) -> None:
         raise DataError(f"{home}: no such folder, so the withdrawals cannot be read; name the site's home")
 
 
-def _by_field(entries: Iterable[Entry]) -> dict[str, set[str]]:
+def _by_field(entries: Iterable[Withdrawal]) -> dict[str, set[str]]:
     wanted: dict[str, set[str]] = {}
     for entry in entries:
         wanted.setdefault(entry.field, set()).add(entry.value)

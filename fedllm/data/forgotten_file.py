@@ -64,7 +64,7 @@ _TABLE = Table(
 
 
 @dataclass(frozen=True)
-class Entry:
+class Withdrawal:
     """One row: the time from which records with a certain value in `field` are left out."""
 
     seq: int
@@ -73,7 +73,7 @@ class Entry:
     value: str  # HMAC, hex
 
     @classmethod
-    def now(cls, field: str, value: str) -> "Entry":
+    def now(cls, field: str, value: str) -> "Withdrawal":
         """Return a withdrawal at the present second, not yet numbered."""
         return cls(-1, datetime.now(UTC).isoformat(timespec="seconds"), field, value)
 
@@ -94,7 +94,7 @@ def locked(home: Path) -> Iterator[None]:
         raise DataError(f"{home / FILE} is in use by another process: try again") from None
 
 
-def read_entries(home: Path, key: bytes) -> tuple[Entry, ...]:
+def read_entries(home: Path, key: bytes) -> tuple[Withdrawal, ...]:
     """Return every row in order, verified. Needs no lock: a reader sees the last commit.
 
     Raises:
@@ -112,7 +112,7 @@ def read_entries(home: Path, key: bytes) -> tuple[Entry, ...]:
     return tuple(_entry(key, row, seq, path) for seq, row in enumerate(rows))
 
 
-def add_entries(home: Path, key: bytes, entries: Sequence[Entry]) -> None:
+def add_entries(home: Path, key: bytes, entries: Sequence[Withdrawal]) -> None:
     """Add all rows in one transaction; on the disk when this returns. Requires the lock.
 
     The file appears with its first rows in it, so that no reader sees it without a table.
@@ -142,14 +142,14 @@ def _insert(path: Path, rows: Sequence[dict[str, Any]]) -> None:
             connection.execute(_TABLE.insert(), rows)
 
 
-def _entry(key: bytes, row: Row[Any], seq: int, path: Path) -> Entry:
-    entry = Entry(row.seq, row.at, row.field, row.value)
+def _entry(key: bytes, row: Row[Any], seq: int, path: Path) -> Withdrawal:
+    entry = Withdrawal(row.seq, row.at, row.field, row.value)
     if entry.seq != seq or not hmac.compare_digest(str(row.mac).encode(), _mac(key, entry).encode()):
         raise DataError(f"{path}, row {seq} was edited, or {KEY} is not the one of this file: {RESTORE}")
     return entry
 
 
-def _mac(key: bytes, entry: Entry) -> str:
+def _mac(key: bytes, entry: Withdrawal) -> str:
     # A damaged row may hold bytes instead of text.
     text = json.dumps([entry.seq, entry.at, entry.field, entry.value], default=repr).encode()
     return hmac.new(key, b"fedllm.forgotten/2 row\n" + text, hashlib.sha256).hexdigest()

@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from fedllm.data.forgotten_file import KEY, RESTORE, Entry
+from fedllm.data.forgotten_file import KEY, RESTORE, Withdrawal
 from fedllm.disk import sync_folder
 from fedllm.errors import DataError
 
@@ -25,7 +25,7 @@ def has_former(home: Path) -> bool:
     return (home / JOURNAL).exists() or (home / HEAD).exists()
 
 
-def read_former(home: Path, key: bytes) -> tuple[Entry, ...]:
+def read_former(home: Path, key: bytes) -> tuple[Withdrawal, ...]:
     """Return the entry of every line, verified. Requires the lock.
 
     Raises:
@@ -40,7 +40,7 @@ def read_former(home: Path, key: bytes) -> tuple[Entry, ...]:
         if last_seq < len(lines):  # the command that wrote it never reported success
             mend = "nothing is trained until you remove that line and run `fedllm data forget` for it again"
         raise DataError(f"{home / JOURNAL}, line {len(lines) + 1} is torn: {mend}")
-    entries: list[Entry] = []
+    entries: list[Withdrawal] = []
     previous = _NOTHING
     for number, line in enumerate(lines):
         entries.append(_entry(key, line, number, previous, f"{home / JOURNAL}, line {number + 1}"))
@@ -59,7 +59,7 @@ def remove_former(home: Path) -> None:
     sync_folder(home)
 
 
-def _entry(key: bytes, line: bytes, seq: int, previous: str, where: str) -> Entry:
+def _entry(key: bytes, line: bytes, seq: int, previous: str, where: str) -> Withdrawal:
     try:
         body = json.loads(line)
         right = hmac.compare_digest(body.pop("mac"), _mac(key, body))
@@ -67,7 +67,7 @@ def _entry(key: bytes, line: bytes, seq: int, previous: str, where: str) -> Entr
         right = False
     if not right or (body["seq"], body["previous"]) != (seq, previous):
         raise DataError(f"{where} was edited, or {KEY} is not the one it was written with: {RESTORE}")
-    return Entry(seq, body["at"], body["field"], body["value"])
+    return Withdrawal(seq, body["at"], body["field"], body["value"])
 
 
 def _head(home: Path) -> tuple[int, str]:

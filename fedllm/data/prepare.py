@@ -47,7 +47,7 @@ def prepare(config: FederationConfig, folder: Path) -> PreparedData:
     if _fresh(manifest, wanted, folder):
         return prepared
     fetch(config, folder)
-    deal(config, folder)
+    split_sites(config, folder)
     evalset(config, folder)
     files = sorted([prepared.public, folder / "raw.jsonl", *prepared.sites.values()])
     hashes = {str(file.relative_to(folder)): sha256_file(file) for file in files}
@@ -74,7 +74,7 @@ def fetch(config: FederationConfig, folder: Path) -> list[Record]:
     return records
 
 
-def deal(config: FederationConfig, folder: Path) -> dict[str, list[Record]]:
+def split_sites(config: FederationConfig, folder: Path) -> dict[str, list[Record]]:
     """Write each site's records, none of them public."""
     simulation = _simulation(config)
     train, _ = _split(config, folder)

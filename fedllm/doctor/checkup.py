@@ -17,9 +17,9 @@ from fedllm.doctor.finding import Check, Finding, fail, ok, tried, warn
 from fedllm.doctor.modes import modes
 from fedllm.doctor.site import site_check
 from fedllm.endpoints.addresses import Endpoints, endpoints
-from fedllm.endpoints.place import Place
+from fedllm.endpoints.stack_paths import StackPaths
 from fedllm.errors import BackupError, FedllmError
-from fedllm.journal.place import journal_url
+from fedllm.journal.location import journal_url
 from fedllm.stack.databases import databases as configured_databases
 from fedllm.stack.health import PrefectApi
 from fedllm.stack.minio import has_volume
@@ -40,10 +40,10 @@ def checkup(config: FederationConfig | None = None) -> Iterator[Finding]:
     """
     yield from _all(_machine(config))
     try:
-        with Place.here().usable():
+        with StackPaths.here().usable():
             refuse_half_restored()
         stack = endpoints()
-        died = stack is None and Place.here().pidfile.exists()  # `fedllm down` removes it
+        died = stack is None and StackPaths.here().pidfile.exists()  # `fedllm down` removes it
     except BackupError as error:
         yield fail("home", str(error), "this home cannot be used before that")
         return
@@ -108,7 +108,7 @@ def _machine(config: FederationConfig | None) -> list[Named]:
 
 
 def _stack(stack: Endpoints, config: FederationConfig | None = None) -> list[Named]:
-    place = Place(stack.home)
+    place = StackPaths(stack.home)
     checks: list[Named] = [
         ("stack", servers.HEAL, partial(servers.health, stack, _PATIENCE)),
         ("store folder", servers.HEAL, partial(servers.store_folder, place)),
@@ -135,7 +135,7 @@ def _prefect(api: PrefectApi, remedy: str, config: FederationConfig | None) -> l
     ]
 
 
-def _server_database(place: Place, name: str) -> Iterator[Finding]:
+def _server_database(place: StackPaths, name: str) -> Iterator[Finding]:
     """Check a database of the stack's servers."""
     configured = configured_databases(place, keep=False)
     urls = {
@@ -161,7 +161,7 @@ def _federation(config: FederationConfig, stack: Endpoints | None) -> list[Named
         counting_metric(config)
         return []  # a valid metric needs no finding
 
-    lost = stack is not None and config.store.url == "auto" and not has_volume(Place(stack.home).minio)
+    lost = stack is not None and config.store.url == "auto" and not has_volume(StackPaths(stack.home).minio)
     of_store: list[Named] = [
         ("store", advice, lambda: exchange.store(access(), config.name)),
         ("site users", advice, users),

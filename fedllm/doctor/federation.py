@@ -19,7 +19,7 @@ from fedllm.errors import JournalError, ObjectNotFoundError, RefusedError
 from fedllm.exchange.store import ObjectStore
 from fedllm.journal.database import database_clock
 from fedllm.journal.lease import is_dead
-from fedllm.journal.place import journal_url
+from fedllm.journal.location import journal_url
 from fedllm.journal.tables import FederationRow, LeaseRow, ReleaseRow, RunRow
 from fedllm.postgres_address import shown
 from fedllm.protocol.messages import PublicKeys

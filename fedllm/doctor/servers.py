@@ -10,7 +10,7 @@ import httpx
 
 from fedllm.doctor.finding import Finding, fail, ok, warn
 from fedllm.endpoints.addresses import Endpoints
-from fedllm.endpoints.place import Place
+from fedllm.endpoints.stack_paths import StackPaths
 from fedllm.errors import FedllmError
 from fedllm.secure.ca import LOOPBACK, RENEWAL, validity
 from fedllm.stack.health import PrefectApi, answers, health_urls, http
@@ -24,7 +24,7 @@ HEAL = "`fedllm up` heals it"
 
 def health(endpoints: Endpoints, patience: float) -> Iterator[Finding]:
     """Check that each server answers its health check within `patience` seconds."""
-    control = Control(Place(endpoints.home))
+    control = Control(StackPaths(endpoints.home))
     for name, url in health_urls(endpoints).items():
         try:
             healthy = answers(url, patience)
@@ -37,7 +37,7 @@ def health(endpoints: Endpoints, patience: float) -> Iterator[Finding]:
             yield fail(name, f"{url} does not answer: {control.last_error(name)}", HEAL)
 
 
-def store_folder(place: Place) -> Iterator[Finding]:
+def store_folder(place: StackPaths) -> Iterator[Finding]:
     """Check that the store's folder exists."""
     if has_volume(place.minio):
         yield ok("store folder", str(place.minio))

@@ -6,7 +6,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from fedllm.endpoints.passwords import Passwords, mlflow_client, passwords, prefect_client
-from fedllm.endpoints.place import Place
+from fedllm.endpoints.stack_paths import StackPaths
 from fedllm.endpoints.state import StackState
 from fedllm.endpoints.store_users import BUCKET, store_secrets
 from fedllm.secure.trust import read_ca, refuse_unchecked
@@ -53,7 +53,7 @@ class Endpoints:
             "MLFLOW_TRACKING_URI": self.mlflow_url,
         }
         if self.own_prefect:
-            env["PREFECT_HOME"] = str(Place(self.home).prefect_home)
+            env["PREFECT_HOME"] = str(StackPaths(self.home).prefect_home)
             if self.passwords:
                 env |= prefect_client(self.passwords, self.ca_file)
         return env | self.mlflow_credentials()
@@ -68,7 +68,7 @@ class Endpoints:
         return read_ca(self.ca_file) if self.ca_file else None
 
 
-def read_endpoints(place: Place, state: StackState) -> Endpoints:
+def read_endpoints(place: StackPaths, state: StackState) -> Endpoints:
     """Return the endpoints of a state, whether or not the servers answer."""
     coordinator, registrar, _ = store_secrets(place).users()
     api = state.external_prefect or state.own_prefect_url
@@ -95,7 +95,7 @@ def endpoints() -> Endpoints | None:
     Raises:
         StackError: the home cannot be read, or the stack's state file is damaged.
     """
-    place = Place.here()
+    place = StackPaths.here()
     with place.usable():
         state = StackState.load(place)
         if {"minio", "door", "mlflow"} - state.ports.keys() or not _supervised(place):
@@ -103,7 +103,7 @@ def endpoints() -> Endpoints | None:
         return read_endpoints(place, state)
 
 
-def _supervised(place: Place) -> bool:
+def _supervised(place: StackPaths) -> bool:
     """Return whether supervisord listens on the stack's socket."""
     with socket.socket(socket.AF_UNIX) as caller:
         try:

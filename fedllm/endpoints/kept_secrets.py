@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, TypeVar
 
-from fedllm.endpoints.place import Place
+from fedllm.endpoints.stack_paths import StackPaths
 from fedllm.errors import StackError
 from fedllm.secure.identity import read_private
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 T = TypeVar("T", bound="DataclassInstance")
 
 
-def kept_secrets(place: Place, name: str, kind: type[T], draw: Callable[[], T], remedy: str) -> T:
+def kept_secrets(place: StackPaths, name: str, kind: type[T], draw: Callable[[], T], remedy: str) -> T:
     """Load secrets from a file of mode 600 in the stack's folder; generate and store them if it is missing.
 
     Args:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fedllm.endpoints.kept_secrets import kept_secrets
-from fedllm.endpoints.place import Place
+from fedllm.endpoints.stack_paths import StackPaths
 from fedllm.secure.trust import MLFLOW_SWITCH, PREFECT_SWITCH
 
 USER = "fedllm"  # name of Prefect's only account and of MLflow's administrator
@@ -25,7 +25,7 @@ class Passwords:
         return f"{USER}:{self.prefect}"
 
 
-def passwords(place: Place) -> Passwords:
+def passwords(place: StackPaths) -> Passwords:
     """Return the stack's passwords, stored in a file of mode 600; generate them if it is missing.
 
     Raises:

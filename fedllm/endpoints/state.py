@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Self
 
-from fedllm.endpoints.place import Place
+from fedllm.endpoints.stack_paths import StackPaths
 from fedllm.errors import StackError
 
 
@@ -34,7 +34,7 @@ class StackState:
         return f"{self.url('prefect')}/api"
 
     @classmethod
-    def load(cls, place: Place) -> Self:
+    def load(cls, place: StackPaths) -> Self:
         """Load the state; empty for a stack that was never up. Raises `StackError` if the file is damaged."""
         try:
             with place.usable():
@@ -44,6 +44,6 @@ class StackState:
         except (ValueError, TypeError):
             raise StackError(f"{place.state} is damaged: `fedllm down`, delete it, `fedllm up`") from None
 
-    def save(self, place: Place) -> None:
+    def save(self, place: StackPaths) -> None:
         """Write the state."""
         place.write_private(place.state, json.dumps(asdict(self), indent=1))

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from fedllm.endpoints.kept_secrets import kept_secrets
-from fedllm.endpoints.place import Place
+from fedllm.endpoints.stack_paths import StackPaths
 
 BUCKET = "fedllm"
 MLFLOW_BUCKET = "mlflow"  # separate: a user who can write there can run code in a served model
@@ -89,7 +89,7 @@ class StoreSecrets:
         return users_with(self.coordinator, self.registrar, self.mlflow)
 
 
-def store_secrets(place: Place) -> StoreSecrets:
+def store_secrets(place: StackPaths) -> StoreSecrets:
     """Return the secrets, stored in a file of mode 600; generate them if it is missing.
 
     Raises:

@@ -21,7 +21,7 @@ M = TypeVar("M", bound=Message)
 LARGEST_PAYLOAD = 2 * 1024**3  # bytes; the limit if the caller has no smaller one
 
 
-class Place(TypedDict, total=False):
+class Expected(TypedDict, total=False):
     """The fields that a message must match besides its parties; an omitted field may have any value."""
 
     run: str | None
@@ -29,7 +29,7 @@ class Place(TypedDict, total=False):
     roster_version: int | None
 
 
-def place_of(plan: Message) -> Place:
+def expected_of(plan: Message) -> Expected:
     """Return the fields that every message about a plan must match."""
     return {"run": plan.run, "number": plan.round, "roster_version": plan.roster_version}
 
@@ -51,18 +51,22 @@ class Mailbox:
     layout: Layout
     me: Identity
 
-    def read(self, key: str, kind: type[M], keys: PublicKeys, **place: Unpack[Place]) -> Received[M]:
+    def read(self, key: str, kind: type[M], keys: PublicKeys, **place: Unpack[Expected]) -> Received[M]:
         """Fetch and check a message. Raises `ObjectNotFoundError`, or `RefusedError` with the reason."""
         return self.open(self.store.get(key, limit=kind.largest), kind, keys, **place)
 
-    def find(self, key: str, kind: type[M], keys: PublicKeys, **place: Unpack[Place]) -> Received[M] | None:
+    def find(
+        self, key: str, kind: type[M], keys: PublicKeys, **place: Unpack[Expected]
+    ) -> Received[M] | None:
         """Fetch and check a message as `read`; return None if the key does not exist."""
         try:
             return self.read(key, kind, keys, **place)
         except ObjectNotFoundError:
             return None
 
-    def open(self, envelope: bytes, kind: type[M], keys: PublicKeys, **place: Unpack[Place]) -> Received[M]:
+    def open(
+        self, envelope: bytes, kind: type[M], keys: PublicKeys, **place: Unpack[Expected]
+    ) -> Received[M]:
         """Check a message's bytes: it must come from the owner of `keys` and match `place`."""
         message = open_envelope(
             envelope,

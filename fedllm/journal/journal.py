@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 from fedllm.disk import room
 from fedllm.errors import CancelledError, ConfigError, FedllmError, JournalError, LeaseError, RoundError
 from fedllm.journal.database import alone, database_clock, open_database
-from fedllm.journal.place import coordinator_folder, journal_url
+from fedllm.journal.location import coordinator_folder, journal_url
 from fedllm.journal.tables import (
     FederationRow,
     LeaseRow,

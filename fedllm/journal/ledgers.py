@@ -12,22 +12,22 @@ from sqlalchemy import select
 from fedllm.errors import LedgerError
 from fedllm.journal.journal import Journal
 from fedllm.journal.tables import LedgerRow
-from fedllm.privacy.chain import ChainState, Entry, state_of
+from fedllm.privacy.chain import ChainState, LedgerEntry, state_of
 from fedllm.protocol.messages import LedgerHead
 from fedllm.text import one_line
 
 
-def known_entries(journal: Journal, site: str, dataset: str, last: int | None = None) -> list[Entry]:
+def known_entries(journal: Journal, site: str, dataset: str, last: int | None = None) -> list[LedgerEntry]:
     """Return the checked entries of a data set from the first one on, up to entry `last` if given."""
     where = [LedgerRow.federation == journal.federation, LedgerRow.site == site, LedgerRow.dataset == dataset]
     if last is not None:
         where.append(LedgerRow.seq <= last)
     with journal.read() as session:
         rows = session.scalars(select(LedgerRow.body).where(*where).order_by(LedgerRow.seq))
-        return [Entry.model_validate_json(body) for body in rows]
+        return [LedgerEntry.model_validate_json(body) for body in rows]
 
 
-def chain_up_to(journal: Journal, site: str, head: LedgerHead) -> tuple[list[Entry], ChainState]:
+def chain_up_to(journal: Journal, site: str, head: LedgerHead) -> tuple[list[LedgerEntry], ChainState]:
     """Return a chain's entries up to `head` and the state they add up to; every hash is recomputed.
 
     Raises:
@@ -61,7 +61,7 @@ def known_heads(journal: Journal, sites: Iterable[str]) -> dict[str, tuple[Ledge
     return {site: heads for site, heads in heads_of.items() if heads}
 
 
-def keep_entries(journal: Journal, site: str, entries: Sequence[Entry]) -> None:
+def keep_entries(journal: Journal, site: str, entries: Sequence[LedgerEntry]) -> None:
     """Store a checked chain; raise `LedgerError` if another entry is stored under one of its numbers."""
     with journal.write() as session:
         for entry in entries:

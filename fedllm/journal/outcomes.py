@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from fedllm.protocol.entry import Entry
+from fedllm.protocol.entry import LedgerEntry
 from fedllm.protocol.messages import Counted, Sealed, Verdict
 from fedllm.training.public_answers import PublicAnswers
 
@@ -38,7 +38,7 @@ class SiteOutcome(Outcome):
     examples: int | None = None
     loss: float | None = None
     seconds: float | None = None
-    ledger: tuple[Entry, ...] = ()  # entries since the plan's head, as the site claims
+    ledger: tuple[LedgerEntry, ...] = ()  # entries since the plan's head, as the site claims
     reply: str | None = None  # in a phase after the training; format of the confidentiality mode
 
 

@@ -10,7 +10,7 @@ from fedllm.coordinator.members import store_access
 from fedllm.errors import ObjectNotFoundError, RefusedError
 from fedllm.exchange.store import ObjectStore
 from fedllm.journal.journal import Journal
-from fedllm.journal.place import coordinator_folder
+from fedllm.journal.location import coordinator_folder
 from fedllm.protocol.messages import PublicKeys, Roster
 
 WITHIN = 5.0  # s: Prometheus drops a scrape after 10, and a store's own retries take over a minute

@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 
 from fedllm.errors import LedgerError
 from fedllm.privacy.accounting import Event
-from fedllm.protocol.entry import NOTHING, Context, Entry, Head
+from fedllm.protocol.entry import NOTHING, ChainHead, Context, LedgerEntry
 
 __all__ = [
+    "ChainHead",
     "ChainState",
     "Context",
-    "Entry",
-    "Head",
+    "LedgerEntry",
     "Reservation",
     "verify_chain",
 ]
@@ -26,7 +26,7 @@ __all__ = [
 class Reservation:
     """A training's reserved steps, and how many of them were charged."""
 
-    entry: Entry
+    entry: LedgerEntry
     charged: int = 0
     settled: bool = False
 
@@ -63,15 +63,17 @@ class Reservation:
 class ChainState:
     """The state that a chain's entries add up to. `add` verifies each entry before it counts."""
 
-    head: Head | None = None
+    head: ChainHead | None = None
     dataset: str = ""
     unit: str = ""
     keys: set[str] = field(default_factory=set)  # keys that may sign the next entry
     reservations: dict[int, Reservation] = field(default_factory=dict)  # by seq, in order
     founding: list[int] | None = None  # seqs of `founders`, once something was charged
-    charges: dict[tuple[str, str, int], list[Entry]] = field(default_factory=dict)  # (federation, run, round)
+    charges: dict[tuple[str, str, int], list[LedgerEntry]] = field(
+        default_factory=dict
+    )  # (federation, run, round)
 
-    def add(self, entry: Entry, *, verified: bool = False) -> None:
+    def add(self, entry: LedgerEntry, *, verified: bool = False) -> None:
         """Verify the next entry and add it.
 
         Args:
@@ -113,14 +115,14 @@ class ChainState:
         open_ones = (r for r in self.reservations.values() if not r.settled and r.about(federation, run))
         return next(open_ones, None)
 
-    def charged(self, federation: str, run: str, number: int, first: int, steps: int) -> Entry | None:
+    def charged(self, federation: str, run: str, number: int, first: int, steps: int) -> LedgerEntry | None:
         """Return the charge that overlaps these steps, if any."""
         for entry in self.charges.get((federation, run, number), ()):
             if (entry.first or 0) < first + steps and first < (entry.first or 0) + (entry.steps or 0):
                 return entry
         return None
 
-    def _fault(self, entry: Entry) -> str:
+    def _fault(self, entry: LedgerEntry) -> str:
         """Return the spending rule that an entry breaks; empty if none."""
         context = entry.context
         if entry.kind == "reserve" and context and self.open_for(context.federation, context.run):
@@ -129,7 +131,7 @@ class ChainState:
             return "it retires a key that it is not signed by"
         return self._spending_fault(entry) if entry.kind in {"charge", "settle"} else ""
 
-    def _spending_fault(self, entry: Entry) -> str:
+    def _spending_fault(self, entry: LedgerEntry) -> str:
         source = self.reservations.get(-1 if entry.reservation is None else entry.reservation)
         if source is None or source.settled:
             return f"reservation {entry.reservation} is not open"
@@ -142,7 +144,7 @@ class ChainState:
             return "" if entry.steps == left else f"it returns {entry.steps} steps where {left} are left"
         return self._charge_fault(entry, source, left)
 
-    def _charge_fault(self, entry: Entry, source: Reservation, left: int) -> str:
+    def _charge_fault(self, entry: LedgerEntry, source: Reservation, left: int) -> str:
         context, steps = entry.context, entry.steps or 0
         if source.event(0) != Event(entry.sampling_rate or 0.0, entry.noise_multiplier or 0.0, 0):
             return "its sampling rate or noise is not the reserved one"
@@ -152,7 +154,7 @@ class ChainState:
             return f"steps of round {context.round} of {context.run} are charged twice"
         return ""
 
-    def _take(self, entry: Entry) -> None:
+    def _take(self, entry: LedgerEntry) -> None:
         if entry.kind == "open":
             self.dataset, self.unit, self.keys = entry.dataset, entry.unit or "", {entry.by}
         elif entry.kind == "rekey":
@@ -171,8 +173,8 @@ class ChainState:
 
 
 def verify_chain(
-    entries: Iterable[Entry], verify_key: str | Collection[str], earlier: Sequence[Entry] = ()
-) -> Head:
+    entries: Iterable[LedgerEntry], verify_key: str | Collection[str], earlier: Sequence[LedgerEntry] = ()
+) -> ChainHead:
     """Verify the entries that a site shows, and return the chain's newest head.
 
     Args:
@@ -188,7 +190,7 @@ def verify_chain(
     state = ChainState()
     for entry in earlier:
         state.add(entry, verified=True)
-    newest: Entry | None = None
+    newest: LedgerEntry | None = None
     for entry in entries:
         if entry.seq < len(earlier):
             if entry.sha256 != earlier[entry.seq].sha256:
@@ -207,7 +209,7 @@ def verify_chain(
     return state.head
 
 
-def state_of(entries: Iterable[Entry]) -> ChainState:
+def state_of(entries: Iterable[LedgerEntry]) -> ChainState:
     """Return the state of a chain of verified entries, from the first one on."""
     state = ChainState()
     for entry in entries:

@@ -17,7 +17,7 @@ from fedllm.errors import BudgetError, EquivocationError, LedgerError
 from fedllm.privacy import ledger_file
 from fedllm.privacy.accounting import Event
 from fedllm.privacy.budget import Limits, refuse_overspend
-from fedllm.privacy.chain import ChainState, Context, Entry, Head, Reservation
+from fedllm.privacy.chain import ChainHead, ChainState, Context, LedgerEntry, Reservation
 from fedllm.privacy.ledger_chains import Chains, OpenChain
 from fedllm.protocol.terms import Unit
 from fedllm.secure.identity import Identity
@@ -55,12 +55,12 @@ class Ledger:
         """Return the data sets that have entries or acknowledged heads."""
         return self._chains.datasets()
 
-    def head(self, dataset: str) -> Head | None:
+    def head(self, dataset: str) -> ChainHead | None:
         """Return the newest entry's head; None for an empty chain."""
         with self._chains.open(dataset, writes=False) as chain:
             return chain.state.head
 
-    def entries(self, dataset: str, after: int = -1, *, show: str | None) -> list[Entry]:
+    def entries(self, dataset: str, after: int = -1, *, show: str | None) -> list[LedgerEntry]:
         """Return a data set's entries in order.
 
         Args:
@@ -97,7 +97,7 @@ class Ledger:
         event: Event,
         delta: float,
         limit: Limits,
-    ) -> Entry:
+    ) -> LedgerEntry:
         """Reserve a training's full cost before its first step. Repeating a call returns the same entry.
 
         Open reservations of the federation's earlier runs are settled, which frees their uncharged steps: a
@@ -145,7 +145,16 @@ class Ledger:
                 context=_context(federation, run, 0, plan_sha256),
             )
 
-    def charge(self, dataset: str, *, federation: str, run: str, round: int, first: int, steps: int) -> Entry:  # noqa: A002, PLR0913 - what is charged, by the names of its entry
+    def charge(  # noqa: PLR0913 - what is charged, by the names of its entry
+        self,
+        dataset: str,
+        *,
+        federation: str,
+        run: str,
+        round: int,
+        first: int,
+        steps: int,  # noqa: A002 - as above
+    ) -> LedgerEntry:
         """Charge steps of a round to the training's reservation, before their noise is drawn.
 
         The charge is on disk when this returns. Repeating a call returns the same entry, but only to the home
@@ -219,7 +228,7 @@ class Ledger:
         with self._chains.open(dataset, writes=False) as chain:
             return ledger_file.released(chain.connection, dataset, charged) is not None
 
-    def acknowledge(self, dataset: str, head: Head, envelope: bytes, *, federation: str) -> None:
+    def acknowledge(self, dataset: str, head: ChainHead, envelope: bytes, *, federation: str) -> None:
         """Record a head that a coordinator knows, with the message that it signed.
 
         Args:
@@ -248,7 +257,7 @@ class Ledger:
             if marked is None or head.seq > marked.seq:
                 ledger_file.mark(chain.connection, dataset, federation, head, envelope)
 
-    def admit(self, dataset: str, key: str) -> Entry:
+    def admit(self, dataset: str, key: str) -> LedgerEntry:
         """Allow another home of the same owner to sign in this chain, by its public Ed25519 key in hex."""
         with self._chains.open(dataset, writes=True) as chain:
             state = chain.state
@@ -258,7 +267,7 @@ class Ledger:
                 )
             return chain.append(kind="rekey", key=key)
 
-    def verify(self, dataset: str | None = None) -> dict[str, Head]:
+    def verify(self, dataset: str | None = None) -> dict[str, ChainHead]:
         """Verify a data set's chain, or all, from the first entry on, and return the newest heads.
 
         Raises:

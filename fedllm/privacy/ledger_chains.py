@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 
 from fedllm.errors import LedgerError
 from fedllm.privacy import ledger_file
-from fedllm.privacy.chain import ChainState, Entry, Head
+from fedllm.privacy.chain import ChainHead, ChainState, LedgerEntry
 from fedllm.privacy.ledger_file import LedgerFile
 from fedllm.protocol.entry import NOTHING, signed
 from fedllm.protocol.terms import Unit
@@ -28,16 +28,16 @@ class OpenChain:
     me: Identity
     retired: tuple[Identity, ...]
 
-    def entries(self, after: int) -> list[Entry]:
+    def entries(self, after: int) -> list[LedgerEntry]:
         """Return the entries with a larger seq, in order."""
         return ledger_file.read_entries(self.connection, self.dataset, after)
 
-    def holds(self, head: Head) -> bool:
+    def holds(self, head: ChainHead) -> bool:
         """Return whether a head is an entry of this chain."""
         entry = ledger_file.read_entry(self.connection, self.dataset, head.seq)
         return entry is not None and entry.sha256 == head.sha256
 
-    def append(self, **fields: Any) -> Entry:  # noqa: ANN401 - an entry's own fields
+    def append(self, **fields: Any) -> LedgerEntry:  # noqa: ANN401 - an entry's own fields
         """Sign an entry, write it and return it.
 
         Raises:
@@ -64,7 +64,7 @@ class OpenChain:
             )
         self._append(former, {"kind": "rekey", "key": mine, "retires": former.public.verify})
 
-    def _append(self, by: Identity, fields: dict[str, Any]) -> Entry:
+    def _append(self, by: Identity, fields: dict[str, Any]) -> LedgerEntry:
         head = self.state.head
         link = {"seq": head.seq + 1, "previous": head.sha256} if head else {"seq": 0, "previous": NOTHING}
         entry = signed(by.signing, dataset=self.dataset, **link, **fields)
@@ -81,7 +81,7 @@ class Chains:
         self._me = identity
         self._retired = tuple(retired)
         self._checked: dict[str, ChainState] = {}
-        self._seen: dict[str, Head] = {}  # kept when a chain must be read again
+        self._seen: dict[str, ChainHead] = {}  # kept when a chain must be read again
         self._lock = threading.RLock()
 
     def close(self) -> None:

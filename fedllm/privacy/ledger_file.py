@@ -19,7 +19,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from fedllm.disk import room
 from fedllm.errors import LedgerError
-from fedllm.protocol.entry import Entry, Head
+from fedllm.protocol.entry import ChainHead, LedgerEntry
 
 WAIT = 60_000  # ms to wait for another process' transaction
 
@@ -102,7 +102,7 @@ class LedgerFile:
             raise LedgerError(f"the ledger {self.path} cannot be read: {error}") from None
 
 
-def read_entries(connection: Connection, dataset: str, after: int = -1) -> list[Entry]:
+def read_entries(connection: Connection, dataset: str, after: int = -1) -> list[LedgerEntry]:
     """Return a data set's entries in order. Raises `LedgerError` for an invalid row."""
     rows = connection.execute(
         select(_Row.seq, _Row.entry).where(_Row.dataset == dataset, _Row.seq > after).order_by(_Row.seq)
@@ -110,13 +110,13 @@ def read_entries(connection: Connection, dataset: str, after: int = -1) -> list[
     return [_entry(dataset, seq, text) for seq, text in rows]
 
 
-def read_entry(connection: Connection, dataset: str, seq: int) -> Entry | None:
+def read_entry(connection: Connection, dataset: str, seq: int) -> LedgerEntry | None:
     """Return one entry; None if there is none with this seq."""
     text = connection.scalar(select(_Row.entry).where(_Row.dataset == dataset, _Row.seq == seq))
     return None if text is None else _entry(dataset, seq, text)
 
 
-def append(connection: Connection, entry: Entry) -> None:
+def append(connection: Connection, entry: LedgerEntry) -> None:
     """Insert an entry; an existing one is never overwritten."""
     row = {"dataset": entry.dataset, "seq": entry.seq, "entry": entry.model_dump_json(), "at": time.time()}
     connection.execute(insert(_Row).values(row))
@@ -131,17 +131,17 @@ def datasets(connection: Connection) -> list[str]:
     return sorted(names)
 
 
-def marks(connection: Connection, dataset: str) -> dict[str, Head]:
+def marks(connection: Connection, dataset: str) -> dict[str, ChainHead]:
     """Return the highest head that each federation's coordinator signed, by federation."""
     rows = connection.execute(
         select(_Acknowledged.federation, _Acknowledged.seq, _Acknowledged.sha256).where(
             _Acknowledged.dataset == dataset
         )
     )
-    return {federation: Head(seq=seq, sha256=sha256) for federation, seq, sha256 in rows}
+    return {federation: ChainHead(seq=seq, sha256=sha256) for federation, seq, sha256 in rows}
 
 
-def mark(connection: Connection, dataset: str, federation: str, head: Head, envelope: bytes) -> None:
+def mark(connection: Connection, dataset: str, federation: str, head: ChainHead, envelope: bytes) -> None:
     """Record a head that a coordinator signed, replacing its former one."""
     row: dict[str, Any] = {
         "dataset": dataset,
@@ -173,10 +173,10 @@ def release(connection: Connection, dataset: str, charged: Charged, sha256: str)
     connection.execute(insert(_Released).values(row))
 
 
-def _entry(dataset: str, seq: int, text: str) -> Entry:
+def _entry(dataset: str, seq: int, text: str) -> LedgerEntry:
     place = f"ledger of {dataset}: entry {seq}"
     try:
-        entry = Entry.model_validate_json(text)
+        entry = LedgerEntry.model_validate_json(text)
     except (ValidationError, TypeError) as error:
         why = error.errors(include_url=False)[0]["msg"] if isinstance(error, ValidationError) else str(error)
         raise LedgerError(f"{place} was edited: {why[:200]}") from None

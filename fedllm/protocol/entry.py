@@ -50,7 +50,7 @@ _BODY: dict[Kind, set[str]] = {  # the fields of each kind; all others are absen
 _FIELDS = set.union(*_BODY.values(), {"retires"})
 
 
-class Head(BaseModel):
+class ChainHead(BaseModel):
     """Sequence number and hash of a chain's newest entry; the hash covers the whole chain."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -76,7 +76,7 @@ class Context(BaseModel):
         return hashlib.sha256(CONTEXT + _json(self.model_dump())).hexdigest()
 
 
-class Entry(BaseModel):
+class LedgerEntry(BaseModel):
     """One privacy event of a data set.
 
     `open` sets the unit. `reserve` reserves the maximum steps of a whole training, `charge` takes steps
@@ -127,11 +127,11 @@ class Entry(BaseModel):
         return hashlib.sha256(ENTRY + self.statement + b"\n" + self.signature.encode()).hexdigest()
 
     @property
-    def head(self) -> Head:
+    def head(self) -> ChainHead:
         """Return the head of a chain that ends with this entry."""
-        return Head(seq=self.seq, sha256=self.sha256)
+        return ChainHead(seq=self.seq, sha256=self.sha256)
 
-    def redacted(self) -> "Entry":
+    def redacted(self) -> "LedgerEntry":
         """Return the entry without its context; its hash is the same."""
         return self if self.context is None else self.model_copy(update={"context": None})
 
@@ -145,10 +145,10 @@ class Entry(BaseModel):
             raise LedgerError(f"{place} was edited: it is not what {self.by[:16]}… signed") from None
 
 
-def signed(signer: Ed25519PrivateKey, /, **values: Any) -> Entry:  # noqa: ANN401 - an entry's fields
+def signed(signer: Ed25519PrivateKey, /, **values: Any) -> LedgerEntry:  # noqa: ANN401 - an entry's fields
     """Create an entry and sign it; `by`, `signature` and `context_sha256` are filled in."""
     context: Context | None = values.get("context")
-    unsigned = Entry(
+    unsigned = LedgerEntry(
         **values,
         context_sha256=context.sha256 if context else None,
         by=signer.public_key().public_bytes_raw().hex(),

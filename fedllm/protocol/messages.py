@@ -14,7 +14,7 @@ from fedllm.config.federation import AdapterConfig, LocalConfig, Mode
 from fedllm.config.frozen import DatasetId, Name
 from fedllm.config.task import TaskConfig
 from fedllm.protocol import entry
-from fedllm.protocol.entry import Entry
+from fedllm.protocol.entry import LedgerEntry
 from fedllm.protocol.terms import PrivacyPlan
 
 COORDINATOR = "coordinator"
@@ -97,7 +97,7 @@ class Head(Message):
     phase: Name | None = Field(default=None, exclude_if=_is_none)
 
 
-class LedgerHead(entry.Head):
+class LedgerHead(entry.ChainHead):
     """The newest checked entry of a data set's ledger; a plan countersigns it."""
 
     dataset: DatasetId
@@ -188,7 +188,7 @@ class Update(Message):
     loss: Finite | None = None  # mean over the round; absent under DP
     seconds: Finite | None = None  # absent under DP
     ledger: Annotated[
-        tuple[Entry, ...], Field(max_length=10_000, strict=False, fail_fast=True)
+        tuple[LedgerEntry, ...], Field(max_length=10_000, strict=False, fail_fast=True)
     ] = ()  # since the plan's head
 
 

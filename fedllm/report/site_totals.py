@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from fedllm.journal.facts import SiteInRound, TrainingFacts
-from fedllm.tracking.budget import left_pct
+from fedllm.tracking.privacy_record import left_pct
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ from pydantic import ValidationError
 from fedllm.errors import LedgerError
 from fedllm.privacy.accounting import Event, epsilon
 from fedllm.privacy.chain import ChainState
-from fedllm.protocol.entry import Entry
+from fedllm.protocol.entry import LedgerEntry
 from fedllm.protocol.terms import NO_DP, rounded_up
 from fedllm.review.gate import Gate
 from fedllm.review.version_facts import VersionFacts
-from fedllm.tracking.budget import ledgers_sha256
+from fedllm.tracking.privacy_record import ledgers_sha256
 
 NAME = "ledger"
 
@@ -53,7 +53,7 @@ def _chains(lines: Iterable[str]) -> list[ChainState]:
     """Verify a site's chains from their first entries, and return them: one per data set."""
     chains: dict[str, ChainState] = {}
     for line in lines:
-        entry = Entry.model_validate_json(line)
+        entry = LedgerEntry.model_validate_json(line)
         chains.setdefault(entry.dataset, ChainState()).add(entry)
     return list(chains.values())
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from fedllm.errors import ReviewError
 from fedllm.review.files_gate import UNCHECKED
 from fedllm.review.gate import Gate
-from fedllm.tracking.budget import LEDGERS, TABLE
 from fedllm.tracking.connection import stored
+from fedllm.tracking.privacy_record import LEDGERS, TABLE
 from fedllm.tracking.registry import (
     BASELINE,
     CHALLENGER,

@@ -10,7 +10,7 @@ import httpcore  # noqa: F401 - httpx would import it at its first request, perh
 import httpx
 
 from fedllm.endpoints.passwords import USER, passwords
-from fedllm.endpoints.place import Place
+from fedllm.endpoints.stack_paths import StackPaths
 from fedllm.endpoints.state import StackState
 from fedllm.secure.trust import read_ca, refuse_unchecked, trusting
 
@@ -50,7 +50,7 @@ def access_to(url: str) -> Access:
     parts = urlsplit(url)
     if parts.scheme == "https":
         refuse_unchecked()
-    place = Place.here()
+    place = StackPaths.here()
     state = StackState.load(place)
     server = _own_server(state, f"{parts.scheme}://{parts.netloc}")
     if server is not None:
@@ -70,7 +70,7 @@ def _own_server(state: StackState, origin: str) -> str | None:
     return next((name for name, address in own.items() if address == origin), None)
 
 
-def _own_authorization(place: Place, server: str) -> str | None:
+def _own_authorization(place: StackPaths, server: str) -> str | None:
     stored = passwords(place)
     secret = {"prefect": stored.prefect_auth, "mlflow": f"{USER}:{stored.mlflow}"}.get(server)
     return _basic(secret) if secret else None

@@ -5,7 +5,7 @@ import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from fedllm.endpoints.place import Place
+from fedllm.endpoints.stack_paths import StackPaths
 from fedllm.errors import ConfigError, StackError
 from fedllm.secure.identity import read_private
 
@@ -21,7 +21,7 @@ class Databases:
     mlflow: str | None = field(default=None, repr=False)
 
 
-def databases(place: Place, *, keep: bool = True) -> Databases:
+def databases(place: StackPaths, *, keep: bool = True) -> Databases:
     """Return the URLs from the environment, else the last ones, stored in a file of mode 600.
 
     An empty variable means SQLite.
@@ -49,7 +49,7 @@ def databases(place: Place, *, keep: bool = True) -> Databases:
     return current
 
 
-def remember(place: Place, urls: Databases) -> None:
+def remember(place: StackPaths, urls: Databases) -> None:
     """Store the URLs that the next `up` uses unless the environment names others."""
     place.write_private(_file(place), json.dumps(asdict(urls), indent=1))
 
@@ -63,7 +63,7 @@ def database_url(name: str) -> str | None:
     return _checked(name, os.environ.get(VARIABLES[name], ""))
 
 
-def _file(place: Place) -> Path:
+def _file(place: StackPaths) -> Path:
     return place.folder / "databases.json"
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fedllm.config.home import refuse_half_restored
 from fedllm.endpoints.addresses import Endpoints, read_endpoints
-from fedllm.endpoints.place import Place
+from fedllm.endpoints.stack_paths import StackPaths
 from fedllm.endpoints.state import StackState
 from fedllm.endpoints.store_users import store_secrets
 from fedllm.errors import StackError
@@ -64,7 +64,7 @@ def up(
         MissingExtraError: the servers are not installed.
     """
     require("stack", "the local stack")
-    place = Place.here()
+    place = StackPaths.here()
     with place.usable():
         refuse_half_restored()
         place.create()
@@ -85,7 +85,7 @@ def down() -> bool:
     Raises:
         StackError: a process does not end, or the home cannot be written.
     """
-    place = Place.here()
+    place = StackPaths.here()
     with place.usable():
         if not place.folder.exists():
             return False
@@ -100,7 +100,7 @@ def down() -> bool:
 
 
 def _launch(
-    place: Place,
+    place: StackPaths,
     requested: dict[str, int],
     secure: bool | None,
     open_to_all: bool | None,
@@ -162,7 +162,7 @@ def _external_prefect(state: StackState) -> str | None:
     return url if url and url not in own else None
 
 
-def _await_servers(place: Place, endpoints: Endpoints, progress: Progress) -> None:
+def _await_servers(place: StackPaths, endpoints: Endpoints, progress: Progress) -> None:
     """Wait for all servers in parallel and set each one up as soon as it answers."""
     control = Control(place)
     startup = Startup(control, progress)
@@ -196,7 +196,7 @@ def _await_servers(place: Place, endpoints: Endpoints, progress: Progress) -> No
 
 
 def _start_worker(
-    startup: Startup, state: str, endpoints: Endpoints, place: Place, progress: Progress
+    startup: Startup, state: str, endpoints: Endpoints, place: StackPaths, progress: Progress
 ) -> None:
     """Start the worker and wait for its first heartbeat; leave a running one alone.
 
@@ -236,7 +236,7 @@ def _put_remains_aside(folder: Path, progress: Progress) -> None:
 
 
 def _deploy_once(
-    place: Place, state: StackState, config: Path, endpoints: Endpoints, progress: Progress
+    place: StackPaths, state: StackState, config: Path, endpoints: Endpoints, progress: Progress
 ) -> None:
     """Register the deployments unless their current definitions are registered."""
     stamp = deploy_stamp(config, endpoints.prefect_api_url)

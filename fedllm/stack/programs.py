@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from fedllm.endpoints.addresses import QUIET
 from fedllm.endpoints.passwords import Passwords, mlflow_client, passwords, prefect_client
-from fedllm.endpoints.place import Place
+from fedllm.endpoints.stack_paths import StackPaths
 from fedllm.endpoints.state import StackState
 from fedllm.endpoints.store_users import BUCKET, MLFLOW_BUCKET, store_secrets
 from fedllm.secure.ca import ServerCertificate
@@ -33,12 +33,12 @@ class Program:
     stop_seconds: int = 10  # between SIGTERM and SIGKILL
 
 
-def root_credentials(place: Place) -> tuple[str, str]:
+def root_credentials(place: StackPaths) -> tuple[str, str]:
     """Return MinIO's root access key and secret key, created once."""
     return minio_credentials(place.minio)
 
 
-def base_environment(place: Place, *, own_prefect: bool) -> dict[str, str]:
+def base_environment(place: StackPaths, *, own_prefect: bool) -> dict[str, str]:
     """Return the caller's environment without variables that would redirect the servers.
 
     The heartbeat of flows stays unset: its thread costs 1 s at the end of every flow.
@@ -55,7 +55,7 @@ def base_environment(place: Place, *, own_prefect: bool) -> dict[str, str]:
     return env | QUIET
 
 
-def programs(place: Place, state: StackState) -> list[Program]:
+def programs(place: StackPaths, state: StackState) -> list[Program]:
     """Return the stack's programs; only the worker waits until its server answers."""
     credentials = passwords(place) if state.has_passwords else None
     served = certificates(place) if state.secure else None
@@ -71,12 +71,12 @@ def programs(place: Place, state: StackState) -> list[Program]:
     return result
 
 
-def _minio(place: Place, state: StackState) -> Program:
+def _minio(place: StackPaths, state: StackState) -> Program:
     _, gateway = minio_commands(place.minio, state.ports["minio"], place.logs / "minio.log")
     return Program("minio", gateway, minio_environment(*root_credentials(place)))
 
 
-def _door(place: Place, state: StackState, served: ServerCertificate | None) -> Program:
+def _door(place: StackPaths, state: StackState, served: ServerCertificate | None) -> Program:
     door = Door(
         listen=f"127.0.0.1:{state.ports['door']}",
         store=state.url("minio"),
@@ -88,7 +88,7 @@ def _door(place: Place, state: StackState, served: ServerCertificate | None) -> 
     return Program("door", door_command(door, place.folder / "door"))
 
 
-def _mlflow(place: Place, state: StackState) -> Program:
+def _mlflow(place: StackPaths, state: StackState) -> Program:
     _, _, user = store_secrets(place).users()
     argv = [
         *(sys.executable, "-m", "fedllm.stack.mlflow_server", "server", "--host", "127.0.0.1"),
@@ -112,7 +112,7 @@ def _mlflow(place: Place, state: StackState) -> Program:
     return Program("mlflow", argv, env)
 
 
-def _prefect(place: Place, state: StackState) -> Program:
+def _prefect(place: StackPaths, state: StackState) -> Program:
     # Prefect's own command has no options for TLS or the SQLite timeout: this is what it runs inside.
     argv = [
         *(sys.executable, "-m", "uvicorn", "--factory", "fedllm.stack.prefect_server:create_app"),
@@ -138,7 +138,7 @@ def _pages(state: StackState) -> list[str]:
     return [own, own.replace("127.0.0.1", "localhost"), *([shown] if shown else [])]
 
 
-def _worker(place: Place, state: StackState) -> Program:
+def _worker(place: StackPaths, state: StackState) -> Program:
     argv = [
         *(sys.executable, "-m", "prefect", "worker", "start"),
         *("--pool", POOL, "--type", "process", "--name", WORKER),
@@ -151,7 +151,7 @@ def _worker(place: Place, state: StackState) -> Program:
     return Program("worker", argv, _prefect_address(place, state) | env, autostart=False)
 
 
-def _prefect_address(place: Place, state: StackState) -> dict[str, str]:
+def _prefect_address(place: StackPaths, state: StackState) -> dict[str, str]:
     env = {
         "PREFECT_API_URL": state.external_prefect or state.own_prefect_url,
         "PREFECT_CLI_PROMPT": "false",
@@ -162,7 +162,10 @@ def _prefect_address(place: Place, state: StackState) -> dict[str, str]:
 
 
 def _add_passwords(
-    place: Place, env: dict[str, dict[str, str]], credentials: Passwords, served: ServerCertificate | None
+    place: StackPaths,
+    env: dict[str, dict[str, str]],
+    credentials: Passwords,
+    served: ServerCertificate | None,
 ) -> None:
     """Add the variables for passwords to the programs' environments, by name."""
     ca = served.ca if served else None
@@ -175,7 +178,7 @@ def _add_passwords(
         env["prefect"]["PREFECT_SERVER_API_AUTH_STRING"] = credentials.prefect_auth
 
 
-def _add_tls(place: Place, env: dict[str, dict[str, str]], served: ServerCertificate) -> None:
+def _add_tls(place: StackPaths, env: dict[str, dict[str, str]], served: ServerCertificate) -> None:
     """Add the variables for TLS to the programs' environments, by name."""
     for name in ("mlflow", "prefect"):
         if name in env:

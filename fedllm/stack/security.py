@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from fedllm.endpoints.passwords import USER, Passwords
-from fedllm.endpoints.place import Place
+from fedllm.endpoints.stack_paths import StackPaths
 from fedllm.endpoints.state import StackState
 from fedllm.errors import ConfigError, StackError
 from fedllm.secure.ca import ServerCertificate, server_certificate
@@ -39,7 +39,7 @@ def refuse_security_change(state: StackState, secure: bool | None, open_to_all: 
         raise StackError(f"the stack is up {has} passwords: `fedllm down`, then `fedllm up {wish}`")
 
 
-def certificates(place: Place) -> ServerCertificate:
+def certificates(place: StackPaths) -> ServerCertificate:
     """Create or renew the servers' certificate, and install MinIO's copy."""
     served = server_certificate(place.ca)
     install_certificate(served, place.minio_home)
@@ -51,7 +51,7 @@ def uvicorn_environment(served: ServerCertificate) -> dict[str, str]:
     return {"UVICORN_SSL_CERTFILE": str(served.certificate), "UVICORN_SSL_KEYFILE": str(served.key)}
 
 
-def mlflow_auth_environment(place: Place, credentials: Passwords) -> dict[str, str]:
+def mlflow_auth_environment(place: StackPaths, credentials: Passwords) -> dict[str, str]:
     """Write MLflow's account settings and return its variables; the first start creates the administrator."""
     database = str(place.folder / "mlflow-auth.db").replace("%", "%%")  # MLflow interpolates the file
     lines = [
@@ -71,7 +71,7 @@ def mlflow_auth_environment(place: Place, credentials: Passwords) -> dict[str, s
     }
 
 
-def write_client_env(place: Place, environment: Mapping[str, str]) -> None:
+def write_client_env(place: StackPaths, environment: Mapping[str, str]) -> None:
     """Write the shell file that connects `prefect` and `mlflow` with the stack: `. client.env`."""
     lines = [f"export {name}={shlex.quote(value)}" for name, value in sorted(environment.items())]
     place.write_private(place.client_env, "\n".join(lines) + "\n")

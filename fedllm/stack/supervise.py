@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 
-from fedllm.endpoints.place import Place
+from fedllm.endpoints.stack_paths import StackPaths
 from fedllm.errors import StackError
 from fedllm.stack.log_tail import last_error
 from fedllm.stack.programs import Program
@@ -36,7 +36,7 @@ class Process:
 class Control:
     """Client of a stack's supervisord, over its unix socket (XML-RPC)."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: StackPaths) -> None:
         self.place = place
 
     def _call(self, method: str, *arguments: object) -> Any:  # noqa: ANN401 - XML-RPC's answer
@@ -107,7 +107,7 @@ class Control:
                 psutil.Process(pid).kill()
 
 
-def write_conf(place: Place, programs: Iterable[Program]) -> None:
+def write_conf(place: StackPaths, programs: Iterable[Program]) -> None:
     """Write supervisord's configuration, in mode 600 since it has the servers' secrets."""
     parts = [
         f"""[supervisord]
@@ -156,7 +156,7 @@ def _plain(value: object) -> str:
     return str(value).replace("%", "%%")
 
 
-def start_daemon(place: Place, env: dict[str, str]) -> None:
+def start_daemon(place: StackPaths, env: dict[str, str]) -> None:
     """Start supervisord in the background with every autostart process."""
     place.socket().unlink(missing_ok=True)
     argv = [sys.executable, "-m", "supervisor.supervisord", "-c", str(place.conf)]
@@ -172,7 +172,7 @@ def start_daemon(place: Place, env: dict[str, str]) -> None:
         time.sleep(0.05)
 
 
-def leftovers(place: Place) -> list[psutil.Process]:
+def leftovers(place: StackPaths) -> list[psutil.Process]:
     """Return every living process of this stack, whatever its parent, but not the caller or its ancestors."""
     caller = psutil.Process()
     excluded = {caller.pid, *(parent.pid for parent in caller.parents())}
@@ -199,7 +199,7 @@ def _stack_of(process: psutil.Process) -> str | None:
     return next((value for name, _, value in entries if name == _STACK), None)
 
 
-def sweep(place: Place) -> int:
+def sweep(place: StackPaths) -> int:
     """End the processes that outlived supervisord, such as orphans after a kill -9; return their count."""
     processes = leftovers(place)
     end(processes)

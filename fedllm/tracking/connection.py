@@ -42,7 +42,7 @@ def connect(uri: str) -> "MlflowClient":
     Raises:
         ConfigError: an environment variable disables certificate checks.
     """
-    be_brief()
+    limit_waits()
     if uri.startswith("https://"):
         refuse_unchecked()
     _set_credentials(uri)
@@ -51,7 +51,7 @@ def connect(uri: str) -> "MlflowClient":
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
-def be_brief() -> None:
+def limit_waits() -> None:
     """Set MLflow's time-outs and quiet output for this process; call it before MLflow is first imported."""
     for name, value in MANNERS.items():
         os.environ.setdefault(name, value)

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from fedllm.tracking.budget import METRIC, epsilon_of, log_budget
+from fedllm.tracking.privacy_record import METRIC, epsilon_of, log_budget
 from fedllm.tracking.release import RoundRelease, as_table, safe_name
 from fedllm.training.public_answers import ARTIFACT
 

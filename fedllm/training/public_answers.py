@@ -13,7 +13,7 @@ from fedllm.training.judged import Judged
 ARTIFACT = "public_answers.json"  # in a round's run
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Place = Annotated[int, Field(ge=0)]  # index of a label in the names
+LabelIndex = Annotated[int, Field(ge=0)]  # index of a label in the names
 
 
 class Labels(BaseModel):
@@ -22,8 +22,8 @@ class Labels(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     names: tuple[str, ...]
-    expected: tuple[Place, ...]
-    given: tuple[Place, ...]
+    expected: tuple[LabelIndex, ...]
+    given: tuple[LabelIndex, ...]
 
     @model_validator(mode="after")
     def _whole(self) -> Self:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fedllm.agent.agent import Agent
-from fedllm.agent.worker import Finished, Job, Workbench
+from fedllm.agent.job import Finished, Job, Workbench
 from fedllm.errors import ExchangeError, RefusedError
 from fedllm.exchange.directory_store import DirectoryStore
 from fedllm.protocol.messages import COORDINATOR, EVERYONE, Answer, Head, PublicKeys, Roster, Update

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from fedllm.agent.agent import Agent
+from fedllm.agent.job import Workbench
 from fedllm.agent.join import Membership, accept_invitation, init_site, read_card
-from fedllm.agent.worker import Workbench
 from fedllm.config import FederationConfig
 from fedllm.coordinator.members import add_site
 from fedllm.data.records import write_records

@@ -12,8 +12,8 @@ from sqlalchemy import Engine, create_engine
 
 import fedllm.confidentiality.plain
 from fedllm.agent.agent import Agent
+from fedllm.agent.job import Failed, Finished, Job
 from fedllm.agent.join import Membership
-from fedllm.agent.worker import Failed, Finished, Job
 from fedllm.errors import ExchangeError, RefusedError
 from fedllm.exchange.directory_store import DirectoryStore
 from fedllm.exchange.store import ObjectInfo, ObjectStore
@@ -176,7 +176,7 @@ class Site:
             memory.reserve = around("reserve", memory.reserve)
             memory.commit = around("commit", memory.commit)
             memory.release = around("release", memory.release)
-            agent.duty._clear = around("clear", agent.duty._clear)
+            agent.worker._clear = around("clear", agent.worker._clear)
             agent._show = lambda _state: None  # cards are no part of a round's work, and take their time
         return self.agent
 

@@ -10,11 +10,11 @@ from typing import Any
 
 from fedllm.agent.accounts import Accounts
 from fedllm.agent.agent import Agent
+from fedllm.agent.job import Workbench
 from fedllm.agent.join import accept_invitation
 from fedllm.agent.memory import Memory
 from fedllm.agent.outbox import Outbox
 from fedllm.agent.trainers import InlineTrainer
-from fedllm.agent.worker import Workbench
 
 PLACES: dict[str, tuple[type, str]] = {
     "reserve": (Accounts, "reserve"),

@@ -10,9 +10,9 @@ from typing import Any
 import pyrage
 
 from fedllm.agent.agent import Agent
+from fedllm.agent.job import Job, Workbench
 from fedllm.agent.join import Membership
 from fedllm.agent.trainers import InlineTrainer
-from fedllm.agent.worker import Job, Workbench
 from fedllm.config import AdapterConfig, FederationConfig, LocalConfig
 from fedllm.coordinator.members import coordinator_identity
 from fedllm.exchange.mailbox import Mailbox, seal_to_file

@@ -9,9 +9,9 @@ from typing import NoReturn
 import pytest
 
 from fedllm.agent.agent import Agent
+from fedllm.agent.job import Job, Workbench
 from fedllm.agent.join import Membership
 from fedllm.agent.record_check import RecordCheck
-from fedllm.agent.worker import Job, Workbench
 from fedllm.config import FederationConfig, TaskConfig
 from fedllm.data.forget import forget
 from fedllm.data.forgotten_file import FILE

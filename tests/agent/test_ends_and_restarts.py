@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from fedllm.agent.agent import Agent
+from fedllm.agent.job import Workbench
 from fedllm.agent.join import Membership
-from fedllm.agent.worker import Workbench
 from fedllm.errors import ExchangeError, IdentityError
 from fedllm.exchange.clock import StoreClock
 from fedllm.protocol.messages import Card

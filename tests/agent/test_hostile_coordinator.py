@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from fedllm.agent.worker import Workbench
+from fedllm.agent.job import Workbench
 from fedllm.secure.identity import create_identity
 from tests.agent.arena import Arena, Script
 from tests.agent.crashing import MEMORY, quick_engine
@@ -36,7 +36,7 @@ def mutations(script: Script, tmp_path: Path) -> list[Mutation]:
 def quick(tmp_path: Path) -> Iterator[None]:
     assert tmp_path.is_dir()  # pytest has chosen its folder by now: only ours are in memory
     with (
-        mock.patch("fedllm.agent.watch.AGAIN", 0.0),
+        mock.patch("fedllm.agent.head_watcher.AGAIN", 0.0),
         mock.patch("fedllm.agent.memory.create_engine", quick_engine),
         mock.patch("fedllm.privacy.ledger_file.create_engine", quick_engine),
         mock.patch("tempfile.tempdir", MEMORY),

@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import pytest
 
 from fedllm.agent.agent import Agent
+from fedllm.agent.head_watcher import AGAIN
 from fedllm.agent.join import Membership
-from fedllm.agent.watch import AGAIN
 from fedllm.errors import EquivocationError, ExchangeError, ObjectNotFoundError, RefusedError, ReplayError
 from fedllm.protocol.messages import COORDINATOR, EVERYONE, PublicKeys, Roster
 from fedllm.secure.events import SecurityEvent
@@ -66,7 +66,7 @@ def test_a_plan_that_was_swapped_is_looked_at_again(
     agent: Agent, coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = [100.0]
-    monkeypatch.setattr("fedllm.agent.watch.time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr("fedllm.agent.head_watcher.time", SimpleNamespace(monotonic=lambda: clock[0]))
     other = coordinator.plan(seed=8)
     right = coordinator.show_plan(coordinator.plan())
     plan = coordinator.mailbox.store.get(coordinator.mailbox.layout.plan(RUN, 1), limit=1 << 20)
@@ -202,7 +202,7 @@ def test_a_decline_by_the_policy_is_on_record(agent: Agent, coordinator: Coordin
 def test_a_refusal_is_told_once_and_counted(
     agent: Agent, coordinator: Coordinator, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fedllm.agent.watch.AGAIN", 0.0)
+    monkeypatch.setattr("fedllm.agent.head_watcher.AGAIN", 0.0)
     coordinator.show_plan(coordinator.plan())
     coordinator.point(1, "0" * 64)
     stop = threading.Event()

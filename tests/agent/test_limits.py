@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from fedllm.agent import limits
+from fedllm.agent.job import public_reason
 from fedllm.agent.limits import TOO_MUCH, holds_too_much, machine_memory, memory_limit, ran_out_of_memory
-from fedllm.agent.worker import public_reason
 from fedllm.config import PolicyConfig
 from fedllm.errors import DataError
 

@@ -110,20 +110,20 @@ def test_a_site_holds_a_plan_while_another_is_published_if_the_schedule_says_so(
     coordinator: Coordinator, agent: Agent, schedule: str, cancelled: int
 ) -> None:
     endless = EndlessTrainer()
-    agent.duty.trainer = endless
+    agent.worker.trainer = endless
     coordinator.point(1, coordinator.show_plan(coordinator.plan(schedule=schedule)))
     ticks(agent)
     second = coordinator.show_plan(coordinator.plan(2, schedule=schedule, sites=("movies",)))
     coordinator.point(2, second, number=2)
     ticks(agent)
     assert (endless.jobs, endless.cancelled) == (1, cancelled)
-    assert (agent.duty.current is None) == bool(cancelled)
+    assert (agent.worker.current is None) == bool(cancelled)
 
 
 def test_a_plan_that_comes_while_another_is_under_way_is_taken_up_after_it(
     coordinator: Coordinator, agent: Agent, trainer: CountingTrainer
 ) -> None:
-    agent.duty.trainer = EndlessTrainer()
+    agent.worker.trainer = EndlessTrainer()
     coordinator.point(1, coordinator.show_plan(coordinator.plan(schedule="open")))
     ticks(agent)
     second = coordinator.show_plan(coordinator.plan(2, schedule="open"))
@@ -132,8 +132,8 @@ def test_a_plan_that_comes_while_another_is_under_way_is_taken_up_after_it(
     answer = coordinator.answer(2)
     assert answer is not None
     assert (answer.decision, trainer.jobs) == ("accept", 0)
-    agent.duty.stop()
-    agent.duty.trainer = trainer
+    agent.worker.stop()
+    agent.worker.trainer = trainer
     ticks(agent, 3)
     assert isinstance(trainer, InlineTrainer)
     assert coordinator.update(2) is not None

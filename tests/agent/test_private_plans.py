@@ -14,9 +14,9 @@ import pytest
 
 from fedllm.agent.accounts import Accounts
 from fedllm.agent.agent import Agent
+from fedllm.agent.job import Failed
 from fedllm.agent.join import Membership
 from fedllm.agent.memory import Memory
-from fedllm.agent.worker import Failed
 from fedllm.config import LocalConfig
 from fedllm.data.forget import forget
 from fedllm.privacy.ledger import Ledger
@@ -312,7 +312,7 @@ def test_withdrawn_records_are_not_trained_on_and_a_torn_table_stops_the_site_be
     table.write_bytes(table.read_bytes()[:-5])
     answer = asked(agent, coordinator, private(coordinator, 2), 2)
     assert answer.decision == "decline"
-    assert agent.duty.accounts.ledger.head(SITE) is None
+    assert agent.worker.accounts.ledger.head(SITE) is None
 
 
 @pytest.fixture

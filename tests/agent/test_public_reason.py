@@ -1,6 +1,6 @@
 import pytest
 
-from fedllm.agent.worker import public_reason
+from fedllm.agent.job import public_reason
 from fedllm.errors import DataError, ModelError, TrainingError
 
 PRIVATE = "record patient-4711: label 'HIV positive' is not in task.labels"

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from fedllm.agent.agent import Agent
+from fedllm.agent.job import Job
 from fedllm.agent.join import Membership
 from fedllm.agent.plan_faults import fault_of
-from fedllm.agent.worker import Job
 from fedllm.errors import ExchangeError
 from fedllm.exchange.mailbox import Mailbox
 from fedllm.models.codec import codec_named, decode_flat, encode_flat
@@ -238,7 +238,7 @@ def test_a_plan_that_hides_whole_sites_and_rounds_their_updates_is_no_honest_one
         sampling_rate=1.0,
         noise_multiplier=1.0,
     )
-    layout, base, roster = agent.mailbox.layout, agent.duty.base, {SITE}
+    layout, base, roster = agent.mailbox.layout, agent.worker.base, {SITE}
     faults = [
         fault_of(coordinator.plan(privacy=privacy, codec=codec), layout, base, roster)
         for codec in ("fp32", "fp16")
@@ -249,7 +249,7 @@ def test_a_plan_that_hides_whole_sites_and_rounds_their_updates_is_no_honest_one
 def test_a_plan_with_less_room_than_its_codec_needs_is_no_honest_one(
     agent: Agent, coordinator: Coordinator
 ) -> None:
-    layout, base, roster = agent.mailbox.layout, agent.duty.base, {SITE}
+    layout, base, roster = agent.mailbox.layout, agent.worker.base, {SITE}
 
     def fault(codec: str, most_bytes: int) -> str | None:
         plan = coordinator.plan(codec=codec, most_bytes=most_bytes)

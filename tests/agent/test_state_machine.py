@@ -193,7 +193,7 @@ class Schedule(RuleBasedStateMachine):
 def prepared(coordinator: Coordinator) -> Iterator[type[Schedule]]:
     Schedule.prepared, Schedule.told = Prepared(coordinator), Counter()
     with (
-        mock.patch("fedllm.agent.watch.AGAIN", 0.0),
+        mock.patch("fedllm.agent.head_watcher.AGAIN", 0.0),
         mock.patch("fedllm.agent.memory.create_engine", quick_engine),
         mock.patch("fedllm.privacy.ledger_file.create_engine", quick_engine),
         mock.patch("tempfile.tempdir", MEMORY),

@@ -17,10 +17,10 @@ import psutil
 import pytest
 
 from fedllm.agent import limits
+from fedllm.agent.job import Event, Failed, Finished, Job, StepDone
 from fedllm.agent.limits import TOO_MUCH
 from fedllm.agent.trainers import ChildTrainer
 from fedllm.agent.warm import server_address, share_server, warm_context
-from fedllm.agent.worker import Event, Failed, Finished, Job, Progress
 from fedllm.config import FederationConfig, LocalConfig
 from fedllm.data.prepare import PreparedData
 from fedllm.data.records import write_records
@@ -78,7 +78,7 @@ def trainer(tmp_path: Path) -> Iterator[ChildTrainer]:
 
 def ended(trainer: ChildTrainer) -> Event:
     event: Event = until(
-        lambda: None if isinstance(found := trainer.poll(), Progress) else found,
+        lambda: None if isinstance(found := trainer.poll(), StepDone) else found,
     )
     return event
 

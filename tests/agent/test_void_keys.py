@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 from fedllm.agent import agent as agents
 from fedllm.agent.agent import Agent
+from fedllm.agent.job import Workbench
 from fedllm.agent.join import accept_invitation, init_site, read_card
-from fedllm.agent.worker import Workbench
 from fedllm.cli.main import app
 from fedllm.config import FederationConfig
 from fedllm.coordinator.members import add_site

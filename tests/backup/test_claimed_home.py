@@ -15,7 +15,7 @@ from fedllm.backup.create import create_backup
 from fedllm.backup.manifest import Bucket, Manifest, StoredObject
 from fedllm.backup.restore import restore
 from fedllm.config.home import refuse_half_restored
-from fedllm.endpoints.place import Place
+from fedllm.endpoints.stack_paths import StackPaths
 from fedllm.errors import BackupError, ConfigError
 from tests.backup.lost import lose_everything, restore_backup
 from tests.backup.private_site import lose, site
@@ -86,16 +86,16 @@ def test_a_second_restore_that_has_begun_meanwhile_keeps_its_home_and_its_mark(
 def test_an_up_that_began_after_the_last_look_keeps_its_stack(
     lost: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = Place.lock
+    real = StackPaths.lock
 
     @contextmanager
-    def late(self: Place, *said: Callable[[str], None]) -> Iterator[None]:
+    def late(self: StackPaths, *said: Callable[[str], None]) -> Iterator[None]:
         self.create()  # as `up` does, before it waits for the lock
         self.write_private(self.state, "{}")
         with real(self, *said):
             yield
 
-    monkeypatch.setattr(Place, "lock", late)
+    monkeypatch.setattr(StackPaths, "lock", late)
     with pytest.raises(ConfigError, match="`fedllm up` has begun"):
         restore(tmp_path / "b.tar")
     assert contents(lost) == {"stack/lock": b"", "stack/stack.json": b"{}"}
@@ -160,7 +160,7 @@ def test_the_stack_is_locked_while_its_home_and_its_own_buckets_are_filled(
     locked: list[bool] = []
 
     def hear(_: str) -> None:
-        path = Place.here().folder / "lock"
+        path = StackPaths.here().folder / "lock"
         if path.exists():
             with path.open("w") as file:
                 try:
@@ -173,5 +173,5 @@ def test_the_stack_is_locked_while_its_home_and_its_own_buckets_are_filled(
     assert restore(tmp_path / "b.tar", progress=hear).objects == 1  # it does not wait for itself
     assert len(locked) > 1
     assert all(locked)
-    with Place.here().lock(pytest.fail):
+    with StackPaths.here().lock(pytest.fail):
         assert not (tmp_path / "new" / "restoring").exists()

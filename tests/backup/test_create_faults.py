@@ -21,7 +21,7 @@ from fedllm.backup.reading import members
 from fedllm.config import FederationConfig
 from fedllm.coordinator.steps import JournaledRunner
 from fedllm.endpoints.addresses import read_endpoints
-from fedllm.endpoints.place import Place
+from fedllm.endpoints.stack_paths import StackPaths
 from fedllm.endpoints.state import StackState
 from fedllm.errors import BackupError, ConfigError
 from fedllm.journal.journal import Journal
@@ -227,7 +227,7 @@ def test_a_backup_beside_an_up_that_has_begun_waits_says_so_and_starts_no_second
     minio_server: MinioServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FEDLLM_HOME", str(tmp_path / "home"))
-    place = Place.here()
+    place = StackPaths.here()
     place.create()
     (place.minio / "meta.db").touch()
     running = replace(

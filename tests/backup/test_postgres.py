@@ -12,7 +12,7 @@ from fedllm.backup.databases import dump_postgres, restore_postgres
 from fedllm.backup.restore import restore
 from fedllm.config import FederationConfig
 from fedllm.coordinator.members import add_site
-from fedllm.endpoints.place import Place
+from fedllm.endpoints.stack_paths import StackPaths
 from fedllm.errors import BackupError, ConfigError
 from fedllm.secure.identity import create_identity
 from fedllm.stack.databases import VARIABLES, databases
@@ -68,7 +68,7 @@ def test_three_databases_go_into_an_archive_and_back_and_the_restored_stack_uses
     assert now >= max(then + 1, HEADS * int(made.taken - ORIGIN))
     for variable in PARTS.values():
         monkeypatch.delenv(variable)
-    found = databases(Place.here())  # as in a shell that knows nothing of the rehearsal
+    found = databases(StackPaths.here())  # as in a shell that knows nothing of the rehearsal
     assert (found.prefect, found.mlflow) == (urls["prefect"], urls["mlflow"])
     kept = tmp_path / "new" / "stack" / "databases.json"
     assert set(json.loads(kept.read_text())) == {"prefect", "mlflow"}

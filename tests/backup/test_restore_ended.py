@@ -15,7 +15,7 @@ from fedllm.backup.manifest import StoredObject
 from fedllm.backup.objects import BackupFolder
 from fedllm.backup.reading import verify
 from fedllm.backup.restore import restore
-from fedllm.endpoints.place import Place
+from fedllm.endpoints.stack_paths import StackPaths
 from fedllm.errors import BackupError, ConfigError, ExchangeError
 from fedllm.journal.journal import Journal
 from fedllm.stack import up
@@ -109,8 +109,8 @@ def test_a_restore_that_came_to_its_end_says_so_to_the_next_up_alone(
     assert archive
     new = lose_everything(tmp_path, monkeypatch)
     restore_backup(tmp_path)
-    assert Place.here().restored.read_bytes() == b""
-    assert Place.here().restored.stat().st_mode & 0o777 == 0o600
+    assert StackPaths.here().restored.read_bytes() == b""
+    assert StackPaths.here().restored.stat().st_mode & 0o777 == 0o600
     assert not (new / "restoring").exists()
     create_backup(tmp_path / "c.tar")
     assert "home/stack/restored" not in {member.name for member in verify(tmp_path / "c.tar").members}

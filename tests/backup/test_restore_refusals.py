@@ -7,7 +7,7 @@ import pytest
 
 from fedllm.backup.create import create_backup
 from fedllm.backup.restore import restore
-from fedllm.endpoints.place import Place
+from fedllm.endpoints.stack_paths import StackPaths
 from fedllm.errors import BackupError, ConfigError
 from fedllm.stack.databases import VARIABLES, databases
 from tests.backup.lost import lose_everything, restore_backup
@@ -102,4 +102,4 @@ def test_a_restored_stack_does_not_know_the_databases_of_the_one_that_was_backed
     monkeypatch.delenv(VARIABLES["mlflow"])
     lose_everything(tmp_path, monkeypatch)
     restore_backup(tmp_path)
-    assert databases(Place.here()).mlflow is None
+    assert databases(StackPaths.here()).mlflow is None

@@ -11,7 +11,7 @@ from fedllm.agent.join import init_site
 from fedllm.agent.rekey import rekey_site
 from fedllm.config import load_site
 from fedllm.privacy.accounting import Event, epsilon
-from fedllm.privacy.chain import Entry, verify_chain
+from fedllm.privacy.chain import LedgerEntry, verify_chain
 from fedllm.privacy.ledger import Ledger, Limits
 from fedllm.privacy.site_ledger import site_ledger
 from fedllm.secure.identity import load_identity
@@ -123,7 +123,7 @@ def test_an_export_names_one_federations_runs_and_verifies(home: Path, tmp_path:
     out = tmp_path / "ledger.jsonl"
     done = run("export", "--home", home, "--out", out, "--federation", "notes")
     assert done.returncode == 0, done.stderr
-    entries = [Entry.model_validate_json(line) for line in out.read_text().splitlines()]
+    entries = [LedgerEntry.model_validate_json(line) for line in out.read_text().splitlines()]
     assert {e.context.federation for e in entries if e.context} == {"notes"}
     assert '"fed"' not in out.read_text()
     assert verify_chain(entries, load_identity(home / "keys").public.verify).seq == len(entries) - 1

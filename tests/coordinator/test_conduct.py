@@ -17,8 +17,8 @@ from fedllm.coordinator.round_keys import destroy_stale_keys, round_identity, ro
 from fedllm.coordinator.steps import DISPATCH, JournaledRunner
 from fedllm.coordinator.training import Training
 from fedllm.errors import ExchangeError, ObjectNotFoundError, RefusedError
+from fedllm.journal.location import coordinator_folder
 from fedllm.journal.outcomes import Aggregated, Audited, FailedRound
-from fedllm.journal.place import coordinator_folder
 from fedllm.protocol.messages import Answer, Update
 from fedllm.secure.sealing import unseal
 from tests.coordinator.played import PlayedRound, PlayedSite, begin_round

@@ -11,8 +11,8 @@ import pytest
 from sqlalchemy import Engine, event
 
 from fedllm.config import FederationConfig
-from fedllm.coordinator.budget import with_ledgers
 from fedllm.coordinator.release import publish_waiting, released
+from fedllm.coordinator.release_privacy import with_ledgers
 from fedllm.coordinator.steps import AGGREGATE, DP_AUDIT, EVALUATE, LOCAL_TRAIN, RELEASE, JournaledRunner
 from fedllm.coordinator.training import Training, open_training
 from fedllm.errors import LedgerError

@@ -20,7 +20,7 @@ from fedllm.journal.outcomes import Audited, FailedRound, Released
 from fedllm.models.codec import decode_flat, encode_flat
 from fedllm.privacy.accounting import Event, epsilon
 from fedllm.privacy.ledger import Ledger, Limits
-from fedllm.protocol.entry import Entry
+from fedllm.protocol.entry import LedgerEntry
 from fedllm.protocol.messages import Plan, Verdict
 from fedllm.protocol.terms import PrivacyPlan
 from tests.coordinator.played import PlayedRound, PlayedSite, begin_round
@@ -70,12 +70,12 @@ class Book:
             steps=steps or terms_of(plan).steps,
         )
 
-    def shown(self, plan: Plan) -> tuple[Entry, ...]:
+    def shown(self, plan: Plan) -> tuple[LedgerEntry, ...]:
         heads = plan.ledgers.get(self.site.name, ())
         after = max((head.seq for head in heads), default=-1)
         return tuple(self.ledger.entries(self.site.name, after=after, show=plan.federation))
 
-    def account(self, plan: Plan) -> tuple[Entry, ...]:
+    def account(self, plan: Plan) -> tuple[LedgerEntry, ...]:
         self.reserve(plan)
         self.charge(plan)
         return self.shown(plan)
@@ -93,7 +93,7 @@ def noise_of(plan: Plan) -> float:
 def send(
     round_: PlayedRound,
     name: str,
-    ledger: tuple[Entry, ...],
+    ledger: tuple[LedgerEntry, ...],
     scale: float = 1.1,
     **changes: Any,  # noqa: ANN401
 ) -> None:
@@ -172,7 +172,7 @@ def test_the_next_plan_names_the_heads_and_sites_show_what_came_since(
     assert [row["verdict"] for row in rows] == ["whole"] * 3
 
 
-def edited(entries: tuple[Entry, ...]) -> tuple[Entry, ...]:
+def edited(entries: tuple[LedgerEntry, ...]) -> tuple[LedgerEntry, ...]:
     return (*entries[:-1], entries[-1].model_copy(update={"steps": 1}))
 
 

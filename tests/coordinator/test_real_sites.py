@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from fedllm.agent.job import Workbench
 from fedllm.agent.join import accept_invitation, init_site, read_card
-from fedllm.agent.worker import Workbench
 from fedllm.config import FederationConfig, fedllm_home, load_federation
 from fedllm.coordinator.members import add_site, coordinator_identity, roster_of
 from fedllm.coordinator.result import result

@@ -24,7 +24,7 @@ from fedllm.doctor.checkup import checkup
 from fedllm.doctor.finding import Finding, tried
 from fedllm.doctor.modes import modes
 from fedllm.endpoints.addresses import read_endpoints
-from fedllm.endpoints.place import Place
+from fedllm.endpoints.stack_paths import StackPaths
 from fedllm.endpoints.state import StackState
 from fedllm.exchange.store import ObjectStore
 from fedllm.journal.journal import Journal
@@ -223,7 +223,7 @@ def test_a_stack_that_died_fails_and_one_that_was_ended_does_not(
     for name in ("FEDLLM_HOME", "FEDLLM_CACHE"):
         monkeypatch.setenv(name, str(tmp_path / name))
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
-    place = Place.here()
+    place = StackPaths.here()
     place.create()
     place.pidfile.write_text("4194305\n")  # what a supervisord that was killed leaves
     assert named(checkup())["stack"].status == "fail"
@@ -241,7 +241,7 @@ def test_a_home_whose_restore_was_cut_off_is_told_once(config: FederationConfig,
 def test_a_damaged_file_of_database_addresses_is_a_finding_and_a_sound_one_is_left_as_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place = Place(tmp_path)
+    place = StackPaths(tmp_path)
     place.create()
     stack = read_endpoints(place, StackState(ports={"minio": 1, "prefect": 1, "mlflow": 1}))
     kept = place.folder / "databases.json"

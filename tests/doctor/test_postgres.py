@@ -19,7 +19,7 @@ from fedllm.doctor.checkup import checkup
 from fedllm.doctor.databases import database, reading_engine
 from fedllm.doctor.finding import Finding, tried
 from fedllm.endpoints.addresses import read_endpoints
-from fedllm.endpoints.place import Place
+from fedllm.endpoints.stack_paths import StackPaths
 from fedllm.endpoints.state import StackState
 from fedllm.errors import JournalError
 from fedllm.journal.journal import Journal
@@ -100,7 +100,7 @@ def test_the_doctor_is_content_with_a_journal_on_a_postgres(
 def test_the_stacks_own_databases_on_a_postgres_are_looked_at_there(
     server: PostgresServer, tmp_path: Path
 ) -> None:
-    place = Place(tmp_path)
+    place = StackPaths(tmp_path)
     place.create()
     kept = {name: server.url(server.database(), driver) for name, driver in DRIVERS.items()}
     place.write_private(place.folder / "databases.json", json.dumps(kept))

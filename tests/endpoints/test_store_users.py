@@ -10,7 +10,7 @@ from minio.credentials.providers import StaticProvider
 
 from fedllm.coordinator.members import StoreAccess
 from fedllm.doctor.exchange import site_users
-from fedllm.endpoints.place import Place
+from fedllm.endpoints.stack_paths import StackPaths
 from fedllm.endpoints.store_users import BUCKET, MLFLOW_BUCKET, StoreSecrets, store_secrets
 from fedllm.errors import AccessDeniedError, StackError
 from fedllm.exchange.iam import MinioIam
@@ -57,7 +57,7 @@ def test_provisioning_again_changes_nothing_and_heals_a_changed_secret(minio_ser
 
 
 def test_secrets_are_drawn_once_and_are_their_owners_alone(tmp_path: Path) -> None:
-    place = Place(tmp_path)
+    place = StackPaths(tmp_path)
     place.create()
     drawn = store_secrets(place)
     assert store_secrets(place) == drawn

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fedllm.endpoints.place import Place
+from fedllm.endpoints.stack_paths import StackPaths
 from fedllm.endpoints.state import StackState
 from fedllm.errors import ConfigError, ExchangeError, FedllmError
 from fedllm.exchange.connect import connect
@@ -142,7 +142,7 @@ def test_the_stacks_own_servers_are_believed_by_the_private_ca_alone(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the user's variables name does not count for them."""
-    place = Place(home)
+    place = StackPaths(home)
     place.create()
     monkeypatch.setenv("FEDLLM_CA_FILE", str(server_certificate(tmp_path / "other").ca))
     for folder, believed in ((home / "ca", True), (tmp_path / "other", False)):

@@ -14,8 +14,8 @@ from mlflow import MlflowClient
 from playground import STEP, fedllm
 
 from fedllm.endpoints import endpoints
-from fedllm.endpoints.place import Place
-from fedllm.journal.place import coordinator_folder
+from fedllm.endpoints.stack_paths import StackPaths
+from fedllm.journal.location import coordinator_folder
 from fedllm.stack.health import answers, health_urls
 from fedllm.stack.supervise import Control
 
@@ -43,20 +43,20 @@ def serves(server: str) -> bool:
 def kill(server: str) -> None:
     """Kill -9 a server, all its processes at once; supervisord starts it again by itself."""
     wait_for(lambda: serves(server), STEP)
-    pid = Control(Place.here()).pids()[server]
+    pid = Control(StackPaths.here()).pids()[server]
     os.killpg(pid, signal.SIGKILL)  # supervisord makes every program the leader of a group
-    wait_for(lambda: not serves(server) or Control(Place.here()).pids().get(server) != pid, 60)
+    wait_for(lambda: not serves(server) or Control(StackPaths.here()).pids().get(server) != pid, 60)
 
 
 def stop(server: str) -> None:
     """Take a server away until `start`."""
-    Control(Place.here())._call("stopProcess", server)
+    Control(StackPaths.here())._call("stopProcess", server)
     assert not serves(server)
 
 
 def start(server: str) -> None:
     """Bring a server back, and wait until it answers."""
-    Control(Place.here()).start(server)
+    Control(StackPaths.here()).start(server)
     wait_for(lambda: serves(server), STEP)
 
 

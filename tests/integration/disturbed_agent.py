@@ -18,9 +18,9 @@ from typing import Any
 
 from small_disk import fill
 
+from fedllm.agent.job import Event, Job, StepDone
 from fedllm.agent.memory import Memory
 from fedllm.agent.trainers import ChildTrainer
-from fedllm.agent.worker import Event, Job, Progress
 from fedllm.cli.main import main
 from fedllm.exchange.minio_store import MinioStore
 
@@ -73,7 +73,7 @@ def started(self: ChildTrainer, job: Job) -> None:
 
 def polled(self: ChildTrainer) -> Event | None:
     event = poll(self)
-    if isinstance(event, Progress):
+    if isinstance(event, StepDone):
         if comes("training", under_way):
             die()
         if comes("full", under_way):

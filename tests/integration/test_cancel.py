@@ -21,7 +21,7 @@ from playground import SITES, SOON, TRAINING, fedllm, said
 from fedllm.config import fedllm_home
 from fedllm.endpoints import Endpoints
 from fedllm.journal.journal import Journal
-from fedllm.journal.place import coordinator_folder
+from fedllm.journal.location import coordinator_folder
 from fedllm.stack.automations import (
     HEARTBEAT,
     PAUSE,

@@ -19,7 +19,7 @@ from playground import SITES, STEP, TRAINING, fedllm, said
 from fedllm.config import fedllm_home, load_federation
 from fedllm.data.prepare import cached_data
 from fedllm.endpoints import Endpoints
-from fedllm.journal.place import coordinator_folder
+from fedllm.journal.location import coordinator_folder
 from fedllm.simulation import agent_processes
 
 DRIVER = Path(__file__).with_name("killed_coordinator.py")

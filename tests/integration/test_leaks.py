@@ -19,7 +19,7 @@ from fedllm.agent.join import accept_invitation, init_site, read_card
 from fedllm.config import load_federation
 from fedllm.coordinator.members import add_site
 from fedllm.endpoints import Endpoints
-from fedllm.endpoints.place import Place
+from fedllm.endpoints.stack_paths import StackPaths
 from fedllm.exchange.minio_store import MinioStore
 from fedllm.models.base import load_base, resolve_base
 from fedllm.secure.identity import load_identity
@@ -140,7 +140,7 @@ def played(stack: Endpoints, tmp_path_factory: pytest.TempPathFactory) -> Played
 
 def objects(endpoints: Endpoints, bucket: str) -> Iterator[tuple[str, bytes]]:
     """Every object of a bucket, as root sees it."""
-    keys = root_credentials(Place(endpoints.home))
+    keys = root_credentials(StackPaths(endpoints.home))
     store = MinioStore(
         endpoints.minio_url,
         bucket,

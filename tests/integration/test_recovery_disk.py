@@ -14,7 +14,7 @@ from small_disk import make_space, small_disk
 
 from fedllm.config import fedllm_home, load_federation
 from fedllm.data.prepare import cached_data
-from fedllm.journal.place import coordinator_folder
+from fedllm.journal.location import coordinator_folder
 from fedllm.simulation import join
 
 CHECK = (

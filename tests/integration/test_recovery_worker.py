@@ -15,7 +15,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 
 from fedllm.endpoints import Endpoints
-from fedllm.endpoints.place import Place
+from fedllm.endpoints.stack_paths import StackPaths
 from fedllm.stack.supervise import Control
 
 pytestmark = pytest.mark.usefixtures("prefect")
@@ -24,7 +24,7 @@ Trigger = Callable[[], tuple[UUID, str]]
 
 
 def worker() -> psutil.Process:
-    return psutil.Process(Control(Place.here()).pids()["worker"])
+    return psutil.Process(Control(StackPaths.here()).pids()["worker"])
 
 
 def flow_process() -> psutil.Process:
@@ -57,7 +57,7 @@ def trigger(undisturbed: dict[str, Any], stack: Endpoints, federation: Path) -> 
         return flow_run.id, run
 
     yield go
-    wait_for(lambda: Control(Place.here()).states()["worker"] == "RUNNING", STEP)
+    wait_for(lambda: Control(StackPaths.here()).states()["worker"] == "RUNNING", STEP)
 
 
 def test_a_training_outlives_the_worker_that_started_it(
@@ -67,7 +67,7 @@ def test_a_training_outlives_the_worker_that_started_it(
     training = flow_process()
     first = worker()
     first.send_signal(signal.SIGKILL)
-    wait_for(lambda: Control(Place.here()).pids().get("worker") not in {None, first.pid}, STEP)
+    wait_for(lambda: Control(StackPaths.here()).pids().get("worker") not in {None, first.pid}, STEP)
     wait_for(lambda: not training.is_running() or training.status() == psutil.STATUS_ZOMBIE, TRAINING)
     state = wait_for(lambda: (now := state_of(flow_run)).is_final() and now, STEP)
     assert state.is_completed(), state

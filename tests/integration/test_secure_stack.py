@@ -19,7 +19,7 @@ from playground import fedllm, said
 
 from fedllm.doctor.checkup import checkup
 from fedllm.endpoints import Endpoints, endpoints
-from fedllm.endpoints.place import Place
+from fedllm.endpoints.stack_paths import StackPaths
 from fedllm.endpoints.store_users import store_secrets
 from fedllm.stack import down
 from fedllm.stack.programs import root_credentials
@@ -67,7 +67,7 @@ def stranger(secure: Endpoints) -> Iterator[httpx.Client]:
 def secrets_of(stack: Endpoints) -> list[str]:
     assert stack.passwords is not None
     drawn = stack.passwords
-    place = Place(stack.home)
+    place = StackPaths(stack.home)
     users = [user.secret for user in store_secrets(place).users()]
     return [drawn.prefect, drawn.mlflow, drawn.mlflow_forms, root_credentials(place)[1], *users]
 
@@ -180,7 +180,7 @@ def test_old_protocols_are_refused(secure: Endpoints) -> None:
 def test_secrets_are_in_files_of_their_owner_and_nowhere_else(
     secure: Endpoints, told: dict[str, Any]
 ) -> None:
-    place = Place(secure.home)
+    place = StackPaths(secure.home)
     hidden = secrets_of(secure)
     holders = [
         path
@@ -204,7 +204,7 @@ def test_secrets_are_in_files_of_their_owner_and_nowhere_else(
 
 
 def test_a_shell_that_reads_the_clients_file_reaches_prefect(secure: Endpoints) -> None:
-    line = f'. "{Place(secure.home).client_env}"; exec "{sys.executable}" -m prefect work-pool ls'
+    line = f'. "{StackPaths(secure.home).client_env}"; exec "{sys.executable}" -m prefect work-pool ls'
     done = subprocess.run(["/bin/sh", "-c", line], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "fedllm" in done.stdout
@@ -235,15 +235,15 @@ def test_switching_the_checks_off_is_refused_with_the_variables_name(
 
 
 def test_up_the_other_way_says_what_to_do(secure: Endpoints) -> None:
-    before = {process.pid for process in leftovers(Place(secure.home))}
+    before = {process.pid for process in leftovers(StackPaths(secure.home))}
     done = fedllm("up", "--no-secure", "--no-deploy", check=False)
     assert done.returncode != 0
     assert "`fedllm down`, then `fedllm up --no-secure`" in said(done)
-    assert {process.pid for process in leftovers(Place(secure.home))} == before
+    assert {process.pid for process in leftovers(StackPaths(secure.home))} == before
 
 
 def test_down_ends_it_all(secure: Endpoints) -> None:
-    pids = [process.pid for process in leftovers(Place(secure.home))]
+    pids = [process.pid for process in leftovers(StackPaths(secure.home))]
     assert pids
     fedllm("down")
     assert not [pid for pid in pids if psutil.pid_exists(pid)]

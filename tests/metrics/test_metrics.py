@@ -26,10 +26,10 @@ from sqlalchemy import delete
 
 from fedllm.agent.accounts import Accounts, open_accounts
 from fedllm.agent.agent import Agent
+from fedllm.agent.job import Workbench
 from fedllm.agent.join import accept_invitation
 from fedllm.agent.memory import Memory
 from fedllm.agent.trainers import InlineTrainer
-from fedllm.agent.worker import Workbench
 from fedllm.cli.agent import _measured
 from fedllm.config import FederationConfig, PrivacyConfig
 from fedllm.config.load import load_site

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import Engine, create_engine
 
 from fedllm.privacy.accounting import Event
-from fedllm.privacy.chain import Entry
+from fedllm.privacy.chain import LedgerEntry
 from fedllm.privacy.ledger import Ledger, Limits
 from fedllm.protocol.terms import Unit
 from fedllm.secure.identity import Identity
@@ -46,7 +46,7 @@ def reserve(  # noqa: PLR0913 - as the ledger's own
     limit: Limits = WIDE,
     unit: Unit = "record",
     dataset: str = DATA,
-) -> Entry:
+) -> LedgerEntry:
     return ledger.reserve(
         dataset, unit, federation=federation, run=run, plan_sha256=plan, event=event, delta=1e-5, limit=limit
     )
@@ -61,11 +61,11 @@ def charge(  # noqa: PLR0913 - as the ledger's own
     first: int = 0,
     steps: int = 10,
     dataset: str = DATA,
-) -> Entry:
+) -> LedgerEntry:
     return ledger.charge(dataset, federation=federation, run=run, round=number, first=first, steps=steps)
 
 
-def trained(ledger: Ledger, rounds: int = 3, **named: Any) -> list[Entry]:  # noqa: ANN401 - as `reserve`
+def trained(ledger: Ledger, rounds: int = 3, **named: Any) -> list[LedgerEntry]:  # noqa: ANN401 - as `reserve`
     """A training's entries."""
     reserve(ledger, **named)
     for number in range(1, rounds + 1):

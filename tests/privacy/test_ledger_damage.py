@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import event
 
 from fedllm.errors import DiskFullError, LedgerError
-from fedllm.privacy.chain import Head
+from fedllm.privacy.chain import ChainHead
 from fedllm.privacy.ledger import Ledger
 from fedllm.protocol.entry import signed
 from tests.privacy.ledger_home import DATA, charge, ledger_at, reserve, tamper, trained, who
@@ -182,7 +182,7 @@ def test_the_highest_acknowledged_head_stands(path: Path, ledger: Ledger) -> Non
     refused(path, "entry 4, which fed has seen, is gone")
 
 
-def rolled_back(path: Path, during: Callable[[Ledger], None]) -> Head:
+def rolled_back(path: Path, during: Callable[[Ledger], None]) -> ChainHead:
     """Put a copy of the file in place that is older than what `during` does; the newest head then."""
     copy = path.with_suffix(".old")
     shutil.copyfile(path, copy)

@@ -24,7 +24,7 @@ from fedllm.errors import BudgetError, EquivocationError, LedgerError, RefusedEr
 from fedllm.privacy import ledger_file
 from fedllm.privacy.accounting import Event
 from fedllm.privacy.budget import Limits
-from fedllm.privacy.chain import Entry, Head, verify_chain
+from fedllm.privacy.chain import ChainHead, LedgerEntry, verify_chain
 from fedllm.privacy.ledger import Ledger
 from tests.privacy.ledger_home import DATA, MEMORY, MINE, charge, ledger_at, quick_engine, reserve
 from tests.privacy.spent import spent_events
@@ -126,7 +126,7 @@ class Schedule(RuleBasedStateMachine):
         self.path = self.folder / "ledger.db"
         self.model = Model()
         self.processes: list[Ledger | None] = [None, None]
-        self.acknowledged: Head | None = None  # what the coordinator has seen
+        self.acknowledged: ChainHead | None = None  # what the coordinator has seen
         self.older: tuple[Path, int] | None = None  # an older file, and its newest seq
 
     def process(self, number: int) -> Ledger:
@@ -141,7 +141,11 @@ class Schedule(RuleBasedStateMachine):
             raise Crash
 
     def attempt(
-        self, number: int, crash: str | None, call: Callable[[Ledger], Entry], expect: Callable[[], None]
+        self,
+        number: int,
+        crash: str | None,
+        call: Callable[[Ledger], LedgerEntry],
+        expect: Callable[[], None],
     ) -> None:
         """Call the ledger, die where `crash` says, and hold what it says or raises against the model."""
         ledger = self.process(number)
@@ -263,7 +267,7 @@ class Schedule(RuleBasedStateMachine):
         self.all_stop()
         (self.folder / "newest.db").rename(self.path)
 
-    def coordinator_names(self, head: Head, *, newer: bool) -> None:
+    def coordinator_names(self, head: ChainHead, *, newer: bool) -> None:
         ledger = self.process(0)
         if newer:
             with pytest.raises(LedgerError, match="older copy"):
@@ -279,10 +283,10 @@ class Schedule(RuleBasedStateMachine):
                 ledger.close()
             self.processes[number] = None
 
-    def rows(self) -> list[Entry]:
+    def rows(self) -> list[LedgerEntry]:
         """The file, read by none of the ledger's code."""
         told = self.ask("SELECT entry FROM entry WHERE dataset = ? ORDER BY seq")
-        return [Entry.model_validate_json(text) for (text,) in told]
+        return [LedgerEntry.model_validate_json(text) for (text,) in told]
 
     def newest(self) -> int:
         """The last seq, -1 for none."""
@@ -330,7 +334,7 @@ def schedule() -> Iterator[type[Schedule]]:
     Schedule.told = Counter()
     append = ledger_file.append
 
-    def dying(connection: Connection, entry: Entry) -> None:
+    def dying(connection: Connection, entry: LedgerEntry) -> None:
         append(connection, entry)
         if Schedule.crash == "in append":
             raise Crash

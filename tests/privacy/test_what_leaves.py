@@ -6,7 +6,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from fedllm.protocol import messages
-from fedllm.protocol.entry import Entry
+from fedllm.protocol.entry import LedgerEntry
 from fedllm.protocol.messages import Answer, Card, Message, PublicKeys, Reply, Sealed, Update
 
 PAGE = (Path(__file__).parents[2] / "docs" / "privacy.md").read_text(encoding="utf-8")
@@ -43,7 +43,7 @@ def test_the_table_names_every_field_of_what_a_site_says_and_nothing_else() -> N
     assert told["card.json"] == fields(PublicKeys)
     assert told["card"] == fields(Card) - head
     assert told["answer"] == fields(Answer) - head
-    assert told["update"] == fields(Update, Sealed, Entry) - head
+    assert told["update"] == fields(Update, Sealed, LedgerEntry) - head
     assert told["reply"] == fields(Reply) - head
 
 

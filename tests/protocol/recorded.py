@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fedllm.agent.job import Workbench
 from fedllm.agent.join import Membership
-from fedllm.agent.worker import Workbench
 from fedllm.config import FederationConfig
 from fedllm.coordinator.round_keys import round_identity
 from fedllm.coordinator.rounds import play

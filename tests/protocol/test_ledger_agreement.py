@@ -12,7 +12,7 @@ import pytest
 
 from fedllm.errors import LedgerError
 from fedllm.privacy.chain import verify_chain
-from fedllm.protocol.entry import Entry
+from fedllm.protocol.entry import LedgerEntry
 from tests.protocol import independent_privacy as priv
 from tests.protocol.independent_checks import RefusedError
 from tests.protocol.independent_ledger import read_chain
@@ -66,7 +66,7 @@ def judged(entries: list[Said], known: list[Said], verify: str) -> tuple[bool, b
     """Whether fedllm takes a chain, and whether the second implementation does."""
     taken = [True, True]
     try:
-        theirs = [Entry.model_validate_json(json.dumps(said)) for said in (*known, *entries)]
+        theirs = [LedgerEntry.model_validate_json(json.dumps(said)) for said in (*known, *entries)]
         verify_chain(theirs[len(known) :], verify, theirs[: len(known)])
     except (LedgerError, ValueError):
         taken[0] = False

@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fedllm.errors import LedgerError
 from fedllm.privacy.chain import verify_chain
-from fedllm.protocol.entry import Entry, signed
+from fedllm.protocol.entry import LedgerEntry, signed
 from fedllm.protocol.messages import Closed, Message, Plan, PublicKeys, Update
 from fedllm.protocol.terms import PrivacyPlan
 from fedllm.secure.envelope import open_envelope, sign
@@ -28,8 +28,8 @@ VERIFY = PARTIES["amazon"]["verify"]
 _NO_STATEMENT = {"context_sha256", "by", "signature"}
 
 
-def entry(said: dict[str, Any]) -> Entry:
-    return Entry.model_validate_json(json.dumps(said), strict=True)
+def entry(said: dict[str, Any]) -> LedgerEntry:
+    return LedgerEntry.model_validate_json(json.dumps(said), strict=True)
 
 
 def test_the_published_ledger_has_every_kind_of_entry_and_ones_without_their_context() -> None:

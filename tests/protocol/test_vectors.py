@@ -11,7 +11,7 @@ import pytest
 import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from fedllm.agent.worker import site_seed
+from fedllm.agent.job import site_seed
 from fedllm.errors import RefusedError
 from fedllm.models.adapter import attach
 from fedllm.models.base import load_base, resolve_base

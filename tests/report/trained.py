@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from fedllm.agent.worker import Workbench
+from fedllm.agent.job import Workbench
 from fedllm.config import FederationConfig
 from fedllm.coordinator.rounds import play
 from fedllm.coordinator.steps import JournaledRunner

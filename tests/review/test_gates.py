@@ -8,14 +8,14 @@ import pytest
 from sklearn.metrics import f1_score
 
 from fedllm.privacy.accounting import epsilon
-from fedllm.protocol.entry import Entry
+from fedllm.protocol.entry import LedgerEntry
 from fedllm.protocol.terms import rounded_up
 from fedllm.review.gate import Gate
 from fedllm.review.gates import Rules, audit, budget, first_failed, gates
 from fedllm.review.ledger_gate import ledger
 from fedllm.review.quality import quality
 from fedllm.review.version_facts import VersionFacts
-from fedllm.tracking.budget import ledgers_sha256
+from fedllm.tracking.privacy_record import ledgers_sha256
 from fedllm.training.judged import Judged
 from fedllm.training.public_answers import PublicAnswers, public_answers
 from tests.privacy.ledger_home import charge, ledger_at, reserve, trained
@@ -297,7 +297,7 @@ def test_a_version_that_names_no_site_is_refused() -> None:
 
 
 @pytest.fixture(scope="module")
-def entries(tmp_path_factory: pytest.TempPathFactory) -> list[Entry]:
+def entries(tmp_path_factory: pytest.TempPathFactory) -> list[LedgerEntry]:
     """The real ledger of a site that took part in this training and in another federation's."""
     with closing(ledger_at(tmp_path_factory.mktemp("ledger") / "ledger.db")) as kept:
         trained(kept)
@@ -306,7 +306,7 @@ def entries(tmp_path_factory: pytest.TempPathFactory) -> list[Entry]:
         return kept.entries("ward-7", show="fed")
 
 
-def accounted(entries: list[Entry], **changes: Any) -> VersionFacts:  # noqa: ANN401 - any field
+def accounted(entries: list[LedgerEntry], **changes: Any) -> VersionFacts:  # noqa: ANN401 - any field
     spent = epsilon(spent_events(entries, "run-1"), 1e-5)
     tags = {
         "fed.run": "run-1",
@@ -318,44 +318,44 @@ def accounted(entries: list[Entry], **changes: Any) -> VersionFacts:  # noqa: AN
     return private(changes.pop("spent", rounded_up(spent)), **(fields | changes))
 
 
-def test_ledgers_are_followed_added_up_and_held_against_the_tags(entries: list[Entry]) -> None:
+def test_ledgers_are_followed_added_up_and_held_against_the_tags(entries: list[LedgerEntry]) -> None:
     facts = accounted(entries)
     gate = ledger(facts)
     assert gate.verdict == "pass"
     assert gate.says == f"7 valid signed entries of 1 sites, epsilon {facts.tags['dp.epsilon']}"
 
 
-def test_missing_ledgers_are_refused(entries: list[Entry]) -> None:
+def test_missing_ledgers_are_refused(entries: list[LedgerEntry]) -> None:
     assert "of every site is missing" in ledger(accounted(entries, ledgers=None)).says
     both = accounted(entries, tags={"fed.sites": "amazon,movies"})
     gate = ledger(both)
     assert (gate.verdict, "the ledger of movies is missing" in gate.says) == ("fail", True)
 
 
-def test_a_ledger_that_is_not_the_tags_is_refused(entries: list[Entry]) -> None:
+def test_a_ledger_that_is_not_the_tags_is_refused(entries: list[LedgerEntry]) -> None:
     shorter = {"amazon": tuple(entry.model_dump_json() for entry in entries[:-1])}
     gate = ledger(accounted(entries, ledgers=shorter))
     assert (gate.verdict, "dp.ledger_sha256" in gate.says) == ("fail", True)
 
 
-def test_an_edited_ledger_is_refused(entries: list[Entry]) -> None:
+def test_an_edited_ledger_is_refused(entries: list[LedgerEntry]) -> None:
     fewer = [e if e.kind != "charge" else e.model_copy(update={"steps": 1}) for e in entries]
     gate = ledger(accounted(entries, ledgers={"amazon": tuple(e.model_dump_json() for e in fewer)}))
     assert (gate.verdict, "was edited" in gate.says) == ("fail", True)
 
 
-def test_a_version_that_claims_less_than_its_ledgers_is_refused(entries: list[Entry]) -> None:
+def test_a_version_that_claims_less_than_its_ledgers_is_refused(entries: list[LedgerEntry]) -> None:
     gate = ledger(accounted(entries, spent="0.01"))
     assert (gate.verdict, "the version says 0.01" in gate.says) == ("fail", True)
 
 
-def test_ledgers_that_charge_nothing_to_the_training_are_refused(entries: list[Entry]) -> None:
+def test_ledgers_that_charge_nothing_to_the_training_are_refused(entries: list[LedgerEntry]) -> None:
     for changes in ({"tags": {"fed.run": "run-9"}}, {"name": "copied"}):
         gate = ledger(accounted(entries, spent="1e-09", **changes))
         assert (gate.verdict, gate.says) == ("fail", "the ledger of amazon charges nothing to this training")
 
 
-def test_ledgers_above_the_budget_are_refused_whatever_the_tag_says(entries: list[Entry]) -> None:
+def test_ledgers_above_the_budget_are_refused_whatever_the_tag_says(entries: list[LedgerEntry]) -> None:
     gate = ledger(accounted(entries, tags={"dp.epsilon_budget": "0.01"}))
     assert (gate.verdict, "the training may spend 0.01" in gate.says) == ("fail", True)
 

@@ -15,7 +15,7 @@ import pytest
 
 from fedllm.endpoints import Endpoints
 from fedllm.endpoints.passwords import passwords
-from fedllm.endpoints.place import Place
+from fedllm.endpoints.stack_paths import StackPaths
 from fedllm.endpoints.state import StackState
 from fedllm.stack import down, up
 from fedllm.stack.health import answers, wait_until
@@ -46,7 +46,7 @@ class Running:
 
     ended = False
 
-    def __init__(self, _: Place) -> None:
+    def __init__(self, _: StackPaths) -> None:
         """Take what `Control` takes."""
 
     def alive(self) -> bool:
@@ -57,11 +57,11 @@ class Running:
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StackPaths:
     monkeypatch.setenv("FEDLLM_HOME", str(tmp_path / "a home"))
     for name in [name for name in os.environ if name.startswith(("PREFECT_", "MLFLOW_"))]:
         monkeypatch.delenv(name)
-    found = Place.here()
+    found = StackPaths.here()
     found.create()
     return found
 
@@ -97,7 +97,7 @@ def first_life(tmp_path_factory: pytest.TempPathFactory) -> FirstLife:
     ports = {int(told[name].rsplit(":", 1)[1]) for name in urls}
     ended = fedllm(home, "down")
     listening = {c.laddr.port for c in psutil.net_connections("tcp") if c.status == psutil.CONN_LISTEN}
-    left = [process.pid for process in leftovers(Place(home))]
+    left = [process.pid for process in leftovers(StackPaths(home))]
     made = sorted(path.name for path in home.iterdir())
     return FirstLife(home, told, found, ended, seconds, left, sorted(ports & listening), made)
 
@@ -126,7 +126,7 @@ def prefect_alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[st
     """The server alone, started as the stack starts it; its address, its database, its password."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FEDLLM_HOME", str(tmp_path_factory.mktemp("home")))
-        place = Place.here()
+        place = StackPaths.here()
         place.create()
         state = StackState(ports=own_ports(26_000))
         [found] = [program for program in programs(place, state) if program.name == "prefect"]

@@ -23,7 +23,7 @@ from fedllm.config import load_federation
 from fedllm.doctor.checkup import checkup
 from fedllm.endpoints import Endpoints, endpoints
 from fedllm.endpoints.passwords import passwords
-from fedllm.endpoints.place import Place
+from fedllm.endpoints.stack_paths import StackPaths
 from fedllm.endpoints.state import StackState
 from fedllm.endpoints.store_users import store_secrets
 from fedllm.stack import down, up
@@ -71,7 +71,7 @@ def occupied() -> Iterator[int]:
 
 @pytest.fixture(scope="module")
 def stack(home: Path, occupied: int) -> Endpoints:
-    place = Place(home)
+    place = StackPaths(home)
     place.create()
     StackState(ports={"minio": occupied}).save(place)  # last time's port, taken meanwhile
     return up()
@@ -157,15 +157,15 @@ def test_a_foreign_pages_socket_to_prefect_is_refused(stack: Endpoints) -> None:
 
 
 def test_up_again_changes_nothing_and_takes_no_time(stack: Endpoints) -> None:
-    before = Control(Place.here()).pids()
+    before = Control(StackPaths.here()).pids()
     begun = time.monotonic()
     assert up() == stack
     assert time.monotonic() - begun < 30
-    assert Control(Place.here()).pids() == before
+    assert Control(StackPaths.here()).pids() == before
 
 
 def test_files_with_secrets_are_the_owners_alone_and_only_loopback_listens(stack: Endpoints) -> None:
-    place = Place.here()
+    place = StackPaths.here()
     drawn = passwords(place)
     secrets = (root_credentials(place)[1], store_secrets(place).mlflow, stack.minio_secret_key)
     secrets += (drawn.prefect, drawn.mlflow, drawn.mlflow_forms)
@@ -196,7 +196,7 @@ def test_mlflow_keeps_artifacts_in_minio(stack: Endpoints) -> None:
     from minio import Minio
 
     host = stack.minio_url.removeprefix("http://")
-    client = Minio(host, *root_credentials(Place.here()), secure=False, region="us-east-1")
+    client = Minio(host, *root_credentials(StackPaths.here()), secure=False, region="us-east-1")
     assert [found.object_name for found in client.list_objects("mlflow")] == ["card.md"]
     assert client.bucket_exists(stack.bucket)
 
@@ -225,7 +225,7 @@ def test_a_scheduled_deployment_fires_in_the_worker(stack: Endpoints, home: Path
     resume_fitting(api, load_federation(config), ["tick/often"])
     deadline = time.monotonic() + 300
     while not runs(stack, "COMPLETED"):
-        assert time.monotonic() < deadline, (Place.here().logs / "worker.log").read_text()[-2000:]
+        assert time.monotonic() < deadline, (StackPaths.here().logs / "worker.log").read_text()[-2000:]
         assert not runs(stack, "FAILED") + runs(stack, "CRASHED")
         time.sleep(0.5)
     entry = api.deployments()["tick/often"]
@@ -235,7 +235,7 @@ def test_a_scheduled_deployment_fires_in_the_worker(stack: Endpoints, home: Path
 
 
 def test_a_killed_server_is_started_again(stack: Endpoints) -> None:
-    control = Control(Place.here())
+    control = Control(StackPaths.here())
     pid = control.pids()["minio"]
     psutil.Process(pid).kill()
     until(lambda: control.pids().get("minio", pid) != pid, 120)
@@ -246,7 +246,7 @@ def test_a_killed_mlflow_leaves_nothing_that_keeps_its_port_and_is_started_again
     stack: Endpoints,
 ) -> None:
     """`mlflow server` has a child that listens, and leaves it behind when it is killed."""
-    control = Control(Place.here())
+    control = Control(StackPaths.here())
     pid = control.pids()["mlflow"]
     assert not psutil.Process(pid).children(recursive=True)
     psutil.Process(pid).kill()
@@ -258,7 +258,7 @@ def test_a_killed_mlflow_leaves_nothing_that_keeps_its_port_and_is_started_again
 
 
 def test_down_leaves_no_process_and_no_port_even_when_supervisord_was_killed(stack: Endpoints) -> None:
-    place = Place.here()
+    place = StackPaths.here()
     pids = {process.pid for process in leftovers(place)}
     supervisord = Control(place).pids()["supervisord"]
     assert supervisord in pids
@@ -278,7 +278,7 @@ def test_after_down_and_up_the_same_records_are_at_the_same_addresses(stack: End
     assert runs(stack, "COMPLETED")
     search = post(f"{stack.mlflow_url}/api/2.0/mlflow/experiments/search", {"max_results": 10})
     assert "kept" in [experiment["name"] for experiment in search["experiments"]]
-    pids = {process.pid for process in leftovers(Place.here())}
+    pids = {process.pid for process in leftovers(StackPaths.here())}
     assert down() is True
     assert not [pid for pid in pids if psutil.pid_exists(pid)]
 

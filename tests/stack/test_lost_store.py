@@ -3,7 +3,7 @@
 import pytest
 
 from fedllm.doctor.servers import store_folder
-from fedllm.endpoints.place import Place
+from fedllm.endpoints.stack_paths import StackPaths
 from fedllm.endpoints.state import StackState
 from fedllm.stack import local
 from tests.stack.conftest import PORTS, Running
@@ -31,7 +31,7 @@ def begun(monkeypatch: pytest.MonkeyPatch, control: type | None) -> list[str]:
 
 @pytest.mark.parametrize("control", [Running, None])
 def test_up_makes_it_anew_and_says_who_has_to_be_invited_again(
-    place: Place, monkeypatch: pytest.MonkeyPatch, control: type | None
+    place: StackPaths, monkeypatch: pytest.MonkeyPatch, control: type | None
 ) -> None:
     place.create()
     StackState(ports=PORTS).save(place)
@@ -42,7 +42,7 @@ def test_up_makes_it_anew_and_says_who_has_to_be_invited_again(
 
 
 def test_what_a_living_server_wrote_after_it_was_removed_is_put_aside(
-    place: Place, monkeypatch: pytest.MonkeyPatch
+    place: StackPaths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place.create()
     StackState(ports=PORTS).save(place)
@@ -55,7 +55,7 @@ def test_what_a_living_server_wrote_after_it_was_removed_is_put_aside(
 
 
 def test_a_first_start_and_one_after_a_restore_say_nothing_of_it(
-    place: Place, monkeypatch: pytest.MonkeyPatch
+    place: StackPaths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert not [line for line in begun(monkeypatch, None) if "was removed" in line]
     StackState(ports=PORTS).save(place)
@@ -63,7 +63,7 @@ def test_a_first_start_and_one_after_a_restore_say_nothing_of_it(
     assert not [line for line in begun(monkeypatch, None) if "was removed" in line]
 
 
-def test_the_doctor_names_the_folder_and_not_the_keys(place: Place) -> None:
+def test_the_doctor_names_the_folder_and_not_the_keys(place: StackPaths) -> None:
     place.create()
     [found] = store_folder(place)
     assert (found.status, found.remedy) == ("fail", "`fedllm up` creates it again, empty, with its users")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fedllm.endpoints.place import Place
+from fedllm.endpoints.stack_paths import StackPaths
 from fedllm.endpoints.state import StackState
 from fedllm.stack.health import PrefectApi, wait_until
 from fedllm.stack.programs import POOL, WORKER, base_environment, programs
@@ -39,7 +39,7 @@ def test_another_accounts_worker_starts_beside_the_folders_of_the_first(
     monkeypatch.setenv("TMPDIR", str(shared))
     monkeypatch.setenv("HOME", str(short / "second"))
     monkeypatch.setenv("FEDLLM_HOME", str(short / "second" / "home"))
-    place = Place.here()
+    place = StackPaths.here()
     place.create()
     place.empty_temporary()
     give(short / "second")
@@ -72,7 +72,7 @@ def test_another_accounts_worker_starts_beside_the_folders_of_the_first(
 
 
 def test_temporary_files_are_the_owners_alone_and_go_with_the_next_start(short: Path) -> None:
-    place = Place(short)
+    place = StackPaths(short)
     place.create()
     place.empty_temporary()
     folder = Path(base_environment(place, own_prefect=True)["TMPDIR"])
@@ -86,7 +86,7 @@ def test_temporary_files_are_the_owners_alone_and_go_with_the_next_start(short: 
 
 
 def test_below_a_long_home_a_socket_still_fits_into_the_temporary_folder(tmp_path: Path) -> None:
-    place = Place(tmp_path / ("long" * 40))
+    place = StackPaths(tmp_path / ("long" * 40))
     folder = place.temporary()
     try:
         assert len(os.fsencode(folder / "pymp-12345678" / "listener-12345678")) < 107
@@ -101,7 +101,7 @@ def test_below_a_long_home_a_socket_still_fits_into_the_temporary_folder(tmp_pat
 def test_a_flow_finds_supervisord_of_a_long_home_whatever_its_temporary_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place = Place(tmp_path / ("long" * 40))
+    place = StackPaths(tmp_path / ("long" * 40))
     outside = place.socket()
     try:
         monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # as in a process of the stack

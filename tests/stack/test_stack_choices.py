@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from fedllm.endpoints import endpoints
-from fedllm.endpoints.place import Place
+from fedllm.endpoints.stack_paths import StackPaths
 from fedllm.endpoints.state import StackState
 from fedllm.errors import ConfigError, StackError
 from fedllm.stack.deploy import deploy_stamp, deployment_file, register_deployments
@@ -43,7 +43,7 @@ def test_no_stack_means_no_endpoints(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 
 
 def test_a_long_home_still_gets_a_socket_that_fits(tmp_path: Path) -> None:
-    place = Place(tmp_path / ("long" * 40))
+    place = StackPaths(tmp_path / ("long" * 40))
     assert len(str(place.socket())) < 107
     assert place.socket() == place.socket()
     assert place.socket().parent.stat().st_mode & 0o077 == 0
@@ -55,11 +55,11 @@ def test_a_home_that_supervisord_cannot_spell_is_refused(
 ) -> None:
     monkeypatch.setenv("FEDLLM_HOME", str(tmp_path / 'a"b'))
     with pytest.raises(StackError, match="FEDLLM_HOME"):
-        Place.here()
+        StackPaths.here()
 
 
 def test_damaged_state_says_what_to_do(tmp_path: Path) -> None:
-    place = Place(tmp_path)
+    place = StackPaths(tmp_path)
     place.create()
     place.state.write_text("{")
     with pytest.raises(StackError, match="fedllm down"):
@@ -79,9 +79,9 @@ def test_servers_inherit_nothing_that_would_turn_them_elsewhere(
 ) -> None:
     for name in ("PREFECT_API_KEY", "MLFLOW_TRACKING_URI", "AWS_PROFILE", "MINIO_ROOT_USER"):
         monkeypatch.setenv(name, "elsewhere")
-    own = base_environment(Place(tmp_path), own_prefect=True)
+    own = base_environment(StackPaths(tmp_path), own_prefect=True)
     assert "elsewhere" not in own.values()
-    assert base_environment(Place(tmp_path), own_prefect=False)["PREFECT_API_KEY"] == "elsewhere"
+    assert base_environment(StackPaths(tmp_path), own_prefect=False)["PREFECT_API_KEY"] == "elsewhere"
     assert own["DO_NOT_TRACK"] == "1"
     assert "127.0.0.1" in own["NO_PROXY"].split(",")
 

@@ -11,7 +11,7 @@ from fedllm.cli.run import _servers
 from fedllm.config import load_federation
 from fedllm.endpoints.addresses import read_endpoints
 from fedllm.endpoints.passwords import passwords
-from fedllm.endpoints.place import Place
+from fedllm.endpoints.stack_paths import StackPaths
 from fedllm.endpoints.state import StackState
 from fedllm.errors import ConfigError, StackError
 from fedllm.stack import local
@@ -21,7 +21,7 @@ from fedllm.stack.security import with_security
 from tests.stack.conftest import PORTS, ROOT, Running
 
 
-def test_a_plain_stack_has_passwords_and_no_tls(place: Place) -> None:
+def test_a_plain_stack_has_passwords_and_no_tls(place: StackPaths) -> None:
     state = StackState(ports=PORTS)
     state.save(place)
     found = {program.name: program for program in programs(place, state)}
@@ -44,7 +44,7 @@ def test_a_plain_stack_has_passwords_and_no_tls(place: Place) -> None:
     assert not (place.home / "ca").exists()
 
 
-def test_an_open_stack_has_neither(place: Place) -> None:
+def test_an_open_stack_has_neither(place: StackPaths) -> None:
     state = StackState(ports=PORTS, open=True)
     state.save(place)
     found = {program.name: program for program in programs(place, state)}
@@ -69,10 +69,10 @@ def test_an_open_stack_has_neither(place: Place) -> None:
     assert not (place.folder / "passwords.json").exists()
 
 
-def test_passwords_are_drawn_once_and_each_stack_has_its_own(place: Place, tmp_path: Path) -> None:
+def test_passwords_are_drawn_once_and_each_stack_has_its_own(place: StackPaths, tmp_path: Path) -> None:
     drawn = passwords(place)
     assert passwords(place) == drawn
-    other = Place(tmp_path / "other")
+    other = StackPaths(tmp_path / "other")
     other.create()
     assert not {drawn.prefect, drawn.mlflow} & {passwords(other).prefect, passwords(other).mlflow}
     assert len({drawn.prefect, drawn.mlflow, drawn.mlflow_forms}) == 3
@@ -101,7 +101,7 @@ def test_an_open_stack_stays_so_until_somebody_says_otherwise_and_tls_ends_it() 
 
 
 def test_a_stack_of_an_older_fedllm_is_open_while_it_is_up_and_has_passwords_from_its_next_start(
-    place: Place, monkeypatch: pytest.MonkeyPatch
+    place: StackPaths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place.state.write_text(json.dumps({"ports": PORTS, "secure": False}))
     old = StackState.load(place)
@@ -114,7 +114,7 @@ def test_a_stack_of_an_older_fedllm_is_open_while_it_is_up_and_has_passwords_fro
 
 
 def test_a_users_own_prefect_is_told_the_users_password_and_no_other_server_is(
-    place: Place, monkeypatch: pytest.MonkeyPatch
+    place: StackPaths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     StackState(ports=PORTS).save(place)
     monkeypatch.setenv("PREFECT_API_AUTH_STRING", "me:mine")
@@ -131,7 +131,7 @@ def test_a_users_own_prefect_is_told_the_users_password_and_no_other_server_is(
     [(None, True), ("http://localhost:4200/api", True), ("https://prefect.example/api", False)],
 )
 def test_a_run_tells_the_stacks_password_to_the_stacks_prefect_alone(
-    place: Place, monkeypatch: pytest.MonkeyPatch, named: str | None, *, is_told: bool
+    place: StackPaths, monkeypatch: pytest.MonkeyPatch, named: str | None, *, is_told: bool
 ) -> None:
     here = read_endpoints(place, StackState(ports=PORTS))
     monkeypatch.setattr("fedllm.endpoints.endpoints", lambda: here)

@@ -10,7 +10,7 @@ import pytest
 from fedllm.doctor.servers import certificates
 from fedllm.endpoints.addresses import Endpoints, read_endpoints
 from fedllm.endpoints.passwords import passwords
-from fedllm.endpoints.place import Place
+from fedllm.endpoints.stack_paths import StackPaths
 from fedllm.endpoints.state import StackState
 from fedllm.errors import ConfigError, StackError
 from fedllm.secure import ca as authority
@@ -25,7 +25,7 @@ SWITCHES = ("PREFECT_API_TLS_INSECURE_SKIP_VERIFY", "MLFLOW_TRACKING_INSECURE_TL
 
 
 @pytest.fixture
-def secure(place: Place) -> Endpoints:
+def secure(place: StackPaths) -> Endpoints:
     state = StackState(ports=PORTS, secure=True)
     state.save(place)
     programs(place, state)  # makes the certificates
@@ -33,7 +33,7 @@ def secure(place: Place) -> Endpoints:
 
 
 def test_no_secret_is_on_a_command_line_and_every_switch_is_said_to_be_off(
-    place: Place, monkeypatch: pytest.MonkeyPatch
+    place: StackPaths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in SWITCHES:
         monkeypatch.setenv(name, "true")  # of a shell that once needed it: no server may inherit it
@@ -76,7 +76,7 @@ def test_a_shell_that_switches_the_checks_off_is_told_so(
 
 
 def test_the_users_own_prefect_is_told_none_of_the_stacks_secrets(
-    place: Place, monkeypatch: pytest.MonkeyPatch
+    place: StackPaths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     state = StackState(ports=PORTS, secure=True, external_prefect="https://prefect.example/api")
     state.save(place)
@@ -112,7 +112,7 @@ def test_mlflows_password_goes_to_the_stacks_mlflow_and_to_no_other(
     ("is_secure", "wished", "verb"), [(False, True, "--secure"), (True, False, "--no-secure")]
 )
 def test_a_stack_that_is_up_the_other_way_is_left_alone(
-    place: Place, monkeypatch: pytest.MonkeyPatch, is_secure: bool, wished: bool, verb: str
+    place: StackPaths, monkeypatch: pytest.MonkeyPatch, is_secure: bool, wished: bool, verb: str
 ) -> None:
     StackState(ports=PORTS, secure=is_secure).save(place)
     monkeypatch.setattr(local, "Control", Running)
@@ -122,7 +122,7 @@ def test_a_stack_that_is_up_the_other_way_is_left_alone(
 
 
 def test_a_secure_stack_stays_so_until_somebody_says_otherwise(
-    place: Place, monkeypatch: pytest.MonkeyPatch
+    place: StackPaths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     StackState(secure=True).save(place)
 
@@ -140,7 +140,7 @@ def test_a_secure_stack_stays_so_until_somebody_says_otherwise(
 
 
 def test_a_certificate_near_its_end_has_the_servers_start_anew(
-    place: Place, monkeypatch: pytest.MonkeyPatch
+    place: StackPaths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(authority, "SERVER_LIFE", timedelta(days=10))
@@ -170,7 +170,7 @@ def test_a_certificate_near_its_end_has_the_servers_start_anew(
 
 
 def test_doctor_fails_for_a_certificate_that_expired_or_is_for_another_host(
-    place: Place, monkeypatch: pytest.MonkeyPatch
+    place: StackPaths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(authority, "SERVER_LIFE", timedelta(minutes=-5))
@@ -184,7 +184,9 @@ def test_doctor_fails_for_a_certificate_that_expired_or_is_for_another_host(
     assert (finding.status, finding.detail) == ("fail", "not for 127.0.0.1, localhost")
 
 
-def test_the_verb_makes_the_ca_and_names_its_files(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_verb_makes_the_ca_and_names_its_files(
+    place: StackPaths, capsys: pytest.CaptureFixture[str]
+) -> None:
     from typer.testing import CliRunner
 
     from fedllm.cli.main import app

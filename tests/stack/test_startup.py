@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fedllm.endpoints.place import Place
+from fedllm.endpoints.stack_paths import StackPaths
 from fedllm.errors import StackError
 from fedllm.stack import down, startup, up
 from fedllm.stack.programs import Program, base_environment
@@ -27,11 +27,11 @@ def program(name: str, script: str, *, autostart: bool = True) -> Program:
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StackPaths]:
     monkeypatch.setenv("FEDLLM_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
     monkeypatch.setattr("fedllm.stack.local._USUAL", own_ports(27_000))
-    place = Place.here()
+    place = StackPaths.here()
     place.create()
     yield place
     down()
@@ -44,7 +44,7 @@ def lines() -> list[str]:
 
 
 @pytest.fixture
-def started(place: Place, lines: list[str]) -> Started:
+def started(place: StackPaths, lines: list[str]) -> Started:
     """Has supervisord start one program, and looks after it."""
 
     def start(script: str) -> Startup:
@@ -65,7 +65,7 @@ def with_programs(monkeypatch: pytest.MonkeyPatch, **scripts: str) -> None:
 
 @pytest.mark.timeout(120)
 def test_a_server_that_dies_again_and_again_ends_up_with_its_last_words(
-    place: Place, monkeypatch: pytest.MonkeyPatch
+    place: StackPaths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with_programs(monkeypatch, minio=SLEEPS, door=SLEEPS, mlflow=DIES, prefect=SLEEPS, worker=SLEEPS)
     with pytest.raises(StackError) as refused:
@@ -78,7 +78,7 @@ def test_a_server_that_dies_again_and_again_ends_up_with_its_last_words(
 
 @pytest.mark.timeout(240)
 def test_a_worker_that_dies_again_and_again_ends_up_with_its_last_words(
-    place: Place, prefect: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
+    place: StackPaths, prefect: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PREFECT_API_URL", prefect[0])
     with_programs(monkeypatch, minio=SLEEPS, door=SLEEPS, mlflow=SLEEPS, worker=DIES)
@@ -89,7 +89,7 @@ def test_a_worker_that_dies_again_and_again_ends_up_with_its_last_words(
     assert heard.count(again) == 2
 
 
-def test_a_server_that_dies_once_is_waited_for(started: Started, place: Place, lines: list[str]) -> None:
+def test_a_server_that_dies_once_is_waited_for(started: Started, place: StackPaths, lines: list[str]) -> None:
     flag = place.home / "second life"
     found = started(f"test -e '{flag}' && exec sleep 600; touch '{flag}'; {DIES}")
     ready = iter([False] * 60 + [True])
@@ -98,7 +98,7 @@ def test_a_server_that_dies_once_is_waited_for(started: Started, place: Place, l
 
 
 def test_a_slow_server_is_waited_for_and_the_wait_is_told(
-    started: Started, place: Place, lines: list[str], monkeypatch: pytest.MonkeyPatch
+    started: Started, place: StackPaths, lines: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(startup, "_REMINDER", 0.5)
     found = started(SLEEPS)
@@ -109,7 +109,9 @@ def test_a_slow_server_is_waited_for_and_the_wait_is_told(
     assert {line.partition(":")[2] for line in lines} == {f" it loads (see {log})"}
 
 
-def test_a_server_that_lives_and_never_answers_is_named_with_its_log(started: Started, place: Place) -> None:
+def test_a_server_that_lives_and_never_answers_is_named_with_its_log(
+    started: Started, place: StackPaths
+) -> None:
     found = started(SLEEPS)
     with pytest.raises(StackError) as refused:
         found.wait("mlflow", lambda: False, patience=1.0)
@@ -122,7 +124,7 @@ def test_a_server_that_answers_already_is_not_waited_for(started: Started, lines
     assert lines == []
 
 
-def test_a_program_that_may_not_be_run_is_said_so(place: Place) -> None:
+def test_a_program_that_may_not_be_run_is_said_so(place: StackPaths) -> None:
     command = place.home / "mlflow"
     command.write_text("")
     write_conf(place, [Program("mlflow", [str(command)], autostart=False)])

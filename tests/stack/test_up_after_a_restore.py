@@ -7,7 +7,7 @@ import pytest
 
 from fedllm.doctor import servers
 from fedllm.endpoints import Endpoints
-from fedllm.endpoints.place import Place
+from fedllm.endpoints.stack_paths import StackPaths
 from fedllm.stack import up
 from fedllm.stack.health import PrefectApi
 from fedllm.stack.programs import POOL
@@ -27,7 +27,7 @@ def api(there: Endpoints) -> Iterator[PrefectApi]:
 @pytest.fixture
 def due(api: PrefectApi) -> Iterator[str]:
     """A run that is due while no worker is there, as in a home that was just restored."""
-    Control(Place.here())._call("stopProcess", "worker")
+    Control(StackPaths.here())._call("stopProcess", "worker")
     deployment = api.deployments()[REVIEW]["id"]
     found = str(api.call(f"/deployments/{deployment}/create_flow_run", {})["id"])
     yield found
@@ -43,7 +43,7 @@ def state(api: PrefectApi, run: str) -> str:
 
 
 def test_a_run_that_is_due_waits_until_a_person_resumes_the_pool(api: PrefectApi, due: str) -> None:
-    place, control, said = Place.here(), Control(Place.here()), []
+    place, control, said = StackPaths.here(), Control(StackPaths.here()), []
     place.restored.touch()
     up(progress=said.append)
     assert len([line for line in said if f"`prefect work-pool resume {POOL}`" in line]) == 1
@@ -55,7 +55,7 @@ def test_a_run_that_is_due_waits_until_a_person_resumes_the_pool(api: PrefectApi
 
 
 def test_a_second_up_leaves_the_pool_as_it_is(there: Endpoints, api: PrefectApi) -> None:
-    Place.here().restored.touch()
+    StackPaths.here().restored.touch()
     assert fedllm(there.home, "up", "--no-deploy")["paused_after_restore"] is True
     assert paused(api)
     assert fedllm(there.home, "up", "--no-deploy")["paused_after_restore"] is False

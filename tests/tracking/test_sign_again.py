@@ -17,7 +17,7 @@ from fedllm.coordinator.members import coordinator_identity
 from fedllm.coordinator.sign_again import sign_versions
 from fedllm.errors import IdentityError, ReviewError, UntrustedVersionError
 from fedllm.journal.journal import Journal
-from fedllm.journal.place import coordinator_folder
+from fedllm.journal.location import coordinator_folder
 from fedllm.journal.release_queue import mark_released, queue_release
 from fedllm.journal.runs import begin_run
 from fedllm.models.base import resolve_base

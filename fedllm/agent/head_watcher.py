@@ -17,7 +17,7 @@ STORE = "store"  # the party in security events about the store
 
 
 @dataclass
-class Watch:
+class HeadWatcher:
     """Reads the messages of a site's coordinator; records every refusal as a security event, then raises."""
 
     member: Membership

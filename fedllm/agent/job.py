@@ -47,7 +47,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Progress:
+class StepDone:
     """A step is done."""
 
     step: int
@@ -73,7 +73,7 @@ class Failed:
     detail: str = ""  # only for the site's own log: it may quote records
 
 
-Event = Progress | Finished | Failed
+Event = StepDone | Finished | Failed
 
 
 class Workbench:

@@ -19,7 +19,7 @@ _TEMPORARY_LIMIT = 70  # bytes; multiprocessing binds /pymp-12345678/listener-12
 
 
 @dataclass(frozen=True)
-class Place:
+class StackPaths:
     """The stack's folder, below fedllm's home; readable by its owner alone."""
 
     home: Path

@@ -12,12 +12,12 @@ from fedllm.journal.ledgers import chain_up_to, known_heads
 from fedllm.journal.outcomes import Audited, Evaluated
 from fedllm.privacy.chain import ChainState
 from fedllm.protocol.messages import LedgerHead, Verdict
-from fedllm.tracking.budget import budget_row, privacy_tags
+from fedllm.tracking.privacy_record import budget_row, privacy_tags
 from fedllm.tracking.release import RoundRelease
 
 
 @dataclass(frozen=True)
-class Budget:
+class ReleasePrivacy:
     """The privacy part of a queued release. Without DP all is empty except the tags, which say so.
 
     It names ledgers by their heads only: `with_ledgers` reads the entries when the release is published.
@@ -28,11 +28,11 @@ class Budget:
     ledger_heads: dict[str, list[dict[str, Any]]]
 
 
-def budget(training: Training, number: int) -> Budget:
+def budget(training: Training, number: int) -> ReleasePrivacy:
     """Return the privacy of a run up to a round."""
     plan = privacy_plan(training)
     if plan is None:
-        return Budget(privacy_tags(None, None, {}), [], {})
+        return ReleasePrivacy(privacy_tags(None, None, {}), [], {})
     last = accounted(training, number)
     heads = known_heads(training.journal, sorted(last))
     rows = [
@@ -45,7 +45,7 @@ def budget(training: Training, number: int) -> Budget:
         )
         for site in sorted(last)
     ]
-    return Budget(
+    return ReleasePrivacy(
         privacy=privacy_tags(plan, _largest(last), heads),
         rows=rows,
         ledger_heads={site: [head.model_dump() for head in of_site] for site, of_site in heads.items()},

@@ -9,7 +9,9 @@ from typing import Any
 from fedllm.agent.accounts import Accounts
 from fedllm.agent.answers import Answers, head_of
 from fedllm.agent.folder import WorkFolder, write_own
+from fedllm.agent.head_watcher import STORE
 from fedllm.agent.held_base import HeldBase
+from fedllm.agent.job import Failed, Finished, Job, StepDone, failure, is_explained
 from fedllm.agent.join import Membership
 from fedllm.agent.memory import Memory
 from fedllm.agent.new_job import new_job
@@ -17,8 +19,6 @@ from fedllm.agent.policy import training_end
 from fedllm.agent.record_check import RecordCheck
 from fedllm.agent.residuals import keep_residual
 from fedllm.agent.trainers import Trainer
-from fedllm.agent.watch import STORE
-from fedllm.agent.worker import Failed, Finished, Job, Progress, failure, is_explained
 from fedllm.confidentiality.modes import MODES
 from fedllm.disk import is_full
 from fedllm.errors import (
@@ -42,7 +42,7 @@ ATTEMPTS = 3  # starts of a training process that dies; nothing is released befo
 
 
 @dataclass
-class Duty:
+class RoundWorker:
     """Works on plans: answers, trains and commits. One job at a time; the caller polls."""
 
     member: Membership
@@ -167,7 +167,7 @@ class Duty:
             )
         while self.current is not None and (event := self._outcome or self.trainer.poll()) is not None:
             asked = self.current.message
-            if isinstance(event, Progress):
+            if isinstance(event, StepDone):
                 if event.step == 1 and self._begun is not None:
                     log.info(
                         "round %d of %s: the first step was done %.1f s after the plan",

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from fedllm.protocol.entry import Head
+from fedllm.protocol.entry import ChainHead
 from fedllm.protocol.terms import PrivacyPlan, rounded_up
 from fedllm.tracking import RoundRelease, Tracker
-from fedllm.tracking.budget import budget_row, draw, left_pct, privacy_tags
+from fedllm.tracking.privacy_record import budget_row, draw, left_pct, privacy_tags
 from tests.review.reviewed import SIGNER
 
 Make = Callable[..., RoundRelease]
@@ -27,7 +27,7 @@ PLAN = PrivacyPlan(
     rounds=3,
     steps=16,
 )
-HEADS = {"movies": [Head(seq=9, sha256="b" * 64)], "amazon": [Head(seq=12, sha256="a" * 64)]}
+HEADS = {"movies": [ChainHead(seq=9, sha256="b" * 64)], "amazon": [ChainHead(seq=12, sha256="a" * 64)]}
 SPENT = {1: 1.50004, 2: 2.2, 3: 2.99801}
 TAGS = {
     "dp.delta": "1e-05",

@@ -9,7 +9,7 @@ import math
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from fedllm.privacy.accounting import ACCOUNTANT
 from fedllm.protocol.terms import TRUST, rounded_up
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from mlflow import MlflowClient
 
+    from fedllm.protocol.entry import ChainHead
     from fedllm.protocol.terms import PrivacyPlan
 
 METRIC = "dp/epsilon"
@@ -29,20 +30,8 @@ PICTURE = "privacy/epsilon_quality.png"
 MOST_NAMED = 20  # points of the picture labelled with their round
 
 
-class Head(Protocol):
-    """The newest entry of a ledger."""
-
-    @property
-    def seq(self) -> int:
-        """Sequence number of the entry."""
-
-    @property
-    def sha256(self) -> str:
-        """SHA-256 of the entry."""
-
-
 def privacy_tags(
-    plan: "PrivacyPlan | None", spent: float | None, heads: Mapping[str, Iterable[Head]]
+    plan: "PrivacyPlan | None", spent: float | None, heads: Mapping[str, Iterable["ChainHead"]]
 ) -> dict[str, str]:
     """Return a version's privacy tags; without a plan the single tag `dp.epsilon: not configured`.
 
@@ -86,7 +75,7 @@ def left_pct(spent: float, budget: float) -> float:
     return max(0.0, math.floor(1000 * (1 - spent / budget)) / 10) if math.isfinite(spent) else 0.0
 
 
-def ledgers_sha256(heads: Mapping[str, Iterable[Head]]) -> str:
+def ledgers_sha256(heads: Mapping[str, Iterable["ChainHead"]]) -> str:
     """Return the SHA-256 of the sorted lines `site seq sha256`, one per ledger, each ended by LF."""
     lines = sorted(f"{site} {head.seq} {head.sha256}\n" for site, held in heads.items() for head in held)
     return hashlib.sha256("".join(lines).encode()).hexdigest()
