@@ -153,7 +153,7 @@ class Ledger:
         run: str,
         round: int,
         first: int,
-        steps: int,  # noqa: A002 - as above
+        steps: int,  # noqa: A002
     ) -> LedgerEntry:
         """Charge steps of a round to the training's reservation, before their noise is drawn.
 
