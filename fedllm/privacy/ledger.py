@@ -151,9 +151,9 @@ class Ledger:
         *,
         federation: str,
         run: str,
-        round: int,
+        round: int,  # noqa: A002 - the entry's field
         first: int,
-        steps: int,  # noqa: A002
+        steps: int,
     ) -> LedgerEntry:
         """Charge steps of a round to the training's reservation, before their noise is drawn.
 
