@@ -154,7 +154,7 @@ def test_where_the_place_matters_nothing_is_trained(precision: Precision, then: 
     learner = ByThePlace()
     start = learner.read()
     with (
-        pytest.raises(TrainingError, match=f"in {precision} depend .*: .*{then}"),
+        pytest.raises(TrainingError, match=f"in {precision} depends .*: .*{then}"),
         passes_of(learner, precision),
     ):
         pass
