@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import fedllm
-from fedllm.cli.run import _text
+from fedllm.cli.run_summary import summary
 from fedllm.config import load_federation
 from fedllm.coordinator.steps import DP_AUDIT, RELEASE
 from fedllm.coordinator.training import Training
@@ -86,7 +86,7 @@ def test_nothing_that_rests_on_the_records_is_told_but_the_noised_update(
     told = simulated(federation, "rounds.max=1")
     assert seen
     assert told.seconds == {"total": None, "per_round_overhead": None}
-    assert "1 rounds\n" in _text(told.public())  # without a time
+    assert "1 rounds\n" in summary(told.public())  # without a time
     for name in ("east", "north", "west"):
         card, update = messages[f"card {name}"], messages[f"Update {name} 1"]
         assert (card.examples, card.progress) == (None, None)

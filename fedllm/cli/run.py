@@ -8,25 +8,21 @@ from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from threading import Thread
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 import yaml
 
 from fedllm.cli.options import FEDERATION, AsJson, Config, Overrides
 from fedllm.cli.output import console, emit
+from fedllm.cli.run_summary import next_command, summary
 from fedllm.cli.watching import mute_prefect, watching
 from fedllm.config import FederationConfig, load_federation
 from fedllm.errors import ConfigError, InterruptedRunError
 from fedllm.milestones import Prepared, Preparing, report
-from fedllm.tasks.metrics import main_metric
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 Resume = Annotated[str | None, typer.Option(metavar="RUN", help="Go on with a run that stopped.")]
 Dirty = Annotated[bool, typer.Option(help="Use managed data that differ from dvc.lock.")]
-_COLUMNS = 9  # most models in the final table, with zero-shot; fits 100 characters
 
 
 def register(app: typer.Typer) -> None:
@@ -49,11 +45,14 @@ def run_verb(
 ) -> None:
     """Train one model across a federation's sites."""
     config = load_federation(file, overrides or ())
-    if resume and overrides:
-        raise ConfigError("a resumed run keeps the configuration that it was started with: leave --set out")
+    if resume and len(_name_override(overrides)) < len(overrides or ()):
+        raise ConfigError(
+            "a resumed run keeps the configuration that it was started with: leave out --set, but for name="
+        )
     if agents == "local" and config.simulation is None:
         raise ConfigError(f"{file} has no `simulation`: it does not say who would hold what on this machine")
-    with _resumable(config, file, resume) as run_id:
+    options = [*_name_override(overrides), *(["--agents", agents] if agents else [])]
+    with _resumable(config, [str(file), *options], resume) as run_id:
         result = run(
             config,
             source=file if not overrides else None,
@@ -62,7 +61,7 @@ def run_verb(
             run_id=run_id,
             allow_dirty=allow_dirty,
         )
-    emit(as_json, result, f"{_text(result)}\n{_next(result, file)}".rstrip())
+    emit(as_json, result, f"{summary(result)}\n{next_command(result, file)}".rstrip())
 
 
 def demo(
@@ -73,9 +72,9 @@ def demo(
 ) -> None:
     """A real federated fine-tune on this machine: MinIO, Prefect, MLflow, and an agent process a site."""
     federation = load_federation(config, overrides or ())
-    with _resumable(federation, config) as run_id:
+    with _resumable(federation, [str(config), *_name_override(overrides)]) as run_id:
         result = run(federation, source=config if not overrides else None, run_id=run_id)
-    emit(as_json, result, _text(result))
+    emit(as_json, result, summary(result))
     from fedllm.endpoints import endpoints
 
     servers = endpoints()
@@ -88,8 +87,13 @@ def demo(
 
 
 @contextmanager
-def _resumable(config: FederationConfig, file: Path, resume: str | None = None) -> Iterator[str]:
+def _resumable(config: FederationConfig, arguments: list[str], resume: str | None = None) -> Iterator[str]:
     """Yield a run's id; at Ctrl-C raise an error that says how to go on, shown after all library logs.
+
+    Args:
+        config: the federation.
+        arguments: those of `fedllm run` that find the run again.
+        resume: the id of a run to resume; None: a new run.
 
     Raises:
         InterruptedRunError: Ctrl-C was pressed.
@@ -106,8 +110,14 @@ def _resumable(config: FederationConfig, file: Path, resume: str | None = None) 
             raise InterruptedRunError("interrupted before the first round: nothing to go on with") from None
         raise InterruptedRunError(
             "interrupted; its settings are kept, go on with: "
-            f"fedllm run {shlex.quote(str(file))} --resume {run_id}"
+            f"fedllm run {shlex.join(arguments)} --resume {run_id}"
         ) from None
+
+
+def _name_override(overrides: list[str] | None) -> list[str]:
+    """Return the option that names the federation, whose journal holds the run; empty without one."""
+    names = [one for one in overrides or () if one.partition("=")[0].strip() == "name"]
+    return [f"--set={one}" for one in names]
 
 
 def run(
@@ -230,54 +240,3 @@ def _written(config: FederationConfig) -> Path:
     path = coordinator_folder(config.name) / f"config-{name}.yaml"
     path.write_text(text, encoding="utf-8")
     return path
-
-
-def _next(result: dict[str, Any], file: Path) -> str:
-    """Return the next command, which checks the new version; empty if none is registered."""
-    return f"next: fedllm promote --check --config {shlex.quote(str(file))}" if result["model"]["uri"] else ""
-
-
-def _text(result: dict[str, Any]) -> str:
-    from io import StringIO
-
-    from rich.console import Console
-
-    out = Console(file=StringIO(), width=100, highlight=False)
-    out.print(_table(result))
-    version = result["model"]["uri"] or "waits for MLflow"
-    total, beside = result["seconds"]["total"], result["seconds"]["per_round_overhead"]
-    took = f" in {total:.0f} s" if total is not None else ""
-    overhead = f" ({beside:.1f} s per round outside training and evaluation)" if beside is not None else ""
-    out.print(f"run {result['run_id']}: {result['status']}, {result['stop_reason']}")
-    out.print(f"{result['rounds']} rounds{took}{overhead}")
-    out.print(f"best model: {version}, SHA-256 {result['model']['sha256']}")
-    out.print(f"privacy: {result['privacy']['words']}")
-    text: str = out.file.getvalue()  # type: ignore[attr-defined]  # a StringIO
-    return text.rstrip()
-
-
-def _table(result: dict[str, Any]) -> "Table":
-    """Return quality by silo (rows) and round (columns); of many rounds only the first and the last."""
-    from rich.table import Table
-
-    by_round: dict[str, dict[str, float]] = result["by_round"]
-    metric = main_metric(by_round["0"], result.get("metric"))
-    title = f"{metric.words} on the public set"
-    if len(by_round) > _COLUMNS:
-        numbers = list(by_round)
-        kept = [*numbers[:2], *numbers[2 - _COLUMNS :]]
-        title += f" (without rounds {int(kept[1]) + 1} to {int(kept[2]) - 1})"
-        by_round = {number: by_round[number] for number in kept}
-    table = Table(title=title)
-    table.add_column("silo")
-    for number in by_round:
-        table.add_column("zero-shot" if number == "0" else f"round {number}", justify="right")
-    groups = [name.partition("/")[2] for name in by_round["0"] if name.startswith(f"{metric.name}/")]
-    groups = [] if groups == ["all"] else groups  # records without a silo are one group
-    for group in groups:
-        values = [metrics[f"{metric.name}/{group}"] for metrics in by_round.values()]
-        table.add_row(group, *[metric.shown(value, digits=3) for value in values])
-    table.add_section()
-    values = [metrics[metric.name] for metrics in by_round.values()]
-    table.add_row("all", *[metric.shown(value, digits=3) for value in values])
-    return table

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fedllm.cli.run import _table
+from fedllm.cli.run_summary import quality_table
 from tests.cli.in_process import Done, fedllm
 
 CONFIG = {
@@ -178,7 +178,7 @@ def test_a_store_elsewhere_is_looked_at_before_anything_starts(
 
 
 def test_a_table_of_many_rounds_shows_the_first_and_the_last() -> None:
-    table = _table({"by_round": {str(number): {"accuracy": number / 100} for number in range(41)}})
+    table = quality_table({"by_round": {str(number): {"accuracy": number / 100} for number in range(41)}})
     names = [str(column.header) for column in table.columns]
     assert names == ["silo", "zero-shot", "round 1", *(f"round {number}" for number in range(34, 41))]
     assert str(table.title) == "accuracy on the public set (without rounds 2 to 33)"
