@@ -163,7 +163,7 @@ def verified_payload(data: bytes, payload_type: str, keys: PublicKeys) -> bytes:
         raise RefusedError(f"signature is not {keys.name}'s") from None
     if _encoded(envelope) != data:
         # Otherwise the store could encode one message in two ways and accuse its sender of equivocation.
-        raise RefusedError("the envelope is not in its one encoding")
+        raise RefusedError("the envelope is not in its canonical encoding")
     return payload
 
 
