@@ -342,5 +342,5 @@ def test_one_message_is_wrapped_in_one_way_alone(wrap: Callable[[bytes], bytes],
     """Else whoever holds the store could show two envelopes of one signed message."""
     data = sign(_answer(), amazon)
     assert wrap(data) != data
-    with pytest.raises(RefusedError, match="one encoding"):
+    with pytest.raises(RefusedError, match="canonical encoding"):
         _open(wrap(data), amazon)
