@@ -18,6 +18,7 @@ from fedllm.cli.output import console, emit
 from fedllm.cli.run_summary import next_command, summary
 from fedllm.cli.watching import mute_prefect, watching
 from fedllm.config import FederationConfig, load_federation
+from fedllm.config.overrides import Override
 from fedllm.errors import ConfigError, InterruptedRunError
 from fedllm.milestones import Prepared, Preparing, report
 
@@ -116,7 +117,7 @@ def _resumable(config: FederationConfig, arguments: list[str], resume: str | Non
 
 def _name_override(overrides: list[str] | None) -> list[str]:
     """Return the option that names the federation, whose journal holds the run; empty without one."""
-    names = [one for one in overrides or () if one.partition("=")[0].strip() == "name"]
+    names = [one for one in overrides or () if Override.read(one).path == ("name",)]
     return [f"--set={one}" for one in names]
 
 

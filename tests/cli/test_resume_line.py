@@ -8,13 +8,7 @@ import pytest
 import yaml
 
 from tests.cli.in_process import fedllm
-
-CONFIG = {
-    "name": "harbours",
-    "model": {"base": "tiny"},
-    "task": {"kind": "text", "fields": {"text": "text"}},
-    "evaluation": {"public": "public.jsonl"},
-}
+from tests.cli.test_first_hour import CONFIG
 
 
 @pytest.fixture
