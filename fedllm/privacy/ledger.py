@@ -9,7 +9,6 @@ alone cannot notice that its whole file was replaced by an older copy. The coord
 newest head that it knows (`acknowledge`).
 """
 
-import secrets
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -17,8 +16,8 @@ from fedllm.errors import BudgetError, EquivocationError, LedgerError
 from fedllm.privacy import ledger_file
 from fedllm.privacy.accounting import Event
 from fedllm.privacy.budget import Limits, refuse_overspend
-from fedllm.privacy.chain import ChainHead, ChainState, Context, LedgerEntry, Reservation
-from fedllm.privacy.ledger_chains import Chains, OpenChain
+from fedllm.privacy.chain import ChainHead, ChainState, LedgerEntry
+from fedllm.privacy.ledger_chains import Chains, context_of, new_context
 from fedllm.protocol.terms import Unit
 from fedllm.secure.identity import Identity
 
@@ -132,7 +131,7 @@ class Ledger:
             chain.begin(unit)
             for earlier in list(state.reservations.values()):
                 if not earlier.settled and earlier.in_federation(federation):
-                    _settle(chain, earlier)
+                    chain.settle(earlier)
             founders = [founder.event(founder.most) for founder in state.founders]
             committed = [reservation.committed for reservation in state.reservations.values()]
             refuse_overspend(dataset, founders, committed, event, limit)
@@ -142,7 +141,7 @@ class Ledger:
                 noise_multiplier=event.noise_multiplier,
                 steps=event.steps,
                 delta=delta,
-                context=_context(federation, run, 0, plan_sha256),
+                context=new_context(federation, run, 0, plan_sha256),
             )
 
     def charge(  # noqa: PLR0913 - what is charged, by the names of its entry
@@ -189,7 +188,7 @@ class Ledger:
                         f"round {round} of {run}: {steps} steps from {first} on overlap "
                         f"the {known.steps} from {known.first} on that are charged already"
                     )
-                if known.context is None or known.context.plan_sha256 != _context_of(source).plan_sha256:
+                if known.context is None or known.context.plan_sha256 != context_of(source).plan_sha256:
                     # A charge pays for one noise.
                     raise EquivocationError(f"round {round} of {run} was charged by another privacy plan")
                 return known
@@ -205,7 +204,7 @@ class Ledger:
                 first=first,
                 steps=steps,
                 reservation=source.entry.seq,
-                context=_context(federation, run, round, _context_of(source).plan_sha256),
+                context=new_context(federation, run, round, context_of(source).plan_sha256),
             )
 
     def release(self, dataset: str, charged: ledger_file.Charged, sha256: str) -> None:
@@ -276,26 +275,3 @@ class Ledger:
         self._chains.check_again(dataset)
         heads = {name: self.head(name) for name in ([dataset] if dataset else self.datasets())}
         return {name: head for name, head in heads.items() if head is not None}
-
-
-def _settle(chain: OpenChain, reservation: Reservation) -> None:
-    """End a training and free its uncharged steps."""
-    context = _context_of(reservation)
-    chain.append(
-        kind="settle",
-        steps=reservation.most - reservation.charged,
-        reservation=reservation.entry.seq,
-        context=_context(context.federation, context.run, 0, context.plan_sha256),
-    )
-
-
-def _context_of(reservation: Reservation) -> Context:
-    context = reservation.entry.context
-    assert context is not None  # noqa: S101 - the site's own file holds every context
-    return context
-
-
-def _context(federation: str, run: str, number: int, plan_sha256: str) -> Context:
-    return Context(
-        federation=federation, run=run, round=number, plan_sha256=plan_sha256, nonce=secrets.token_hex(16)
-    )

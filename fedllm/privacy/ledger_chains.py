@@ -1,5 +1,6 @@
 """Open the chains of a ledger's file; each is verified before it is read or extended."""
 
+import secrets
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from sqlalchemy import Connection
 
 from fedllm.errors import LedgerError
 from fedllm.privacy import ledger_file
-from fedllm.privacy.chain import ChainHead, ChainState, LedgerEntry
+from fedllm.privacy.chain import ChainHead, ChainState, Context, LedgerEntry, Reservation
 from fedllm.privacy.ledger_file import LedgerFile
 from fedllm.protocol.entry import NOTHING, signed
 from fedllm.protocol.terms import Unit
@@ -51,6 +52,16 @@ class OpenChain:
         if self.state.head is None:
             self._append(self.me, {"kind": "open", "unit": unit})
 
+    def settle(self, reservation: Reservation) -> None:
+        """End a training and free its uncharged steps."""
+        context = context_of(reservation)
+        self.append(
+            kind="settle",
+            steps=reservation.most - reservation.charged,
+            reservation=reservation.entry.seq,
+            context=new_context(context.federation, context.run, 0, context.plan_sha256),
+        )
+
     def _admit_own_key(self) -> None:
         """Have a former key admit this site's key, unless the chain knows it."""
         mine = self.me.public.verify
@@ -71,6 +82,20 @@ class OpenChain:
         self.state.add(entry)  # applies the rules that every reader checks
         ledger_file.append(self.connection, entry)
         return entry
+
+
+def context_of(reservation: Reservation) -> Context:
+    """Return the training that a reservation in the site's own file is for."""
+    context = reservation.entry.context
+    assert context is not None  # noqa: S101 - the site's own file holds every context
+    return context
+
+
+def new_context(federation: str, run: str, number: int, plan_sha256: str) -> Context:
+    """Return the context of a new entry, with a nonce that hides it in its hash."""
+    return Context(
+        federation=federation, run=run, round=number, plan_sha256=plan_sha256, nonce=secrets.token_hex(16)
+    )
 
 
 class Chains:
