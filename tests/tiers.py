@@ -10,6 +10,7 @@ import platform
 import subprocess
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any, NoReturn
 
 import pytest
@@ -53,7 +54,9 @@ STARTS: list[tuple[Any, str]] = [
 ]
 STARTED = pytest.StashKey[list[str]]()
 
-platform.processor()  # libraries ask for it: Python starts `uname` for it once in a process
+# Libraries start these: `uname` once in a process, `fc-list` once in a home, for matplotlib's fonts.
+platform.processor()
+import_module("matplotlib.font_manager")
 
 
 def by_tier(few: int, many: int, *, parts: int = 1) -> pytest.MarkDecorator:
